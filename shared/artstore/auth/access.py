@@ -1,0 +1,112 @@
+"""Who may call what: one table over all services, and the one function that decides."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from starlette.requests import HTTPConnection
+
+from artstore.auth.tokens import Principal, TokenVerifier
+from artstore.contracts.tokens import Audience, Permission
+from artstore.errors import Forbidden, Unauthenticated
+
+P = Permission
+
+PUBLIC: dict[str, Permission | None] = {
+    "GET /health/live": None,
+    "GET /health/ready": None,
+    "GET /metrics": None,
+    "GET /docs": None,
+    "GET /docs/oauth2-redirect": None,
+    "GET /openapi.json": None,
+}
+
+ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
+    Audience.ADMIN: {
+        **PUBLIC,
+        "POST /api/auth/token": None,
+        "GET /.well-known/jwks.json": None,
+        "GET /api/auth/keys": P.KEYS_READ,
+        "POST /api/auth/keys/rotate": P.KEYS_WRITE,
+        "GET /api/service-accounts": P.ACCOUNTS_READ,
+        "POST /api/service-accounts": P.ACCOUNTS_WRITE,
+        "GET /api/service-accounts/{account_id}": P.ACCOUNTS_READ,
+        "PATCH /api/service-accounts/{account_id}": P.ACCOUNTS_WRITE,
+        "DELETE /api/service-accounts/{account_id}": P.ACCOUNTS_WRITE,
+        "POST /api/service-accounts/{account_id}/rotate-secret": P.ACCOUNTS_WRITE,
+        "GET /api/storage-elements": P.ELEMENTS_READ,
+        "POST /api/storage-elements": P.ELEMENTS_WRITE,
+        "GET /api/storage-elements/{element_id}": P.ELEMENTS_READ,
+        "PATCH /api/storage-elements/{element_id}": P.ELEMENTS_WRITE,
+        "DELETE /api/storage-elements/{element_id}": P.ELEMENTS_WRITE,
+        "POST /api/storage-elements/{element_id}/report": P.ELEMENTS_REPORT,
+        "POST /api/storage-elements/{element_id}/mode": P.ELEMENTS_WRITE,
+        "POST /api/storage-elements/{element_id}/rebuild": P.ELEMENTS_WRITE,
+        "POST /api/storage-elements/{element_id}/verify": P.ELEMENTS_WRITE,
+        "POST /api/sagas/uploads": P.SAGAS_WRITE,
+        "POST /api/sagas/commit": P.SAGAS_WRITE,
+        "POST /api/sagas/abort": P.SAGAS_WRITE,
+        "GET /api/sagas": P.SAGAS_READ,
+        "GET /api/sagas/{saga_id}": P.SAGAS_READ,
+        "GET /api/audit": P.AUDIT_READ,
+        "GET /api/audit/verify": P.AUDIT_READ,
+        "GET /api/audit/checkpoints": P.AUDIT_READ,
+    },
+    Audience.STORAGE: {
+        **PUBLIC,
+        "GET /api/files": P.STORAGE_READ,
+        "GET /api/files/{file_id}": P.STORAGE_READ,
+        "PUT /api/files/{file_id}": P.STORAGE_WRITE,
+        "PATCH /api/files/{file_id}": P.STORAGE_WRITE,
+        "DELETE /api/files/{file_id}": P.STORAGE_WRITE,
+        "GET /api/files/{file_id}/content": P.STORAGE_READ,
+        "HEAD /api/files/{file_id}/content": P.STORAGE_READ,
+        "PUT /api/files/{file_id}/content": P.STORAGE_WRITE,
+        "GET /api/element": P.STORAGE_READ,
+        "POST /api/element/mode": P.STORAGE_WRITE,
+        "POST /api/element/rebuild": P.STORAGE_WRITE,
+        "POST /api/element/verify": P.STORAGE_WRITE,
+    },
+    Audience.INGESTER: {
+        **PUBLIC,
+        "POST /api/files/upload": P.FILES_WRITE,
+        "PATCH /api/files/{file_id}": P.FILES_WRITE,
+        "PUT /api/files/{file_id}/content": P.FILES_WRITE,
+        "DELETE /api/files/{file_id}": P.FILES_DELETE,
+    },
+    Audience.QUERY: {
+        **PUBLIC,
+        "GET /api/files": P.FILES_READ,
+        "GET /api/files/{file_id}": P.FILES_READ,
+        "GET /api/files/{file_id}/content": P.FILES_READ,
+        "HEAD /api/files/{file_id}/content": P.FILES_READ,
+    },
+}
+
+
+async def authorize(connection: HTTPConnection, needed: Permission | None) -> None:
+    """Lets the request pass or raises Unauthenticated or Forbidden. The principal is then `principal_of(request)`."""
+    if needed is None:
+        return
+    verifier = cast(TokenVerifier, connection.app.state.context.verifier)
+    principal = await verifier.verify(bearer_token(connection))
+    if needed not in principal.permissions:
+        raise Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
+    connection.scope.setdefault("state", {})["principal"] = principal
+
+
+def bearer_token(connection: HTTPConnection) -> str:
+    """RFC 6750 §2.1: the header only, never a query parameter."""
+    values = connection.headers.getlist("authorization")
+    if len(values) != 1:
+        raise Unauthenticated("one Authorization header is needed" if values else "no access token was sent")
+    scheme, _, token = values[0].partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("the Authorization header is no bearer token")
+    return token.strip()
+
+
+def principal_of(connection: HTTPConnection) -> Principal:
+    """The caller of an endpoint that needs a permission."""
+    state: dict[str, Any] = connection.scope["state"]
+    return cast(Principal, state["principal"])

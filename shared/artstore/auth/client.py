@@ -1,0 +1,79 @@
+"""A module's own access token, fetched from admin with its account and renewed at half its life.
+
+So a module goes on for at least a quarter of an hour while admin is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import msgspec
+import orjson
+
+from artstore.clock import Clock
+from artstore.config import AdminClientSettings
+from artstore.contracts.tokens import TokenAnswer
+from artstore.errors import ArtStoreError, Unavailable, from_wire
+from artstore.logs import get_logger
+
+log = get_logger("artstore.auth")
+
+RETRY_EVERY_S = 1.0
+"""How often a failing renewal is tried again while the old token still holds."""
+
+
+class ServiceTokens:
+    """Call it for the token. Concurrent callers share one request to admin."""
+
+    def __init__(self, settings: AdminClientSettings, session: aiohttp.ClientSession, clock: Clock) -> None:
+        self._settings, self._session, self._clock = settings, session, clock
+        self._token = ""
+        self._renew_at_s = self._expires_at_s = 0.0
+        self._fetch: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> str:
+        """Raises Unavailable when admin is away and no token holds, Unauthenticated when admin refuses the account."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._renew_at_s:
+            return self._token
+        if self._fetch is None:
+            self._fetch = asyncio.create_task(self._renew())
+            self._fetch.add_done_callback(self._forget)
+        if now_s < self._expires_at_s:
+            self._renew_at_s = now_s + RETRY_EVERY_S
+            return self._token
+        await asyncio.shield(self._fetch)
+        return self._token
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._fetch = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("own access was not renewed", error=str(error))
+
+    async def _renew(self) -> None:
+        asked_s = self._clock.monotonic_s()
+        body = orjson.dumps(
+            {
+                "client_id": self._settings.service_client_id,
+                "client_secret": self._settings.service_client_secret.get_secret_value(),
+            }
+        )
+        try:
+            async with self._session.post(
+                f"{self._settings.admin_url.rstrip('/')}/api/auth/token",
+                data=body,
+                headers={"content-type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=self._settings.peer_timeout_s),
+            ) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    raise from_wire(response.status, answer)
+                issued = msgspec.json.decode(answer, type=TokenAnswer)
+        except ArtStoreError:
+            raise
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
+            raise Unavailable("admin cannot be reached for an access token", away="admin") from error
+        self._token = issued.access_token
+        self._renew_at_s = asked_s + issued.expires_in / 2
+        self._expires_at_s = asked_s + issued.expires_in - 5

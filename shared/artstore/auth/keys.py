@@ -1,0 +1,158 @@
+"""Public signing keys by `kid`, as verifiers hold them.
+
+Sources in this order: admin's JWKS, the copy in Redis, the file kept from the last good answer. An unknown `kid` causes one
+refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown ones arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+
+from artstore.clock import Clock
+from artstore.logs import get_logger
+
+log = get_logger("artstore.keys")
+
+REFETCH_EVERY_S = 10.0
+REFRESH_EVERY_S = 60.0
+MIN_KEY_BITS = 2048
+MAX_KEYS = 16
+
+FetchJwks = Callable[[], Awaitable[bytes | None]]
+
+
+class KeySource(Protocol):
+    async def find(self, kid: str) -> RSAPublicKey | None:
+        """The key, or None when nobody has published it."""
+
+    async def current(self) -> frozenset[str]:
+        """The kids that are valid now: a token of another key is refused, cached or not."""
+
+
+def thumbprint(key: RSAPublicKey) -> str:
+    """RFC 7638 JWK thumbprint with SHA-256, base64url: our `kid`."""
+    jwk = to_jwk_members(key)
+    canonical = orjson.dumps({"e": jwk["e"], "kty": "RSA", "n": jwk["n"]})
+    return base64url(hashlib.sha256(canonical).digest())
+
+
+def to_jwk_members(key: RSAPublicKey) -> dict[str, str]:
+    numbers = key.public_numbers()
+    return {"n": _uint(numbers.n), "e": _uint(numbers.e)}
+
+
+def to_jwk(kid: str, key: RSAPublicKey) -> dict[str, str]:
+    """RFC 7517."""
+    return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, **to_jwk_members(key)}
+
+
+def parse_jwks(document: bytes) -> dict[str, RSAPublicKey]:
+    """Keys by kid. Only RSA keys for RS256 signatures of sufficient length whose kid is their thumbprint are taken."""
+    keys: dict[str, RSAPublicKey] = {}
+    listed = orjson.loads(document).get("keys", [])
+    for jwk in listed[:MAX_KEYS]:
+        key = _from_jwk(jwk)
+        if key is not None and key.key_size >= MIN_KEY_BITS and jwk.get("kid") == thumbprint(key):
+            keys[jwk["kid"]] = key
+    return keys
+
+
+def _from_jwk(jwk: Any) -> RSAPublicKey | None:
+    try:
+        if (jwk["kty"], jwk.get("alg", "RS256"), jwk.get("use", "sig")) != ("RSA", "RS256", "sig"):
+            return None
+        return RSAPublicNumbers(_int(jwk["e"]), _int(jwk["n"])).public_key()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class RemoteKeys:
+    """Keys of admin, seen from another service."""
+
+    def __init__(self, sources: Sequence[tuple[str, FetchJwks]], kept: Path | None, clock: Clock) -> None:
+        self._sources, self._kept, self._clock = sources, kept, clock
+        self._keys: dict[str, RSAPublicKey] = {}
+        self._kids: frozenset[str] = frozenset()
+        self._tried_s = float("-inf")
+        self._refetch: asyncio.Task[None] | None = None
+
+    async def find(self, kid: str) -> RSAPublicKey | None:
+        if kid not in self._keys and self._clock.monotonic_s() - self._tried_s >= REFETCH_EVERY_S:
+            await self._shared_refetch()
+        elif kid not in self._keys and self._refetch is not None:
+            await asyncio.shield(self._refetch)
+        return self._keys.get(kid)
+
+    async def current(self) -> frozenset[str]:
+        return self._kids
+
+    async def refresh(self) -> None:
+        """Called every REFRESH_EVERY_S: a rotation is known before its first token, a revocation soon after."""
+        await self._shared_refetch()
+
+    async def check(self) -> None:
+        """Raises while no key is known: then no request could be let in."""
+        if not self._keys:
+            await self._shared_refetch()
+        if not self._keys:
+            raise ConnectionError("no signing keys are known yet")
+
+    async def _shared_refetch(self) -> None:
+        if self._refetch is None:
+            self._tried_s = self._clock.monotonic_s()
+            self._refetch = asyncio.create_task(self._fetch())
+            self._refetch.add_done_callback(self._forget_refetch)
+        await asyncio.shield(self._refetch)
+
+    def _forget_refetch(self, _task: asyncio.Task[None]) -> None:
+        self._refetch = None
+
+    async def _fetch(self) -> None:
+        for name, fetch in self._sources:
+            document = await fetch()
+            if document is not None and self._take(name, document):
+                await asyncio.to_thread(self._keep, document)
+                return
+        if not self._keys and self._kept is not None and self._kept.exists():
+            self._take("file", await asyncio.to_thread(self._kept.read_bytes))
+
+    def _take(self, source: str, document: bytes) -> bool:
+        try:
+            keys = parse_jwks(document)
+        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            keys = {}
+        if not keys:
+            log.warning("signing keys unusable", source=source)
+            return False
+        if keys.keys() != self._keys.keys():
+            log.info("signing keys taken", source=source, kids=sorted(keys))
+        self._keys, self._kids = keys, frozenset(keys)
+        return True
+
+    def _keep(self, document: bytes) -> None:
+        if self._kept is None:
+            return
+        fresh = self._kept.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(document)
+        fresh.replace(self._kept)
+
+
+def base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _uint(value: int) -> str:
+    return base64url(value.to_bytes((value.bit_length() + 7) // 8, "big"))
+
+
+def _int(text: str) -> int:
+    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")

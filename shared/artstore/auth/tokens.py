@@ -1,0 +1,112 @@
+"""From an access token to a Principal (RFC 9068, checks after RFC 8725). Verified ones are remembered for up to a minute."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from artstore.auth.keys import KeySource
+from artstore.clock import Clock
+from artstore.contracts.tokens import ALGORITHM, ISSUER, ROLE_PERMISSIONS, TOKEN_TYPE, Audience, Permission, Role
+from artstore.errors import Unauthenticated
+
+CACHE_S = 60
+"""Also how long a suspended account may go on: its tokens are looked at again after this."""
+CACHE_ENTRIES = 10_000
+LEEWAY_S = 5
+"""Clocks of two machines differ by this much at most."""
+MAX_TOKEN_BYTES = 8192
+_ALLOWED_HEADER = frozenset({"alg", "kid", "typ"})
+_REQUIRED_CLAIMS = ["sub", "client_id", "role", "permissions", "iat", "exp", "jti", "iss", "aud"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: an account and what it may do."""
+
+    client_id: str
+    subject: str
+    role: Role
+    permissions: frozenset[Permission]
+    expires_at_s: float
+
+
+class TokenVerifier:
+    """One per service; `audience` is the service's own name."""
+
+    def __init__(self, keys: KeySource, audience: Audience, clock: Clock) -> None:
+        self._keys, self._audience, self._clock = keys, audience, clock
+        self._cache: dict[bytes, tuple[float, str, Principal]] = {}
+
+    async def verify(self, token: str) -> Principal:
+        """Raises Unauthenticated with a reason that helps an honest caller and no other."""
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        now_s = self._clock.unix_s()
+        cached = self._cache.get(digest)
+        if cached is not None and now_s < cached[0] and cached[1] in await self._keys.current():
+            return cached[2]
+        kid, principal = await self._verify(token, now_s)
+        if len(self._cache) >= CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[digest] = (min(now_s + CACHE_S, principal.expires_at_s), kid, principal)
+        return principal
+
+    async def _verify(self, token: str, now_s: float) -> tuple[str, Principal]:
+        if len(token) > MAX_TOKEN_BYTES:
+            raise Unauthenticated("the token is too long")
+        kid = _checked_kid(token)
+        key = await self._keys.find(kid)
+        if key is None:
+            raise Unauthenticated("the token's key is not known")
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=self._audience.value,
+                issuer=ISSUER,
+                # the clock is ours, so time is checked below
+                options={"require": _REQUIRED_CLAIMS, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
+            )
+        except jwt.InvalidAudienceError as error:
+            raise Unauthenticated("the token is for another service") from error
+        except jwt.PyJWTError as error:
+            raise Unauthenticated("the token is not valid") from error
+        return kid, _to_principal(claims, now_s)
+
+
+def _checked_kid(token: str) -> str:
+    """The key id from a header that says exactly what ours say: `crit`, `jku`, `jwk`, `x5c` and the like are refused."""
+    try:
+        header = jwt.get_unverified_header(token)
+    except jwt.PyJWTError as error:
+        raise Unauthenticated("the token cannot be read") from error
+    if header.get("alg") != ALGORITHM or header.get("typ") != TOKEN_TYPE or header.keys() - _ALLOWED_HEADER:
+        raise Unauthenticated("the token's header is not one of ours")
+    kid = header.get("kid")
+    if not isinstance(kid, str) or not kid:
+        raise Unauthenticated("the token names no key")
+    return kid
+
+
+def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
+    times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
+    if any(isinstance(moment, bool) or not isinstance(moment, int | float) for moment in times):
+        raise Unauthenticated("the token's times are no numbers")
+    if claims["exp"] <= now_s:
+        raise Unauthenticated("the token has expired")
+    if max(claims["iat"], claims.get("nbf", 0)) > now_s + LEEWAY_S:
+        raise Unauthenticated("the token is not valid yet")
+    try:
+        role = Role(claims["role"])
+        permissions = frozenset(Permission(name) for name in claims["permissions"])
+    except (ValueError, TypeError) as error:
+        raise Unauthenticated("the token's role or permissions are not known") from error
+    if role is not Role.SERVICE and not permissions <= ROLE_PERMISSIONS[role]:
+        raise Unauthenticated("the token claims more than its role has")
+    if not isinstance(claims["client_id"], str) or not isinstance(claims["sub"], str):
+        raise Unauthenticated("the token names no account")
+    return Principal(claims["client_id"], claims["sub"], role, permissions, float(claims["exp"]))

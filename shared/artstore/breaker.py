@@ -1,0 +1,94 @@
+"""Circuit breakers around every call to another process, over the `circuitbreaker` library.
+
+The library lets everything through when half-open; here one probe goes, the others are refused until it has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from circuitbreaker import CircuitBreaker
+from prometheus_client import CollectorRegistry, Gauge
+
+from artstore.errors import Unavailable
+
+FAILURES = 5
+OPEN_S = 60
+
+
+class Breaker:
+    """One edge to one other process. States: closed, open (refuses at once), half-open (one probe)."""
+
+    def __init__(self, edge: str, failures: tuple[type[BaseException], ...], *, limit: int, open_s: float) -> None:
+        self.edge = edge
+        self._failures = failures
+        self._circuit = CircuitBreaker(
+            failure_threshold=limit, recovery_timeout=open_s, expected_exception=list(failures), name=edge
+        )
+        self._probing = False
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._circuit.closed)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a call now would be refused without being tried."""
+        return bool(self._circuit.opened) or (self._half_open and self._probing)
+
+    @property
+    def _half_open(self) -> bool:
+        return bool(self._circuit.state == "half_open")
+
+    @property
+    def retry_after_s(self) -> int:
+        return max(1, int(self._circuit.open_remaining) + 1)
+
+    @property
+    def state_number(self) -> int:
+        return 0 if self._circuit.closed else 1 if self._half_open else 2
+
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """Raises Unavailable without trying while open. Only the failures named at the start count."""
+        if self.refuses:
+            raise Unavailable(f"{self.edge} is away", retry_after_s=self.retry_after_s, away=self.edge)
+        probe = self._half_open
+        self._probing = self._probing or probe
+        try:
+            yield
+        except self._failures as error:
+            self._circuit.__exit__(type(error), error, error.__traceback__)
+            raise
+        except asyncio.CancelledError:
+            raise  # the caller left; that says nothing of the other side
+        except BaseException:
+            self._circuit.reset()  # it answered, if only with a refusal
+            raise
+        else:
+            self._circuit.reset()
+        finally:
+            if probe:
+                self._probing = False
+
+    def heal(self) -> None:
+        """Close at once: somebody has just seen the other side alive."""
+        self._circuit.reset()
+
+
+class Breakers:
+    """All breakers of a process, one per edge, made when first asked for; their state is a metric."""
+
+    def __init__(self, registry: CollectorRegistry, *, limit: int = FAILURES, open_s: float = OPEN_S) -> None:
+        self._by_edge: dict[str, Breaker] = {}
+        self._limit, self._open_s = limit, open_s
+        self._state = Gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ["edge"], registry=registry)
+
+    def to(self, edge: str, failures: tuple[type[BaseException], ...]) -> Breaker:
+        breaker = self._by_edge.get(edge)
+        if breaker is None:
+            breaker = self._by_edge[edge] = Breaker(edge, failures, limit=self._limit, open_s=self._open_s)
+            self._state.labels(edge).set_function(lambda: breaker.state_number)
+        return breaker

@@ -1,0 +1,128 @@
+"""Changes of the catalog, each with its event in the outbox in the caller's transaction. All take groups.
+
+A row is written only over a lower revision (or the same one, which changes nothing but its state), so every call may be
+repeated and may come late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.catalog.tables import AVAILABLE, PENDING
+from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
+from artstore.contracts.files import Attributes, encode
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as it lies on disk. `saga_id` is set while the upload saga that put it is open: the row is then `pending`."""
+
+    attributes: Attributes
+    change: Change
+    saga_id: str | None = None
+
+
+# One statement for the whole group: rows come in as one JSON document, which costs a parse in the server and no
+# per-row protocol here. A pending row never replaces an available one; available replaces pending at the same revision.
+_UPSERT = text(
+    """
+    WITH entries AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS entry(
+            file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
+            filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
+            created_at timestamptz, updated_at timestamptz, expires_at timestamptz)
+    )
+    INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type,
+                               size_bytes, owner, tags, metadata, created_at, updated_at, expires_at, checked_at)
+    SELECT file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type, size_bytes, owner,
+           ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at, now()
+    FROM entries ORDER BY file_id
+    ON CONFLICT (file_id) DO UPDATE SET
+        revision = excluded.revision,
+        state = CASE WHEN kept.state = 'available' THEN kept.state ELSE excluded.state END,
+        saga_id = CASE WHEN kept.state = 'available' OR excluded.state = 'available' THEN NULL ELSE excluded.saga_id END,
+        storage_element_id = excluded.storage_element_id, attributes = excluded.attributes,
+        filename = excluded.filename, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
+        owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata, created_at = excluded.created_at,
+        updated_at = excluded.updated_at, expires_at = excluded.expires_at, checked_at = now()
+    WHERE kept.revision < excluded.revision
+       OR (kept.revision = excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))
+    """
+)
+
+_DELETE = text(
+    """
+    DELETE FROM files WHERE (file_id, storage_element_id) IN
+        (SELECT * FROM jsonb_to_recordset(CAST(:gone AS jsonb)) AS g(file_id uuid, storage_element_id text))
+    """
+)
+
+_NOTIFY = text(
+    """
+    INSERT INTO outbox (channel, message)
+    SELECT :channel, message FROM jsonb_array_elements_text(CAST(:messages AS jsonb)) AS message
+    """
+)
+
+
+async def note(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+    """Rows as the element wrote them to disk, and an event for each."""
+    if not entries:
+        return
+    await connection.execute(_UPSERT, {"entries": orjson.dumps([_row(entry) for entry in entries]).decode()})
+    await _notify(connection, [(entry.attributes, entry.change) for entry in entries])
+
+
+async def forget(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
+    """Take away the rows of deleted files, and tell. Only rows that point to the element the event names."""
+    if not gone:
+        return
+    pairs = [{"file_id": event.file_id, "storage_element_id": event.storage_element_id} for event in gone]
+    await connection.execute(_DELETE, {"gone": orjson.dumps(pairs).decode()})
+    await notify(connection, FILES_CHANNEL, [msgspec.json.encode(event).decode() for event in gone])
+
+
+async def notify(connection: AsyncConnection, channel: str, messages: Sequence[str]) -> None:
+    """Messages that are published on `channel` once this transaction is committed; a Redis outage delays them."""
+    await connection.execute(_NOTIFY, {"channel": channel, "messages": orjson.dumps(list(messages)).decode()})
+
+
+async def _notify(connection: AsyncConnection, changes: Sequence[tuple[Attributes, Change]]) -> None:
+    events = [
+        FileChanged(
+            file_id=attributes.file_id,
+            revision=attributes.revision,
+            change=change,
+            storage_element_id=attributes.storage_element_id,
+        )
+        for attributes, change in changes
+    ]
+    await notify(connection, FILES_CHANNEL, [msgspec.json.encode(event).decode() for event in events])
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    attributes = entry.attributes
+    return {
+        "file_id": attributes.file_id,
+        "revision": attributes.revision,
+        "state": PENDING if entry.saga_id else AVAILABLE,
+        "saga_id": entry.saga_id,
+        "storage_element_id": attributes.storage_element_id,
+        "attributes": encode(attributes).decode(),
+        "filename": attributes.filename,
+        "content_type": attributes.content_type,
+        "size_bytes": attributes.size_bytes,
+        "owner": attributes.owner,
+        "tags": attributes.tags,
+        "metadata": attributes.metadata,
+        "created_at": attributes.created_at,
+        "updated_at": attributes.updated_at,
+        "expires_at": attributes.expires_at,
+    }

@@ -1,0 +1,46 @@
+"""Time and ids as arguments: whoever needs them takes a Clock, so tests can hold time still."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from uuid import UUID
+
+
+class Clock:
+    """The system's clocks. A test passes a subclass."""
+
+    __slots__ = ()
+
+    def now(self) -> datetime:
+        """Wall time, UTC, aware."""
+        return datetime.now(UTC)
+
+    def unix_s(self) -> float:
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+
+def rfc3339(moment: datetime) -> str:
+    """RFC 3339 in UTC with six digits, as attr.json and every answer carry it: 2026-01-01T00:00:00.000000Z."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """Raises ValueError for anything that is not a date-time with an offset."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return moment.astimezone(UTC)
+
+
+def uuid7(unix_ms: int | None = None) -> UUID:
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of milliseconds, the rest random."""
+    if unix_ms is None:
+        unix_ms = time.time_ns() // 1_000_000
+    value = (unix_ms & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
+    value &= ~(0xF << 76) & ~(0x3 << 62)
+    return UUID(int=value | 0x7 << 76 | 0x2 << 62)

@@ -1,0 +1,151 @@
+"""Settings: environment variables read once into a frozen object; a bad one stops the start with one clear line.
+
+Every secret may also come as NAME_FILE. A name that looks like one of ours and is none is a spelling mistake, and refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
+
+NEAR_MISS = 0.85
+"""Likeness (difflib ratio) from which an unknown name counts as a misspelt one."""
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service has. The environment name is the field's name in upper case."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)]
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+    cors_allowed_origins: Annotated[list[str], NoDecode] = []
+    """Comma-separated origins; none by default."""
+    otel_exporter_otlp_endpoint: str | None = None
+    """Traces go to this OTLP/HTTP endpoint; none, no export."""
+    otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of traces begun here that is sampled; a caller's decision is kept."""
+    shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
+    """How long running requests may take to end after SIGTERM."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, FileSource(settings_cls)
+
+
+class DatabaseSettings(BaseSettings):
+    """PostgreSQL. One pool per process; the server's max_connections must cover the sum of all pools."""
+
+    database_url: SecretStr
+    database_pool_size: Count = 20
+    database_max_overflow: Annotated[int, Field(ge=0)] = 10
+    database_pool_recycle_s: Count = 3600
+    database_connect_timeout_s: Seconds = 3
+    database_command_timeout_s: Seconds = 10
+
+
+class RedisSettings(BaseSettings):
+    """Redis or Valkey. One pool per process."""
+
+    redis_url: SecretStr
+    redis_connect_timeout_s: Seconds = 1
+    redis_timeout_s: Seconds = 1
+    redis_max_connections: Count = 50
+
+
+class AdminClientSettings(BaseSettings):
+    """What a module needs to speak to admin with an account of its own."""
+
+    admin_url: str
+    service_client_id: Annotated[str, Field(min_length=1)]
+    service_client_secret: Annotated[SecretStr, Field(min_length=32)]
+    jwks_file: Path | None = None
+    """Where the last good public keys are kept, for a start while admin and Redis are away."""
+    peer_connect_timeout_s: Seconds = 2
+    peer_timeout_s: Seconds = 10
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """NAME_FILE: the value is the file's content without the last line end. Only for secrets."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{field_name.upper()}_FILE", "")
+        if not path or not is_secret(field):
+            return None, field_name, False
+        try:
+            return Path(path).read_text().rstrip("\r\n"), field_name, False
+        except OSError as error:
+            raise ValueError(f"{field_name.upper()}_FILE cannot be read: {error.strerror}: {path}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """A secret is a field typed SecretStr, optional or not."""
+    return "SecretStr" in str(field.annotation)
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load_settings(cls: type[S]) -> S:
+    """The settings from the environment, or one line on standard error and exit status 2."""
+    misspelt = find_misspelt(os.environ)
+    if misspelt:
+        name, meant = misspelt[0]
+        _refuse(f"unknown setting {name}" + (f": did you mean {meant}?" if meant else ""))
+    try:
+        return cls()
+    except ValidationError as error:
+        _refuse("; ".join(_one(problem) for problem in error.errors(include_url=False, include_input=False)))
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def find_misspelt(environment: Any) -> list[tuple[str, str]]:
+    """Pairs (name in the environment, the setting probably meant or '')."""
+    known = SETTING_NAMES | {f"{name}_FILE" for name in SETTING_NAMES}
+    found: list[tuple[str, str]] = []
+    for name in sorted(environment):
+        if name in known or name != name.upper():
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR_MISS)
+        if near or name.startswith(OWN_PREFIXES):
+            found.append((name, near[0] if near else ""))
+    return found
+
+
+def _one(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]).upper()
+    return f"{name} is missing" if problem["type"] == "missing" else f"{name}: {problem['msg']}"
+
+
+def _refuse(why: str) -> NoReturn:
+    sys.stderr.write(f"artstore: cannot start: {why}\n")
+    raise SystemExit(2)

@@ -1,0 +1,1 @@
+"""What crosses a process boundary, and only that: shapes, names of channels and keys, limits."""

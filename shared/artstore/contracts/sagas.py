@@ -1,0 +1,60 @@
+"""What the ingester and admin say to each other about sagas. Every call is idempotent by saga id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+MAX_GROUP = 256
+"""Sagas in one begin, commit or abort request."""
+
+
+class UploadSaga(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin of one upload. The lease is renewed by a repeated begin with the same `saga_id`."""
+
+    saga_id: str
+    file_id: str
+    storage_element_id: str
+    owner: str
+
+
+class BeginUploads(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/sagas/uploads."""
+
+    sagas: list[UploadSaga]
+
+
+class UploadCommit(msgspec.Struct, frozen=True, kw_only=True):
+    """Carries all that commit needs, so that a begin lost in a database crash is made good here.
+
+    `attributes` is the record as the element answered it: the content of attr.json.
+    """
+
+    saga_id: str
+    attributes: dict[str, Any]
+
+
+class CommitUploads(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/sagas/commit."""
+
+    sagas: list[UploadCommit]
+
+
+class AbortUploads(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/sagas/abort. The compensation may go on after the answer."""
+
+    sagas: list[UploadSaga]
+    reason: str
+
+
+class SagaResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One per saga asked for, in the same order. `problem` is a problem document when this saga was refused."""
+
+    saga_id: str
+    state: str
+    problem: dict[str, Any] | None = None
+
+
+class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
+    results: list[SagaResult]

@@ -1,0 +1,85 @@
+"""Access tokens: claims, roles and what each role may do (DESIGN: tokens, accounts, keys)."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+ISSUER = "artstore-admin"
+TOKEN_TYPE = "at+jwt"
+ALGORITHM = "RS256"
+EXPIRES_IN_S = 1800
+JWKS_KEY = "artstore:jwks"
+"""Redis key: the JWKS document as admin publishes it, for verifiers that cannot reach admin."""
+
+
+class Audience(enum.StrEnum):
+    ADMIN = "admin"
+    STORAGE = "storage"
+    INGESTER = "ingester"
+    QUERY = "query"
+
+
+class Role(enum.StrEnum):
+    """SERVICE is for the modules' own accounts; its permissions are the account's, not the role's."""
+
+    ADMIN = "ADMIN"
+    USER = "USER"
+    AUDITOR = "AUDITOR"
+    READONLY = "READONLY"
+    SERVICE = "SERVICE"
+
+
+class Permission(enum.StrEnum):
+    FILES_READ = "files:read"
+    FILES_WRITE = "files:write"
+    FILES_DELETE = "files:delete"
+    ELEMENTS_READ = "elements:read"
+    ELEMENTS_WRITE = "elements:write"
+    ACCOUNTS_READ = "accounts:read"
+    ACCOUNTS_WRITE = "accounts:write"
+    KEYS_READ = "keys:read"
+    KEYS_WRITE = "keys:write"
+    SAGAS_READ = "sagas:read"
+    AUDIT_READ = "audit:read"
+    STORAGE_READ = "storage:read"
+    """Internal, like the three below: held by module accounts (an ADMIN may read an element, nothing more)."""
+    STORAGE_WRITE = "storage:write"
+    SAGAS_WRITE = "sagas:write"
+    ELEMENTS_REPORT = "elements:report"
+
+
+INTERNAL_WRITES = frozenset({Permission.STORAGE_WRITE, Permission.SAGAS_WRITE, Permission.ELEMENTS_REPORT})
+"""Bytes are written only through a saga: no user role holds these, ADMIN included."""
+
+ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    Role.ADMIN: frozenset(Permission) - INTERNAL_WRITES,
+    Role.USER: frozenset({Permission.FILES_READ, Permission.FILES_WRITE, Permission.FILES_DELETE}),
+    Role.AUDITOR: frozenset({Permission.AUDIT_READ}),
+    Role.READONLY: frozenset(
+        {Permission.FILES_READ, Permission.ELEMENTS_READ, Permission.ACCOUNTS_READ, Permission.SAGAS_READ}
+    ),
+    Role.SERVICE: frozenset(),
+}
+
+ADMIN_PERMISSIONS = frozenset(Permission) - {
+    Permission.FILES_READ,
+    Permission.FILES_WRITE,
+    Permission.FILES_DELETE,
+    Permission.STORAGE_READ,
+    Permission.STORAGE_WRITE,
+}
+"""Whoever holds one of these has business at admin, and gets `admin` into `aud`."""
+
+
+class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    access_token: str
+    expires_in: int = EXPIRES_IN_S
+    token_type: str = "Bearer"
+
+
+def audiences(permissions: frozenset[Permission]) -> list[str]:
+    """`aud` of a token with these permissions."""
+    everywhere = [Audience.STORAGE, Audience.INGESTER, Audience.QUERY]
+    return [*everywhere, Audience.ADMIN] if permissions & ADMIN_PERMISSIONS else [*everywhere]

@@ -1,0 +1,113 @@
+"""PostgreSQL: one pool per process, transactions that say clearly when the database is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import cast
+
+import asyncpg
+import sqlalchemy.exc
+from prometheus_client import Gauge
+from sqlalchemy import QueuePool, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from artstore.breaker import Breaker, Breakers
+from artstore.config import DatabaseSettings
+from artstore.errors import Unavailable
+from artstore.service import Runtime
+
+SCHEMA_REVISION = "0001"
+"""The migration this code needs at least; revisions are numbers of four digits."""
+EDGE = "postgresql"
+
+
+class DatabaseAway(Unavailable):
+    """PostgreSQL did not answer: no connection, a lost one, a timeout."""
+
+
+class Database:
+    """The pool. `begin` is the only way to a connection."""
+
+    def __init__(self, engine: AsyncEngine, breaker: Breaker) -> None:
+        self.engine, self._breaker = engine, breaker
+
+    @asynccontextmanager
+    async def begin(self, *, durable: bool = True) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed at the end of the block. Raises DatabaseAway.
+
+        `durable=False` lets the commit return before it is on disk (synchronous_commit off): a crash of PostgreSQL may
+        lose it, never half of it. For what is repaired anyway.
+        """
+        async with self._breaker.guard():
+            try:
+                async with self.engine.begin() as connection:
+                    if not durable:
+                        await connection.execute(text("SET LOCAL synchronous_commit = off"))
+                    yield connection
+            except Exception as error:
+                if is_away(error):
+                    raise DatabaseAway("PostgreSQL is away", away=EDGE) from error
+                raise
+
+    async def check(self) -> None:
+        """Raises when PostgreSQL is away or lacks the schema. Past the breaker, so that it sees a return at once."""
+        async with self.engine.connect() as connection:
+            if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+                raise ConnectionError("the schema is not there yet")
+            revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        if revision is None or revision < SCHEMA_REVISION:
+            raise ConnectionError(f"the schema is at {revision}, {SCHEMA_REVISION} is needed")
+        self._breaker.heal()
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error says that PostgreSQL is not there, rather than that it refused the statement."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return bool(error.connection_invalidated) or isinstance(
+            error.orig.__cause__ if error.orig else None, asyncpg.PostgresConnectionError | OSError
+        )
+    return isinstance(
+        error,
+        OSError  # refused, reset, and TimeoutError of a command
+        | sqlalchemy.exc.TimeoutError  # no connection came free in the pool
+        | asyncpg.PostgresConnectionError
+        | asyncpg.CannotConnectNowError
+        | asyncpg.AdminShutdownError
+        | asyncpg.TooManyConnectionsError
+        | asyncpg.InterfaceError,
+    )
+
+
+@asynccontextmanager
+async def open_database(
+    settings: DatabaseSettings, runtime: Runtime, breakers: Breakers, *, required: bool = True
+) -> AsyncIterator[Database]:
+    """Does not connect: the first transaction does. Adds the health check `database`."""
+    engine = create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        max_overflow=settings.database_max_overflow,
+        pool_pre_ping=True,
+        pool_recycle=settings.database_pool_recycle_s,
+        pool_timeout=settings.database_command_timeout_s,
+        connect_args={
+            "timeout": settings.database_connect_timeout_s,
+            "command_timeout": settings.database_command_timeout_s,
+            "server_settings": {"application_name": "artstore", "timezone": "UTC"},
+        },
+    )
+    Gauge("database_connections_active", "Connections taken from the pool", registry=runtime.registry).set_function(
+        partial(_taken, engine)
+    )
+    database = Database(engine, breakers.to(EDGE, (DatabaseAway,)))
+    runtime.health.add("database", database.check, required=required)
+    try:
+        yield database
+    finally:
+        await engine.dispose()
+
+
+def _taken(engine: AsyncEngine) -> float:
+    return cast(QueuePool, engine.sync_engine.pool).checkedout()

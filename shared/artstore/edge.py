@@ -1,0 +1,104 @@
+"""The outermost layer of every service, plain ASGI: request id, trace, metrics, one log line, and no error without a body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from artstore.clock import Clock, uuid7
+from artstore.errors import PROBLEM_JSON, InternalError
+from artstore.logs import get_logger, request_id
+from artstore.metrics import RequestMetrics
+from artstore.tracing import server_span
+
+log = get_logger("artstore.edge")
+
+REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SECURITY_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}
+
+
+class Edge:
+    """Wraps the whole application of a service."""
+
+    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, clock: Clock) -> None:
+        self._app, self._metrics, self._clock = app, metrics, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID_HEADER, "")
+        current = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+        marked = request_id.set(current)
+        try:
+            with server_span(scope["method"], headers) as span:
+                await self._answer(scope, receive, send, current, span.update_name)
+        finally:
+            request_id.reset(marked)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, current: str, name_span: Callable[[str], None]
+    ) -> None:
+        began_s = self._clock.monotonic_s()
+        answer: dict[str, Any] = {"status": 0, "complete": False}
+
+        async def marked_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer["status"] = message["status"]
+                fields = MutableHeaders(scope=message)
+                fields[REQUEST_ID_HEADER] = current
+                for name, value in SECURITY_HEADERS.items():
+                    fields.setdefault(name, value)
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                answer["complete"] = True
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, marked_send)
+        except Exception as error:  # the request edge: whatever went wrong inside, the caller gets an answer
+            log.error("request failed", error=repr(error), exc_info=True)
+            if answer["status"]:
+                raise  # half an answer is out: the server must break the connection
+            await send_problem(marked_send, InternalError(), current)
+        finally:
+            self._metrics.in_flight.dec()
+            self._note(scope, answer, self._clock.monotonic_s() - began_s, name_span)
+
+    def _note(self, scope: Scope, answer: dict[str, Any], took_s: float, name_span: Callable[[str], None]) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        name_span(f"{method} {route}")
+        self._metrics.requests.labels(method, route, str(answer["status"])).inc()
+        self._metrics.duration.labels(method, route).observe(took_s)
+        if route in _QUIET:
+            return
+        principal = scope.get("state", {}).get("principal")
+        log.info(
+            "request",
+            method=method,
+            route=route,
+            status=answer["status"],
+            complete=answer["complete"],
+            took_ms=round(took_s * 1000, 2),
+            client_id=getattr(principal, "client_id", None),
+        )
+
+
+async def send_problem(send: Send, error: InternalError, current: str) -> None:
+    body = error.to_wire(current)
+    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

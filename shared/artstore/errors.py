@@ -1,0 +1,191 @@
+"""Every error a user or another module can meet, with its code and status, in one place.
+
+    ArtStoreError
+    ├── Malformed 400            ├── DigestMismatch 400
+    ├── Unauthenticated 401      ├── Forbidden 403
+    ├── NotFound 404             ├── MethodNotAllowed 405
+    ├── TooSlow 408              │
+    ├── Conflict 409             ├── ModeForbids 409
+    ├── RevisionMismatch 412     ├── TooLarge 413
+    ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
+    ├── InvalidFields 422        ├── RateLimited 429
+    ├── TooManyHeaders 431       ├── InternalError 500
+    ├── BadGateway 502           ├── Unavailable 503
+    ├── ElementFailed 503        └── StorageFull 507
+
+An error crosses the wire as RFC 9457 `application/problem+json` and is raised again in the calling module as the same
+class, found by its `code`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import orjson
+
+PROBLEM_JSON = "application/problem+json"
+RESERVED_FIELDS = frozenset({"type", "title", "status", "detail", "code", "request_id"})
+RETRY_AFTER_S = 5
+"""What a caller is told when a part is away and nobody knows for how long."""
+
+
+class ArtStoreError(Exception):
+    """Base of all. `detail` is for the caller to read; `fields` become members of the problem document."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int | None = None, **fields: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.fields = fields
+        self.retry_after_s = retry_after_s if retry_after_s is not None else self.default_retry_after_s()
+
+    @classmethod
+    def default_retry_after_s(cls) -> int | None:
+        return RETRY_AFTER_S if cls.status in (502, 503) else None
+
+    def to_wire(self, request_id: str = "") -> bytes:
+        """The problem document, UTF-8 JSON."""
+        problem = {
+            **{name: value for name, value in self.fields.items() if name not in RESERVED_FIELDS},
+            "type": f"urn:artstore:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if self.retry_after_s is not None:
+            problem["retry_after_s"] = self.retry_after_s
+        return orjson.dumps(problem, default=str)
+
+    def headers(self) -> dict[str, str]:
+        """Header fields that go with the status, names in lower case."""
+        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+
+
+class Malformed(ArtStoreError):
+    status, code, title = 400, "malformed", "The request could not be understood"
+
+
+class DigestMismatch(ArtStoreError):
+    status, code, title = 400, "digest_mismatch", "The body does not match its stated digest"
+
+
+class Unauthenticated(ArtStoreError):
+    status, code, title = 401, "unauthenticated", "A valid access token is needed"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": 'Bearer realm="artstore"'}
+
+
+class Forbidden(ArtStoreError):
+    status, code, title = 403, "forbidden", "The account lacks the permission for this"
+
+
+class NotFound(ArtStoreError):
+    status, code, title = 404, "not_found", "There is no such thing"
+
+
+class MethodNotAllowed(ArtStoreError):
+    status, code, title = 405, "method_not_allowed", "The resource does not know this method"
+
+    def headers(self) -> dict[str, str]:
+        allow = self.fields.get("allow")
+        return {**super().headers(), **({"allow": str(allow)} if allow else {})}
+
+
+class TooSlow(ArtStoreError):
+    """The sender stalled; the connection is closed, since what it may still send would be taken for a request."""
+
+    status, code, title = 408, "too_slow", "The body came too slowly"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "connection": "close"}
+
+
+class Conflict(ArtStoreError):
+    status, code, title = 409, "conflict", "The request conflicts with the present state"
+
+
+class ModeForbids(ArtStoreError):
+    status, code, title = 409, "mode_forbids", "The element's mode forbids this"
+
+
+class RevisionMismatch(ArtStoreError):
+    status, code, title = 412, "revision_mismatch", "The file has another revision"
+
+
+class TooLarge(ArtStoreError):
+    status, code, title = 413, "too_large", "The body is too large"
+
+
+class UnsupportedMediaType(ArtStoreError):
+    status, code, title = 415, "unsupported_media_type", "The content type is not understood here"
+
+
+class RangeNotSatisfiable(ArtStoreError):
+    status, code, title = 416, "range_not_satisfiable", "The range lies outside the file"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "content-range": f"bytes */{self.fields.get('size_bytes', 0)}"}
+
+
+class InvalidFields(ArtStoreError):
+    status, code, title = 422, "invalid_fields", "Some fields are not valid"
+
+
+class RateLimited(ArtStoreError):
+    status, code, title = 429, "rate_limited", "Too many requests"
+
+
+class TooManyHeaders(ArtStoreError):
+    status, code, title = 431, "too_many_headers", "The header fields are too large"
+
+
+class InternalError(ArtStoreError):
+    status, code, title = 500, "internal_error", "Something broke inside; the request id finds it in the logs"
+
+
+class BadGateway(ArtStoreError):
+    status, code, title = 502, "bad_gateway", "Another part gave an answer that makes no sense"
+
+
+class Unavailable(ArtStoreError):
+    status, code, title = 503, "unavailable", "A part that is needed is away"
+
+
+class ElementFailed(ArtStoreError):
+    """The element's disk reported an error; it has made itself read-only."""
+
+    status, code, title = 503, "element_failed", "The element's disk failed"
+
+
+class StorageFull(ArtStoreError):
+    status, code, title = 507, "storage_full", "There is no room for this"
+
+
+def _tree(cls: type[ArtStoreError]) -> list[type[ArtStoreError]]:
+    return [cls, *(below for child in cls.__subclasses__() for below in _tree(child))]
+
+
+BY_CODE: dict[str, type[ArtStoreError]] = {cls.code: cls for cls in reversed(_tree(ArtStoreError)[1:])}
+BY_STATUS: dict[int, type[ArtStoreError]] = {cls.status: cls for cls in reversed(_tree(ArtStoreError)[1:])}
+
+
+def from_wire(status: int, body: bytes) -> ArtStoreError:
+    """The error another module answered with. What is no problem document of ours becomes BadGateway."""
+    try:
+        problem = orjson.loads(body)
+        cls = BY_CODE[problem["code"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        known = BY_STATUS.get(status)
+        return known(f"answered {status}") if known else BadGateway(f"answered {status} without a problem document")
+    fields = {
+        name: value
+        for name, value in problem.items()
+        if name not in RESERVED_FIELDS and name not in ("retry_after_s", "self")
+    }
+    return cls(str(problem.get("detail", "")), retry_after_s=problem.get("retry_after_s"), **fields)

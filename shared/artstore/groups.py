@@ -1,0 +1,67 @@
+"""Group commit for anything: while one flush is under way, whoever comes waits and goes together with the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Flush = Callable[[list[T]], Awaitable[Sequence[R | BaseException]]]
+
+
+class Group(Generic[T, R]):
+    """Calls `flush` with the items of concurrent callers, at most `max_items` at once and `parallel` flushes at a time.
+
+    `flush` answers one result or one exception per item, in order. If it raises, all of its items raise the same.
+    """
+
+    def __init__(self, flush: Flush[T, R], *, max_items: int, parallel: int = 1) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._parallel = parallel
+        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._flushing: set[asyncio.Task[None]] = set()
+
+    async def add(self, item: T) -> R:
+        """The item's result. A caller that is cancelled leaves; its item is flushed all the same if it is on its way."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._pump()
+        return await future
+
+    def _pump(self) -> None:
+        while self._waiting and len(self._flushing) < self._parallel:
+            batch = [pair for pair in self._waiting[: self._max_items] if not pair[1].cancelled()]
+            del self._waiting[: self._max_items]
+            if batch:
+                task = asyncio.create_task(self._run(batch))
+                self._flushing.add(task)
+                task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._flushing.discard(task)
+        self._pump()
+
+    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    failed = (
+                        ConnectionError("the group was stopped") if isinstance(error, asyncio.CancelledError) else error
+                    )
+                    future.set_exception(failed)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

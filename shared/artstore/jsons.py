@@ -1,0 +1,43 @@
+"""JSON answers and bodies without a model in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.errors import InvalidFields, Malformed
+
+T = TypeVar("T")
+
+
+class JsonResponse(Response):
+    """`content` is bytes that are JSON already, or plain values and msgspec structs."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, status_code, headers)
+
+    def render(self, content: Any) -> bytes:
+        return content if isinstance(content, bytes) else orjson.dumps(content, default=msgspec.to_builtins)
+
+
+def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
+    """The shape of every list."""
+    return JsonResponse({"items": items, "next_cursor": next_cursor})
+
+
+async def read_json(request: Request, shape: type[T]) -> T:
+    """The request's body as a msgspec struct. Raises Malformed (no JSON) or InvalidFields (wrong shape)."""
+    body = await request.body()
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        raise InvalidFields(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed("the body is not JSON") from error

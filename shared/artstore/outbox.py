@@ -1,0 +1,63 @@
+"""Messages written with a change are published after it: at least once, whatever happens to Redis or to this process.
+
+Any service may relay any message. Order of events: read a batch, publish, delete what was published. A crash between the
+last two publishes once more, which subscribers bear: revisions and versions decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import Gauge
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from artstore.database import Database
+from artstore.logs import get_logger
+from artstore.service import Runtime
+
+log = get_logger("artstore.outbox")
+
+BATCH = 500
+POLL_EVERY_S = 1.0
+"""For messages of a process that died before it published them."""
+
+_TAKE = text("SELECT id, channel, message FROM outbox ORDER BY id LIMIT :limit")
+_DONE = text("DELETE FROM outbox WHERE id = ANY(:ids)")
+
+
+class Outbox:
+    """The relay. `kick()` after a commit publishes at once; without it the next poll does."""
+
+    def __init__(self, runtime: Runtime, database: Database, redis: Redis) -> None:
+        self._database, self._redis = database, redis
+        self._kicked = asyncio.Event()
+        self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
+        runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
+
+    def kick(self) -> None:
+        self._kicked.set()
+
+    async def _relay(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_EVERY_S):
+                await self._kicked.wait()
+        except TimeoutError:
+            pass
+        self._kicked.clear()
+        while await self._publish_batch() == BATCH:
+            pass
+
+    async def _publish_batch(self) -> int:
+        async with self._database.begin() as connection:
+            rows = (await connection.execute(_TAKE, {"limit": BATCH})).all()
+        self._waiting.set(len(rows))
+        if not rows:
+            return 0
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for _, channel, message in rows:
+                pipeline.publish(channel, message)
+            await pipeline.execute()
+        async with self._database.begin(durable=False) as connection:
+            await connection.execute(_DONE, {"ids": [row[0] for row in rows]})
+        return len(rows)

@@ -1,0 +1,52 @@
+"""From an exception to an RFC 9457 answer: the handlers every service installs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from artstore.errors import BY_STATUS, PROBLEM_JSON, ArtStoreError, InternalError, InvalidFields, Malformed
+from artstore.logs import request_id
+
+MAX_FIELDS_NAMED = 20
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ArtStoreError, _answer_own)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+
+
+def problem_response(error: ArtStoreError) -> Response:
+    body = error.to_wire(request_id.get())
+    return Response(body, error.status, headers=error.headers(), media_type=PROBLEM_JSON)
+
+
+async def _answer_own(_request: Request, error: Exception) -> Response:
+    return problem_response(cast(ArtStoreError, error))
+
+
+async def _answer_validation(_request: Request, error: Exception) -> Response:
+    problems = cast(RequestValidationError, error).errors()
+    if any(problem["type"] == "json_invalid" for problem in problems):
+        return problem_response(Malformed("the body is not JSON"))
+    fields = [".".join(str(part) for part in problem["loc"][1:]) or "body" for problem in problems]
+    detail = "; ".join(f"{name}: {problem['msg']}" for name, problem in zip(fields, problems, strict=True))
+    return problem_response(InvalidFields(detail[:1000], fields=fields[:MAX_FIELDS_NAMED]))
+
+
+async def _answer_http(_request: Request, error: Exception) -> Response:
+    raised = cast(HTTPException, error)
+    known = BY_STATUS.get(raised.status_code, Malformed if raised.status_code < 500 else InternalError)
+    allow = (raised.headers or {}).get("Allow")
+    return problem_response(known(allow=allow) if allow else known())
+
+
+async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
+    return problem_response(Malformed("the body was cut off"))

@@ -1,0 +1,156 @@
+"""How every service is put together, once: edge, errors, access, health, metrics, lifespan, and the server around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from artstore import __version__, points
+from artstore.auth.access import authorize
+from artstore.auth.guard import GuardedRoute, needed_for
+from artstore.clock import Clock
+from artstore.config import ServiceSettings
+from artstore.contracts.tokens import Audience
+from artstore.edge import Edge
+from artstore.health import Health
+from artstore.logs import configure_logs, get_logger
+from artstore.metrics import RequestMetrics, new_registry
+from artstore.openapi import describe
+from artstore.problems import install_problem_handlers
+from artstore.status import status_router
+from artstore.tasks import Tasks
+from artstore.tracing import configure_tracing
+
+log = get_logger("artstore.service")
+
+KEEP_ALIVE_S = 75
+"""Longer than our own clients keep a connection, so that none is closed under a request just sent."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What every service has before its own context is opened."""
+
+    settings: ServiceSettings
+    clock: Clock
+    registry: CollectorRegistry
+    health: Health
+    tasks: Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class DataRoute:
+    """A plain route of the data plane: no model, no dependency, the handler has the request's stream to itself.
+
+    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}.
+    """
+
+    path: str
+    methods: Sequence[str]
+    handler: Handler
+    openapi: Mapping[str, Any]
+
+
+def build_app(
+    *,
+    audience: Audience,
+    title: str,
+    settings: ServiceSettings,
+    open_context: Callable[[Runtime], AbstractAsyncContextManager[Any]],
+    routers: Sequence[APIRouter] = (),
+    data_routes: Sequence[DataRoute] = (),
+    clock: Clock | None = None,
+) -> FastAPI:
+    """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is away."""
+    clock = clock or Clock()
+    registry = new_registry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Tasks.open() as tasks:
+            runtime = Runtime(settings, clock, registry, Health(tasks), tasks)
+            async with open_context(runtime) as context:
+                app.state.runtime, app.state.context = runtime, context
+                log.info("started", version=__version__)
+                yield
+                log.info("stopping")
+
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
+    install_problem_handlers(app)
+    for router in [status_router(audience, registry), *routers]:
+        _check_listed(audience, router)
+        app.include_router(router)
+    for path in dict.fromkeys(route.path for route in data_routes):
+        app.router.routes.append(_data_route(audience, [route for route in data_routes if route.path == path]))
+    app.openapi = describe(app, audience, data_routes)  # type: ignore[method-assign]
+    if settings.cors_allowed_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_allowed_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(Edge, metrics=RequestMetrics(registry), clock=clock)
+    return app
+
+
+def _check_listed(audience: Audience, router: APIRouter) -> None:
+    for route in router.routes:
+        if not isinstance(route, GuardedRoute):
+            raise TypeError(f"{route} was not made by new_router()")
+        for method in route.methods or ():
+            needed_for(audience, method, route.path)
+
+
+def _data_route(audience: Audience, routes: Sequence[DataRoute]) -> Route:
+    """One Starlette route for a path, so that a wrong method is answered with every right one in Allow."""
+    by_method = {
+        method: (route.handler, needed_for(audience, method, route.path))
+        for route in routes
+        for method in route.methods
+    }
+
+    async def dispatch(request: Request) -> Response:
+        handler, needed = by_method[request.method]
+        await authorize(request, needed)
+        return await handler(request)
+
+    made = Route(routes[0].path, dispatch, methods=list(by_method), include_in_schema=False)
+    made.methods = set(by_method)  # no HEAD that nobody wrote
+    return made
+
+
+def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
+    """Run until SIGTERM or SIGINT; running requests get `shutdown_timeout_s` to end."""
+    configure_logs(service, settings.log_level, settings.log_format)
+    provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
+    points.arm(os.environ)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+    )
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        if provider is not None:
+            provider.shutdown()

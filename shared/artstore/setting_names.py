@@ -1,0 +1,38 @@
+"""Every setting of every module by its environment name. A test keeps this equal to the settings classes.
+
+One list for all, because the same name means the same everywhere and an environment may be shared by several modules.
+"""
+
+from __future__ import annotations
+
+SETTING_NAMES = frozenset(
+    {
+        "ADMIN_URL",
+        "CORS_ALLOWED_ORIGINS",
+        "DATABASE_COMMAND_TIMEOUT_S",
+        "DATABASE_CONNECT_TIMEOUT_S",
+        "DATABASE_MAX_OVERFLOW",
+        "DATABASE_POOL_RECYCLE_S",
+        "DATABASE_POOL_SIZE",
+        "DATABASE_URL",
+        "HOST",
+        "JWKS_FILE",
+        "LOG_FORMAT",
+        "LOG_LEVEL",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_TRACES_SAMPLER_ARG",
+        "PEER_CONNECT_TIMEOUT_S",
+        "PEER_TIMEOUT_S",
+        "PORT",
+        "REDIS_CONNECT_TIMEOUT_S",
+        "REDIS_MAX_CONNECTIONS",
+        "REDIS_TIMEOUT_S",
+        "REDIS_URL",
+        "SERVICE_CLIENT_ID",
+        "SERVICE_CLIENT_SECRET",
+        "SHUTDOWN_TIMEOUT_S",
+    }
+)
+
+OWN_PREFIXES = ("STORAGE_", "S3_", "DATABASE_", "REDIS_", "SERVICE_CLIENT_")
+"""Names that begin so are ours; an unknown one among them is a mistake."""

@@ -1,0 +1,75 @@
+"""Background tasks with an owner: each is named, its failures are logged and it goes on after a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from artstore.logs import get_logger
+
+log = get_logger("artstore.tasks")
+
+MAX_PAUSE_S = 30.0
+"""The longest pause after repeated failures of a periodic task."""
+MAX_RESTART_PAUSE_S = 2.0
+"""The longest pause before a loop is begun again: what it listens to may be back already."""
+
+
+class Tasks:
+    """All background tasks of a process. Opened once; at its end every task is cancelled and awaited."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls) -> AsyncIterator[Tasks]:
+        tasks = cls()
+        try:
+            yield tasks
+        finally:
+            await tasks.close()
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` once. A failure is logged."""
+        task = asyncio.create_task(self._logged(name, work), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        """Run `work`, wait `seconds`, run it again. After failures the wait grows up to MAX_PAUSE_S."""
+        return self.start(name, _repeat(name, seconds, work))
+
+    def forever(self, name: str, work: Callable[[], Awaitable[object]], pause_s: float = 0.5) -> asyncio.Task[None]:
+        """For work that is a loop of its own: begun again `pause_s` after it ended, MAX_RESTART_PAUSE_S after failures."""
+        return self.start(name, _repeat(name, pause_s, work, MAX_RESTART_PAUSE_S))
+
+    async def close(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # the task's own edge: nobody awaits it
+            log.error("task failed", task=name, error=str(error), exc_info=True)
+
+
+async def _repeat(
+    name: str, seconds: float, work: Callable[[], Awaitable[object]], max_pause_s: float = MAX_PAUSE_S
+) -> None:
+    failures = 0
+    while True:
+        try:
+            await work()
+            failures = 0
+        except Exception as error:  # periodic-task runner: the next round may succeed
+            failures += 1
+            log.warning("task round failed", task=name, error=str(error) or type(error).__name__, failures=failures)
+        pause_s = min(seconds * 2 ** min(failures, 8), max(max_pause_s, seconds)) if failures else seconds
+        await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))

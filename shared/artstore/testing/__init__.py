@@ -1,0 +1,1 @@
+"""What tests of several modules need. Nothing here is imported by a running service."""
