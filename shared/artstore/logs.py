@@ -21,7 +21,7 @@ _SAFE = frozenset({"token_type"})
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    return cast(FilteringBoundLogger, structlog.get_logger(name, logger=name))
+    return cast(FilteringBoundLogger, structlog.get_logger(source=name))
 
 
 def configure_logs(service: str, level: str, log_format: str) -> None:

@@ -121,6 +121,7 @@ def _data_route(audience: Audience, routes: Sequence[DataRoute]) -> Route:
     }
 
     async def dispatch(request: Request) -> Response:
+        request.scope["route"] = made  # for the edge's metrics
         handler, needed = by_method[request.method]
         await authorize(request, needed)
         return await handler(request)

