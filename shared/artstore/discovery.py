@@ -106,6 +106,8 @@ class Discovery:
     async def _take(self, snapshot: Snapshot, source: str) -> None:
         if self._snapshot is not None and snapshot.version < self._snapshot.version:
             return
+        for element in snapshot.elements:
+            self._runtime.files.space_used.labels(element.id).set(element.capacity.used_bytes)
         changed = self._snapshot is None or snapshot.elements != self._snapshot.elements
         self._snapshot, self.source = snapshot, source
         self._confirmed_s = self._runtime.clock.monotonic_s()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+
+from artstore.errors import ArtStoreError
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -38,3 +44,33 @@ class RequestMetrics:
             registry=registry,
         )
         self.in_flight = Gauge("http_requests_in_flight", "Requests under way", registry=registry)
+
+
+class FileMetrics:
+    """What is done with files, and the room they take, under the same names on every service."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.operations = Counter(
+            "file_operations_total",
+            "Operations on files as this service saw them",
+            ["operation", "result"],
+            registry=registry,
+        )
+        """`operation` is put, update, delete, read, download, list, commit or abort; `result` is ok or an error's code."""
+        self.space_used = Gauge(
+            "storage_space_used_bytes", "Bytes that files take on an element", ["storage_element_id"], registry=registry
+        )
+        """The element reports its own; the other services what it last announced."""
+
+    @contextmanager
+    def operation(self, name: str) -> Iterator[None]:
+        """Count one operation by how the block ends."""
+        try:
+            yield
+        except ArtStoreError as error:
+            self.operations.labels(name, error.code).inc()
+            raise
+        except asyncio.CancelledError:
+            self.operations.labels(name, "cancelled").inc()
+            raise
+        self.operations.labels(name, "ok").inc()

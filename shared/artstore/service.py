@@ -25,7 +25,7 @@ from artstore.contracts.tokens import Audience
 from artstore.edge import Edge
 from artstore.health import Health
 from artstore.logs import configure_logs, get_logger
-from artstore.metrics import RequestMetrics, new_registry
+from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.openapi import describe
 from artstore.problems import install_problem_handlers
 from artstore.status import status_router
@@ -47,6 +47,7 @@ class Runtime:
     settings: ServiceSettings
     clock: Clock
     registry: CollectorRegistry
+    files: FileMetrics
     health: Health
     tasks: Tasks
 
@@ -77,11 +78,12 @@ def build_app(
     """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is away."""
     clock = clock or Clock()
     registry = new_registry()
+    files = FileMetrics(registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Tasks.open() as tasks:
-            runtime = Runtime(settings, clock, registry, Health(tasks), tasks)
+            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks)
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
                 log.info("started", version=__version__)
