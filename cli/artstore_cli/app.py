@@ -1,0 +1,87 @@
+"""The command line: `./artstore up | down | status | test`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .data_folder import DataFolder
+from .detach import detached
+from .down import down as stop
+from .refusal import Refused
+from .status import status as look
+from .testing import test
+from .up import up as start
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_DATA = ROOT / ".artstore"
+NOT_RUNNING = 3
+"""Exit code of `status` when nothing runs, as init scripts have it."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Data = Annotated[Path, typer.Option("--data", help="Folder of everything that is kept.", show_default=".artstore")]
+
+
+def refuse(error: Refused) -> typer.Exit:
+    print(f"artstore: {error}", file=sys.stderr)
+    return typer.Exit(1)
+
+
+@app.command()
+def up(
+    data: Data = DEFAULT_DATA,
+    port_base: Annotated[int, typer.Option(help="Admin's port; elements +10 +11 +12, ingester +20, query +30.")] = 8000,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; stop it with down.")] = False,
+    s3: Annotated[bool, typer.Option("--s3", help="Keep the files of se-03 in S3 (SeaweedFS).")] = False,
+) -> None:
+    """Start the whole system; Ctrl-C stops it."""
+    folder = DataFolder(data.absolute())
+    if detach:
+        code = detached(
+            lambda ready: start(ROOT, folder, port_base=port_base, s3=s3, on_ready=ready), folder.log("artstore")
+        )
+    else:
+        code = start(ROOT, folder, port_base=port_base, s3=s3)
+    raise typer.Exit(code)
+
+
+@app.command()
+def down(data: Data = DEFAULT_DATA) -> None:
+    """Stop the system that runs on a folder."""
+    try:
+        stopped = stop(DataFolder(data.absolute()))
+    except Refused as error:
+        raise refuse(error) from None
+    print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def status(data: Data = DEFAULT_DATA) -> None:
+    """Show what runs on a folder; exit code 0 when all of it is ready."""
+    lines = look(ROOT, DataFolder(data.absolute()))
+    if not lines:
+        print(f"nothing runs on {data}")
+        raise typer.Exit(NOT_RUNNING)
+    table = Table("part", "state", "process", "address", box=None)
+    for line in lines:
+        table.add_row(line.name, line.state, str(line.pid), line.url)
+    Console().print(table)
+    raise typer.Exit(0 if all(line.ok for line in lines) else 1)
+
+
+@app.command("test")
+def check(
+    parts: Annotated[
+        list[str] | None, typer.Argument(help="Only these, for instance storage-element or static.")
+    ] = None,
+) -> None:
+    """Run the static checks and all tests."""
+    try:
+        raise typer.Exit(test(ROOT, parts or []))
+    except Refused as error:
+        raise refuse(error) from None

@@ -1,0 +1,83 @@
+"""What `test` runs, as data: static checks of every part, then every part's tests, each in a process of its own.
+
+The modules' packages are all called `app`, so no two of them can share an interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
+PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli"}
+TOGETHER = "tests"
+"""The folder of tests that need more than one module; each folder in it with tests is run by itself."""
+SOURCES = (*PACKAGES, "keys", TOGETHER)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A process that has to end with status 0. `counted` ones are pytest and count their tests."""
+
+    name: str
+    part: str
+    arguments: Sequence[str]
+    folder: Path
+    python_path: Sequence[Path]
+    counted: bool = False
+    alone: bool = False
+    """Runs whole systems: nothing else runs beside it."""
+
+
+def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
+    """All checks of the wanted parts, in the order to start them; of all parts when none is named."""
+    every = [*_static(root), *_own_tests(root), *_tests_together(root)]
+    return [check for check in every if not wanted or check.part in wanted or check.name in wanted]
+
+
+def _static(root: Path) -> list[Check]:
+    sources = [name for name in SOURCES if (root / name).is_dir()]
+    ruff = str(Path(sys.executable).parent / "ruff")
+    return [
+        Check("ruff check", "static", [ruff, "check", "--quiet", *sources], root, []),
+        Check("ruff format", "static", [ruff, "format", "--check", "--quiet", *sources], root, []),
+        *(_mypy(root, part, package) for part, package in PACKAGES.items()),
+    ]
+
+
+def _mypy(root: Path, part: str, package: str) -> Check:
+    own_cache = f"--cache-dir={root / '.mypy_cache' / part}"
+    arguments = [sys.executable, "-m", "mypy", f"--config-file={root / 'pyproject.toml'}", own_cache, "-p", package]
+    return Check(f"mypy {part}", "static", arguments, root / part, [])
+
+
+def _own_tests(root: Path) -> list[Check]:
+    return [
+        Check(f"tests of {part}", part, _pytest("tests"), root / part, [root / part, root / "shared"], counted=True)
+        for part in PACKAGES
+    ]
+
+
+def _tests_together(root: Path) -> list[Check]:
+    folder = root / TOGETHER
+    found = sorted(
+        {path.parent.relative_to(folder).parts[0] for path in folder.rglob("test_*.py") if path.parent != folder}
+    )
+    path = [folder, root / "shared", root / "cli"]
+    return [
+        Check(f"{TOGETHER}/{name}", TOGETHER, _pytest(name), folder, path, counted=True, alone=True)
+        for name in found
+        if name != "bench"
+    ]
+
+
+def _pytest(folder: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", folder]
+
+
+def environment(check: Check, root: Path) -> dict[str, str]:
+    path = os.pathsep.join(str(folder) for folder in check.python_path)
+    return {**os.environ, "PYTHONPATH": path, "MYPYPATH": str(root / "shared"), "PYTHONUNBUFFERED": "1"}

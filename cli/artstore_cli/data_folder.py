@@ -1,0 +1,150 @@
+"""The folder that holds everything a local system keeps: its layout, its lock, and the record of what runs in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .processes import ProcessId, boot_id
+from .refusal import Refused, refused_by_disk
+
+LEAST_FREE_BYTES = 256 * 1024 * 1024
+"""PostgreSQL's first files and write-ahead log take about 60 MiB; below this a start would only fail half-way."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    path: Path
+
+    @property
+    def postgres(self) -> Path:
+        return self.path / "postgres"
+
+    @property
+    def valkey(self) -> Path:
+        return self.path / "valkey"
+
+    @property
+    def seaweedfs(self) -> Path:
+        return self.path / "seaweedfs"
+
+    @property
+    def elements(self) -> Path:
+        return self.path / "elements"
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def known(self) -> Path:
+        """What services remember of others for a start without them: public keys, the registry."""
+        return self.path / "known"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "running.json"
+
+    @property
+    def ports(self) -> Path:
+        """The ports of PostgreSQL and Valkey, the same at each start while they are free."""
+        return self.path / "ports.json"
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def prepare(self) -> None:
+        """Makes the folders. Raises Refused when the place cannot be used."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.logs, self.known, self.elements):
+                folder.mkdir(exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise Refused(f"cannot write to {self.path}: Permission denied")
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise refused_by_disk(error, self.path) from error
+        if free < LEAST_FREE_BYTES:
+            raise Refused(
+                f"no space left on the disk of {self.path}: {free >> 20} MiB free, {LEAST_FREE_BYTES >> 20} needed"
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process. Raises Refused when another `up` has it."""
+        try:
+            lock = (self.path / "lock").open("a")
+        except OSError as error:
+            raise refused_by_disk(error, self.path) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(
+                    f"a system already runs on {self.path}; stop it with: ./artstore down --data {self.path}"
+                ) from None
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a launcher is at work here."""
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except Refused:
+            return True
+
+
+@dataclass(slots=True)
+class Record:
+    """What runs on a data folder, kept in running.json so that `down`, `status` and the next `up` find it."""
+
+    port_base: int
+    launcher: ProcessId
+    ready: bool = False
+    processes: dict[str, ProcessId] = field(default_factory=dict)
+    """In the order of their start."""
+
+    def save(self, folder: DataFolder) -> None:
+        text = json.dumps({"boot_id": boot_id(), **asdict(self)}, indent=1)
+        temporary = folder.record.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(folder.record)
+
+
+def find_record(folder: DataFolder) -> Record | None:
+    """None when nothing was started here since the last boot, or the record is damaged."""
+    try:
+        kept = json.loads(folder.record.read_text())
+        if kept.pop("boot_id") != boot_id():
+            return None
+        kept["launcher"] = ProcessId(**kept["launcher"])
+        kept["processes"] = {name: ProcessId(**entry) for name, entry in kept["processes"].items()}
+        return Record(**kept)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_ports(folder: DataFolder) -> dict[str, int]:
+    """The inner ports of last time; empty when there was none."""
+    try:
+        return {str(name): int(port) for name, port in json.loads(folder.ports.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def keep_ports(folder: DataFolder, ports: dict[str, int]) -> None:
+    temporary = folder.ports.with_suffix(".new")
+    temporary.write_text(json.dumps(ports, indent=1))
+    temporary.replace(folder.ports)

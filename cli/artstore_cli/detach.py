@@ -1,0 +1,53 @@
+"""`up --detach`: the same `up` in a session of its own; the command returns when the system is ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+READY = b"r"
+
+
+def detached(run: Callable[[Callable[[], None]], int], log: Path) -> int:
+    """Runs `run` in the background and returns 0 as soon as it calls what it was given; else its exit code.
+
+    Until then it shows its progress here, and an interrupt here is passed on to it."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        os._exit(_in_background(run, writing, log))
+    os.close(writing)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: os.kill(child, signal.SIGTERM))
+    if os.read(reading, 1) == READY:
+        return 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or 1
+
+
+def _in_background(run: Callable[[Callable[[], None]], int], writing: int, log: Path) -> int:
+    def is_ready() -> None:
+        _redirect(log)
+        os.write(writing, READY)
+        os.close(writing)
+
+    code = run(is_ready)
+    sys.stdout.flush()
+    return code
+
+
+def _redirect(log: Path) -> None:
+    """From here on nobody reads the terminal: what is said goes to the log."""
+    sys.stdout.flush()
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(nothing)
+    os.close(target)

@@ -1,0 +1,132 @@
+"""The local system as data: which services, on which ports, with which settings, after which others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .data_folder import DataFolder
+from .ports import LOOPBACK
+from .seaweed import BUCKET
+
+POSTGRES, VALKEY, SEAWEEDFS = "postgres", "valkey", "seaweedfs"
+STORES = (POSTGRES, VALKEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where this system lives."""
+
+    root: Path
+    data: DataFolder
+    port_base: int
+    s3_port: int | None = None
+    """Set when se-03 keeps its files in S3."""
+
+    def url(self, offset: int) -> str:
+        return f"http://{LOOPBACK}:{self.port_base + offset}"
+
+    def key(self, name: str) -> str:
+        return str(self.data.keys / name)
+
+    def known(self, name: str) -> str:
+        return str(self.data.known / name)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of ArtStore's processes. `needs` are the names of what has to be ready before it starts."""
+
+    name: str
+    module: str
+    port_offset: int
+    settings: Mapping[str, str]
+    needs: Sequence[str]
+
+    def environment(self, site: Site) -> dict[str, str]:
+        common = {
+            "HOST": LOOPBACK,
+            "PORT": str(site.port_base + self.port_offset),
+            "DATABASE_URL_FILE": site.key("database-url"),
+            "REDIS_URL_FILE": site.key("redis-url"),
+        }
+        return {**common, **self.settings}
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A storage element of the default system."""
+
+    id: str
+    port_offset: int
+    mode: str
+    priority: int
+
+
+ELEMENTS = (Element("se-01", 10, "edit", 10), Element("se-02", 11, "rw", 20), Element("se-03", 12, "rw", 30))
+ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET = 0, 20, 30
+
+
+def fleet(site: Site) -> list[Service]:
+    """All services, each after what it needs."""
+    admin = Service("admin", "admin-module", ADMIN_OFFSET, _admin(site), STORES)
+    elements = [_element(site, element) for element in ELEMENTS]
+    callers = [
+        Service(name, f"{name}-module", offset, _caller(site, name), ("admin", *(element.id for element in ELEMENTS)))
+        for name, offset in (("ingester", INGESTER_OFFSET), ("query", QUERY_OFFSET))
+    ]
+    return [admin, *elements, *callers]
+
+
+def _admin(site: Site) -> dict[str, str]:
+    return {
+        "KEY_ENCRYPTION_KEY_FILE": site.key("key-encryption-key"),
+        "SECRET_HASH_KEY_FILE": site.key("secret-hash-key"),
+        "BOOTSTRAP_ACCOUNTS_FILE": site.key("accounts.json"),
+    }
+
+
+def _client(site: Site, client_id: str) -> dict[str, str]:
+    """The settings of every module that calls admin with an account of its own."""
+    return {
+        "ADMIN_URL": site.url(ADMIN_OFFSET),
+        "SERVICE_CLIENT_ID": client_id,
+        "SERVICE_CLIENT_SECRET_FILE": site.key(f"{client_id}.secret"),
+        "JWKS_FILE": site.known(f"{client_id}-jwks.json"),
+    }
+
+
+def _caller(site: Site, client_id: str) -> dict[str, str]:
+    return {**_client(site, client_id), "DISCOVERY_FILE": site.known(f"{client_id}-elements.json")}
+
+
+def _element(site: Site, element: Element) -> Service:
+    settings = {
+        **_client(site, element.id),
+        "STORAGE_ELEMENT_ID": element.id,
+        "STORAGE_MODE": element.mode,
+        "STORAGE_PRIORITY": str(element.priority),
+        "STORAGE_ROOT": str(site.data.elements / element.id),
+        "ELEMENT_URL": site.url(element.port_offset),
+        "STORAGE_BACKEND": "local",
+    }
+    needs: tuple[str, ...] = (*STORES, "admin")
+    if element.id == "se-03" and site.s3_port is not None:
+        settings |= {
+            "STORAGE_BACKEND": "s3",
+            "S3_ENDPOINT_URL": f"http://{LOOPBACK}:{site.s3_port}",
+            "S3_BUCKET": BUCKET,
+            "S3_PREFIX": element.id,
+            "S3_ACCESS_KEY_ID_FILE": site.key("s3-access-key-id"),
+            "S3_SECRET_ACCESS_KEY_FILE": site.key("s3-secret-access-key"),
+        }
+        needs = (*needs, SEAWEEDFS)
+    return Service(element.id, "storage-element", element.port_offset, settings, needs)
+
+
+def surrounded(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[str, str]:
+    """A service's environment: its own settings over the user's (LOG_LEVEL, OTEL_…), where NAME and NAME_FILE are one setting."""
+    names = {name.removesuffix("_FILE") for name in own}
+    kept = {name: value for name, value in outer.items() if name.removesuffix("_FILE") not in names}
+    return {**kept, **own}

@@ -1,0 +1,131 @@
+"""Child processes that never outlive their launcher, and process ids that cannot be mistaken for somebody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+LOG_KEPT_BYTES = 10 * 1024 * 1024
+"""A log larger than this is put aside as .1 when its service starts."""
+TAIL_BYTES = 64 * 1024
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A pid with its start time in clock ticks since boot: together never reused before the next boot."""
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        return find_started(self.pid) == self.started
+
+    def send(self, number: int) -> None:
+        """Does nothing when the process is gone or the pid is another's."""
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def wait_gone(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self.alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+
+def find_started(pid: int) -> int | None:
+    """Start time of a running process, proc_pid_stat(5) field 22; None when there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def boot_id() -> str:
+    """Changes with each boot: process ids from before mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The unprivileged user that a program runs as when the launcher is root."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run. `stop_signal` asks it to end in good order, and is what the kernel sends when the launcher dies."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    log: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+    account: Account | None = None
+
+
+def spawn(command: Command) -> subprocess.Popen[bytes]:
+    """Starts it in a session of its own, so that Ctrl-C reaches the launcher alone. Call from the main thread only:
+    the kernel ties the death signal to the thread that forked."""
+    launcher = os.getpid()
+    libc = ctypes.CDLL(None)
+    account = command.account
+
+    def end_with_launcher() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(command.stop_signal))
+        if os.getppid() != launcher:
+            os._exit(1)
+
+    if command.log.exists() and command.log.stat().st_size > LOG_KEPT_BYTES:
+        command.log.replace(command.log.with_suffix(".log.1"))
+    with command.log.open("ab") as log:
+        return subprocess.Popen(
+            command.arguments,
+            env=dict(command.environment),
+            cwd=command.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=end_with_launcher,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+
+
+def identify(process: subprocess.Popen[bytes]) -> ProcessId:
+    """Its id with the start time; a child that has already ended gets a start time that fits nothing."""
+    return ProcessId(process.pid, find_started(process.pid) or -1)
+
+
+def tail(log: Path, lines: int = 15) -> list[str]:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def describe_end(status: int) -> str:
+    """Words for Popen.returncode."""
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was killed by {signal.Signals(-status).name}"

@@ -1,0 +1,134 @@
+"""`test`: runs the checks, two at a time where they do not disturb each other, and adds up what they counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checks import Check, environment, plan
+from .processes import POLL_S
+from .refusal import Refused
+
+AT_ONCE = 2
+CHECK_TIMEOUT_S = 900
+SHOWN_LINES = 200
+"""Of the output of a check that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    check: Check
+    passed: int
+    failed: int
+    skipped: int
+    took_s: float
+    output: str
+
+
+@dataclass(slots=True)
+class _Started:
+    check: Check
+    process: subprocess.Popen[bytes]
+    output: Path
+    counts: Path
+    since_s: float
+
+
+def test(root: Path, wanted: Sequence[str]) -> int:
+    """Prints each outcome, then all failures, and as the last line the sums. Returns the exit code."""
+    checks = plan(root, wanted)
+    if not checks:
+        known = sorted({check.part for check in plan(root, [])})
+        raise Refused(f"no checks are called {', '.join(wanted)}; there are: {', '.join(known)}")
+    with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
+        outcomes = _run_all(checks, root, Path(scratch))
+    failures = [outcome for outcome in outcomes if outcome.failed]
+    for outcome in failures:
+        print(f"\n===== {outcome.check.name} =====\n{outcome.output}")
+    passed, failed, skipped = (sum(getattr(one, what) for one in outcomes) for what in ("passed", "failed", "skipped"))
+    print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+    return 1 if failures else 0
+
+
+def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome]:
+    waiting, running, outcomes = list(checks), list[_Started](), list[Outcome]()
+    try:
+        while waiting or running:
+            while waiting and _may_start(waiting[0], running):
+                running.append(_start(waiting.pop(0), root, scratch))
+            for one in [one for one in running if _has_ended(one)]:
+                running.remove(one)
+                outcomes.append(_outcome(one))
+                _show(outcomes[-1])
+            time.sleep(POLL_S)
+    finally:
+        for one in running:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.wait()
+    return outcomes
+
+
+def _may_start(check: Check, running: Sequence[_Started]) -> bool:
+    if check.alone or any(one.check.alone for one in running):
+        return not running
+    return len(running) < AT_ONCE
+
+
+def _start(check: Check, root: Path, scratch: Path) -> _Started:
+    name = check.name.replace("/", "-").replace(" ", "-")
+    output, counts = scratch / f"{name}.out", scratch / f"{name}.xml"
+    arguments = [*check.arguments, f"--junitxml={counts}"] if check.counted else [*check.arguments]
+    with output.open("wb") as target:
+        process = subprocess.Popen(
+            arguments,
+            cwd=check.folder,
+            env=environment(check, root),
+            stdin=subprocess.DEVNULL,
+            stdout=target,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return _Started(check, process, output, counts, time.monotonic())
+
+
+def _has_ended(one: _Started) -> bool:
+    if one.process.poll() is None and time.monotonic() - one.since_s > CHECK_TIMEOUT_S:
+        with one.output.open("a") as output:
+            output.write(f"\nstopped: it took longer than {CHECK_TIMEOUT_S} s\n")
+        os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+    return one.process.poll() is not None
+
+
+def _outcome(one: _Started) -> Outcome:
+    passed, failed, skipped = _counted(one.counts) if one.check.counted else (1, 0, 0)
+    if one.process.returncode != 0 and not failed:
+        passed, failed = (passed if one.check.counted else 0), 1
+    lines = one.output.read_text(errors="replace").splitlines()
+    return Outcome(one.check, passed, failed, skipped, time.monotonic() - one.since_s, "\n".join(lines[-SHOWN_LINES:]))
+
+
+def _counted(report: Path) -> tuple[int, int, int]:
+    """Passed, failed and skipped of a JUnit report; nothing of one that was never written."""
+    if not report.exists():
+        return 0, 0, 0
+    suites = list(ElementTree.parse(report).iter("testsuite"))  # noqa: S314  (written by our own pytest)
+    total, failures, errors, skipped = (
+        sum(int(suite.get(what, "0")) for suite in suites) for what in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    return max(0, total - failed - skipped), failed, skipped
+
+
+def _show(outcome: Outcome) -> None:
+    word = "FAILED" if outcome.failed else "ok"
+    counted = f"{outcome.passed} passed" if outcome.check.counted else ""
+    failed = f", {outcome.failed} failed" if outcome.check.counted and outcome.failed else ""
+    print(f"{word:<7} {outcome.check.name:<28} {outcome.took_s:6.1f} s  {counted}{failed}", flush=True)

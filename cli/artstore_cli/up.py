@@ -1,0 +1,90 @@
+"""`up`: makes the data folder ready, starts everything, stays with it until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from . import leftovers
+from .data_folder import DataFolder, Record, find_ports, keep_ports
+from .fleet import POSTGRES, VALKEY, Site, fleet
+from .parts import port_names, services, stores
+from .ports import LOOPBACK, choose, require_free
+from .processes import ProcessId, find_started
+from .refusal import Refused, refused_by_disk
+from .reporting import Progress
+from .system import Died, Interrupted, Slow, System
+from .welcome import welcome
+
+KEYS_TIMEOUT_S = 30
+
+
+def up(root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Runs the system until it is interrupted or cannot go on. Returns the exit code."""
+    progress = Progress(Console(), Console(stderr=True))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        folder.prepare()
+        with folder.locked():
+            return _hold(root, folder, port_base, s3, progress, on_ready)
+    except Refused as error:
+        progress.error(str(error))
+    except Interrupted:
+        progress.error("interrupted")
+    except OSError as error:
+        progress.error(str(refused_by_disk(error, folder.path)))
+    return 1
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def _hold(
+    root: Path, folder: DataFolder, port_base: int, s3: bool, progress: Progress, on_ready: Callable[[], None]
+) -> int:
+    leftovers.clear(folder)
+    ports = choose(port_names(s3), find_ports(folder))
+    site = Site(root, folder, port_base, ports["s3.port"] if s3 else None)
+    require_free({service.name: port_base + service.port_offset for service in fleet(site)})
+    keep_ports(folder, ports)
+    _make_keys(site, ports[POSTGRES], ports[VALKEY])
+    record = Record(port_base, ProcessId(os.getpid(), find_started(os.getpid()) or -1))
+    system = System(folder, record, progress)
+    try:
+        system.start([*stores(site, ports), *services(site)])
+        record.ready = True
+        record.save(folder)
+        progress.say(welcome(site))
+        on_ready()
+        system.watch()
+    except Interrupted:
+        return 0 if record.ready else 1
+    except Died as error:
+        death = error
+    except Slow as error:
+        raise Refused(f"{error}; see {folder.logs}") from None
+    finally:
+        # A second Ctrl-C must not leave half of the system running: stopping has its own time limit.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        system.stop()
+    progress.error(f"{death}. Its last lines, from {folder.log(death.name)}:")
+    progress.last_lines(death)
+    return 1
+
+
+def _make_keys(site: Site, postgres_port: int, valkey_port: int) -> None:
+    addresses = [f"--database={LOOPBACK}:{postgres_port}", f"--redis={LOOPBACK}:{valkey_port}"]
+    program = [sys.executable, str(site.root / "keys" / "generate.py"), str(site.data.keys), *addresses]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=KEYS_TIMEOUT_S)
+    if done.returncode != 0:
+        raise Refused(done.stderr.strip().splitlines()[-1])

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Makes the secrets of one ArtStore system in a folder: only what is missing, so running it again changes nothing.
+
+Standard library only: it runs before anything else does, on the host for `./artstore up` and in a container for compose.
+Every file is written whole or not at all (temporary file, fsync, rename) and is never readable by others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ADMIN_CLIENT_ID = "admin"
+SERVICE_PERMISSIONS = {
+    "se-01": ["elements:report"],
+    "se-02": ["elements:report"],
+    "se-03": ["elements:report"],
+    "ingester": ["elements:read", "sagas:write", "storage:read", "storage:write"],
+    "query": ["elements:read", "storage:read"],
+}
+"""The modules' own accounts, each with exactly what its calls need."""
+
+SHARED_GROUP, ADMIN_GROUP, ELEMENT_GROUP, INGESTER_GROUP, QUERY_GROUP = 10000, 10001, 10002, 10003, 10004
+"""Group ids that the images' users have; only meaningful with --containers."""
+
+
+class Unusable(Exception):
+    """The folder holds something that must not be overwritten and cannot be used."""
+
+
+def secret_text() -> str:
+    """256 random bits, in characters that need no quoting in a URL."""
+    return secrets.token_urlsafe(32)
+
+
+def key_text() -> str:
+    """A 32-byte key, base64."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+class Folder:
+    """The folder of secrets. With `containers`, each file belongs to the folder's owner and to the group of its readers."""
+
+    def __init__(self, path: Path, *, containers: bool) -> None:
+        self.path = path
+        self.containers = containers
+        path.mkdir(mode=0o711 if containers else 0o700, parents=True, exist_ok=True)
+        self.owner = path.stat().st_uid
+
+    def keep(self, name: str, make: Callable[[], str], *, group: int | None = None) -> str:
+        """The content of `name`, made first if it is not there."""
+        path = self.path / name
+        if not path.exists():
+            self.write(name, make(), group=group)
+        text = path.read_text()
+        if not text.strip():
+            raise Unusable(f"{path} is empty: remove it and it is made anew")
+        return text
+
+    def write(self, name: str, text: str, *, group: int | None = None) -> None:
+        """Writes `name` whole; leaves it alone when it already has this content."""
+        path = self.path / name
+        if not (path.exists() and path.read_text() == text):
+            temporary = self.path / f".{name}.{os.getpid()}.tmp"
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            self._hand_over(temporary, group)
+            os.replace(temporary, path)
+        else:
+            self._hand_over(path, group)
+
+    def _hand_over(self, path: Path, group: int | None) -> None:
+        if not self.containers:
+            return
+        os.chown(path, self.owner, -1 if group is None else group)
+        path.chmod(0o600 if group is None else 0o640)
+
+
+def keep_admin(folder: Folder) -> dict[str, str]:
+    """The first ADMIN account's credentials: the body of a token request, as it stands."""
+
+    def make() -> str:
+        return json.dumps({"client_id": ADMIN_CLIENT_ID, "client_secret": secret_text()}) + "\n"
+
+    text = folder.keep("admin-client.json", make)
+    try:
+        client = json.loads(text)
+        return {"client_id": str(client["client_id"]), "client_secret": str(client["client_secret"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unusable(f"{folder.path / 'admin-client.json'} is damaged: {error}") from error
+
+
+def keep_accounts(folder: Folder) -> None:
+    """The list that admin creates its first accounts from. It follows from the other files."""
+    accounts: list[dict[str, object]] = [{**keep_admin(folder), "role": "ADMIN", "permissions": []}]
+    for client_id, permissions in SERVICE_PERMISSIONS.items():
+        group = {"ingester": INGESTER_GROUP, "query": QUERY_GROUP}.get(client_id, ELEMENT_GROUP)
+        secret = folder.keep(f"{client_id}.secret", secret_text, group=group)
+        client = {"client_id": client_id, "client_secret": secret}
+        accounts.append({**client, "role": "SERVICE", "permissions": permissions})
+    folder.write("accounts.json", json.dumps(accounts, indent=1) + "\n", group=ADMIN_GROUP)
+
+
+def keep_s3(folder: Folder) -> None:
+    """One S3 identity, and SeaweedFS's list of identities: without it its S3 is open to everyone."""
+    access = folder.keep("s3-access-key-id", lambda: secrets.token_hex(10), group=ELEMENT_GROUP)
+    secret = folder.keep("s3-secret-access-key", secret_text, group=ELEMENT_GROUP)
+    identity = {
+        "name": "artstore",
+        "credentials": [{"accessKey": access, "secretKey": secret}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    folder.write("s3-identities.json", json.dumps({"identities": [identity]}, indent=1) + "\n", group=ELEMENT_GROUP)
+
+
+def generate(folder: Folder, *, database: str, redis: str) -> None:
+    keep_accounts(folder)
+    folder.keep("key-encryption-key", key_text, group=ADMIN_GROUP)
+    folder.keep("secret-hash-key", key_text, group=ADMIN_GROUP)
+    keep_s3(folder)
+    password = folder.keep("postgres-password", secret_text, group=SHARED_GROUP)
+    folder.write("database-url", f"postgresql+asyncpg://artstore:{password}@{database}/artstore", group=SHARED_GROUP)
+    password = folder.keep("redis-password", secret_text, group=SHARED_GROUP)
+    folder.write("redis-url", f"redis://:{password}@{redis}/0", group=SHARED_GROUP)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--database", default="postgres:5432", metavar="HOST:PORT", help="for database-url")
+    parser.add_argument("--redis", default="redis:6379", metavar="HOST:PORT", help="for redis-url")
+    parser.add_argument(
+        "--containers", action="store_true", help="give each file to the group of the image that reads it"
+    )
+    asked = parser.parse_args()
+    try:
+        folder = Folder(asked.folder, containers=asked.containers)
+        generate(folder, database=asked.database, redis=asked.redis)
+    except Unusable as error:
+        print(f"keys: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"keys: cannot write to {asked.folder}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
