@@ -77,7 +77,14 @@ class RedisSettings(BaseSettings):
     redis_max_connections: Count = 50
 
 
-class AdminClientSettings(BaseSettings):
+class PeerSettings(BaseSettings):
+    """Calls to other modules."""
+
+    peer_connect_timeout_s: Seconds = 2
+    peer_timeout_s: Seconds = 10
+
+
+class AdminClientSettings(PeerSettings):
     """What a module needs to speak to admin with an account of its own."""
 
     admin_url: str
@@ -85,8 +92,6 @@ class AdminClientSettings(BaseSettings):
     service_client_secret: Annotated[SecretStr, Field(min_length=32)]
     jwks_file: Path | None = None
     """Where the last good public keys are kept, for a start while admin and Redis are away."""
-    peer_connect_timeout_s: Seconds = 2
-    peer_timeout_s: Seconds = 10
 
 
 class FileSource(PydanticBaseSettingsSource):

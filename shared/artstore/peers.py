@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from artstore.breaker import Breaker, Breakers
-from artstore.config import AdminClientSettings
+from artstore.config import PeerSettings
 from artstore.edge import REQUEST_ID_HEADER
 from artstore.errors import ArtStoreError, StorageFull, Unavailable, from_wire
 from artstore.logs import request_id
@@ -215,7 +215,7 @@ async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:
 
 @asynccontextmanager
 async def open_peers(
-    settings: AdminClientSettings, breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]
+    settings: PeerSettings, breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]
 ) -> AsyncIterator[Peers]:
     """`token` is given the session and answers with what makes the Authorization header's token for each call."""
     connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_CONNECTION_S)

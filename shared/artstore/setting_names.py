@@ -8,6 +8,7 @@ from __future__ import annotations
 SETTING_NAMES = frozenset(
     {
         "ADMIN_URL",
+        "BOOTSTRAP_ACCOUNTS_FILE",
         "CORS_ALLOWED_ORIGINS",
         "DATABASE_COMMAND_TIMEOUT_S",
         "DATABASE_CONNECT_TIMEOUT_S",
@@ -15,8 +16,11 @@ SETTING_NAMES = frozenset(
         "DATABASE_POOL_RECYCLE_S",
         "DATABASE_POOL_SIZE",
         "DATABASE_URL",
+        "ELEMENT_AWAY_AFTER_S",
+        "ELEMENT_CALL_TIMEOUT_S",
         "HOST",
         "JWKS_FILE",
+        "KEY_ENCRYPTION_KEY",
         "LOG_FORMAT",
         "LOG_LEVEL",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
@@ -28,9 +32,18 @@ SETTING_NAMES = frozenset(
         "REDIS_MAX_CONNECTIONS",
         "REDIS_TIMEOUT_S",
         "REDIS_URL",
+        "SAGA_KEEP_FINISHED_S",
+        "SAGA_LEASE_S",
+        "SECRET_GRACE_S",
+        "SECRET_HASH_KEY",
         "SERVICE_CLIENT_ID",
         "SERVICE_CLIENT_SECRET",
         "SHUTDOWN_TIMEOUT_S",
+        "SIGNING_KEY_BITS",
+        "SIGNING_KEY_CHECK_EVERY_S",
+        "SIGNING_KEY_GRACE_S",
+        "SIGNING_KEY_PUBLISH_LEAD_S",
+        "SIGNING_KEY_ROTATE_EVERY_S",
     }
 )
 

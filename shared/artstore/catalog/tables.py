@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 metadata = MetaData()
@@ -36,6 +36,7 @@ files = Table(
     Index("files_by_element", "storage_element_id", "file_id"),
     Index("files_by_tags", "tags", postgresql_using="gin"),
     Index("files_by_metadata", "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
+    Index("files_pending", "checked_at", postgresql_where=text("state = 'pending'")),
 )
 
 outbox = Table(
@@ -44,5 +45,5 @@ outbox = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("channel", Text, nullable=False),
     Column("message", Text, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default="now()"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )

@@ -1,0 +1,210 @@
+"""A document goes in and comes out, through all four services, over real HTTP between real processes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.bodies import Body, sha256_of
+from support.system import System
+
+RECORD_FIELDS = {
+    "schema_version", "file_id", "revision", "filename", "content_type", "size_bytes", "checksum", "storage_element_id",
+    "created_at", "updated_at", "owner", "tags", "metadata", "retention", "expires_at",
+}  # fmt: skip
+
+
+def upload(client: httpx.Client, system: System, content: bytes, name: str, **params: Any) -> dict[str, Any]:
+    """Multipart, as a browser or curl -F does."""
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload", files={"file": (name, content, "application/pdf")}, params=params
+    )
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def download(client: httpx.Client, system: System, file_id: str, **headers: str) -> httpx.Response:
+    return client.get(f"{system.url('query')}/api/files/{file_id}/content", headers=headers)
+
+
+def test_a_multipart_upload_comes_back_byte_for_byte(client: httpx.Client, system: System) -> None:
+    content = os.urandom(200_000)
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload",
+        files=[
+            ("tags", (None, '["contract", "2026"]')),
+            ("metadata", (None, '{"number": "5"}')),
+            ("file", ("Договор №5.pdf", content, "application/pdf")),
+        ],
+    )
+    assert answer.status_code == 201, answer.text
+    record = answer.json()
+    assert record.keys() == RECORD_FIELDS
+    assert answer.headers["location"].endswith(f"/api/files/{record['file_id']}")
+    assert record["filename"] == "Договор №5.pdf"
+    assert record["tags"] == ["contract", "2026"]
+    assert record["metadata"] == {"number": "5"}
+    assert record["retention"] == "permanent"
+    assert record["owner"] == system.credentials()["client_id"]
+    assert record["checksum"] == "sha256:" + hashlib.sha256(content).hexdigest()
+    found = client.get(f"{system.url('query')}/api/files/{record['file_id']}")
+    assert found.json() == record
+    assert found.headers["x-artstore-source"] in {"memory", "redis", "database", "attributes"}
+    got = download(client, system, record["file_id"])
+    assert got.content == content
+    assert got.headers["etag"].strip('"') == record["checksum"]
+    assert "filename*=UTF-8''" in got.headers["content-disposition"]
+
+
+def test_a_raw_body_is_a_file_too(client: httpx.Client, system: System) -> None:
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload",
+        params={"filename": "notes.txt", "tags": '["raw"]', "metadata": '{"kind": "note"}'},
+        content=b"three words here",
+        headers={"content-type": "text/plain"},
+    )
+    assert answer.status_code == 201, answer.text
+    record = answer.json()
+    assert (record["filename"], record["content_type"], record["tags"]) == ("notes.txt", "text/plain", ["raw"])
+    assert download(client, system, record["file_id"]).content == b"three words here"
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, (1 << 20) + 1])
+def test_every_size_comes_back(client: httpx.Client, system: System, size: int) -> None:
+    content = os.urandom(size)
+    record = upload(client, system, content, f"{size}.bin")
+    assert record["size_bytes"] == size
+    assert download(client, system, record["file_id"]).content == content
+
+
+@pytest.mark.parametrize(
+    "name", ["Отчёт за год.docx", "📄🔥.txt", "a" * 255, "ы" * 127, 'say "hi"; x=1.txt', "percent%20 sign+.txt"]
+)
+def test_every_name_comes_back(client: httpx.Client, system: System, name: str) -> None:
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload", params={"filename": name}, content=b"x",
+        headers={"content-type": "application/octet-stream"},
+    )  # fmt: skip
+    assert answer.status_code == 201, answer.text
+    record = answer.json()
+    assert record["filename"] == name
+    assert client.get(f"{system.url('query')}/api/files/{record['file_id']}").json()["filename"] == name
+    assert download(client, system, record["file_id"]).status_code == 200
+
+
+def test_two_gibibytes_pass_through_flat_memory(client: httpx.Client, system: System) -> None:
+    body = Body(2 << 30)
+    before = resident_bytes(system)
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload",
+        params={"filename": "large.bin"},
+        content=iter(body),
+        headers={"content-type": "application/octet-stream", "content-length": str(body.size_bytes)},
+        timeout=300,
+    )
+    assert answer.status_code == 201, answer.text
+    record = answer.json()
+    assert record["checksum"] == f"sha256:{body.sha256}"
+    with client.stream("GET", f"{system.url('query')}/api/files/{record['file_id']}/content", timeout=300) as got:
+        assert sha256_of(got.iter_raw(1 << 20)) == (body.sha256, body.size_bytes)
+    for service, after in resident_bytes(system).items():
+        grown_mib = (after - before[service]) / (1 << 20)
+        print(f"memory of {service}: {grown_mib:+.1f} MiB at its peak")
+        assert grown_mib < 64, f"{service} grew by {grown_mib:.0f} MiB"
+
+
+def resident_bytes(system: System) -> dict[str, int]:
+    """The peak resident set of each service, from /proc. Empty for a system in containers."""
+    if system.data is None:
+        return {}
+    peaks = {}
+    for pid_file in (system.data / "run").glob("*.pid"):
+        pid = int(pid_file.read_text().split()[0])
+        status = Path(f"/proc/{pid}/status").read_text()
+        peaks[pid_file.stem] = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    assert peaks
+    return peaks
+
+
+def test_ten_uploads_at_once_all_arrive(client: httpx.Client, system: System) -> None:
+    contents = [os.urandom(10_000 + number) for number in range(10)]
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        records = list(pool.map(lambda content: upload(client, system, content, f"{len(content)}.bin"), contents))
+    assert len({record["file_id"] for record in records}) == 10
+    for record, content in zip(records, contents, strict=True):
+        assert download(client, system, record["file_id"]).content == content
+
+
+def test_a_range_is_answered_with_just_that(client: httpx.Client, system: System) -> None:
+    content = os.urandom(100_000)
+    file_id = upload(client, system, content, "ranges.bin")["file_id"]
+    part = download(client, system, file_id, range="bytes=10-19")
+    assert (part.status_code, part.content) == (206, content[10:20])
+    assert part.headers["content-range"] == "bytes 10-19/100000"
+    assert download(client, system, file_id, range="bytes=-5").content == content[-5:]
+    outside = download(client, system, file_id, range="bytes=100000-")
+    assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */100000")
+    unchanged = download(client, system, file_id, **{"if-none-match": part.headers["etag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+
+
+def test_the_list_goes_on_where_it_stopped(client: httpx.Client, system: System) -> None:
+    tag = f"listed-{os.urandom(4).hex()}"
+    expected = {upload(client, system, b"x", f"{n}.txt", tags=json.dumps([tag]))["file_id"] for n in range(5)}
+    found: list[str] = []
+    cursor = None
+    while True:
+        params = {"tag": tag, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = client.get(f"{system.url('query')}/api/files", params=params).json()
+        assert len(page["items"]) <= 2
+        found += [item["file_id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert len(found) == 5
+    assert set(found) == expected
+
+
+def test_a_temporary_file_lies_on_an_edit_element_and_can_be_deleted(client: httpx.Client, system: System) -> None:
+    record = upload(client, system, b"soon gone", "draft.txt", retention="temporary", ttl_days=2)
+    assert record["storage_element_id"] == "se-01"
+    assert record["expires_at"] is not None
+    answer = client.delete(f"{system.url('ingester')}/api/files/{record['file_id']}")
+    assert answer.status_code == 204, answer.text
+    assert client.get(f"{system.url('query')}/api/files/{record['file_id']}").status_code == 404
+    assert download(client, system, record["file_id"]).status_code == 404
+
+
+def test_a_permanent_file_cannot_be_deleted(client: httpx.Client, system: System) -> None:
+    record = upload(client, system, b"to stay", "deed.txt")
+    answer = client.delete(f"{system.url('ingester')}/api/files/{record['file_id']}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "mode_forbids")
+    assert download(client, system, record["file_id"]).content == b"to stay"
+
+
+def test_attributes_lie_beside_the_file_as_designed(client: httpx.Client, system: System) -> None:
+    if system.data is None:
+        listed = client.get(f"{system.url('se-02')}/api/files", params={"limit": 1}).json()["items"]
+        assert (
+            listed[0].keys() == RECORD_FIELDS
+        )  # the containers' disks are not in reach: the element shows what lies there
+        return
+    record = upload(client, system, b"on disk", "disk.txt")
+    file_id = record["file_id"]
+    folder = system.data / "elements" / record["storage_element_id"] / "files" / file_id[-4:-2] / file_id[-2:]
+    assert (folder / file_id).read_bytes() == b"on disk"
+    encoded = (folder / f"{file_id}.attr.json").read_bytes()
+    assert json.loads(encoded) == record
+    assert list(json.loads(encoded)) == sorted(record)
+
+
+def test_every_element_has_announced_itself(client: httpx.Client, system: System) -> None:
+    listed = client.get(f"{system.url('admin')}/api/storage-elements").json()["items"]
+    assert {element["id"]: element["mode"] for element in listed} == {"se-01": "edit", "se-02": "rw", "se-03": "rw"}
+    assert {element["status"] for element in listed} == {"online"}

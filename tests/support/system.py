@@ -1,0 +1,91 @@
+"""A whole system under test: one of its own from `./artstore up`, or one that runs already (compose).
+
+ARTSTORE_SYSTEM_KEYS names the folder with admin-client.json of a running system; its services then are looked for on the
+default ports of 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from artstore.testing.services import is_free
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFSETS = {"admin": 0, "se-01": 10, "se-02": 11, "se-03": 12, "ingester": 20, "query": 30}
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class System:
+    """Addresses and credentials. `data` is the folder of `./artstore up`, None for compose."""
+
+    base: int
+    keys: Path
+    data: Path | None
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.base + OFFSETS[service]}"
+
+    def credentials(self) -> dict[str, str]:
+        return dict(json.loads((self.keys / "admin-client.json").read_text()))
+
+    def token(self, client_id: str | None = None, client_secret: str | None = None) -> str:
+        asked = self.credentials() if client_id is None else {"client_id": client_id, "client_secret": client_secret}
+        answer = httpx.post(f"{self.url('admin')}/api/auth/token", json=asked, timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        return str(answer.json()["access_token"])
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        return httpx.Client(headers={"authorization": f"Bearer {token or self.token()}"}, timeout=TIMEOUT_S)
+
+    def new_account(self, role: str) -> dict[str, str]:
+        """{"client_id", "client_secret"} of a fresh account."""
+        wanted = {"client_id": f"test-{role.lower()}-{secrets.token_hex(4)}", "role": role, "name": f"test {role}"}
+        with self.client() as client:
+            answer = client.post(f"{self.url('admin')}/api/service-accounts", json=wanted)
+        answer.raise_for_status()
+        return {name: answer.json()[name] for name in ("client_id", "client_secret")}
+
+
+@contextmanager
+def running_system(*options: str) -> Iterator[System]:
+    """A system of this test's own, started and stopped with the user's commands; or the one the environment names."""
+    keys = os.environ.get("ARTSTORE_SYSTEM_KEYS")
+    if keys:
+        yield System(8000, Path(keys), None)
+        return
+    with tempfile.TemporaryDirectory(prefix="artstore-e2e-") as folder:
+        Path(folder).chmod(0o711)
+        data, base = Path(folder) / "data", free_port_base()
+        run("up", "--data", str(data), "--port-base", str(base), "--detach", *options)
+        try:
+            yield System(base, data / "keys", data)
+        finally:
+            run("down", "--data", str(data))
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([ROOT / "artstore", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    if check and done.returncode != 0:
+        raise AssertionError(
+            f"./artstore {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+def free_port_base() -> int:
+    """A base whose every port is free now, below the range the system hands out by itself."""
+    while True:
+        base = 10_000 + secrets.randbelow(2_000) * 10
+        if all(is_free(base + offset) for offset in OFFSETS.values()):
+            return base
