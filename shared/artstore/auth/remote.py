@@ -1,0 +1,41 @@
+"""The verifier of every service but admin: keys from admin, else Redis, else the file kept last; asked for in the background."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from artstore.auth.keys import REFRESH_EVERY_S, RemoteKeys
+from artstore.auth.tokens import TokenVerifier
+from artstore.config import AdminClientSettings
+from artstore.contracts.tokens import JWKS_KEY, Audience
+from artstore.errors import ArtStoreError
+from artstore.peers import Peer
+from artstore.service import Runtime
+
+FETCH_TIMEOUT_S = 3.0
+
+
+def open_verifier(
+    runtime: Runtime, settings: AdminClientSettings, audience: Audience, admin: Peer, redis: Redis
+) -> TokenVerifier:
+    """Adds the health check `signing_keys`: while no key is known nobody can be let in."""
+
+    async def from_admin() -> bytes | None:
+        try:
+            answer = await admin.call("GET", "/.well-known/jwks.json", timeout_s=FETCH_TIMEOUT_S)
+        except ArtStoreError:
+            return None
+        return answer.body
+
+    async def from_redis() -> bytes | None:
+        try:
+            document: str | None = await redis.get(JWKS_KEY)  # type: ignore[assignment]  # decode_responses
+        except RedisError:
+            return None
+        return document.encode() if document else None
+
+    keys = RemoteKeys([("admin", from_admin), ("redis", from_redis)], settings.jwks_file, runtime.clock)
+    runtime.tasks.every("signing-keys", REFRESH_EVERY_S, keys.refresh)
+    runtime.health.add("signing_keys", keys.check, timeout_s=2 * FETCH_TIMEOUT_S)
+    return TokenVerifier(keys, audience, runtime.clock)
