@@ -8,6 +8,8 @@ from __future__ import annotations
 SETTING_NAMES = frozenset(
     {
         "ADMIN_URL",
+        "BODY_IDLE_TIMEOUT_S",
+        "BODY_MIN_RATE_BYTES_PER_S",
         "BOOTSTRAP_ACCOUNTS_FILE",
         "CORS_ALLOWED_ORIGINS",
         "DATABASE_COMMAND_TIMEOUT_S",
@@ -16,13 +18,16 @@ SETTING_NAMES = frozenset(
         "DATABASE_POOL_RECYCLE_S",
         "DATABASE_POOL_SIZE",
         "DATABASE_URL",
+        "DISCOVERY_FILE",
         "ELEMENT_AWAY_AFTER_S",
         "ELEMENT_CALL_TIMEOUT_S",
+        "ELEMENT_IDLE_TIMEOUT_S",
         "HOST",
         "JWKS_FILE",
         "KEY_ENCRYPTION_KEY",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "MAX_FILE_SIZE_BYTES",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_TRACES_SAMPLER_ARG",
         "PEER_CONNECT_TIMEOUT_S",
@@ -44,6 +49,7 @@ SETTING_NAMES = frozenset(
         "SIGNING_KEY_GRACE_S",
         "SIGNING_KEY_PUBLISH_LEAD_S",
         "SIGNING_KEY_ROTATE_EVERY_S",
+        "STORAGE_ELEMENTS",
     }
 )
 
