@@ -1,0 +1,100 @@
+"""The sagas of uploads, as asked of admin. Concurrent uploads share one request; every call may be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from artstore.contracts.sagas import (
+    MAX_GROUP,
+    AbortUploads,
+    BeginUploads,
+    CommitUploads,
+    SagaResult,
+    SagaResults,
+    UploadCommit,
+    UploadSaga,
+)
+from artstore.errors import ArtStoreError, BadGateway, Unavailable, from_wire
+from artstore.groups import Group
+from artstore.logs import get_logger
+from artstore.peers import Peer
+from artstore.tasks import Tasks
+
+log = get_logger("ingester.admin")
+
+COMMIT_PAUSES_S = (0.2, 1.0, 3.0)
+"""Between tries of a commit: the bytes are on disk by then, and whether a lost commit took place only a repeat can tell."""
+ABORT_PAUSES_S = (0.5, 2.0)
+"""Admin finds a saga whose abort never came by its lease."""
+
+_Result = SagaResult | ArtStoreError
+
+
+class Sagas:
+    """Begin, commit and abort of upload sagas."""
+
+    def __init__(self, admin: Peer, tasks: Tasks, *, timeout_s: float) -> None:
+        self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
+        self._begins: Group[UploadSaga, SagaResult] = Group(self._begin, max_items=MAX_GROUP)
+        self._commits: Group[UploadCommit, SagaResult] = Group(self._commit, max_items=MAX_GROUP)
+
+    async def begin(self, saga: UploadSaga) -> None:
+        """Makes the saga known, or renews its lease."""
+        await self._begins.add(saga)
+
+    async def commit(self, commit: UploadCommit) -> None:
+        """When this returns, the file is acknowledged for good. Raises admin's refusal, or Unavailable after a few tries."""
+        for pause_s in COMMIT_PAUSES_S:
+            try:
+                await self._commits.add(commit)
+                return
+            except Unavailable as error:
+                log.warning("commit not answered", saga_id=commit.saga_id, error=error.detail)
+            await asyncio.sleep(pause_s)
+        await self._commits.add(commit)
+
+    def abandon(self, saga: UploadSaga, reason: str) -> None:
+        """Has admin undo the saga, without waiting: a crash before it leaves that to the lease."""
+        self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
+
+    async def _abort(self, saga: UploadSaga, reason: str) -> None:
+        body = msgspec.json.encode(AbortUploads(sagas=[saga], reason=reason))
+        for pause_s in (*ABORT_PAUSES_S, None):
+            try:
+                _raise_refused(await self._ask("/api/sagas/abort", body, 1))
+                return
+            except ArtStoreError as error:
+                log.warning("saga not aborted", saga_id=saga.saga_id, error=error.detail, again=pause_s is not None)
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
+
+    async def _begin(self, sagas: list[UploadSaga]) -> Sequence[_Result]:
+        return await self._ask("/api/sagas/uploads", msgspec.json.encode(BeginUploads(sagas=sagas)), len(sagas))
+
+    async def _commit(self, commits: list[UploadCommit]) -> Sequence[_Result]:
+        return await self._ask("/api/sagas/commit", msgspec.json.encode(CommitUploads(sagas=commits)), len(commits))
+
+    async def _ask(self, path: str, body: bytes, count: int) -> list[_Result]:
+        answer = await self._admin.call("POST", path, body=body, timeout_s=self._timeout_s)
+        try:
+            results = msgspec.json.decode(answer.body, type=SagaResults).results
+        except msgspec.MsgspecError as error:
+            raise BadGateway(f"admin's answer about sagas cannot be read: {error}") from error
+        if len(results) != count:
+            raise BadGateway(f"admin was asked about {count} sagas and answered about {len(results)}")
+        return [result if result.problem is None else _refusal(result.problem) for result in results]
+
+
+def _refusal(problem: dict[str, Any]) -> ArtStoreError:
+    return from_wire(int(problem.get("status", 500)), orjson.dumps(problem))
+
+
+def _raise_refused(results: Sequence[_Result]) -> None:
+    for result in results:
+        if isinstance(result, ArtStoreError):
+            raise result

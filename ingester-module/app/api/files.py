@@ -1,0 +1,143 @@
+"""PATCH and DELETE /api/files/{file_id}, PUT /api/files/{file_id}/content."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.contracts.files import Changes, check_filename, check_metadata, check_tags
+from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
+from artstore.jsons import JsonResponse
+from artstore.peers import PeerAnswer
+from artstore.service import DataRoute
+
+from .. import changes
+from ..core.context import Context
+from ..uploads.body import FORM, media_type, open_raw
+from ..uploads.receive import Received
+from .schemas import DIGEST_HEADERS, FILENAME, IF_MATCH, METADATA, RECORD_ANSWER, TAGS
+
+MAX_PATCH_BYTES = 64 * 1024
+PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
+
+
+async def patch_file(request: Request) -> Response:
+    context: Context = request.app.state.context
+    with context.files.operation("update"):
+        wanted = await _read_changes(request, context)
+        answer = await changes.patch(context, request.path_params["file_id"], wanted, _conditions(request))
+    return _record(answer)
+
+
+async def replace_content(request: Request) -> Response:
+    context: Context = request.app.state.context
+    with context.files.operation("update"):
+        if media_type(request) == FORM:
+            raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
+        body = open_raw(request, context.limits, context.clock)
+        headers = _conditions(request)
+        if given := request.headers.get("content-type"):
+            headers["content-type"] = given
+        answer = await changes.replace(context, request.path_params["file_id"], body, headers)
+    return _record(answer)
+
+
+async def delete_file(request: Request) -> Response:
+    context: Context = request.app.state.context
+    with context.files.operation("delete"):
+        await changes.delete(context, request.path_params["file_id"], _conditions(request))
+    return Response(status_code=204)
+
+
+async def _read_changes(request: Request, context: Context) -> bytes:
+    if media_type(request) not in PATCH_TYPES:
+        raise UnsupportedMediaType("changes are sent as application/json")
+    received = Received(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
+    pieces = []
+    while piece := await received.next():
+        pieces.append(piece)
+    try:
+        wanted = msgspec.json.decode(b"".join(pieces), type=Changes)
+    except msgspec.ValidationError as error:
+        raise InvalidFields(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed("the body is not JSON") from error
+    if wanted.filename is not msgspec.UNSET:
+        check_filename(wanted.filename)
+    if wanted.tags is not msgspec.UNSET:
+        check_tags(wanted.tags)
+    if wanted.metadata is not msgspec.UNSET:
+        check_metadata(wanted.metadata)
+    return msgspec.json.encode(wanted)
+
+
+def _conditions(request: Request) -> dict[str, str]:
+    given = request.headers.get("if-match")
+    return {} if given is None else {"if-match": given}
+
+
+def _record(answer: PeerAnswer) -> Response:
+    return JsonResponse(answer.body, 200, {"etag": answer.headers["etag"]} if "etag" in answer.headers else None)
+
+
+FILE_ROUTES = [
+    DataRoute(
+        path="/api/files/{file_id}",
+        methods=["PATCH"],
+        handler=patch_file,
+        openapi={
+            "patch": {
+                "tags": ["files"],
+                "summary": "Change attributes; what is absent stays",
+                "operationId": "patch_file",
+                "parameters": [IF_MATCH],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
+                            }
+                        }
+                    },
+                },
+                "responses": {"200": RECORD_ANSWER},
+            }
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}",
+        methods=["DELETE"],
+        handler=delete_file,
+        openapi={
+            "delete": {
+                "tags": ["files"],
+                "summary": "Delete a file on an element that allows it",
+                "operationId": "delete_file",
+                "parameters": [IF_MATCH],
+                "responses": {"204": {"description": "The file is gone"}},
+            }
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}/content",
+        methods=["PUT"],
+        handler=replace_content,
+        openapi={
+            "put": {
+                "tags": ["files"],
+                "summary": "Replace a file's bytes; its attributes stay",
+                "operationId": "replace_content",
+                "parameters": [IF_MATCH, *DIGEST_HEADERS],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+                },
+                "responses": {"200": RECORD_ANSWER},
+            }
+        },
+    ),
+]

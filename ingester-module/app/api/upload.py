@@ -1,0 +1,69 @@
+"""POST /api/files/upload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.jsons import JsonResponse
+from artstore.service import DataRoute
+
+from ..core.context import Context
+from ..uploads.upload import upload
+from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, RECORD_ANSWER
+
+
+async def upload_file(request: Request) -> Response:
+    context: Context = request.app.state.context
+    with context.files.operation("put"):
+        stored = await upload(context, request)
+    headers = {"location": f"/api/files/{stored.file_id}", "etag": '"1"'}
+    return JsonResponse(stored.record, 201, headers)
+
+
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {**FIELD_SCHEMAS, "file": {"type": "string", "format": "binary", "description": "the last part"}},
+}
+
+UPLOAD_ROUTES = [
+    DataRoute(
+        path="/api/files/upload",
+        methods=["POST"],
+        handler=upload_file,
+        openapi={
+            "post": {
+                "tags": ["files"],
+                "summary": "Store a file: 201 means it is on disk",
+                "description": (
+                    "Either a form, its fields before the part `file`, or any other content type: then the body is the "
+                    "file, named by `filename` or Content-Disposition, else by its id. A field may be given once, as a "
+                    "part or as a query parameter. Digests are checked; of a form's own header the whole body or the "
+                    "file may be meant."
+                ),
+                "operationId": "upload_file",
+                "parameters": [
+                    *({"name": name, "in": "query", "schema": schema} for name, schema in FIELD_SCHEMAS.items()),
+                    *DIGEST_HEADERS,
+                ],
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "multipart/form-data": {"schema": _FORM},
+                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                    },
+                },
+                "responses": {
+                    "201": {
+                        **RECORD_ANSWER,
+                        "description": "Stored; the answer is its attr.json",
+                        "headers": {"Location": {"schema": {"type": "string"}}},
+                    }
+                },
+            }
+        },
+    )
+]

@@ -1,0 +1,71 @@
+"""What a running ingester consists of, opened and closed in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from artstore.auth.client import ServiceTokens
+from artstore.auth.remote import open_verifier
+from artstore.auth.tokens import TokenVerifier
+from artstore.breaker import Breakers
+from artstore.clock import Clock
+from artstore.contracts.tokens import Audience
+from artstore.database import Database, open_database
+from artstore.discovery import Discovery
+from artstore.metrics import FileMetrics
+from artstore.peers import open_peers
+from artstore.redis import open_redis
+from artstore.service import Runtime
+
+from ..admin import Sagas
+from ..elements import Elements
+from ..uploads.receive import BodyLimits
+from .config import Settings
+from .redis import open_discovery
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`request.app.state.context` of every handler."""
+
+    verifier: TokenVerifier
+    database: Database
+    discovery: Discovery
+    elements: Elements
+    sagas: Sagas
+    files: FileMetrics
+    limits: BodyLimits
+    clock: Clock
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
+    """Needs nothing to be there: PostgreSQL, Redis, admin and the elements may come later."""
+    async with AsyncExitStack() as opened:
+        breakers = Breakers(runtime.registry)
+        database = await opened.enter_async_context(open_database(settings, runtime, breakers))
+        redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
+        peers = await opened.enter_async_context(
+            open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
+        )
+        admin = peers.to("admin", settings.admin_url)
+        yield Context(
+            verifier=open_verifier(runtime, settings, Audience.INGESTER, admin, redis),
+            database=database,
+            discovery=open_discovery(runtime, redis, admin, settings.discovery_file, settings.storage_elements),
+            elements=Elements(
+                peers,
+                idle_timeout_s=settings.element_idle_timeout_s,
+                call_timeout_s=settings.element_call_timeout_s,
+            ),
+            sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
+            files=FileMetrics(runtime.registry),
+            limits=BodyLimits(
+                max_file_bytes=settings.max_file_size_bytes,
+                idle_timeout_s=settings.body_idle_timeout_s,
+                min_rate_bytes_per_s=settings.body_min_rate_bytes_per_s,
+            ),
+            clock=runtime.clock,
+        )

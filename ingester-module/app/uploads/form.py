@@ -1,0 +1,102 @@
+"""What an uploader says of a file, in query parameters or form fields, checked and made a NewFile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, cast, get_args
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from artstore.clock import rfc3339
+from artstore.contracts.files import (
+    DEFAULT_CONTENT_TYPE,
+    DEFAULT_TTL_DAYS,
+    MAX_TTL_DAYS,
+    NewFile,
+    Retention,
+    check_new_file,
+)
+from artstore.errors import InvalidFields, Malformed
+
+FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
+MAX_FIELD_BYTES = 16 * 1024
+"""attr.json has 4 KiB; escapes like \\u0434 and spaces can blow up its JSON four times."""
+MAX_QUERY_BYTES = 3 * MAX_FIELD_BYTES
+"""Percent-encoding takes three bytes for one."""
+
+_DAYS = re.compile(r"[0-9]{1,4}")
+
+
+def query_fields(query: bytes) -> dict[str, str]:
+    """The known query parameters. Raises InvalidFields for unknown or repeated ones, Malformed for what is not UTF-8."""
+    if not query:
+        return {}
+    if len(query) > MAX_QUERY_BYTES:
+        raise InvalidFields(f"the query has {len(query)} bytes, the limit is {MAX_QUERY_BYTES}")
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError as error:
+        raise Malformed("the query is not percent-encoded UTF-8") from error
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        add_field(fields, name, value)
+    return fields
+
+
+def add_field(fields: dict[str, str], name: str, value: str) -> None:
+    """Raises InvalidFields for a name that means nothing here and for one that came before."""
+    if name not in FIELDS:
+        raise InvalidFields(f"no such field: {name[:64]!r}; known are {', '.join(sorted(FIELDS))}", fields=[name[:64]])
+    if name in fields:
+        raise InvalidFields(f"{name} is stated twice", fields=[name])
+    fields[name] = value
+
+
+def new_file(
+    fields: Mapping[str, str], *, filename: str, content_type: str | None, owner: str, now: datetime
+) -> NewFile:
+    """Raises InvalidFields. A `filename` among the fields is meant more than the one the body brought."""
+    retention = _retention(fields)
+    new = NewFile(
+        filename=fields.get("filename", filename),
+        content_type=content_type or DEFAULT_CONTENT_TYPE,
+        owner=owner,
+        tags=_json(fields, "tags", list[str], []),
+        metadata=_json(fields, "metadata", dict[str, Any], {}),
+        retention=retention,
+        expires_at=_expiry(fields, retention, now),
+    )
+    check_new_file(new)
+    return new
+
+
+def _retention(fields: Mapping[str, str]) -> Retention:
+    value = fields.get("retention", "permanent")
+    if value not in get_args(Retention):
+        raise InvalidFields(f"retention is one of {', '.join(get_args(Retention))}", fields=["retention"])
+    return cast(Retention, value)
+
+
+def _expiry(fields: Mapping[str, str], retention: Retention, now: datetime) -> str | None:
+    text = fields.get("ttl_days")
+    if retention == "permanent":
+        if text is not None:
+            raise InvalidFields("ttl_days goes with retention=temporary only", fields=["ttl_days"])
+        return None
+    days = DEFAULT_TTL_DAYS if text is None else int(text) if _DAYS.fullmatch(text) else 0
+    if not 1 <= days <= MAX_TTL_DAYS:
+        raise InvalidFields(f"ttl_days is a whole number from 1 to {MAX_TTL_DAYS}", fields=["ttl_days"])
+    return rfc3339(now + timedelta(days=days))
+
+
+def _json(fields: Mapping[str, str], name: str, type_: Any, absent: Any) -> Any:
+    text = fields.get(name)
+    if text is None:
+        return absent
+    try:
+        return msgspec.json.decode(text.encode(), type=type_)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InvalidFields(f"{name} is not the JSON it must be: {error}", fields=[name]) from error

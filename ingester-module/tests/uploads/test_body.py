@@ -1,0 +1,304 @@
+"""Bodies over real sockets: uvicorn in front, the reader behind, the test writes the wire bytes itself."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+import orjson
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.uploads.body import HELD_BYTES, PIECE_BYTES, open_upload
+from app.uploads.receive import BodyLimits
+from artstore.clock import Clock
+from artstore.jsons import JsonResponse
+from artstore.problems import install_problem_handlers
+
+LIMITS = BodyLimits(max_file_bytes=8 * 2**20, idle_timeout_s=0.3, min_rate_bytes_per_s=1)
+B = "Xy7"
+
+
+class Seen(msgspec.Struct):
+    """What the handler got of a body, and what it passed on of one that failed in the end."""
+
+    filename: str | None
+    content_type: str | None
+    fields: dict[str, str]
+    held: bool
+    size_bytes: int | None
+    sha256: str
+    sizes: list[int]
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+    interim: bool = False
+
+    @property
+    def seen(self) -> Seen:
+        assert self.status == 200, self.body
+        return msgspec.json.decode(self.body, type=Seen)
+
+    @property
+    def code(self) -> str:
+        return str(orjson.loads(self.body)["code"])
+
+
+@dataclass
+class Server:
+    port: int
+    passed_on: list[int]
+    """Bytes that each request let go before it ended or failed."""
+
+    async def send(self, head: str, *pieces: bytes, pause_s: float = 0.0, cut: bool = False) -> Answer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(f"POST /?{head}".encode() + b"\r\n\r\n")
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+            if cut:
+                writer.write_eof()
+                return Answer(0, await reader.read())
+            status_line = await reader.readuntil(b"\r\n\r\n")
+            interim = status_line.startswith(b"HTTP/1.1 100")
+            if interim:
+                return Answer(100, b"", interim)
+            length = int(status_line.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            return Answer(int(status_line.split(b" ")[1]), await reader.readexactly(length))
+        finally:
+            writer.close()
+
+    async def raw(self, body: bytes, headers: str = "", query: str = "", **options: float) -> Answer:
+        head = f"{query} HTTP/1.1\r\nhost: t\r\ncontent-length: {len(body)}\r\n{headers}".removesuffix("\r\n")
+        return await self.send(head, body, **options)
+
+    async def form(self, body: bytes, headers: str = "", query: str = "", slices: int = 1) -> Answer:
+        head = (
+            f"{query} HTTP/1.1\r\nhost: t\r\ncontent-type: multipart/form-data; boundary={B}\r\n"
+            f"content-length: {len(body)}\r\n{headers}"
+        ).removesuffix("\r\n")
+        cuts = sorted(random.Random(slices).sample(range(len(body)), max(0, min(slices, len(body)) - 1)))
+        pieces = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+        return await self.send(head, *pieces)
+
+
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[Server]:
+    passed_on: list[int] = []
+
+    async def take(request: Request) -> Response:
+        opened = await open_upload(request, LIMITS, Clock())
+        sizes: list[int] = []
+        hashed = hashlib.sha256()
+        passed_on.append(0)
+        async for piece in opened.body.pieces() if not opened.body.held else _once(opened.body.held_bytes):
+            sizes.append(len(piece))
+            passed_on[-1] += len(piece)
+            hashed.update(piece)
+        return JsonResponse(
+            Seen(
+                opened.filename,
+                opened.content_type,
+                opened.fields,
+                opened.body.held,
+                opened.body.size_bytes,
+                hashed.hexdigest(),
+                sizes,
+            )
+        )
+
+    app = FastAPI()
+    install_problem_handlers(app)
+    app.router.routes.append(Route("/", take, methods=["POST"]))
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", http="httptools", ws="none"))
+    serving = asyncio.create_task(running.serve())
+    while not running.started:
+        await asyncio.sleep(0.01)
+    yield Server(running.servers[0].sockets[0].getsockname()[1], passed_on)
+    running.should_exit = True
+    await serving
+
+
+async def _once(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
+
+
+def part(name: str, body: bytes, disposition: str = "", headers: str = "") -> bytes:
+    return (
+        f'--{B}\r\nContent-Disposition: form-data; name="{name}"{disposition}\r\n{headers}\r\n'.encode()
+        + body
+        + b"\r\n"
+    )
+
+
+def file_part(body: bytes, filename: str = "a.bin", headers: str = "") -> bytes:
+    return part("file", body, f'; filename="{filename}"', headers)
+
+
+END = f"--{B}--\r\n".encode()
+SIZES = [0, 1, HELD_BYTES - 1, HELD_BYTES, HELD_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, 2**20, 2**20 + 1, 3 * 2**20]
+
+
+def digest(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_raw_body_comes_through_as_it_is(server: Server, size: int) -> None:
+    body = os.urandom(size)
+    seen = (await server.raw(body, "content-type: a/b\r\n")).seen
+    assert (seen.sha256, seen.size_bytes, seen.content_type) == (hashlib.sha256(body).hexdigest(), size, "a/b")
+    assert seen.held == (size <= HELD_BYTES)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_form_gives_the_file_as_it_is(server: Server, size: int) -> None:
+    body = os.urandom(size)
+    sent = part("tags", b'["a"]') + file_part(body, "Договор №5.pdf", "Content-Type: application/pdf\r\n") + END
+    seen = (await server.form(sent, slices=20)).seen
+    assert (seen.sha256, seen.filename) == (hashlib.sha256(body).hexdigest(), "Договор №5.pdf")
+    assert (seen.fields, seen.content_type) == ({"tags": '["a"]'}, "application/pdf")
+    assert seen.held == (size <= HELD_BYTES)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\r\n" * 100_000, f"\r\n--{B}".encode()[:-1] * 30_000, b"\r" * 200_000, b"--" * 90_000]
+)
+@pytest.mark.parametrize("slices", [1, 7, 300])
+async def test_bytes_that_look_like_a_boundary_are_bytes_of_the_file(server: Server, body: bytes, slices: int) -> None:
+    seen = (await server.form(file_part(body) + END, slices=slices)).seen
+    assert seen.sha256 == hashlib.sha256(body).hexdigest()
+
+
+async def test_a_form_may_arrive_byte_by_byte(server: Server) -> None:
+    sent = part("metadata", b"{}") + file_part(b"\r\n\r\nhello", "имя.txt") + END
+    assert (await server.form(sent, slices=len(sent))).seen.filename == "имя.txt"
+
+
+async def test_a_chunked_body_has_no_known_size_and_arrives_whole(server: Server) -> None:
+    head = " HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked"
+    chunk = os.urandom(100_000)
+    seen = (await server.send(head, *([b"186a0\r\n" + chunk + b"\r\n"] * 5), b"0\r\n\r\n")).seen
+    assert (seen.size_bytes, seen.sha256) == (None, hashlib.sha256(chunk * 5).hexdigest())
+
+
+async def test_names_come_from_the_header_or_from_nowhere(server: Server) -> None:
+    named = "content-disposition: attachment; filename*=UTF-8''%D0%94.pdf\r\n"
+    assert (await server.raw(b"x", named)).seen.filename == "Д.pdf"
+    assert (await server.raw(b"x", 'content-disposition: attachment; filename="Ж🗂️"\r\n')).seen.filename == "Ж🗂️"
+    assert (await server.raw(b"x")).seen.filename is None
+    assert (await server.form(part("file", b"x") + END)).seen.filename is None
+
+
+BAD_FORMS: list[tuple[str, bytes, int, str]] = [
+    ("no end", file_part(b"x" * 10), 400, "malformed"),
+    ("no end after much", file_part(b"x" * 1_000_000), 400, "malformed"),
+    ("cut in a part's head", f"--{B}\r\nContent-Disp".encode(), 400, "malformed"),
+    ("nothing", b"", 400, "malformed"),
+    ("no boundary in it", b"hello there, this is no form", 400, "malformed"),
+    ("no file", part("tags", b"[]") + END, 400, "malformed"),
+    ("a field after the file", file_part(b"x") + part("tags", b"[]") + END, 400, "malformed"),
+    ("a field after a large file", file_part(b"x" * 500_000) + part("tags", b"[]") + END, 400, "malformed"),
+    ("a second file", file_part(b"x") + file_part(b"y") + END, 400, "malformed"),
+    ("no disposition", f"--{B}\r\nContent-Type: a/b\r\n\r\nx\r\n".encode() + END, 400, "malformed"),
+    ("junk after a boundary", f"--{B}junk\r\n".encode() + END, 400, "malformed"),
+    ("a header that is not UTF-8", file_part(b"x").replace(b"a.bin", b"\xff.bin") + END, 400, "malformed"),
+    ("unknown field", part("color", b"red") + file_part(b"x") + END, 422, "invalid_fields"),
+    ("field twice", part("tags", b"[]") * 2 + file_part(b"x") + END, 422, "invalid_fields"),
+    ("field not UTF-8", part("tags", b"\xff") + file_part(b"x") + END, 422, "invalid_fields"),
+    ("field too long", part("tags", b"x" * 20_000) + file_part(b"x") + END, 422, "invalid_fields"),
+    ("5 MB filename", file_part(b"x", "n" * 5_000_000) + END, 431, "too_many_headers"),
+    ("many part headers", file_part(b"x", headers="A: b\r\n" * 20) + END, 431, "too_many_headers"),
+    ("many parts", b"".join(part(f"p{n}", b"") for n in range(40)) + END, 422, "invalid_fields"),
+    ("a long preamble", b"junk\r\n" * 200_000 + file_part(b"x") + END, 400, "malformed"),
+    ("a long epilogue", file_part(b"x") + END + b"junk\r\n" * 200_000, 400, "malformed"),
+    ("too large", file_part(b"x" * (LIMITS.max_file_bytes + 1)) + END, 413, "too_large"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code"), [row[1:] for row in BAD_FORMS], ids=[row[0] for row in BAD_FORMS])
+async def test_a_form_that_is_not_right_is_refused_and_never_ends_well(
+    server: Server, body: bytes, status: int, code: str
+) -> None:
+    server.passed_on.clear()
+    answer = await server.form(body)
+    assert (answer.status, answer.code) == (status, code)
+    assert sum(server.passed_on) < max(len(body), 1)
+
+
+@pytest.mark.parametrize("boundary", ["", "x" * 5000, '""'])
+async def test_a_form_without_a_usable_boundary_is_malformed(server: Server, boundary: str) -> None:
+    head = f" HTTP/1.1\r\nhost: t\r\ncontent-type: multipart/form-data; boundary={boundary}\r\ncontent-length: 0"
+    assert (await server.send(head)).status in (400, 431)
+
+
+async def test_a_body_that_is_cut_off_never_gives_its_end(server: Server) -> None:
+    for size in (100, 1_000_000):
+        server.passed_on.clear()
+        head = f" HTTP/1.1\r\nhost: t\r\ncontent-length: {size}"
+        await server.send(head, b"x" * (size - 1), cut=True)
+        await asyncio.sleep(0.05)
+        assert sum(server.passed_on) < size - 1 or size < HELD_BYTES
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_digests_of_a_form_may_mean_the_file_or_the_body(server: Server, size: int) -> None:
+    file = os.urandom(size)
+    sent = file_part(file) + END
+    for right in (digest(file), digest(sent)):
+        assert (await server.form(sent, f"content-digest: sha-256=:{right}:\r\n")).status == 200
+    server.passed_on.clear()
+    wrong = await server.form(sent, f"content-digest: sha-256=:{digest(b'other')}:\r\n")
+    assert (wrong.status, wrong.code) == (400, "digest_mismatch")
+    assert sum(server.passed_on) < size
+
+
+async def test_sha512_of_a_raw_body_is_checked_before_its_end_is_let_go(server: Server) -> None:
+    file = os.urandom(1_000_000)
+    right = base64.b64encode(hashlib.sha512(file).digest()).decode()
+    assert (await server.raw(file, f"repr-digest: sha-512=:{right}:\r\n")).status == 200
+    server.passed_on.clear()
+    assert (await server.raw(file[:-1] + b"?", f"repr-digest: sha-512=:{right}:\r\n")).code == "digest_mismatch"
+    assert sum(server.passed_on) < len(file)
+
+
+async def test_too_large_is_said_before_the_body_when_its_length_is_stated(server: Server) -> None:
+    head = f" HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: {LIMITS.max_file_bytes + 1}"
+    answer = await server.send(head)
+    assert (answer.status, answer.code, answer.interim) == (413, "too_large", False)
+
+
+async def test_too_large_is_said_in_the_middle_when_it_is_not(server: Server) -> None:
+    chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+    answer = await server.send(" HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked", *([chunk] * 9))
+    assert (answer.status, answer.code) == (413, "too_large")
+
+
+async def test_a_body_that_is_wanted_is_asked_for(server: Server) -> None:
+    answer = await server.send(" HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: 5")
+    assert answer.interim
+
+
+async def test_a_client_that_stalls_is_told_and_cut_off(server: Server) -> None:
+    answer = await server.send(" HTTP/1.1\r\nhost: t\r\ncontent-length: 100", b"x")
+    assert (answer.status, answer.code) == (408, "too_slow")
+
+
+async def test_an_encoded_body_is_not_taken(server: Server) -> None:
+    assert (await server.raw(b"x", "content-encoding: gzip\r\n")).code == "unsupported_media_type"
+    assert (await server.raw(b"x", "content-encoding: identity\r\n")).status == 200

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from app.uploads.digests import Check, Digest, forwarded, stated
+from artstore.errors import DigestMismatch, Malformed
+
+FILE, BODY = b"the file", b"--b\r\n\r\nthe file\r\n--b--"
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+SHA256, SHA512 = hashlib.sha256(FILE).digest(), hashlib.sha512(FILE).digest()
+MD5 = hashlib.md5(FILE, usedforsecurity=False).digest()
+
+
+def test_each_header_is_read() -> None:
+    assert stated({"content-md5": b64(MD5)}) == (Digest("md5", MD5),)
+    assert stated({"repr-digest": f"sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
+    both = f"sha-256=:{b64(SHA256)}:, sha-512=:{b64(SHA512)}:;q=1"
+    assert stated({"content-digest": both, "repr-digest": both}) == (
+        Digest("sha-256", SHA256),
+        Digest("sha-512", SHA512),
+    )
+    assert stated({"content-digest": f"crc32c=:AAAAAA==:,sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
+    assert stated({}) == ()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-digest": "sha-256=abc"},
+        {"content-digest": ""},
+        {"content-digest": f"sha-256=:{b64(b'short')}:"},
+        {"content-digest": "sha-256=:a:"},
+        {"content-digest": "crc32c=:AAAAAA==:"},
+        {"content-digest": "sha-256=:" + "A" * 5000 + ":"},
+        {"content-md5": "zz"},
+        {"content-md5": b64(SHA256)},
+    ],
+)
+def test_a_digest_that_cannot_be_checked_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(Malformed):
+        stated(headers)
+
+
+def test_the_element_is_asked_to_check_what_it_can() -> None:
+    given = (Digest("sha-256", SHA256), Digest("sha-512", SHA512), Digest("md5", MD5))
+    assert forwarded(given) == {"repr-digest": f"sha-256=:{b64(SHA256)}:", "content-md5": b64(MD5)}
+
+
+def run(check: Check, file: bytes = FILE) -> None:
+    for at in range(len(BODY)):
+        check.add_body(BODY[at : at + 1])
+    for at in range(len(file)):
+        check.add_file(file[at : at + 1])
+    check.finish()
+
+
+def test_of_a_form_either_the_file_or_the_whole_body_may_match() -> None:
+    run(Check((Digest("sha-256", SHA256),)))
+    run(Check((Digest("sha-256", hashlib.sha256(BODY).digest()),)))
+    run(Check((Digest("sha-256", hashlib.sha256(BODY).digest()), Digest("md5", MD5))))
+    with pytest.raises(DigestMismatch):
+        run(Check((Digest("sha-256", bytes(32)),)))
+
+
+def test_what_the_element_cannot_check_is_checked_here() -> None:
+    check = Check()
+    check.expect_of_file((Digest("sha-512", SHA512),))
+    run(check)
+    check = Check()
+    check.expect_of_file((Digest("sha-512", SHA512),))
+    with pytest.raises(DigestMismatch):
+        run(check, b"another")

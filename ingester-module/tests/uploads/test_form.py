@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+import pytest
+
+from app.uploads.form import new_file, query_fields
+from artstore.errors import ArtStoreError, InvalidFields, Malformed
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def described(**fields: str) -> object:
+    return new_file(fields, filename="a.pdf", content_type="application/pdf", owner="me", now=NOW)
+
+
+def test_without_fields_a_file_is_permanent_and_bare() -> None:
+    new = new_file({}, filename="a.pdf", content_type=None, owner="me", now=NOW)
+    assert (new.filename, new.content_type, new.owner) == ("a.pdf", "application/octet-stream", "me")
+    assert (new.tags, new.metadata, new.retention, new.expires_at) == ([], {}, "permanent", None)
+
+
+def test_fields_say_what_the_file_is() -> None:
+    fields = {"tags": '["договор", "b"]', "metadata": '{"n": {"x": [1, null]}}', "filename": "Ж.pdf"}
+    new = new_file(fields, filename="a.pdf", content_type="text/plain; charset=utf-8", owner="me", now=NOW)
+    assert (new.filename, new.tags, new.metadata) == ("Ж.pdf", ["договор", "b"], {"n": {"x": [1, None]}})
+    assert new.content_type == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(("ttl", "expires"), [(None, "2026-01-31"), ("1", "2026-01-02"), ("365", "2027-01-01")])
+def test_a_temporary_file_expires_after_its_days(ttl: str | None, expires: str) -> None:
+    fields = {"retention": "temporary"} | ({} if ttl is None else {"ttl_days": ttl})
+    new = new_file(fields, filename="a", content_type=None, owner="me", now=NOW)
+    assert new.expires_at == f"{expires}T00:00:00.000000Z"
+
+
+WRONG = [
+    ({"tags": "a,b"}, "tags"),
+    ({"tags": '{"a": 1}'}, "tags"),
+    ({"tags": "[1]"}, "tags"),
+    ({"tags": '[""]'}, "tags"),
+    ({"tags": "[" * 16_000}, "tags"),
+    ({"tags": '["\ud800"]'}, "tags"),
+    ({"metadata": "[]"}, "metadata"),
+    ({"metadata": "{"}, "metadata"),
+    ({"metadata": '{"a":' * 3000}, "metadata"),
+    ({"metadata": '{"n": 123456789012345678901234567890}'}, "metadata"),
+    ({"metadata": '{"n": "\\u0000"}'}, "metadata"),
+    ({"retention": "forever"}, "retention"),
+    ({"ttl_days": "5"}, "ttl_days"),
+    ({"retention": "temporary", "ttl_days": "0"}, "ttl_days"),
+    ({"retention": "temporary", "ttl_days": "366"}, "ttl_days"),
+    ({"retention": "temporary", "ttl_days": "-1"}, "ttl_days"),
+    ({"retention": "temporary", "ttl_days": "1.5"}, "ttl_days"),
+    ({"retention": "temporary", "ttl_days": "１"}, "ttl_days"),
+    ({"filename": ""}, "filename"),
+    ({"filename": "../a"}, "filename"),
+    ({"filename": "..\\a"}, "filename"),
+    ({"filename": "a\x00b"}, "filename"),
+    ({"filename": "я" * 128}, "filename"),
+]
+
+
+@pytest.mark.parametrize(("fields", "named"), WRONG)
+def test_a_field_that_breaks_a_rule_is_named(fields: dict[str, str], named: str) -> None:
+    with pytest.raises(InvalidFields) as raised:
+        described(**fields)
+    assert raised.value.fields["fields"] == [named]
+
+
+def test_a_name_of_exactly_255_bytes_is_taken() -> None:
+    described(filename="я" * 127 + "a")
+
+
+def test_the_query_is_read_as_utf8() -> None:
+    query = urlencode({"filename": "Договор №5.pdf", "tags": '["a&b=c"]'}).encode()
+    assert query_fields(query) == {"filename": "Договор №5.pdf", "tags": '["a&b=c"]'}
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        (b"filename=%FF", Malformed),
+        (b"filename=\xd0\x94", Malformed),
+        (b"filename=a&filename=b", InvalidFields),
+        (b"file_name=a", InvalidFields),
+        (b"filename=" + b"x" * 5_000_000, InvalidFields),
+        (b"&".join([b"tags=1"] * 1000), ArtStoreError),
+    ],
+)
+def test_a_query_that_says_nothing_clear_is_refused(query: bytes, error: type[ArtStoreError]) -> None:
+    with pytest.raises(error):
+        query_fields(query)

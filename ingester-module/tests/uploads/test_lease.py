@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.uploads.lease import under_lease
+from artstore.errors import StorageFull, Unavailable
+
+
+class Begins:
+    """Counts begins; fails those it is told to."""
+
+    def __init__(self, *failing: int) -> None:
+        self.count, self.failing = 0, failing
+
+    async def __call__(self) -> None:
+        self.count += 1
+        await asyncio.sleep(0)
+        if self.count in self.failing:
+            raise Unavailable("admin is away")
+
+
+async def moving(seconds: float = 0.0, seen: list[str] | None = None) -> str:
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        if seen is not None:
+            seen.append("cancelled")
+        raise
+    return "moved"
+
+
+async def failing() -> str:
+    raise StorageFull("no room")
+
+
+async def test_the_transfer_runs_beside_the_begin() -> None:
+    assert await under_lease(Begins(), moving()) == "moved"
+
+
+async def test_a_begin_that_fails_stops_the_transfer() -> None:
+    seen: list[str] = []
+    with pytest.raises(Unavailable):
+        await under_lease(Begins(1), moving(60, seen))
+    assert seen == ["cancelled"]
+
+
+async def test_a_transfer_that_fails_says_why_even_when_the_lease_is_fine() -> None:
+    with pytest.raises(StorageFull):
+        await under_lease(Begins(), failing())
+
+
+async def test_a_long_transfer_renews_its_lease_and_survives_a_lost_renewal() -> None:
+    begins = Begins(2, 3)
+    assert await under_lease(begins, moving(0.2), renew_every_s=0.01) == "moved"
+    assert begins.count > 3
+
+
+async def test_a_caller_that_leaves_takes_the_transfer_along() -> None:
+    seen: list[str] = []
+    task = asyncio.create_task(under_lease(Begins(), moving(60, seen)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["cancelled"]
