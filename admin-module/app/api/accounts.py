@@ -1,0 +1,216 @@
+"""/api/service-accounts. A client secret is in an answer once: when it is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.auth.access import principal_of
+from artstore.auth.guard import new_router
+from artstore.clock import rfc3339, uuid7
+from artstore.contracts.tokens import Audience, Permission, Role
+from artstore.jsons import JsonResponse, page
+
+from ..audit.chain import Event
+from ..core.context import Context
+from ..identity import accounts as stored
+from ..identity.accounts import Account
+from ..identity.credentials import CLIENT_ID
+from ..identity.secrets import new_secret
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
+
+MAX_GRACE_S = 30 * 24 * 3600
+MAX_RATE_PER_MINUTE = 1_000_000
+RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
+Description = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+
+
+class NewAccount(BaseModel):
+    """Without a client_id one is made."""
+
+    model_config = ConfigDict(extra="forbid")
+    client_id: Annotated[str, Field(pattern=f"^{CLIENT_ID.pattern}$")] | None = None
+    role: Role = Role.USER
+    permissions: list[Permission] = []
+    description: Description = ""
+    rate_per_minute: RateLimit | None = None
+    expires_at: AwareDatetime | None = None
+
+
+class AccountChange(BaseModel):
+    """What is absent stays; null removes a rate or an expiry."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Role = Role.USER
+    permissions: list[Permission] = []
+    description: Description = ""
+    suspended: bool = False
+    rate_per_minute: RateLimit | None = None
+    expires_at: AwareDatetime | None = None
+
+
+class SecretRotation(BaseModel):
+    """`grace_s`: how long the old secret stays valid beside the new one; 0 ends it at once."""
+
+    model_config = ConfigDict(extra="forbid")
+    grace_s: Annotated[int, Field(ge=0, le=MAX_GRACE_S)] | None = None
+
+
+def router() -> APIRouter:
+    routes = new_router(Audience.ADMIN)
+    base, one = "/api/service-accounts", "/api/service-accounts/{account_id}"
+    tags: list[Any] = ["accounts"]
+    routes.post(base, tags=tags, status_code=201, summary="Make an account; the answer holds its secret")(create)
+    routes.get(base, tags=tags, summary="All accounts")(list_all)
+    routes.get(one, tags=tags, summary="One account")(show)
+    routes.patch(one, tags=tags, summary="Change role, permissions, limits; suspend")(change)
+    routes.delete(one, tags=tags, status_code=204, summary="Delete an account")(delete)
+    routes.post(f"{one}/rotate-secret", tags=tags, summary="A new secret; the old one stays valid for the grace")(
+        rotate_secret
+    )
+    return routes
+
+
+async def create(request: Request, new: NewAccount) -> Response:
+    context = _context(request)
+    secret, now = new_secret(os.urandom), context.clock.now()
+    account_id = uuid7()
+    account = Account(
+        account_id=account_id,
+        client_id=new.client_id or f"client-{account_id}",
+        role=new.role,
+        own_permissions=tuple(dict.fromkeys(new.permissions)),
+        description=new.description,
+        suspended=False,
+        rate_per_minute=new.rate_per_minute,
+        expires_at=_utc(new.expires_at),
+        secret_hash=context.hasher.hash(secret),
+        previous_secret_hash=None,
+        previous_secret_until=None,
+        created_at=now,
+        updated_at=now,
+    )
+    async with context.database.begin() as conn:
+        await stored.insert_account(conn, account)
+        await context.auditor.record(conn, _event(request, "account.create", account, _shown(account)))
+    location = {"location": f"/api/service-accounts/{account_id}", "cache-control": "no-store"}
+    return JsonResponse({**_view(account), "client_secret": secret}, 201, location)
+
+
+async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    after = parse_cursor(cursor, UUID)
+    async with _context(request).database.begin() as conn:
+        rows = await stored.list_accounts(conn, after, limit + 1)
+    shown, following = cut(rows, limit, lambda account: account.account_id)
+    return page([_view(account) for account in shown], following)
+
+
+async def show(request: Request, account_id: UUID) -> Response:
+    async with _context(request).database.begin() as conn:
+        return JsonResponse(_view(await stored.load_account(conn, account_id)))
+
+
+async def change(request: Request, account_id: UUID, wanted: AccountChange) -> Response:
+    context = _context(request)
+    given = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    if "permissions" in given:
+        given["own_permissions"] = tuple(dict.fromkeys(given.pop("permissions")))
+    if "expires_at" in given:
+        given["expires_at"] = _utc(given["expires_at"])
+    async with context.database.begin() as conn:
+        before = await stored.load_account(conn, account_id, for_update=True)
+        if given.get("role", Role.SERVICE) is not Role.SERVICE:
+            given.setdefault("own_permissions", ())
+        now = context.clock.now()
+        after = replace(before, **given, updated_at=now)
+        if _is_admin(before, now) and not _is_admin(after, now):
+            await stored.check_an_admin_remains(conn, account_id)
+        await stored.update_account(conn, after)
+        was, became = _shown(before), _shown(after)
+        changed = {name: [was[name], became[name]] for name in became if was[name] != became[name]}
+        await context.auditor.record(conn, _event(request, "account.update", after, {"changed": changed}))
+    return JsonResponse(_view(after))
+
+
+async def delete(request: Request, account_id: UUID) -> Response:
+    context = _context(request)
+    async with context.database.begin() as conn:
+        account = await stored.load_account(conn, account_id, for_update=True)
+        if account.role is Role.ADMIN:
+            await stored.check_an_admin_remains(conn, account_id)
+        await stored.delete_account(conn, account_id)
+        await context.auditor.record(conn, _event(request, "account.delete", account, _shown(account)))
+    return Response(status_code=204)
+
+
+async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRotation | None = None) -> Response:
+    context = _context(request)
+    given = rotation.grace_s if rotation else None
+    grace_s = context.settings.secret_grace_s if given is None else given
+    secret, now = new_secret(os.urandom), context.clock.now()
+    until = now + timedelta(seconds=grace_s)
+    async with context.database.begin() as conn:
+        before = await stored.load_account(conn, account_id, for_update=True)
+        account = replace(
+            before,
+            secret_hash=context.hasher.hash(secret),
+            previous_secret_hash=before.secret_hash if grace_s else None,
+            previous_secret_until=until if grace_s else None,
+            updated_at=now,
+        )
+        await stored.update_account(conn, account)
+        await context.auditor.record(conn, _event(request, "account.rotate_secret", account, {"grace_s": grace_s}))
+    return JsonResponse({**_view(account), "client_secret": secret}, headers={"cache-control": "no-store"})
+
+
+def _view(account: Account) -> dict[str, Any]:
+    return {
+        "id": str(account.account_id),
+        **_shown(account),
+        "created_at": rfc3339(account.created_at),
+        "updated_at": rfc3339(account.updated_at),
+    }
+
+
+def _shown(account: Account) -> dict[str, Any]:
+    """What may be seen of an account: by callers and in the audit log."""
+    return {
+        "client_id": account.client_id,
+        "role": account.role.value,
+        "permissions": sorted(permission.value for permission in account.permissions),
+        "description": account.description,
+        "suspended": account.suspended,
+        "rate_per_minute": account.rate_per_minute,
+        "expires_at": _text(account.expires_at),
+        "previous_secret_valid_until": _text(account.previous_secret_until),
+    }
+
+
+def _event(request: Request, action: str, account: Account, metadata: dict[str, Any]) -> Event:
+    resource = f"service-accounts/{account.account_id}"
+    return Event(action, principal_of(request).client_id, resource, metadata=metadata)
+
+
+def _is_admin(account: Account, now: datetime) -> bool:
+    return account.role is Role.ADMIN and account.usable(now)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.astimezone(UTC)
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context

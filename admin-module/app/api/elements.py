@@ -1,0 +1,171 @@
+"""/api/storage-elements: the registry for operators and for modules without Redis, and the elements' own reports."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.auth.access import principal_of
+from artstore.auth.guard import new_router
+from artstore.contracts.elements import DEFAULT_PRIORITY, ElementReport, Mode
+from artstore.contracts.tokens import Audience
+from artstore.errors import Forbidden, InvalidFields
+from artstore.jsons import JsonResponse, read_json
+from artstore.logs import get_logger
+
+from ..audit.chain import Event
+from ..core.context import Context
+from ..elements import registry
+from ..elements.registry import ELEMENT_ID, MAX_URL_CHARS
+from ..sagas.resume import wake
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut
+
+log = get_logger("admin.elements")
+
+Priority = Annotated[int, Field(ge=0, le=1_000_000)]
+Url = Annotated[str, Field(max_length=MAX_URL_CHARS)]
+
+
+class NewElement(BaseModel):
+    """An element that is to come; it is away until it announces itself."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: Annotated[str, Field(pattern=f"^{ELEMENT_ID.pattern}$")]
+    url: Url
+    mode: Mode = Mode.RW
+    priority: Priority = DEFAULT_PRIORITY
+
+
+class ElementChange(BaseModel):
+    """A priority set here goes before what the element announces."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: Url | None = None
+    priority: Priority | None = None
+
+
+class ModeChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    mode: Mode
+
+
+def router() -> APIRouter:
+    routes = new_router(Audience.ADMIN)
+    base, one = "/api/storage-elements", "/api/storage-elements/{element_id}"
+    tags: list[Any] = ["elements"]
+    routes.get(base, tags=tags, summary="The registry, in the order of filling")(list_all)
+    routes.post(base, tags=tags, status_code=201, summary="Register an element before it announces itself")(register)
+    routes.get(one, tags=tags, summary="One element")(show)
+    routes.patch(one, tags=tags, summary="Change url or priority")(change)
+    routes.delete(one, tags=tags, status_code=204, summary="Take an empty element off the registry")(delete)
+    routes.post(f"{one}/report", tags=tags, summary="An element announces itself")(report)
+    routes.post(f"{one}/mode", tags=tags, summary="Move the element to the next mode: rw to ro, ro to ar")(change_mode)
+    routes.post(f"{one}/rebuild", tags=tags, summary="Let the element rebuild the catalog from its disk")(rebuild)
+    routes.post(f"{one}/verify", tags=tags, summary="Let the element verify its files")(verify)
+    return routes
+
+
+async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    async with _context(request).database.begin() as conn:
+        snapshot = await registry.load_snapshot(conn)
+    ids = [element.id for element in snapshot.elements]
+    begin = ids.index(cursor) + 1 if cursor in ids else 0
+    shown, following = cut(snapshot.elements[begin : begin + limit + 1], limit, lambda element: element.id)
+    return JsonResponse(
+        {
+            "items": shown,
+            "next_cursor": following,
+            "version": snapshot.version,
+            "published_at": snapshot.published_at,
+        }
+    )
+
+
+async def register(request: Request, new: NewElement) -> Response:
+    context = _context(request)
+    async with context.database.begin() as conn:
+        element = await registry.register(conn, new.id, new.url, new.mode, new.priority)
+        event = _event(request, "element.register", new.id, {"url": element.url, "priority": element.priority})
+        await context.auditor.record(conn, event)
+    context.publisher.kick()
+    return JsonResponse(element, 201, {"location": f"/api/storage-elements/{new.id}"})
+
+
+async def show(request: Request, element_id: str) -> Response:
+    async with _context(request).database.begin() as conn:
+        return JsonResponse(await registry.load_element(conn, element_id))
+
+
+async def change(request: Request, element_id: str, wanted: ElementChange) -> Response:
+    context = _context(request)
+    async with context.database.begin() as conn:
+        element = await registry.change(conn, element_id, url=wanted.url, priority=wanted.priority)
+        given = wanted.model_dump(exclude_none=True)
+        await context.auditor.record(conn, _event(request, "element.update", element_id, given))
+    context.publisher.kick()
+    return JsonResponse(element)
+
+
+async def delete(request: Request, element_id: str) -> Response:
+    context = _context(request)
+    async with context.database.begin() as conn:
+        await registry.remove(conn, element_id)
+        await context.auditor.record(conn, _event(request, "element.delete", element_id, {}))
+    context.publisher.kick()
+    return Response(status_code=204)
+
+
+async def report(request: Request, element_id: str) -> Response:
+    """The account that reports must be the element's own: its client_id is the element's id."""
+    context = _context(request)
+    announced = await read_json(request, ElementReport)
+    if announced.id != element_id:
+        raise InvalidFields("the report is of another element", fields=["id"])
+    if principal_of(request).client_id != element_id:
+        raise Forbidden("an element reports only of itself")
+    async with context.database.begin() as conn:
+        reported = await registry.report(conn, announced)
+        element = reported.element
+        if reported.was_away:
+            await wake(conn, element_id)
+        if reported.mode_before != element.mode:
+            metadata = {"mode": element.mode.value, "before": reported.mode_before, "url": element.url}
+            await context.auditor.record(conn, _event(request, "element.announce", element_id, metadata))
+    context.publisher.kick()
+    if reported.was_away or reported.mode_before is None:
+        log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
+        context.compensation.kick()
+    return JsonResponse(element)
+
+
+async def change_mode(request: Request, element_id: str, wanted: ModeChange) -> Response:
+    context = _context(request)
+    element = await context.commands.change_mode(element_id, wanted.mode, principal_of(request).client_id)
+    context.publisher.kick()
+    return JsonResponse(element)
+
+
+async def rebuild(request: Request, element_id: str) -> Response:
+    return await _run(request, element_id, "rebuild")
+
+
+async def verify(request: Request, element_id: str) -> Response:
+    return await _run(request, element_id, "verify")
+
+
+async def _run(request: Request, element_id: str, task: str) -> Response:
+    answer = await _context(request).commands.run(element_id, task, principal_of(request).client_id)
+    return JsonResponse(answer.body, answer.status)
+
+
+def _event(request: Request, action: str, element_id: str, metadata: dict[str, Any]) -> Event:
+    return Event(action, principal_of(request).client_id, f"storage-elements/{element_id}", metadata=metadata)
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context

@@ -1,0 +1,58 @@
+"""The signing keys: their public parts for everyone, their states and rotation for operators."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.auth.access import principal_of
+from artstore.auth.guard import new_router
+from artstore.clock import rfc3339
+from artstore.contracts.tokens import Audience
+from artstore.errors import Unavailable
+from artstore.jsons import JsonResponse, page
+
+from ..core.context import Context
+
+JWKS_MAX_AGE_S = 60
+
+
+def router() -> APIRouter:
+    routes = new_router(Audience.ADMIN)
+    routes.get("/.well-known/jwks.json", tags=["keys"], summary="The public keys (RFC 7517)")(jwks)
+    routes.get("/api/auth/keys", tags=["keys"], summary="The signing keys and their states")(list_keys)
+    routes.post("/api/auth/keys/rotate", tags=["keys"], summary="Rotate now; the old key verifies on for its grace")(
+        rotate
+    )
+    return routes
+
+
+async def jwks(request: Request) -> Response:
+    keyring = _context(request).keyring
+    if not keyring.keys:
+        raise Unavailable("no signing key is loaded yet", away="database")
+    return JsonResponse(keyring.jwks, headers={"cache-control": f"public, max-age={JWKS_MAX_AGE_S}"})
+
+
+async def list_keys(request: Request) -> Response:
+    return _listed(_context(request))
+
+
+async def rotate(request: Request) -> Response:
+    context = _context(request)
+    await context.keyring.rotate_now(principal_of(request).client_id)
+    return _listed(context)
+
+
+def _listed(context: Context) -> Response:
+    items = [
+        {"kid": key.kid, "state": key.state.value, "since": rfc3339(key.since), "bits": key.public_key.key_size}
+        for key in context.keyring.keys
+    ]
+    return page(items, None)
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context

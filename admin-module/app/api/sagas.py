@@ -1,0 +1,196 @@
+"""/api/sagas: begin, commit and abort for the ingester, as plain routes since each upload passes twice; lists for operators."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.auth.guard import new_router
+from artstore.body_limit import limited_receive
+from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, decode
+from artstore.contracts.sagas import MAX_GROUP, AbortUploads, BeginUploads, SagaResult, SagaResults, UploadSaga
+from artstore.contracts.tokens import Audience
+from artstore.errors import InvalidFields
+from artstore.jsons import JsonResponse, page, read_json
+from artstore.service import DataRoute
+
+from ..core.context import Context
+from ..elements.registry import ELEMENT_ID
+from ..sagas.look import list_sagas, load_saga
+from ..sagas.saga import SagaState
+from ..sagas.upload import Abort, Commit
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
+
+MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
+MAX_OWNER_CHARS = 256
+MAX_REASON_CHARS = 200
+
+T = TypeVar("T")
+
+
+class _Commit(msgspec.Struct, frozen=True):
+    """UploadCommit with the attributes left as they came, for the one decoder that knows attr.json."""
+
+    saga_id: str
+    attributes: msgspec.Raw
+
+
+class _Commits(msgspec.Struct, frozen=True):
+    sagas: list[_Commit]
+
+
+async def begin(request: Request) -> Response:
+    sagas = (await _read(request, BeginUploads)).sagas
+    _check(sagas)
+    return _answer(await _context(request).uploads.begin(sagas))
+
+
+async def commit(request: Request) -> Response:
+    given = (await _read(request, _Commits)).sagas
+    _check_size(len(given))
+    context = _context(request)
+    results = await context.uploads.commit([_to_commit(one) for one in given])
+    context.outbox.kick()
+    return _answer(results)
+
+
+async def abort(request: Request) -> Response:
+    given = await _read(request, AbortUploads)
+    _check(given.sagas)
+    reason = given.reason.replace("\x00", "")[:MAX_REASON_CHARS]
+    return _answer(await _context(request).uploads.abort(Abort(given.sagas, reason)))
+
+
+def router() -> APIRouter:
+    routes = new_router(Audience.ADMIN)
+    tags: list[Any] = ["sagas"]
+    routes.get("/api/sagas", tags=tags, summary="Sagas, newest first")(list_all)
+    routes.get("/api/sagas/{saga_id}", tags=tags, summary="One saga")(show)
+    return routes
+
+
+async def list_all(
+    request: Request, state: SagaState | None = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
+    before = parse_cursor(cursor, UUID)
+    async with _context(request).database.begin() as conn:
+        rows = await list_sagas(conn, state, before, limit + 1)
+    shown, following = cut(rows, limit, lambda row: row["saga_id"])
+    return page(shown, following)
+
+
+async def show(request: Request, saga_id: UUID) -> Response:
+    async with _context(request).database.begin() as conn:
+        return JsonResponse(await load_saga(conn, saga_id))
+
+
+async def _read(request: Request, shape: type[T]) -> T:
+    return await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), shape)
+
+
+def _to_commit(given: _Commit) -> Commit:
+    try:
+        attributes = decode(bytes(given.attributes))
+        _check_id(given.saga_id)
+    except ValueError as error:
+        raise InvalidFields(f"saga {given.saga_id[:36]!r}: {error}", fields=["sagas"]) from error
+    return Commit(given.saga_id, attributes)
+
+
+def _check(sagas: list[UploadSaga]) -> None:
+    _check_size(len(sagas))
+    for saga in sagas:
+        try:
+            _check_id(saga.saga_id)
+            _check_id(saga.file_id)
+            if not ELEMENT_ID.fullmatch(saga.storage_element_id):
+                raise ValueError("storage_element_id is none")
+            if len(saga.owner) > MAX_OWNER_CHARS or "\x00" in saga.owner:
+                raise ValueError("owner is none")
+        except ValueError as error:
+            raise InvalidFields(f"saga {saga.saga_id[:36]!r}: {error}", fields=["sagas"]) from error
+
+
+def _check_size(number: int) -> None:
+    if not 1 <= number <= MAX_GROUP:
+        raise InvalidFields(f"1 to {MAX_GROUP} sagas go in one request", fields=["sagas"])
+
+
+def _check_id(given: str) -> None:
+    if str(UUID(given)) != given:
+        raise ValueError("an id is not in its canonical form")
+
+
+def _answer(results: list[SagaResult]) -> Response:
+    return JsonResponse(msgspec.json.encode(SagaResults(results=results)))
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+def _operation(name: str, summary: str, sagas: dict[str, Any], *more: str) -> dict[str, Any]:
+    text: dict[str, Any] = {"type": "string"}
+    shape = {
+        "type": "object",
+        "required": ["sagas", *more],
+        "properties": {
+            "sagas": {"type": "array", "minItems": 1, "maxItems": MAX_GROUP, "items": sagas},
+            **dict.fromkeys(more, text),
+        },
+    }
+    result = {
+        "type": "object",
+        "required": ["saga_id", "state"],
+        "properties": {"saga_id": text, "state": text, "problem": {"type": ["object", "null"]}},
+    }
+    results = {"type": "object", "properties": {"results": {"type": "array", "items": result}}}
+    return {
+        "post": {
+            "tags": ["sagas"],
+            "summary": summary,
+            "operationId": name,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": shape}}},
+            "responses": {
+                "200": {
+                    "description": "One result for each saga; those refused carry a problem",
+                    "content": {"application/json": {"schema": results}},
+                }
+            },
+        }
+    }
+
+
+_ID = {"type": "string", "format": "uuid"}
+_SAGA: dict[str, Any] = {
+    "type": "object",
+    "required": ["saga_id", "file_id", "storage_element_id", "owner"],
+    "properties": {
+        "saga_id": _ID,
+        "file_id": _ID,
+        "storage_element_id": {"type": "string", "pattern": f"^{ELEMENT_ID.pattern}$"},
+        "owner": {"type": "string", "maxLength": MAX_OWNER_CHARS},
+    },
+}
+_COMMIT: dict[str, Any] = {
+    "type": "object",
+    "required": ["saga_id", "attributes"],
+    "properties": {"saga_id": _ID, "attributes": {"type": "object"}},
+}
+
+ROUTES = [
+    DataRoute(
+        "/api/sagas/uploads",
+        ["POST"],
+        begin,
+        _operation("begin_uploads", "Begin uploads, or renew their leases", _SAGA),
+    ),
+    DataRoute("/api/sagas/commit", ["POST"], commit, _operation("commit_uploads", "Commit uploads", _COMMIT)),
+    DataRoute("/api/sagas/abort", ["POST"], abort, _operation("abort_uploads", "Undo uploads", _SAGA, "reason")),
+]

@@ -1,0 +1,131 @@
+"""POST /api/auth/token: a plain route, since every module and every user passes here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.body_limit import limited_receive
+from artstore.contracts.tokens import EXPIRES_IN_S
+from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
+from artstore.jsons import JsonResponse
+from artstore.problems import problem_response
+from artstore.service import DataRoute
+
+from ..audit.chain import Event
+from ..core.context import Context
+from ..identity.credentials import FORM, JSON, Credentials, OAuthError, parse_credentials, plausible
+from ..identity.issue import Refused
+
+MAX_BODY_BYTES = 8192
+MAX_NAME_CHARS = 128
+"""Of a client_id in the audit log; anybody can send anything as one."""
+NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
+
+
+async def give_token(request: Request) -> Response:
+    context: Context = request.app.state.context
+    form = request.headers.get("content-type", "").lower().startswith(FORM)
+    try:
+        body = await Request(request.scope, limited_receive(request, MAX_BODY_BYTES)).body()
+        credentials = parse_credentials(
+            request.headers.get("content-type", ""), request.headers.get("authorization"), body
+        )
+        access_token = await _login(context, credentials)
+    except OAuthError as error:
+        return _oauth_problem(error)
+    except Refused as error:
+        await _audit(context, credentials, error.reason)
+        if form:
+            return _oauth_problem(OAuthError("invalid_client", error.detail, status=401, basic=credentials.basic))
+        return _no_store(problem_response(error))
+    except ArtStoreError as error:
+        if form and isinstance(error, Unavailable):
+            return _oauth_problem(OAuthError("temporarily_unavailable", error.detail, status=503), error.headers())
+        return _no_store(problem_response(error))
+    answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": EXPIRES_IN_S}
+    return JsonResponse(orjson.dumps(answer), headers=NO_STORE)
+
+
+async def _login(context: Context, credentials: Credentials) -> str:
+    if not plausible(credentials):
+        raise Refused("malformed")
+    return await context.issuer.login(credentials.client_id, credentials.client_secret)
+
+
+async def _audit(context: Context, credentials: Credentials, reason: str) -> None:
+    shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
+    name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
+    await context.auditor.note(Event("auth.token", name, "token", "denied", {"reason": reason}))
+
+
+def _oauth_problem(error: OAuthError, headers: dict[str, str] | None = None) -> Response:
+    """RFC 6749 §5.2."""
+    challenge = {"www-authenticate": 'Basic realm="artstore"'} if error.status == 401 else {}
+    body = orjson.dumps({"error": error.error, "error_description": error.description})
+    return JsonResponse(body, error.status, {**NO_STORE, **challenge, **(headers or {})})
+
+
+def _no_store(response: Response) -> Response:
+    response.headers.update(NO_STORE)
+    return response
+
+
+_CREDENTIALS: dict[str, Any] = {
+    "type": "object",
+    "required": ["client_id", "client_secret"],
+    "properties": {"client_id": {"type": "string"}, "client_secret": {"type": "string"}},
+}
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "required": ["grant_type"],
+    "properties": {**_CREDENTIALS["properties"], "grant_type": {"type": "string", "enum": ["client_credentials"]}},
+}
+_TOKEN: dict[str, Any] = {
+    "type": "object",
+    "required": ["access_token", "token_type", "expires_in"],
+    "properties": {
+        "access_token": {"type": "string"},
+        "token_type": {"type": "string", "enum": ["Bearer"]},
+        "expires_in": {"type": "integer"},
+    },
+}
+_OAUTH_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "error_description": {"type": "string"}},
+}
+
+
+def _refusal(description: str) -> dict[str, Any]:
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {"description": description, "content": {JSON: {"schema": _OAUTH_ERROR}, PROBLEM_JSON: problem}}
+
+
+ROUTES = [
+    DataRoute(
+        path="/api/auth/token",
+        methods=["POST"],
+        handler=give_token,
+        openapi={
+            "post": {
+                "tags": ["tokens"],
+                "summary": "An access token for client credentials: JSON, or the form of RFC 6749 with or without Basic",
+                "operationId": "give_token",
+                "requestBody": {
+                    "required": True,
+                    "content": {JSON: {"schema": _CREDENTIALS}, FORM: {"schema": _FORM}},
+                },
+                "responses": {
+                    "200": {"description": "The token", "content": {JSON: {"schema": _TOKEN}}},
+                    "400": _refusal("A request that cannot be understood"),
+                    "401": _refusal("The credentials are not valid"),
+                    "503": _refusal("The accounts cannot be read now"),
+                },
+            }
+        },
+    )
+]

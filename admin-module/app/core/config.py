@@ -1,0 +1,62 @@
+"""Settings of admin."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+
+from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
+from artstore.contracts.elements import AWAY_AFTER_S
+
+KEY_BYTES = 32
+"""AES-256 and HMAC-SHA256 keys."""
+
+
+class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
+    """Environment names are the field names in upper case."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    key_encryption_key: SecretStr
+    """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). Losing it means new keys, not lost files."""
+    secret_hash_key: SecretStr
+    """Base64 of 32 bytes: keys the hash of client secrets. Losing it makes every client secret invalid."""
+    bootstrap_accounts_file: Path | None = None
+    """JSON list of accounts that are made at start if their client_id is missing."""
+    signing_key_bits: Annotated[int, Field(ge=2048, le=8192)] = 2048
+    signing_key_rotate_every_s: Seconds = 24 * 3600
+    signing_key_publish_lead_s: Annotated[float, Field(ge=0)] = 15 * 60
+    """How long a next key is published before it signs."""
+    signing_key_grace_s: Seconds = 3600
+    """How long a retiring key still verifies; longer than a token lives."""
+    signing_key_check_every_s: Seconds = 10
+    secret_grace_s: Annotated[int, Field(ge=0)] = 24 * 3600
+    """How long the old client secret stays valid after a rotation, unless the request says otherwise."""
+    element_away_after_s: Seconds = AWAY_AFTER_S
+    element_call_timeout_s: Seconds = 10
+    saga_lease_s: Seconds = 300
+    """An upload whose saga is neither renewed nor committed for this long is undone."""
+    saga_keep_finished_s: Seconds = 7 * 24 * 3600
+    """Finished sagas are kept so long; a commit of an older unknown saga is refused."""
+
+    @field_validator("key_encryption_key", "secret_hash_key")
+    @classmethod
+    def _is_a_key(cls, value: SecretStr) -> SecretStr:
+        decode_key(value)
+        return value
+
+
+def decode_key(value: SecretStr) -> bytes:
+    """Raises ValueError for what is not base64 of KEY_BYTES bytes that could be random."""
+    try:
+        key = base64.b64decode(value.get_secret_value(), validate=True)
+    except binascii.Error as error:
+        raise ValueError("is not base64") from error
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"must be base64 of {KEY_BYTES} bytes")
+    if len(set(key)) < KEY_BYTES // 4:
+        raise ValueError("is not random")
+    return key

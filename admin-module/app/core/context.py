@@ -1,0 +1,109 @@
+"""Everything admin has open while it runs, opened and closed in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from redis.asyncio import Redis
+
+from artstore.auth.tokens import TokenVerifier
+from artstore.breaker import Breakers
+from artstore.clock import Clock, uuid7
+from artstore.contracts.tokens import Audience
+from artstore.database import Database, open_database
+from artstore.outbox import Outbox
+from artstore.peers import Peers, open_peers
+from artstore.redis import open_redis
+from artstore.service import Runtime
+
+from ..audit.chain import Auditor
+from ..elements.commands import Commands
+from ..elements.publish import Publisher
+from ..identity.issue import Issuer
+from ..identity.keyring import Keyring
+from ..identity.own_token import OwnToken
+from ..identity.rotation import Schedule
+from ..identity.secrets import SecretHasher
+from ..jobs import start_jobs
+from ..sagas.resume import Compensation
+from ..sagas.upload import UploadSagas
+from ..seal import Sealer
+from .config import Settings, decode_key
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`request.app.state.context` of every handler."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    redis: Redis
+    peers: Peers
+    auditor: Auditor
+    hasher: SecretHasher
+    keyring: Keyring
+    issuer: Issuer
+    verifier: TokenVerifier
+    publisher: Publisher
+    commands: Commands
+    uploads: UploadSagas
+    compensation: Compensation
+    outbox: Outbox
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
+    """Needs nothing to be there: PostgreSQL and Redis may come later."""
+    clock = runtime.clock
+    async with AsyncExitStack() as stack:
+        breakers = Breakers(runtime.registry)
+        database = await stack.enter_async_context(open_database(settings, runtime, breakers))
+        redis = await stack.enter_async_context(open_redis(settings, runtime, breakers))
+
+        sealer = Sealer(decode_key(settings.key_encryption_key))
+        hasher = SecretHasher(decode_key(settings.secret_hash_key))
+        auditor = Auditor(database, sealer, clock)
+        keyring = Keyring(database, redis, sealer, auditor, _schedule(settings), settings.signing_key_bits, clock)
+        runtime.health.add("signing_keys", keyring.check)
+        issuer = Issuer(database, hasher, keyring.signer, clock, uuid7)
+
+        own_token = OwnToken(issuer, clock)
+        peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))
+        compensation = Compensation(
+            database,
+            peers,
+            runtime.registry,
+            lease_s=settings.saga_lease_s,
+            call_timeout_s=settings.element_call_timeout_s,
+        )
+        context = Context(
+            settings=settings,
+            clock=clock,
+            database=database,
+            redis=redis,
+            peers=peers,
+            auditor=auditor,
+            hasher=hasher,
+            keyring=keyring,
+            issuer=issuer,
+            verifier=TokenVerifier(keyring, Audience.ADMIN, clock),
+            publisher=Publisher(database, redis),
+            commands=Commands(database, peers, auditor, settings.element_call_timeout_s),
+            uploads=UploadSagas(database, settings.saga_lease_s, settings.saga_keep_finished_s, compensation.kick),
+            compensation=compensation,
+            outbox=Outbox(runtime, database, redis),
+        )
+        start_jobs(context, runtime.tasks)
+        yield context
+
+
+def _schedule(settings: Settings) -> Schedule:
+    return Schedule(
+        rotate_every=timedelta(seconds=settings.signing_key_rotate_every_s),
+        publish_lead=timedelta(seconds=settings.signing_key_publish_lead_s),
+        grace=timedelta(seconds=settings.signing_key_grace_s),
+    )

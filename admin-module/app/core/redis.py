@@ -1,0 +1,35 @@
+"""What admin keeps in Redis: the published registry and a copy of the JWKS. Both can be lost; admin writes them again."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from redis.asyncio import Redis
+
+from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY
+from artstore.contracts.tokens import JWKS_KEY
+
+_PUBLISH = """
+local kept = redis.call('GET', KEYS[1])
+if kept then
+    local ok, was = pcall(cjson.decode, kept)
+    if ok and type(was) == 'table' and type(was.version) == 'number' and was.version >= tonumber(ARGV[2]) then
+        return 0
+    end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('PUBLISH', ARGV[3], ARGV[1])
+return 1
+"""
+"""Atomic, so that of two admins the one with the older registry does not overwrite the newer."""
+
+
+async def publish_if_newer(redis: Redis, version: int, snapshot: bytes) -> bool:
+    """Whether Redis had an older registry or none, and now has this one and has told the channel. Raises RedisError."""
+    done = cast(Any, redis.eval(_PUBLISH, 1, SNAPSHOT_KEY, snapshot, str(version), CONFIG_CHANNEL))
+    return bool(await done)
+
+
+async def keep_jwks(redis: Redis, jwks: bytes) -> None:
+    """For verifiers that cannot reach admin. Raises RedisError."""
+    await redis.set(JWKS_KEY, jwks)

@@ -1,0 +1,1 @@
+"""The registry of storage elements, and how the other modules learn of it."""

@@ -1,0 +1,57 @@
+"""Publishing the registry: after each change the whole of it goes to the channel and to the snapshot key.
+
+PostgreSQL is the truth; what Redis could not take is published as soon as it is back, since every round compares versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from redis.asyncio import Redis
+
+from artstore.database import Database
+from artstore.logs import get_logger
+
+from ..core.redis import publish_if_newer
+from .registry import load_snapshot
+
+log = get_logger("admin.publish")
+
+COMPARE_EVERY_S = 10.0
+"""How long a snapshot key that was lost (FLUSHALL, a new Redis) stays lost, at most."""
+
+
+class Publisher:
+    """`kick` after the commit of a change; `run` is the task that does the work."""
+
+    def __init__(self, database: Database, redis: Redis) -> None:
+        self._database, self._redis = database, redis
+        self._changed = asyncio.Event()
+
+    def kick(self) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        """One round: wait for a change or COMPARE_EVERY_S, then publish what is newer than what Redis has."""
+        try:
+            async with asyncio.timeout(COMPARE_EVERY_S):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        # Cleared before the registry is read: a change that comes now kicks the next round.
+        self._changed.clear()
+        try:
+            await self.publish()
+        except BaseException:
+            self._changed.set()  # not lost: the next round tries again
+            raise
+
+    async def publish(self) -> bool:
+        """Whether Redis had an older registry or none. Raises RedisError, Unavailable."""
+        async with self._database.begin() as conn:
+            snapshot = await load_snapshot(conn)
+        published = await publish_if_newer(self._redis, snapshot.version, msgspec.json.encode(snapshot))
+        if published:
+            log.info("registry published", version=snapshot.version, elements=len(snapshot.elements))
+        return published

@@ -1,0 +1,203 @@
+"""The registry of storage elements. This file alone speaks to the tables `storage_elements` and `registry`.
+
+Every change makes the registry's version grow in the same transaction; the row lock on the version puts changes in order.
+Times are the database's, so that admins with different clocks agree on who is away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.clock import rfc3339
+from artstore.contracts.elements import Capacity, Element, ElementReport, Fill, Mode, Snapshot
+from artstore.errors import Conflict, InvalidFields, NotFound
+
+ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+MAX_URL_CHARS = 255
+ORDER = tuple(Mode)
+"""The one way a mode can go."""
+
+_COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
+    read_only_reason"""
+_GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
+_VERSION = text("SELECT version, now() AS moment FROM registry")
+_ALL = text(f"SELECT {_COLUMNS} FROM storage_elements ORDER BY priority, element_id")
+_ONE = text(f"SELECT {_COLUMNS} FROM storage_elements WHERE element_id = :element_id")
+_BEFORE = text("SELECT mode, status FROM storage_elements WHERE element_id = :element_id FOR UPDATE")
+_REPORT = text(
+    f"""INSERT INTO storage_elements ({_COLUMNS}, priority_pinned)
+    VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, 'online', now(), now(),
+            :read_only_reason, false)
+    ON CONFLICT (element_id) DO UPDATE SET
+        url = excluded.url, mode = excluded.mode, backend = excluded.backend, version = excluded.version,
+        capacity = excluded.capacity, status = 'online', last_seen_at = now(),
+        read_only_reason = excluded.read_only_reason,
+        priority = CASE WHEN storage_elements.priority_pinned THEN storage_elements.priority ELSE excluded.priority END
+    RETURNING {_COLUMNS}"""
+)
+_REGISTER = text(
+    f"""INSERT INTO storage_elements ({_COLUMNS}, priority_pinned)
+    VALUES (:element_id, :url, :mode, 'unknown', '', CAST(:capacity AS jsonb), :priority, 'away', now(), now(), NULL, true)
+    ON CONFLICT (element_id) DO NOTHING RETURNING {_COLUMNS}"""
+)
+_CHANGE = text(
+    f"""UPDATE storage_elements SET url = coalesce(:url, url), priority = coalesce(:priority, priority),
+    priority_pinned = priority_pinned OR :priority IS NOT NULL WHERE element_id = :element_id RETURNING {_COLUMNS}"""
+)
+_SET_MODE = text(
+    f"""UPDATE storage_elements SET mode = CASE WHEN mode = ANY(CAST(:before AS text[])) THEN :mode ELSE mode END
+    WHERE element_id = :element_id RETURNING {_COLUMNS}"""
+)
+_DELETE = text("DELETE FROM storage_elements WHERE element_id = :element_id")
+_IN_USE = text(
+    """SELECT EXISTS (SELECT FROM files WHERE storage_element_id = :element_id) AS files,
+    EXISTS (SELECT FROM sagas WHERE due_at IS NOT NULL
+            AND (storage_element_id = :element_id OR :element_id = ANY(abandoned))) AS sagas"""
+)
+_GONE_SILENT = text(
+    """UPDATE storage_elements SET status = 'away'
+    WHERE status = 'online' AND last_seen_at < now() - make_interval(secs => :after_s) RETURNING element_id"""
+)
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What a report changed. `mode_before` is None for an element that was not known."""
+
+    element: Element
+    mode_before: Mode | None
+    was_away: bool
+
+
+async def report(conn: AsyncConnection, announced: ElementReport) -> Reported:
+    """Takes what the element says of itself and marks it online. Raises InvalidFields."""
+    check_element(announced.id, announced.url)
+    await _grow(conn)
+    before = (await conn.execute(_BEFORE, {"element_id": announced.id})).first()
+    values = {
+        "element_id": announced.id,
+        "url": announced.url.rstrip("/"),
+        "mode": announced.mode.value,
+        "backend": announced.backend,
+        "version": announced.version,
+        "capacity": msgspec.json.encode(announced.capacity).decode(),
+        "priority": announced.priority,
+        "read_only_reason": announced.read_only_reason,
+    }
+    row = (await conn.execute(_REPORT, values)).mappings().one()
+    return Reported(
+        _element(row), Mode(before.mode) if before else None, before is not None and before.status == "away"
+    )
+
+
+async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode, priority: int) -> Element:
+    """An element that has not announced itself yet; it is away until it does. Raises Conflict, InvalidFields."""
+    check_element(element_id, url)
+    await _grow(conn)
+    nothing = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
+    values = {
+        "element_id": element_id,
+        "url": url.rstrip("/"),
+        "mode": mode.value,
+        "capacity": msgspec.json.encode(nothing).decode(),
+        "priority": priority,
+    }
+    row = (await conn.execute(_REGISTER, values)).mappings().first()
+    if row is None:
+        raise Conflict("an element of this id is registered")
+    return _element(row)
+
+
+async def change(conn: AsyncConnection, element_id: str, *, url: str | None, priority: int | None) -> Element:
+    """None leaves as it is; a priority set here stays whatever the element announces. Raises NotFound, InvalidFields."""
+    if url is not None:
+        check_element(element_id, url)
+    await _grow(conn)
+    values = {"element_id": element_id, "url": url, "priority": priority}
+    return _found((await conn.execute(_CHANGE, values)).mappings().first())
+
+
+async def note_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Element:
+    """The element has taken `mode`. A mode further along that it reported meanwhile stays. Raises NotFound."""
+    await _grow(conn)
+    before = [earlier.value for earlier in ORDER[: ORDER.index(mode)]]
+    values = {"element_id": element_id, "mode": mode.value, "before": before}
+    return _found((await conn.execute(_SET_MODE, values)).mappings().first())
+
+
+async def remove(conn: AsyncConnection, element_id: str) -> None:
+    """Raises NotFound, and Conflict while the catalog or an open saga names the element."""
+    await _grow(conn)
+    await load_element(conn, element_id)
+    used = (await conn.execute(_IN_USE, {"element_id": element_id})).one()
+    if used.files or used.sagas:
+        raise Conflict("the element still holds files" if used.files else "the element still has open sagas")
+    await conn.execute(_DELETE, {"element_id": element_id})
+
+
+async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
+    """Elements silent for longer than `after_s` seconds; those that were online until now are returned."""
+    gone = [row.element_id for row in await conn.execute(_GONE_SILENT, {"after_s": after_s})]
+    if gone:
+        await _grow(conn)
+    return gone
+
+
+async def load_element(conn: AsyncConnection, element_id: str) -> Element:
+    """Raises NotFound."""
+    return _found((await conn.execute(_ONE, {"element_id": element_id})).mappings().first())
+
+
+async def load_snapshot(conn: AsyncConnection) -> Snapshot:
+    """The version is read first: what is published under it is never older than it."""
+    version = (await conn.execute(_VERSION)).one()
+    rows = await conn.execute(_ALL)
+    elements = [_element(row) for row in rows.mappings()]
+    return Snapshot(version=version.version, published_at=rfc3339(version.moment), elements=elements)
+
+
+def check_element(element_id: str, url: str) -> None:
+    """Raises InvalidFields. The URL is only an origin: admin calls it, so nothing may hide in it."""
+    if not ELEMENT_ID.fullmatch(element_id):
+        raise InvalidFields("an element's id is 1 to 63 of a-z, 0-9 and -", fields=["id"])
+    try:
+        parts = urlsplit(url)
+        odd = parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/")
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and len(url) <= MAX_URL_CHARS
+    except ValueError:
+        odd, good = True, False
+    if odd or not good or not url.isascii() or not url.isprintable():
+        raise InvalidFields("an element's url is http(s)://host[:port]", fields=["url"])
+
+
+async def _grow(conn: AsyncConnection) -> int:
+    version: int = (await conn.execute(_GROW)).scalar_one()
+    return version
+
+
+def _found(row: Mapping[str, Any] | Any | None) -> Element:
+    if row is None:
+        raise NotFound("there is no such element")
+    return _element(row)
+
+
+def _element(row: Mapping[str, Any] | Any) -> Element:
+    return Element(
+        id=row["element_id"],
+        url=row["url"],
+        mode=Mode(row["mode"]),
+        backend=row["backend"],
+        version=row["version"],
+        capacity=msgspec.json.decode(row["capacity"], type=Capacity),
+        priority=row["priority"],
+        status=row["status"],
+        last_seen_at=rfc3339(row["last_seen_at"]),
+        registered_at=rfc3339(row["registered_at"]),
+        read_only_reason=row["read_only_reason"],
+    )

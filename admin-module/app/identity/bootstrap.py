@@ -1,0 +1,91 @@
+"""The first accounts: those of BOOTSTRAP_ACCOUNTS_FILE that are missing are made; existing ones are never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from artstore.contracts.tokens import ISSUER, Permission, Role
+from artstore.database import Database
+from artstore.errors import ArtStoreError, Conflict
+from artstore.logs import get_logger
+
+from ..audit.chain import Auditor, Event
+from .accounts import Account, check_permissions, find_accounts, insert_account
+from .credentials import CLIENT_ID
+from .secrets import MAX_SECRET_CHARS, SecretHasher
+
+MIN_SECRET_CHARS = 32
+
+log = get_logger("admin.bootstrap")
+
+
+class FirstAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    client_id: str
+    client_secret: str
+    role: Role
+    permissions: list[Permission] = []
+
+
+def read_first_accounts(path: Path) -> list[FirstAccount]:
+    """Raises ValueError with a reason that names no secret."""
+    try:
+        accounts = msgspec.json.decode(path.read_bytes(), type=list[FirstAccount])
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}: {path}") from error
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{path} is no list of accounts: {error}") from error
+    for account in accounts:
+        if not CLIENT_ID.fullmatch(account.client_id):
+            raise ValueError(f"{path} holds a client_id that is not valid")
+        if not MIN_SECRET_CHARS <= len(account.client_secret) <= MAX_SECRET_CHARS:
+            raise ValueError(f"{path}: the secret of {account.client_id} has fewer than {MIN_SECRET_CHARS} characters")
+        try:
+            check_permissions(account.role, account.permissions)
+        except ArtStoreError as error:
+            raise ValueError(f"{path}: {account.client_id}: {error.detail}") from error
+    return accounts
+
+
+async def make_first_accounts(
+    database: Database,
+    auditor: Auditor,
+    accounts: list[FirstAccount],
+    hasher: SecretHasher,
+    now: datetime,
+    new_id: Callable[[], UUID],
+) -> None:
+    """Several admins may do it at once: who comes second finds the client_id taken, which is as good."""
+    async with database.begin() as conn:
+        known = await find_accounts(conn, [account.client_id for account in accounts])
+    for first in accounts:
+        if first.client_id in known:
+            continue
+        account = Account(
+            account_id=new_id(),
+            client_id=first.client_id,
+            role=first.role,
+            own_permissions=tuple(first.permissions),
+            description="made at the first start",
+            suspended=False,
+            rate_per_minute=None,
+            expires_at=None,
+            secret_hash=hasher.hash(first.client_secret),
+            previous_secret_hash=None,
+            previous_secret_until=None,
+            created_at=now,
+            updated_at=now,
+        )
+        try:
+            async with database.begin() as conn:
+                await insert_account(conn, account)
+                resource = f"service-accounts/{account.account_id}"
+                metadata = {"client_id": account.client_id, "role": account.role.value, "bootstrap": True}
+                await auditor.record(conn, Event("account.create", ISSUER, resource, metadata=metadata))
+        except Conflict:
+            continue
+        log.info("account made", client_id=account.client_id, role=account.role.value)

@@ -1,0 +1,101 @@
+"""What a token request says, in its three forms: our JSON, the RFC 6749 form, and the form with HTTP Basic."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote_plus
+
+import msgspec
+
+from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
+
+from .secrets import MAX_SECRET_CHARS
+
+CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+GRANT_TYPE = "client_credentials"
+MAX_FORM_FIELDS = 20
+
+
+class OAuthError(Exception):
+    """An error in the shape of RFC 6749 §5.2. `basic`: the client used HTTP Basic and is told so."""
+
+    def __init__(self, error: str, description: str, *, status: int = 400, basic: bool = False) -> None:
+        super().__init__(description)
+        self.error, self.description, self.status, self.basic = error, description, status, basic
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    client_id: str
+    client_secret: str
+    form: bool = False
+    """Sent after RFC 6749, so errors are answered after it too."""
+    basic: bool = False
+
+
+class _Body(msgspec.Struct):
+    client_id: str
+    client_secret: str
+
+
+def parse_credentials(content_type: str, authorization: str | None, body: bytes) -> Credentials:
+    """Raises OAuthError for a bad form; Malformed, InvalidFields, UnsupportedMediaType for a bad anything else."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == FORM:
+        return _from_form(authorization, body)
+    if media_type != JSON:
+        raise UnsupportedMediaType(f"send {JSON} or {FORM}")
+    try:
+        given = msgspec.json.decode(body, type=_Body)
+    except msgspec.ValidationError as error:
+        raise InvalidFields(str(error), fields=["client_id", "client_secret"]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed("the body is not JSON") from error
+    return Credentials(given.client_id, given.client_secret)
+
+
+def plausible(credentials: Credentials) -> bool:
+    """Whether an account could have these; what could not be one never reaches the database."""
+    return CLIENT_ID.fullmatch(credentials.client_id) is not None and len(credentials.client_secret) <= MAX_SECRET_CHARS
+
+
+def _from_form(authorization: str | None, body: bytes) -> Credentials:
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
+    except ValueError as error:
+        raise OAuthError("invalid_request", "the form cannot be read") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise OAuthError("invalid_request", "a parameter stands twice")
+    grant_type = fields.get("grant_type")
+    if grant_type is None:
+        raise OAuthError("invalid_request", "grant_type is missing")
+    if grant_type != GRANT_TYPE:
+        raise OAuthError("unsupported_grant_type", f"only {GRANT_TYPE} is supported")
+    if authorization is not None:
+        if "client_secret" in fields:
+            raise OAuthError("invalid_request", "the client authenticates in two ways at once")
+        return _from_basic(authorization, fields.get("client_id"))
+    if "client_id" not in fields or "client_secret" not in fields:
+        raise OAuthError("invalid_client", "client_id and client_secret are needed", status=401)
+    return Credentials(fields["client_id"], fields["client_secret"], form=True)
+
+
+def _from_basic(authorization: str, in_form: str | None) -> Credentials:
+    """RFC 6749 §2.3.1: both parts are form-encoded before they go into Basic."""
+    scheme, _, encoded = authorization.partition(" ")
+    try:
+        if scheme.lower() != "basic":
+            raise ValueError("another scheme")
+        decoded = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
+    except (ValueError, binascii.Error) as error:
+        raise OAuthError("invalid_client", "the Authorization header is not Basic", status=401, basic=True) from error
+    client_id, colon, client_secret = decoded.partition(":")
+    if not colon or (in_form is not None and in_form != unquote_plus(client_id)):
+        raise OAuthError("invalid_client", "the Authorization header names no client", status=401, basic=True)
+    return Credentials(unquote_plus(client_id), unquote_plus(client_secret), form=True, basic=True)

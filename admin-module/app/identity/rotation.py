@@ -1,0 +1,66 @@
+"""When signing keys change state: next → active → retiring → gone. A pure decision; signing.py carries it out."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+class KeyState(enum.StrEnum):
+    """`signing_keys.state` in the database."""
+
+    NEXT = "next"
+    """Published, so that verifiers have it before it signs."""
+    ACTIVE = "active"
+    """Signs. Exactly one."""
+    RETIRING = "retiring"
+    """Still verifies what it has signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAge:
+    """`since`: when the key came into its state, by the database's clock."""
+
+    kid: str
+    state: KeyState
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    rotate_every: timedelta
+    publish_lead: timedelta
+    grace: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps of one transaction, in this order. `create` holds the states of keys to be made."""
+
+    remove: tuple[str, ...] = ()
+    retire: str | None = None
+    activate: str | None = None
+    create: tuple[KeyState, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return self == Plan()
+
+
+def plan(keys: Sequence[KeyAge], now: datetime, schedule: Schedule, *, force: bool = False) -> Plan:
+    """What is due at `now`. `force` rotates whatever the ages are (an operator's or an emergency's wish)."""
+    active = next((key for key in keys if key.state is KeyState.ACTIVE), None)
+    following = next((key for key in keys if key.state is KeyState.NEXT), None)
+    gone = tuple(key.kid for key in keys if key.state is KeyState.RETIRING and now - key.since >= schedule.grace)
+    if active is None:
+        if following is None:
+            return Plan(remove=gone, create=(KeyState.ACTIVE, KeyState.NEXT))
+        return Plan(remove=gone, activate=following.kid, create=(KeyState.NEXT,))
+    if following is None:
+        return Plan(remove=gone, create=(KeyState.NEXT,))
+    due = now - active.since >= schedule.rotate_every and now - following.since >= schedule.publish_lead
+    if due or force:
+        return Plan(remove=gone, retire=active.kid, activate=following.kid, create=(KeyState.NEXT,))
+    return Plan(remove=gone)

@@ -1,0 +1,52 @@
+"""Client secrets: 256 random bits, shown once, kept as a keyed hash, compared in constant time."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+SECRET_BYTES = 32
+MAX_SECRET_CHARS = 256
+"""Longer ones are refused before they are hashed."""
+
+
+class HasSecret(Protocol):
+    """What is compared: the present hash, and the one before it while its grace lasts."""
+
+    @property
+    def secret_hash(self) -> bytes: ...
+    @property
+    def previous_secret_hash(self) -> bytes | None: ...
+    @property
+    def previous_secret_until(self) -> datetime | None: ...
+
+
+def new_secret(random_bytes: Callable[[int], bytes]) -> str:
+    """256 bits as 43 characters that pass through URLs, forms and shells."""
+    return base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
+
+
+class SecretHasher:
+    """HMAC-SHA256 under SECRET_HASH_KEY. A fast hash is right here: the secrets have 256 bits, nobody can guess them."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._nobody = bytes(hashlib.sha256().digest_size)
+
+    def hash(self, secret: str) -> bytes:
+        return hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
+
+    def matches(self, secret: str, owner: HasSecret | None, now: datetime) -> bool:
+        """Whether `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known one."""
+        given = self.hash(secret)
+        current = self._nobody if owner is None else owner.secret_hash
+        previous = (owner.previous_secret_hash if owner is not None else None) or self._nobody
+        until = owner.previous_secret_until if owner is not None else None
+        is_current = hmac.compare_digest(given, current)
+        is_previous = hmac.compare_digest(given, previous)
+        in_grace = until is not None and now < until
+        return owner is not None and (is_current or (is_previous and in_grace))

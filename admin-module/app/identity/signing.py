@@ -1,0 +1,147 @@
+"""Signing keys in PostgreSQL, their rotation by whichever admin comes first, and the JWKS all verifiers read.
+
+Times are the database's, so that admins with different clocks agree. The private part leaves PostgreSQL only encrypted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+)
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.auth.keys import base64url, thumbprint, to_jwk
+from artstore.contracts.tokens import ALGORITHM, TOKEN_TYPE
+
+from ..seal import Sealer
+from .rotation import KeyAge, KeyState, Plan, Schedule, plan
+
+PUBLIC_EXPONENT = 65537
+ROTATION_LOCK = 0x6172_7473_0002
+"""Advisory lock: one admin rotates at a time."""
+
+_LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
+_NOW = text("SELECT now()")
+_ALL = text("SELECT kid, state, since, public_key, private_sealed FROM signing_keys ORDER BY since, kid")
+_INSERT = text(
+    """INSERT INTO signing_keys (kid, state, since, public_key, private_sealed)
+    VALUES (:kid, :state, now(), :public_key, :private_sealed)"""
+)
+_MOVE = text("UPDATE signing_keys SET state = :state, since = now() WHERE kid = :kid")
+_REMOVE = text("DELETE FROM signing_keys WHERE kid = ANY(CAST(:kids AS text[]))")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    kid: str
+    state: KeyState
+    since: datetime
+    public_key: RSAPublicKey
+    private_sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The active key with its token header, encoded once."""
+
+    kid: str
+    private_key: RSAPrivateKey
+    header: bytes
+
+
+async def load_keys(conn: AsyncConnection) -> list[StoredKey]:
+    rows = await conn.execute(_ALL)
+    return [
+        StoredKey(row.kid, KeyState(row.state), row.since, _public(row.public_key), row.private_sealed) for row in rows
+    ]
+
+
+async def rotate(
+    conn: AsyncConnection, schedule: Schedule, spares: list[RSAPrivateKey], sealer: Sealer, *, force: bool = False
+) -> Plan:
+    """Do what is due, in the caller's transaction; the plan says what was done.
+
+    `spares` are new keys, made beforehand because that takes long; too few, and nothing is done but the plan returned.
+    """
+    await conn.execute(_LOCK, {"lock": ROTATION_LOCK})
+    now = (await conn.execute(_NOW)).scalar_one()
+    ages = [KeyAge(key.kid, key.state, key.since) for key in await load_keys(conn)]
+    due = plan(ages, now, schedule, force=force)
+    if due.empty or len(spares) < len(due.create):
+        return due
+    if due.remove:
+        await conn.execute(_REMOVE, {"kids": list(due.remove)})
+    if due.retire:
+        await conn.execute(_MOVE, {"kid": due.retire, "state": KeyState.RETIRING.value})
+    if due.activate:
+        await conn.execute(_MOVE, {"kid": due.activate, "state": KeyState.ACTIVE.value})
+    for state, private_key in zip(due.create, spares, strict=False):
+        await conn.execute(_INSERT, _new_row(state, private_key, sealer))
+    return due
+
+
+async def make_keys(count: int, bits: int) -> list[RSAPrivateKey]:
+    """In a thread: one takes some 100 ms at 2048 bits."""
+    return [
+        await asyncio.to_thread(rsa.generate_private_key, public_exponent=PUBLIC_EXPONENT, key_size=bits)
+        for _ in range(count)
+    ]
+
+
+def to_signer(key: StoredKey, sealer: Sealer) -> Signer:
+    """Raises ValueError when it cannot be decrypted."""
+    private_key = load_der_private_key(sealer.open(key.kid, key.private_sealed), password=None)
+    if not isinstance(private_key, RSAPrivateKey):
+        raise ValueError(f"the signing key {key.kid} is no RSA key")
+    header = orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TOKEN_TYPE})
+    return Signer(key.kid, private_key, base64url(header).encode())
+
+
+def jwks(keys: Iterable[StoredKey]) -> bytes:
+    """RFC 7517: every key that signs, has signed or will sign."""
+    return orjson.dumps({"keys": [to_jwk(key.kid, key.public_key) for key in keys]})
+
+
+def summary(due: Plan) -> dict[str, Any]:
+    """What a rotation did, for the audit log."""
+    return {
+        "removed": list(due.remove),
+        "retiring": due.retire,
+        "active": due.activate,
+        "created": {state.value: count for state, count in Counter(due.create).items()},
+    }
+
+
+def _new_row(state: KeyState, private_key: RSAPrivateKey, sealer: Sealer) -> dict[str, Any]:
+    public_key = private_key.public_key()
+    kid = thumbprint(public_key)
+    private_der = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return {
+        "kid": kid,
+        "state": state.value,
+        "public_key": public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        "private_sealed": sealer.seal(kid, private_der),
+    }
+
+
+def _public(der: bytes) -> RSAPublicKey:
+    public_key = load_der_public_key(der)
+    if not isinstance(public_key, RSAPublicKey):
+        raise ValueError("a signing key is no RSA key")
+    return public_key

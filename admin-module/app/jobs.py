@@ -1,0 +1,104 @@
+"""Every periodic task of admin, in one list. Each may run in all instances at once: PostgreSQL's locks put them in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from artstore.clock import uuid7
+from artstore.errors import Unavailable
+from artstore.logs import get_logger
+from artstore.tasks import Tasks
+
+from .elements.registry import mark_away
+from .identity.bootstrap import make_first_accounts, read_first_accounts
+from .schema import migrate
+
+if TYPE_CHECKING:
+    from .core.context import Context
+
+PREPARE_EVERY_S = 30.0
+"""A database that was made anew under a running admin gets its schema and first accounts again after this long."""
+PREPARE_RETRY_S = 0.5
+AWAY_CHECK_EVERY_S = 5.0
+SWEEP_EVERY_S = 60.0
+PURGE_EVERY_S = 600.0
+
+log = get_logger("admin.jobs")
+
+
+LOOP_PAUSE_S = 0.02
+"""Between two rounds of a task that waits for work by itself; changes that come meanwhile share the next round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`every_s` None: the work waits by itself and is begun again when it ends."""
+
+    name: str
+    every_s: float | None
+    work: Callable[[], Awaitable[object]]
+
+
+def jobs(context: Context) -> list[Job]:
+    """All but `prepare`, for which they wait."""
+    settings = context.settings
+    return [
+        Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
+        Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
+        Job("publish-registry", None, context.publisher.run),
+        Job("undo-sagas", None, context.compensation.run),
+        Job("sweep-sagas", SWEEP_EVERY_S, context.compensation.sweep),
+        Job("purge-sagas", PURGE_EVERY_S, lambda: context.compensation.purge(settings.saga_keep_finished_s)),
+    ]
+
+
+def start_jobs(context: Context, tasks: Tasks) -> None:
+    prepared = asyncio.Event()
+
+    async def prepare() -> None:
+        await _prepare(context)
+        prepared.set()
+
+    tasks.every("prepare", PREPARE_EVERY_S, prepare)
+    for job in jobs(context):
+        work = _after(prepared, job.work)
+        if job.every_s is None:
+            tasks.forever(job.name, work, LOOP_PAUSE_S)
+        else:
+            tasks.every(job.name, job.every_s, work)
+
+
+async def _prepare(context: Context) -> None:
+    """Schema, audit chain, first accounts; again and again until PostgreSQL is there."""
+    path = context.settings.bootstrap_accounts_file
+    accounts = await asyncio.to_thread(read_first_accounts, path) if path else []
+    while True:
+        try:
+            await migrate(context.database)
+            async with context.database.begin() as conn:
+                await context.auditor.load(conn)
+            await make_first_accounts(
+                context.database, context.auditor, accounts, context.hasher, context.clock.now(), uuid7
+            )
+            return
+        except Unavailable:
+            await asyncio.sleep(PREPARE_RETRY_S)
+
+
+async def _mark_away(context: Context) -> None:
+    async with context.database.begin() as conn:
+        gone = await mark_away(conn, context.settings.element_away_after_s)
+    if gone:
+        log.warning("elements away", element_ids=gone)
+        context.publisher.kick()
+
+
+def _after(prepared: asyncio.Event, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+    async def wait_and_work() -> None:
+        await prepared.wait()
+        await work()
+
+    return wait_and_work

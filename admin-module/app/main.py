@@ -1,0 +1,35 @@
+"""Starts admin: `python -m app.main` in the module's folder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import FastAPI
+
+from artstore.config import load_settings
+from artstore.contracts.tokens import Audience
+from artstore.service import build_app, serve
+
+from .api import accounts, audit, elements, keys, sagas, token
+from .core.config import Settings
+from .core.context import open_context
+
+
+def create_app(settings: Settings) -> FastAPI:
+    return build_app(
+        audience=Audience.ADMIN,
+        title="ArtStore admin",
+        settings=settings,
+        open_context=partial(open_context, settings),
+        routers=[keys.router(), accounts.router(), elements.router(), sagas.router(), audit.router()],
+        data_routes=[*token.ROUTES, *sagas.ROUTES],
+    )
+
+
+def main() -> None:
+    settings = load_settings(Settings)
+    serve(create_app(settings), settings, "admin")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Distributed transactions: what has begun is committed or undone, and never forgotten."""

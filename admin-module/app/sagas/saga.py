@@ -1,0 +1,76 @@
+"""The state machine of a saga: its states, the one transition table, and `advance`."""
+
+from __future__ import annotations
+
+import enum
+
+
+class SagaState(enum.StrEnum):
+    """`sagas.state` in the database."""
+
+    BEGUN = "begun"
+    """The ingester holds a lease and is transferring; nothing of the file is visible yet."""
+    COMMITTED = "committed"
+    """The file is in the catalog for all to see. Final."""
+    COMPENSATING = "compensating"
+    """The file is being taken off its element, again and again until the element says it is gone."""
+    COMPENSATED = "compensated"
+    """Nothing is left of the upload. Final: a late commit is refused."""
+
+
+class SagaEvent(enum.StrEnum):
+    BEGIN = "begin"
+    """The ingester begins, or renews its lease."""
+    COMMIT = "commit"
+    """The ingester has the element's word that the file is on disk."""
+    ABORT = "abort"
+    """The ingester gives up."""
+    LEASE_EXPIRED = "lease_expired"
+    """Neither renewal nor commit came in time: the ingester is taken for dead."""
+    FOUND = "found"
+    """The catalog has a pending file of a saga that nobody holds: a put that came late, or a begin that was lost."""
+    UNDONE = "undone"
+    """The element has answered that nothing of this saga is left."""
+
+
+TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
+    (None, SagaEvent.BEGIN): SagaState.BEGUN,
+    # The begin was lost in a database crash: commit carries all it needs.
+    (None, SagaEvent.COMMIT): SagaState.COMMITTED,
+    (None, SagaEvent.ABORT): SagaState.COMPENSATING,
+    (None, SagaEvent.FOUND): SagaState.COMPENSATING,
+    (SagaState.BEGUN, SagaEvent.BEGIN): SagaState.BEGUN,
+    (SagaState.BEGUN, SagaEvent.COMMIT): SagaState.COMMITTED,
+    (SagaState.BEGUN, SagaEvent.ABORT): SagaState.COMPENSATING,
+    (SagaState.BEGUN, SagaEvent.LEASE_EXPIRED): SagaState.COMPENSATING,
+    (SagaState.COMMITTED, SagaEvent.BEGIN): SagaState.COMMITTED,
+    (SagaState.COMMITTED, SagaEvent.COMMIT): SagaState.COMMITTED,
+    (SagaState.COMPENSATING, SagaEvent.ABORT): SagaState.COMPENSATING,
+    (SagaState.COMPENSATING, SagaEvent.UNDONE): SagaState.COMPENSATED,
+    (SagaState.COMPENSATED, SagaEvent.ABORT): SagaState.COMPENSATED,
+    (SagaState.COMPENSATED, SagaEvent.UNDONE): SagaState.COMPENSATED,
+    (SagaState.COMPENSATED, SagaEvent.FOUND): SagaState.COMPENSATING,
+}
+"""(state before, event) → state after. None: admin has never heard of the saga. What is absent is refused."""
+
+FINAL = frozenset({SagaState.COMMITTED, SagaState.COMPENSATED})
+
+
+def advance(state: SagaState | None, event: SagaEvent) -> SagaState | None:
+    """The state after `event`, or None when `state` refuses it."""
+    return TRANSITIONS.get((state, event))
+
+
+def accepting(event: SagaEvent, into: SagaState) -> list[str]:
+    """The states from which `event` leads to `into`, for the WHERE of the statement that does it."""
+    return [state.value for (state, what), after in TRANSITIONS.items() if state and what is event and after is into]
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for the documents."""
+    lines = ["stateDiagram-v2"]
+    for (before, event), after in TRANSITIONS.items():
+        if before is not after:
+            lines.append(f"    {before.value if before else '[*]'} --> {after.value}: {event.value}")
+    lines += [f"    {state.value} --> [*]" for state in SagaState if state in FINAL]
+    return "\n".join(lines) + "\n"

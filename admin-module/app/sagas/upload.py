@@ -1,0 +1,210 @@
+"""The hot path of sagas: begin, commit and abort of uploads, in groups; one transaction for all that wait together.
+
+A row's lock decides every race: of a commit and the expiry of its lease, whichever has the row first wins, and the other
+then sees the state it left and is refused. Rows are taken in the order of their ids, so that groups never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore import points
+from artstore.catalog.write import Entry, note
+from artstore.contracts.files import Attributes
+from artstore.contracts.sagas import SagaResult, UploadSaga
+from artstore.database import Database
+from artstore.errors import Conflict
+from artstore.groups import Group
+from artstore.logs import request_id
+
+from .saga import SagaEvent, SagaState, accepting, advance
+
+REQUESTS_AT_ONCE = 16
+"""Requests that share one transaction; each brings up to MAX_GROUP sagas."""
+
+_GIVEN = """unnest(CAST(:saga_ids AS uuid[]), CAST(:file_ids AS uuid[]), CAST(:elements AS text[]),
+    CAST(:owners AS text[])) AS given(saga_id, file_id, element, owner)"""
+
+# The element that the ingester has left for another one may still hold bytes, or get them: they are undone later.
+_ABANDONED = """array_remove(
+    CASE WHEN kept.storage_element_id = excluded.storage_element_id THEN kept.abandoned
+         ELSE array_append(array_remove(kept.abandoned, kept.storage_element_id), kept.storage_element_id) END,
+    excluded.storage_element_id)"""
+
+_BEGIN = text(
+    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at)
+    SELECT saga_id, 'upload', 'begun', file_id, element, owner, now() + make_interval(secs => :lease_s)
+    FROM {_GIVEN} ORDER BY saga_id
+    ON CONFLICT (saga_id) DO UPDATE SET due_at = excluded.due_at, updated_at = now(),
+        abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id
+    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
+    RETURNING saga_id::text"""
+)
+# A saga id older than finished sagas are kept may be of one that was undone: it is not made good.
+_COMMIT = text(
+    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
+    SELECT saga_id, 'upload', 'committed', file_id, element, owner FROM {_GIVEN}
+    WHERE coalesce(uuid_extract_timestamp(saga_id) > now() - make_interval(secs => :keep_s), true)
+       OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = given.saga_id)
+    ORDER BY saga_id
+    ON CONFLICT (saga_id) DO UPDATE SET state = 'committed', updated_at = now(),
+        abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id,
+        due_at = CASE WHEN {_ABANDONED} = '{{}}' THEN NULL ELSE now() END
+    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
+    RETURNING saga_id::text"""
+)
+_ABORT = text(
+    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
+    SELECT saga_id, 'upload', 'compensating', file_id, element, owner, now(), :reason FROM {_GIVEN} ORDER BY saga_id
+    ON CONFLICT (saga_id) DO UPDATE SET state = 'compensating', due_at = now(), updated_at = now(),
+        abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id, reason = excluded.reason
+    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
+    RETURNING saga_id::text"""
+)
+_STATES = text(
+    """SELECT saga_id::text, state, file_id::text FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    saga_id: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    sagas: list[UploadSaga]
+    reason: str
+
+
+class UploadSagas:
+    """One per process. `undo` is called when an abort has made work for the resume task."""
+
+    def __init__(self, database: Database, lease_s: float, keep_s: float, undo: Callable[[], None]) -> None:
+        self._database, self._lease_s, self._keep_s, self._undo = database, lease_s, keep_s, undo
+        self._begins: Group[list[UploadSaga], list[SagaResult]] = Group(self._begin, max_items=REQUESTS_AT_ONCE)
+        self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=REQUESTS_AT_ONCE)
+
+    async def begin(self, sagas: list[UploadSaga]) -> list[SagaResult]:
+        """Begins, or renews the leases. Not durable at once: a commit carries all it needs. Raises DatabaseAway."""
+        return await self._begins.add(sagas)
+
+    async def commit(self, commits: list[Commit]) -> list[SagaResult]:
+        """Durable when it returns: the files are in the catalog, the events in the outbox. Raises DatabaseAway."""
+        return await self._commits.add(commits)
+
+    async def abort(self, abort: Abort) -> list[SagaResult]:
+        """Durable when it returns, so that no commit can follow; the compensation goes on by itself."""
+        sagas = {saga.saga_id: saga for saga in abort.sagas}
+        async with self._database.begin() as conn:
+            values = {**_columns(sagas.values()), "reason": abort.reason}
+            done = await _advanced(conn, _ABORT, SagaEvent.ABORT, SagaState.COMPENSATING, values)
+            states = await _states(conn, sagas.keys() - done)
+        self._undo()
+        return [
+            _result(saga.saga_id, saga.file_id, SagaEvent.ABORT, SagaState.COMPENSATING, done, states)
+            for saga in abort.sagas
+        ]
+
+    async def _begin(self, requests: list[list[UploadSaga]]) -> Sequence[list[SagaResult]]:
+        sagas = {saga.saga_id: saga for request in requests for saga in request}
+        async with self._database.begin(durable=False) as conn:
+            values = {**_columns(sagas.values()), "lease_s": self._lease_s}
+            done = await _advanced(conn, _BEGIN, SagaEvent.BEGIN, SagaState.BEGUN, values)
+            states = await _states(conn, sagas.keys() - done)
+        return [
+            [_result(one.saga_id, one.file_id, SagaEvent.BEGIN, SagaState.BEGUN, done, states) for one in request]
+            for request in requests
+        ]
+
+    async def _commit(self, requests: list[list[Commit]]) -> Sequence[list[SagaResult]]:
+        commits = {commit.saga_id: commit for request in requests for commit in request}
+        async with self._database.begin() as conn:
+            # 1. the sagas that may still be committed become so; their rows stay locked to the end
+            given = [_as_saga(commit) for commit in commits.values()]
+            values = {**_columns(given), "keep_s": self._keep_s}
+            done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
+            # 2. their files become available, and the events go to the outbox
+            await note(conn, [Entry(commit.attributes, "put") for commit in commits.values() if commit.saga_id in done])
+            states = await _states(conn, commits.keys() - done)
+            points.hit("admin.commit_written")
+            # 3. one durable commit for all: before it none of this happened, after it all of it did
+        points.hit("admin.committed")
+        return [
+            [
+                _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, states)
+                for one in request
+            ]
+            for request in requests
+        ]
+
+
+async def _advanced(
+    conn: AsyncConnection, statement: Any, event: SagaEvent, into: SagaState, values: dict[str, Any]
+) -> set[str]:
+    """The ids of the sagas that the statement took from an accepting state, or from nothing, into `into`."""
+    # Those that are in `into` for good stay as they are: a committed file may have been changed or deleted since.
+    states = [state for state in accepting(event, into) if state == SagaState.BEGUN]
+    rows = await conn.execute(statement, {**values, "accepting": states})
+    return {row.saga_id for row in rows}
+
+
+async def _states(conn: AsyncConnection, saga_ids: Iterable[str]) -> dict[str, tuple[SagaState, str]]:
+    """(state, file_id) by saga id, for those the statement left as they were."""
+    wanted = list(saga_ids)
+    if not wanted:
+        return {}
+    rows = await conn.execute(_STATES, {"saga_ids": wanted})
+    return {row.saga_id: (SagaState(row.state), row.file_id) for row in rows}
+
+
+def _result(
+    saga_id: str,
+    file_id: str,
+    event: SagaEvent,
+    into: SagaState,
+    done: set[str],
+    states: dict[str, tuple[SagaState, str]],
+) -> SagaResult:
+    if saga_id in done:
+        return SagaResult(saga_id=saga_id, state=into.value)
+    if saga_id not in states:
+        return _refused(saga_id, "unknown", "the saga is too old to be made good")
+    state, of_file = states[saga_id]
+    if of_file != file_id:
+        return _refused(saga_id, state.value, "the saga is of another file")
+    if advance(state, event) is None:
+        return _refused(saga_id, state.value, f"the saga is {state.value}")
+    return SagaResult(saga_id=saga_id, state=state.value)
+
+
+def _refused(saga_id: str, state: str, why: str) -> SagaResult:
+    problem = orjson.loads(Conflict(why, state=state).to_wire(request_id.get()))
+    return SagaResult(saga_id=saga_id, state=state, problem=problem)
+
+
+def _as_saga(commit: Commit) -> UploadSaga:
+    attributes = commit.attributes
+    return UploadSaga(
+        saga_id=commit.saga_id,
+        file_id=attributes.file_id,
+        storage_element_id=attributes.storage_element_id,
+        owner=attributes.owner,
+    )
+
+
+def _columns(sagas: Iterable[UploadSaga]) -> dict[str, Any]:
+    rows = sorted(sagas, key=lambda saga: saga.saga_id)
+    return {
+        "saga_ids": [row.saga_id for row in rows],
+        "file_ids": [row.file_id for row in rows],
+        "elements": [row.storage_element_id for row in rows],
+        "owners": [row.owner for row in rows],
+    }
