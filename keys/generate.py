@@ -51,7 +51,7 @@ class Folder:
         self.path = path
         self.containers = containers
         path.mkdir(mode=0o711 if containers else 0o700, parents=True, exist_ok=True)
-        self.owner = path.stat().st_uid
+        self.owner, self.group = path.stat().st_uid, path.stat().st_gid
 
     def keep(self, name: str, make: Callable[[], str], *, group: int | None = None) -> str:
         """The content of `name`, made first if it is not there."""
@@ -81,7 +81,7 @@ class Folder:
     def _hand_over(self, path: Path, group: int | None) -> None:
         if not self.containers:
             return
-        os.chown(path, self.owner, -1 if group is None else group)
+        os.chown(path, self.owner, self.group if group is None else group)
         path.chmod(0o600 if group is None else 0o640)
 
 

@@ -1,0 +1,94 @@
+"""The generator of secrets: what it makes, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Generate = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_second_run_changes_nothing(tmp_path: Path, generate: Generate) -> None:
+    assert generate(tmp_path).returncode == 0
+    before = contents(tmp_path)
+    assert generate(tmp_path).returncode == 0
+    assert contents(tmp_path) == before
+
+
+def test_every_secret_is_readable_by_its_owner_alone(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path / "keys")
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+
+
+def test_no_two_folders_share_a_secret(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path / "a")
+    generate(tmp_path / "b")
+    one, other = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert one.keys() == other.keys()
+    assert not [name for name in one if one[name] == other[name]]
+
+
+def test_keys_are_32_bytes(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path)
+    for name in ("key-encryption-key", "secret-hash-key"):
+        assert len(base64.b64decode((tmp_path / name).read_text(), validate=True)) == 32
+
+
+def test_only_what_is_missing_is_made(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "query.secret").unlink()
+    generate(tmp_path)
+    changed = {name for name, text in contents(tmp_path).items() if text != before[name]}
+    assert changed == {"query.secret", "accounts.json"}
+
+
+def test_each_module_gets_an_account_with_its_own_secret_and_no_more_permissions_than_it_needs(
+    tmp_path: Path, generate: Generate
+) -> None:
+    generate(tmp_path)
+    accounts = {entry["client_id"]: entry for entry in json.loads((tmp_path / "accounts.json").read_text())}
+    admin = json.loads((tmp_path / "admin-client.json").read_text())
+    assert accounts["admin"] == {**admin, "role": "ADMIN", "permissions": []}
+    for client_id in ("se-01", "se-02", "se-03", "ingester", "query"):
+        assert accounts[client_id]["client_secret"] == (tmp_path / f"{client_id}.secret").read_text()
+        assert accounts[client_id]["role"] == "SERVICE"
+    assert accounts["se-01"]["permissions"] == ["elements:report"]
+    assert accounts["query"]["permissions"] == ["elements:read", "storage:read"]
+
+
+def test_new_addresses_rewrite_the_urls_and_nothing_else(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path)
+    before = contents(tmp_path)
+    generate(tmp_path, "--database", "127.0.0.1:7001", "--redis", "127.0.0.1:7002")
+    after = contents(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {"database-url", "redis-url"}
+    assert (
+        after["database-url"] == f"postgresql+asyncpg://artstore:{after['postgres-password']}@127.0.0.1:7001/artstore"
+    )
+    assert after["redis-url"] == f"redis://:{after['redis-password']}@127.0.0.1:7002/0"
+
+
+def test_an_empty_or_damaged_secret_is_refused_in_one_line(tmp_path: Path, generate: Generate) -> None:
+    for name, content in (("redis-password", "\n"), ("admin-client.json", "{")):
+        folder = tmp_path / name
+        generate(folder)
+        (folder / name).write_text(content)
+        refused = generate(folder)
+        assert refused.returncode == 1
+        assert name in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_place_that_cannot_be_written_is_refused_in_one_line(generate: Generate) -> None:
+    refused = generate(Path("/proc/artstore-keys"))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1

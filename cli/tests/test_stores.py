@@ -1,0 +1,115 @@
+"""PostgreSQL and Valkey as `up` runs them: with passwords, durable, whole or not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
+
+from artstore_cli import postgres, valkey
+from artstore_cli.data_folder import DataFolder
+from artstore_cli.ports import choose
+from artstore_cli.processes import Command, spawn
+from artstore_cli.refusal import Refused
+
+PASSWORD = "a-secret-of-this-test"
+
+
+def run(command: Command, is_ready: Callable[[int], bool]) -> subprocess.Popen[bytes]:
+    process = spawn(command)
+    deadline = time.monotonic() + 30
+    while not is_ready(process.pid):
+        assert process.poll() is None, command.log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def run_postgres(folder: DataFolder) -> tuple[subprocess.Popen[bytes], int]:
+    account = postgres.find_account(folder.postgres)
+    program = postgres.load_program(account)
+    postgres.initialise(folder.postgres, program, account, PASSWORD)
+    port = choose(["postgres"], {})["postgres"]
+    command = postgres.serve(folder.postgres, program, account, port, folder.log("postgres"))
+    return run(command, lambda pid: postgres.is_ready(folder.postgres, pid)), port
+
+
+async def connect(port: int, password: str = PASSWORD) -> asyncpg.Connection:
+    return await asyncpg.connect(host="127.0.0.1", port=port, user="artstore", database="artstore", password=password)
+
+
+async def test_postgres_asks_for_the_password_and_keeps_what_it_is_given(folder: DataFolder) -> None:
+    for expected in (1, 2):
+        process, port = run_postgres(folder)
+        try:
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await connect(port, "wrong")
+            connection = await connect(port)
+            await connection.execute("CREATE TABLE IF NOT EXISTS kept (n serial)")
+            await connection.execute("INSERT INTO kept DEFAULT VALUES")
+            assert await connection.fetchval("SELECT count(*) FROM kept") == expected
+            assert await connection.fetchval("SELECT lower('ДОГОВОР')") == "договор"
+            await connection.close()
+        finally:
+            process.send_signal(postgres.serve(Path(), Path(), None, 0, Path()).stop_signal)
+            assert process.wait(20) == 0
+
+
+def test_a_data_folder_that_was_only_half_made_is_made_anew(folder: DataFolder) -> None:
+    unfinished = folder.path / "postgres.new"
+    (unfinished / "base").mkdir(parents=True)
+    account = postgres.find_account(folder.postgres)
+    postgres.initialise(folder.postgres, postgres.load_program(account), account, PASSWORD)
+    assert (folder.postgres / "PG_VERSION").exists()
+    assert not unfinished.exists()
+
+
+def test_a_failed_initialisation_leaves_nothing(folder: DataFolder) -> None:
+    account = postgres.find_account(folder.postgres)
+    with pytest.raises(Refused):
+        postgres.initialise(folder.postgres, postgres.load_program(account), account, "breaks the ' statement")
+    assert not folder.postgres.exists()
+    assert not (folder.path / "postgres.new").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_kept(folder: DataFolder) -> None:
+    folder.postgres.mkdir()
+    (folder.postgres / "base").write_text("somebody's")
+    with pytest.raises(Refused, match="PG_VERSION"):
+        postgres.initialise(folder.postgres, Path(), None, PASSWORD)
+    assert (folder.postgres / "base").read_text() == "somebody's"
+
+
+def test_postgres_runs_below_a_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    folder = DataFolder(closed / "data")
+    folder.prepare()
+    process, _ = run_postgres(folder)
+    assert os.stat(f"/proc/{process.pid}").st_uid != 0
+    process.terminate()
+    process.wait(20)
+
+
+async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolder) -> None:
+    port = choose(["valkey"], {})["valkey"]
+    for round_number in (0, 1):
+        command = valkey.serve(folder.valkey, port, PASSWORD, folder.log("valkey"))
+        process = run(command, lambda _: valkey.is_ready(port, PASSWORD))
+        assert not valkey.is_ready(port, "wrong")
+        async with Redis(port=port, password=PASSWORD, decode_responses=True) as redis:
+            assert await redis.get("kept") == (None, "yes")[round_number]
+            await redis.set("kept", "yes")
+        async with Redis(port=port) as redis:
+            with pytest.raises(AuthenticationError):
+                await redis.ping()
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (folder.valkey / "valkey.conf").stat().st_mode & 0o777 == 0o600
