@@ -16,7 +16,15 @@ import aiohttp
 from artstore.breaker import Breaker, Breakers
 from artstore.config import PeerSettings
 from artstore.edge import REQUEST_ID_HEADER
-from artstore.errors import ArtStoreError, StorageFull, Unavailable, from_wire
+from artstore.errors import (
+    ArtStoreError,
+    BadGateway,
+    Forbidden,
+    StorageFull,
+    Unauthenticated,
+    Unavailable,
+    from_wire,
+)
 from artstore.logs import request_id
 from artstore.tracing import trace_headers
 
@@ -152,12 +160,19 @@ class Peer:
             raise fault.error from fault
         try:
             if response.status >= 400:
-                raise from_wire(response.status, await response.content.read(MAX_ANSWER_BYTES))
+                raise self._error(response.status, await response.content.read(MAX_ANSWER_BYTES))
             yield response
         except (aiohttp.ClientError, ConnectionError) as error:
             raise Unavailable(f"{self.name} broke off its answer", away=self.name) from error
         finally:
             response.release() if response.content.at_eof() else response.close()
+
+    def _error(self, status: int, body: bytes) -> ArtStoreError:
+        """What the peer refused; but that it does not know or trust us is nothing our own caller can mend."""
+        error = from_wire(status, body)
+        if isinstance(error, Unauthenticated | Forbidden):
+            return BadGateway(f"{self.name} refuses this service's account: {error.detail}")
+        return error
 
     async def _ask(
         self,
