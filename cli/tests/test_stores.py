@@ -11,6 +11,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
 from artstore_cli import postgres, valkey
@@ -107,7 +109,7 @@ async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolde
         async with Redis(port=port, password=PASSWORD, decode_responses=True) as redis:
             assert await redis.get("kept") == (None, "yes")[round_number]
             await redis.set("kept", "yes")
-        async with Redis(port=port) as redis:
+        async with Redis(port=port, retry=Retry(NoBackoff(), 0)) as redis:
             with pytest.raises(AuthenticationError):
                 await redis.ping()
         process.terminate()
