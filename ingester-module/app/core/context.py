@@ -61,7 +61,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 call_timeout_s=settings.element_call_timeout_s,
             ),
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
-            files=FileMetrics(runtime.registry),
+            files=runtime.files,
             limits=BodyLimits(
                 max_file_bytes=settings.max_file_size_bytes,
                 idle_timeout_s=settings.body_idle_timeout_s,

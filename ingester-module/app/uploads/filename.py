@@ -28,7 +28,7 @@ def filename_of(disposition: str) -> str | None:
         if name.lower() == "filename*":
             return _extended(value.strip())
         if name.lower() == "filename" and plain is None:
-            plain = content_disposition_unquote(value.strip())
+            plain = _percent_decoded(content_disposition_unquote(value.strip()))
     return plain
 
 
@@ -38,6 +38,17 @@ def header_text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def _percent_decoded(name: str) -> str:
+    """RFC 7578 §4.2 lets senders percent-encode (aiohttp does), most do not: so only what cannot be meant otherwise."""
+    if not name.isascii() or "%" not in name:
+        return name
+    try:
+        decoded = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return name
+    return name if decoded.isascii() else decoded
 
 
 def _extended(value: str) -> str:

@@ -26,6 +26,9 @@ NAMES = [
     ("attachment; filename=\"a; filename*=UTF-8''b\"", "a; filename*=UTF-8''b"),
     ('attachment; FileName="x"', "x"),
     ("attachment", None),
+    ('form-data; name="file"; filename="%D0%94%20%D0%B0.pdf"', "Д а.pdf"),
+    ('form-data; name="file"; filename="100%25 sure%20.pdf"', "100%25 sure%20.pdf"),
+    ('form-data; name="file"; filename="%D0 half.pdf"', "%D0 half.pdf"),
     ('form-data; name="file"; filename="../../etc/passwd"', "../../etc/passwd"),
 ]
 

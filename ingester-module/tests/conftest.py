@@ -1,0 +1,121 @@
+"""A running ingester between scripted neighbours, with a real PostgreSQL and Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.core.config import Settings
+from app.core.context import Context
+from app.main import create_app
+from artstore.catalog.tables import metadata
+from artstore.contracts.elements import Mode
+from artstore.contracts.tokens import Role
+from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
+from artstore.testing.services import PostgresServer, ValkeyServer
+from artstore.testing.tokens import Signer
+
+from .neighbours import ScriptedAdmin, ScriptedElement, served, served_app
+
+__all__ = ["postgres", "servers_folder", "signer", "valkey"]
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    json: Any
+
+
+@dataclass
+class Fleet:
+    """The ingester under test and its neighbours."""
+
+    url: str
+    admin: ScriptedAdmin
+    elements: list[ScriptedElement]
+    session: aiohttp.ClientSession
+    context: Context
+    database_url: str
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        async with self.session.request(method, self.url + path, **options) as response:
+            body = await response.read()
+            is_json = "json" in response.headers.get("content-type", "")
+            return Answer(
+                response.status,
+                {name.lower(): value for name, value in response.headers.items()},
+                body,
+                await response.json(content_type=None) if is_json else None,
+            )
+
+    async def know(self, *entries: Any) -> None:
+        """Make the ingester know exactly these elements, as admin tells them."""
+        self.admin.elements = list(entries) or [element.entry() for element in self.elements]
+        await self.context.discovery._ask_admin()
+
+    async def settled(self, aborts: int) -> None:
+        """Aborts go on after the answer."""
+        while len(self.admin.aborted) < aborts:
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer) -> AsyncIterator[Fleet]:
+    database_url = postgres.url(await postgres.new_database())
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+    await engine.dispose()
+    admin = ScriptedAdmin(signer)
+    elements = [
+        ScriptedElement("se-01", Mode.EDIT),
+        ScriptedElement("se-02", priority=1),
+        ScriptedElement("se-03", priority=2),
+    ]
+    async with AsyncExitStack() as stack:
+        admin_url = await stack.enter_async_context(served(admin.routes))
+        for element in elements:
+            element.url = await stack.enter_async_context(served(element.routes))
+        settings = Settings(
+            port=1,
+            database_url=SecretStr(database_url),
+            redis_url=SecretStr(valkey.url()),
+            admin_url=admin_url,
+            service_client_id="ingester",
+            service_client_secret=SecretStr("x" * 43),
+            max_file_size_bytes=8 * 2**20,
+            body_idle_timeout_s=1,
+            element_idle_timeout_s=1,
+            element_call_timeout_s=1,
+        )
+        app = create_app(settings)
+        url = await stack.enter_async_context(served_app(app))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(headers={"authorization": f"Bearer {signer.token(Role.USER)}"})
+        )
+        yield Fleet(url, admin, elements, session, app.state.context, database_url)
+
+
+@pytest.fixture
+async def fleet(running: Fleet) -> Fleet:
+    """All neighbours well and empty, no breaker open."""
+    running.admin.reset()
+    for element in running.elements:
+        element.reset()
+        running.context.elements._to(element.entry()).breaker.heal()
+    running.context.sagas._admin.breaker.heal()
+    await running.know()
+    return running

@@ -1,0 +1,257 @@
+"""Admin and elements that do as a test tells them: other processes as the ingester sees them, over real sockets.
+
+They keep the contracts (artstore.contracts) and can be told to refuse, stall or break off at a chosen place, which the real
+ones cannot. The real ones are met in the tests of the whole system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import orjson
+import uvicorn
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from artstore.contracts.elements import Capacity, Element, Fill, Mode
+from artstore.contracts.sagas import (
+    AbortUploads,
+    BeginUploads,
+    CommitUploads,
+    SagaResult,
+    SagaResults,
+    UploadCommit,
+    UploadSaga,
+)
+from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
+from artstore.contracts.tokens import Permission, Role, TokenAnswer
+from artstore.errors import ArtStoreError, Conflict, DigestMismatch, NotFound
+from artstore.jsons import JsonResponse
+from artstore.problems import install_problem_handlers
+from artstore.testing.tokens import Signer
+
+OWN = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE, Permission.SAGAS_WRITE, Permission.ELEMENTS_READ})
+
+
+@asynccontextmanager
+async def served(routes: Sequence[Route], port: int = 0) -> AsyncIterator[str]:
+    """The routes behind uvicorn on a free port; gives the base URL."""
+    app = FastAPI()
+    install_problem_handlers(app)
+    app.router.routes.extend(routes)
+    async with served_app(app, port) as url:
+        yield url
+
+
+@asynccontextmanager
+async def served_app(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
+    config = uvicorn.Config(
+        app, port=port, log_config=None, http="httptools", ws="none", timeout_graceful_shutdown=1, access_log=False
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():
+            serving.result()
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class ScriptedAdmin:
+    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path."""
+
+    def __init__(self, signer: Signer) -> None:
+        self.signer = signer
+        self.elements: list[Element] = []
+        self.fail: dict[str, list[ArtStoreError]] = {}
+        self.refuse_commit: ArtStoreError | None = None
+        self.begun: list[UploadSaga] = []
+        self.committed: list[UploadCommit] = []
+        self.aborted: list[UploadSaga] = []
+        self.requests = 0
+
+    def reset(self) -> None:
+        self.fail.clear()
+        self.refuse_commit = None
+        self.requests = 0
+        for seen in (self.begun, self.committed, self.aborted):
+            seen.clear()
+
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/auth/token", self._token, methods=["POST"]),
+            Route("/.well-known/jwks.json", self._jwks),
+            Route("/api/storage-elements", self._list),
+            Route("/api/sagas/uploads", self._begin, methods=["POST"]),
+            Route("/api/sagas/commit", self._commit, methods=["POST"]),
+            Route("/api/sagas/abort", self._abort, methods=["POST"]),
+        ]
+
+    async def _token(self, _request: Request) -> Response:
+        return JsonResponse(TokenAnswer(access_token=self.signer.token(Role.SERVICE, OWN)))
+
+    async def _jwks(self, _request: Request) -> Response:
+        return JsonResponse(self.signer.jwks())
+
+    async def _list(self, _request: Request) -> Response:
+        return JsonResponse({"items": self.elements, "next_cursor": None})
+
+    async def _begin(self, request: Request) -> Response:
+        sagas = msgspec.json.decode(await self._body(request), type=BeginUploads).sagas
+        self.begun.extend(sagas)
+        return _results([SagaResult(saga_id=saga.saga_id, state="begun") for saga in sagas])
+
+    async def _commit(self, request: Request) -> Response:
+        sagas = msgspec.json.decode(await self._body(request), type=CommitUploads).sagas
+        if self.refuse_commit is not None:
+            problem = orjson.loads(self.refuse_commit.to_wire())
+            return _results([SagaResult(saga_id=saga.saga_id, state="aborted", problem=problem) for saga in sagas])
+        self.committed.extend(sagas)
+        return _results([SagaResult(saga_id=saga.saga_id, state="committed") for saga in sagas])
+
+    async def _abort(self, request: Request) -> Response:
+        sagas = msgspec.json.decode(await self._body(request), type=AbortUploads).sagas
+        self.aborted.extend(sagas)
+        return _results([SagaResult(saga_id=saga.saga_id, state="aborting") for saga in sagas])
+
+    async def _body(self, request: Request) -> bytes:
+        self.requests += 1
+        if waiting := self.fail.get(request.url.path):
+            raise waiting.pop(0)
+        return await request.body()
+
+
+class ScriptedElement:
+    """Keeps files in a dict. `refuse` is answered before the body is read, `fail_after` in the middle of it."""
+
+    def __init__(self, name: str, mode: Mode = Mode.RW, priority: int = 10) -> None:
+        self.name, self.mode, self.priority = name, mode, priority
+        self.url = ""
+        self.reset()
+
+    def reset(self) -> None:
+        self.files: dict[str, tuple[bytes, dict[str, Any]]] = {}
+        self.refuse: ArtStoreError | None = None
+        self.fail_after: int | None = None
+        self.fail_with: ArtStoreError | None = None
+        self.lie: dict[str, Any] = {}
+        self.stalled = False
+        self.asked = 0
+        self.cut_off = 0
+        self.headers: dict[str, str] = {}
+
+    def entry(self, **fields: Any) -> Element:
+        capacity = Capacity(total_bytes=2**50, used_bytes=0, available_bytes=2**49, files=0, fill=Fill.OK)
+        known: dict[str, Any] = {
+            "id": self.name,
+            "url": self.url,
+            "mode": self.mode,
+            "backend": "local",
+            "version": "0",
+            "capacity": capacity,
+            "priority": self.priority,
+            "status": "online",
+            "last_seen_at": "",
+            "registered_at": "",
+        }
+        return Element(**{**known, **fields})
+
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/files/{file_id}", self._put, methods=["PUT"]),
+            Route("/api/files/{file_id}", self._get, methods=["GET"]),
+            Route("/api/files/{file_id}", self._patch, methods=["PATCH"]),
+            Route("/api/files/{file_id}", self._delete, methods=["DELETE"]),
+            Route("/api/files/{file_id}/content", self._replace, methods=["PUT"]),
+        ]
+
+    async def _put(self, request: Request) -> Response:
+        body = await self._body(request)
+        new = decode_new_file(request.headers[NEW_FILE_HEADER])
+        record = {
+            "schema_version": 1,
+            "file_id": request.path_params["file_id"],
+            "revision": 1,
+            "size_bytes": len(body),
+            "checksum": f"sha256:{hashlib.sha256(body).hexdigest()}",
+            "storage_element_id": self.name,
+            "created_at": "2026-01-01T00:00:00.000000Z",
+            "updated_at": "2026-01-01T00:00:00.000000Z",
+            **msgspec.to_builtins(new),
+            **self.lie,
+        }
+        assert request.headers[SAGA_HEADER]
+        self.files[request.path_params["file_id"]] = (body, record)
+        return JsonResponse(record, 201)
+
+    async def _body(self, request: Request) -> bytes:
+        """All of the body, or the failure that the test wants."""
+        self.asked += 1
+        self.headers = dict(request.headers)
+        if self.refuse is not None:
+            raise self.refuse
+        if self.stalled:
+            await asyncio.sleep(60)
+        body = b""
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if self.fail_after is not None and len(body) > self.fail_after:
+                    assert self.fail_with is not None
+                    raise self.fail_with
+        except ClientDisconnect:
+            self.cut_off += 1
+            raise
+        stated = request.headers.get("repr-digest", "")
+        if stated and stated != f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:":
+            raise DigestMismatch()
+        return body
+
+    async def _get(self, request: Request) -> Response:
+        return JsonResponse(self._load(request)[1])
+
+    async def _patch(self, request: Request) -> Response:
+        body, record = self._load(request)
+        changed = {**record, **orjson.loads(await request.body()), "revision": record["revision"] + 1}
+        self.files[record["file_id"]] = (body, changed)
+        return JsonResponse(changed, headers={"etag": f'"{changed["revision"]}"'})
+
+    async def _replace(self, request: Request) -> Response:
+        _, record = self._load(request)
+        body = await self._body(request)
+        changed = {**record, "size_bytes": len(body), "revision": record["revision"] + 1}
+        self.files[record["file_id"]] = (body, changed)
+        return JsonResponse(changed)
+
+    async def _delete(self, request: Request) -> Response:
+        del self.files[self._load(request)[1]["file_id"]]
+        return Response(status_code=204)
+
+    def _load(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+        self.headers = dict(request.headers)
+        if self.refuse is not None:
+            raise self.refuse
+        kept = self.files.get(request.path_params["file_id"])
+        if kept is None:
+            raise NotFound("no such file")
+        if request.headers.get("if-match", '"1"') != f'"{kept[1]["revision"]}"':
+            raise Conflict("another revision")
+        return kept
+
+
+def _results(results: list[SagaResult]) -> Response:
+    return JsonResponse(SagaResults(results=results))

@@ -1,0 +1,137 @@
+"""Update and delete through the ingester."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from orjson import dumps
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from artstore.catalog.write import Entry, note
+from artstore.clock import uuid7
+from artstore.contracts.files import decode
+from artstore.errors import ModeForbids, NotFound, RevisionMismatch, Unavailable
+
+from .conftest import Answer, Fleet
+
+
+@pytest.fixture
+async def catalog(fleet: Fleet) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(fleet.database_url)
+    yield engine
+    async with engine.begin() as connection:
+        await connection.execute(text("TRUNCATE files"))
+    await engine.dispose()
+
+
+async def upload(fleet: Fleet, body: bytes = b"old") -> dict[str, Any]:
+    answer = await fleet.ask("POST", "/api/files/upload", data=body, params={"filename": "a"})
+    record: dict[str, Any] = answer.json
+    return record
+
+
+async def put_in_catalog(catalog: AsyncEngine, record: dict[str, Any], saga_id: str | None = None) -> None:
+    async with catalog.begin() as connection:
+        await note(connection, [Entry(decode(dumps(record)), "put", saga_id)])
+
+
+async def patched(fleet: Fleet, file_id: str, changes: Any, **headers: str) -> Answer:
+    return await fleet.ask("PATCH", f"/api/files/{file_id}", json=changes, headers=headers)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["in the catalog", "unknown to it"])
+async def test_a_change_reaches_the_element_that_holds_the_file(
+    fleet: Fleet, catalog: AsyncEngine, listed: bool
+) -> None:
+    record = await upload(fleet)
+    if listed:
+        await put_in_catalog(catalog, record)
+    answer = await patched(fleet, record["file_id"], {"tags": ["ж"], "metadata": {"n": [1]}}, **{"if-match": '"1"'})
+    assert (answer.status, answer.headers["etag"]) == (200, '"2"')
+    assert (answer.json["tags"], answer.json["metadata"], answer.json["filename"]) == (["ж"], {"n": [1]}, "a")
+    assert fleet.elements[1].headers["if-match"] == '"1"'
+
+
+@pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
+async def test_new_content_replaces_the_old(fleet: Fleet, size: int) -> None:
+    record, body = await upload(fleet), os.urandom(size)
+    answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=body)
+    assert (answer.status, answer.json["revision"], answer.json["size_bytes"]) == (200, 2, size)
+    assert fleet.elements[1].files[record["file_id"]][0] == body
+
+
+async def test_a_deleted_file_is_gone(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    path = f"/api/files/{record['file_id']}"
+    answer = await fleet.ask("DELETE", path)
+    assert (answer.status, answer.body) == (204, b"")
+    assert (await fleet.ask("DELETE", path)).status == 404
+
+
+async def test_what_the_element_refuses_is_told_as_it_said_it(fleet: Fleet, catalog: AsyncEngine) -> None:
+    record = await upload(fleet)
+    await put_in_catalog(catalog, record)
+    for error in (ModeForbids("rw"), RevisionMismatch("has 2"), Unavailable("starting")):
+        fleet.elements[1].refuse = error
+        answer = await fleet.ask("DELETE", f"/api/files/{record['file_id']}")
+        assert (answer.status, answer.json["code"]) == (error.status, error.code)
+
+
+@pytest.mark.parametrize("file_id", [str(uuid7()), "no-id", str(uuid7()).upper(), "%2e%2e"])
+async def test_an_unknown_id_is_not_found(fleet: Fleet, file_id: str) -> None:
+    for method, path in (("DELETE", ""), ("PUT", "/content")):
+        answer = await fleet.ask(method, f"/api/files/{file_id}{path}")
+        assert (answer.status, answer.json["code"]) == (404, "not_found")
+    assert (await patched(fleet, file_id, {})).status == 404
+
+
+async def test_a_file_whose_upload_is_open_is_not_there_yet(fleet: Fleet, catalog: AsyncEngine) -> None:
+    record = await upload(fleet)
+    await put_in_catalog(catalog, record, str(uuid7()))
+    assert (await fleet.ask("DELETE", f"/api/files/{record['file_id']}")).status == 404
+
+
+async def test_a_file_that_may_be_on_a_silent_element_is_not_called_missing(fleet: Fleet) -> None:
+    fleet.elements[2].refuse = Unavailable("starting")
+    answer = await fleet.ask("DELETE", f"/api/files/{uuid7()}")
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    fleet.elements[2].refuse = NotFound()
+    assert (await fleet.ask("DELETE", f"/api/files/{uuid7()}")).status == 404
+
+
+WRONG_PATCHES: list[tuple[Any, str, int]] = [
+    (b"{", "application/json", 400),
+    (b'{"metadata": ' + b'{"a":' * 10_000, "application/json", 400),
+    (b"\xff", "application/json", 400),
+    (b"[]", "application/json", 422),
+    (b'{"size_bytes": 1}', "application/json", 422),
+    (b'{"tags": "a"}', "application/json", 422),
+    (b'{"tags": [""]}', "application/json", 422),
+    (b'{"filename": "a/b"}', "application/json", 422),
+    (b'{"filename": null}', "application/json", 422),
+    (b'{"metadata": {"n": 123456789012345678901234567890}}', "application/json", 422),
+    (b'{"tags": []' + b" " * 70_000 + b"}", "application/json", 413),
+    (b"tags=a", "application/x-www-form-urlencoded", 415),
+]
+
+
+@pytest.mark.parametrize(("body", "content_type", "status"), WRONG_PATCHES)
+async def test_a_change_that_breaks_a_rule_reaches_no_element(
+    fleet: Fleet, body: bytes, content_type: str, status: int
+) -> None:
+    record = await upload(fleet)
+    path = f"/api/files/{record['file_id']}"
+    answer = await fleet.ask("PATCH", path, data=body, headers={"content-type": content_type})
+    assert answer.status == status, answer.body
+    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
+
+
+async def test_new_content_is_never_a_form(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=b"x", headers=headers)
+    assert answer.status == 415
