@@ -1,0 +1,77 @@
+"""attr.json of a new file and of its next revision; the format itself is artstore.contracts.files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from artstore.contracts.files import (
+    Attributes,
+    Changes,
+    NewFile,
+    check_filename,
+    check_metadata,
+    check_tags,
+    decode,
+)
+from artstore.errors import InvalidFields
+
+
+def first_revision(
+    file_id: str, new: NewFile, *, size_bytes: int, sha256: str, element_id: str, now: str
+) -> Attributes:
+    return Attributes(
+        file_id=file_id,
+        revision=1,
+        filename=new.filename,
+        content_type=new.content_type,
+        size_bytes=size_bytes,
+        checksum=f"sha256:{sha256}",
+        storage_element_id=element_id,
+        created_at=now,
+        updated_at=now,
+        owner=new.owner,
+        tags=new.tags,
+        metadata=new.metadata,
+        retention=new.retention,
+        expires_at=new.expires_at,
+    )
+
+
+def with_changes(attributes: Attributes, changes: Changes, *, now: str) -> Attributes:
+    """The next revision. Raises InvalidFields."""
+    wanted: dict[str, Any] = {}
+    if changes.filename is not msgspec.UNSET:
+        check_filename(changes.filename)
+        wanted["filename"] = changes.filename
+    if changes.tags is not msgspec.UNSET:
+        check_tags(changes.tags)
+        wanted["tags"] = changes.tags
+    if changes.metadata is not msgspec.UNSET:
+        check_metadata(changes.metadata)
+        wanted["metadata"] = changes.metadata
+    if not wanted:
+        raise InvalidFields("nothing to change", fields=["filename", "tags", "metadata"])
+    return msgspec.structs.replace(attributes, revision=attributes.revision + 1, updated_at=now, **wanted)
+
+
+def with_content(attributes: Attributes, *, size_bytes: int, sha256: str, content_type: str, now: str) -> Attributes:
+    """The next revision, with other bytes."""
+    return msgspec.structs.replace(
+        attributes,
+        revision=attributes.revision + 1,
+        updated_at=now,
+        size_bytes=size_bytes,
+        checksum=f"sha256:{sha256}",
+        content_type=content_type,
+    )
+
+
+def find_in(encoded: bytes, file_id: str) -> Attributes | None:
+    """What these bytes say of `file_id`; None when they are no attr.json of it (damage, or a file copied to a wrong name)."""
+    try:
+        attributes = decode(encoded)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    return attributes if attributes.file_id == file_id else None

@@ -1,0 +1,55 @@
+"""Checkpoint: make the files themselves durable, say so in the log, and let its older segments go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from artstore.errors import ElementFailed
+from artstore.points import hit
+
+from . import durable
+from .records import Checkpoint
+from .store import Store
+
+APPLIED_POLL_S = 0.01
+
+
+async def checkpoint(store: Store, *, rotate: bool = False) -> None:
+    """All that was written before the segment in use. With `rotate`, all that was written before now. Raises ElementFailed."""
+    if rotate:
+        await store.wal.rotate()
+    boundary = store.wal.boundary
+    while store.wal.unapplied_before(boundary):  # noqa: ASYNC110 — rare, and short
+        await asyncio.sleep(APPLIED_POLL_S)
+    try:
+        await store.in_thread(durable.sync_filesystem, store.root_fd)
+    except OSError as error:
+        failed = store.failing.explain(error)
+        store.wal.give_up()
+        raise failed from error
+    hit("checkpoint.synced")
+    await store.wal.log_checkpoint(describe(store, boundary))
+    hit("checkpoint.freed")
+
+
+def describe(store: Store, boundary: int) -> Checkpoint:
+    """What the log forgets with its older segments and must still know."""
+    newest = list(store.unconfirmed.items())[-store.wal.unconfirmed_room :]
+    return Checkpoint(
+        redo_from=boundary,
+        still_open=[begun.carried() for begun in store.wal.open.values() if begun.number < boundary],
+        unconfirmed=dict(newest),
+        files=store.usage.files,
+        bytes_used=store.usage.bytes_used,
+    )
+
+
+async def keep_checkpointing(store: Store) -> None:
+    """One checkpoint after each filled segment, until the element fails or this is cancelled."""
+    while True:
+        await store.wal.rotated.wait()
+        store.wal.rotated.clear()
+        try:
+            await checkpoint(store)
+        except ElementFailed:
+            return

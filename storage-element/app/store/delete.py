@@ -1,0 +1,87 @@
+"""Delete, by a user's wish or as the compensation of the saga that put the file. attr.json goes first, then the data."""
+
+from __future__ import annotations
+
+from artstore.errors import Conflict, NotFound, Unavailable
+from artstore.points import hit
+
+from .attributes import find_in
+from .records import Intent, Kind
+from .settle import settle
+from .store import Store
+from .update import require_revision
+
+
+async def delete(store: Store, file_id: str, if_revision: int | None = None) -> None:
+    """Gone for good when it returns. Raises NotFound, RevisionMismatch, ElementFailed. Needs no room on the disk."""
+    store.failing.require_sound()
+    await store.to_the_end(_delete(store, file_id, if_revision))
+
+
+async def compensate(store: Store, file_id: str, saga_id: str) -> None:
+    """Remove what this saga put and has not committed; nothing there is what was wanted. Raises Conflict, ElementFailed.
+
+    A put of the saga that is still running is stopped first, and one that is still on its way will be refused.
+    """
+    store.failing.require_sound()
+    store.remember_compensated(saga_id)
+    running = store.running.get(file_id)
+    if running is not None and running.saga_id == saga_id:
+        running.stop()
+    await store.to_the_end(_compensate(store, file_id, saga_id))
+
+
+async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
+    async with store.locks.hold(file_id):
+        encoded = store.files.find_attributes(file_id)
+        if encoded is None:
+            raise NotFound("there is no such file here", file_id=file_id)
+        attributes = find_in(encoded, file_id)
+        if attributes is not None:
+            require_revision(attributes, if_revision)
+        await _remove(store, file_id, encoded, None)
+
+
+async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
+    async with store.locks.hold(file_id):
+        encoded = store.files.find_attributes(file_id)
+        if encoded is None:
+            return
+        known = await _uncommitted_saga(store, file_id)
+        if known != saga_id:
+            raise Conflict("this saga has no uncommitted file here", file_id=file_id)
+        await _remove(store, file_id, encoded, saga_id)
+
+
+async def _uncommitted_saga(store: Store, file_id: str) -> str | None:
+    """The catalog knows best whether a saga was committed; while it is away, what the store itself remembers decides."""
+    remembered = store.unconfirmed.get(file_id)
+    try:
+        row = await store.catalog.find_standing(file_id)
+    except Unavailable:
+        if remembered is None:
+            raise
+        row = None
+    if row is not None:
+        return None if row.available else row.saga_id
+    return remembered.saga_id if remembered is not None else None
+
+
+async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | None) -> None:
+    attributes = find_in(encoded, file_id)
+    revision = attributes.revision + 1 if attributes is not None else 1
+    # 1 WAL, twice: from its sync on the file is gone, and replay of an earlier put does not bring it back.
+    intent = Intent(Kind.DELETE, file_id, saga_id, revision=revision)
+    begun = store.wal.begin(intent, then=lambda: store.files.remove(file_id), copies=2)
+    try:
+        # 4 attr.json, then data, in the same thread hop
+        await begun.durable
+    except OSError as error:
+        raise store.failing.fail(f"a file could not be removed: {error}") from error
+    hit("delete.removed")
+    store.unconfirmed.pop(file_id, None)
+    if attributes is not None:
+        store.usage.add(-1, -attributes.size_bytes)
+    # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
+    await settle(store, file_id, begun)
+    hit("delete.settled")

@@ -1,0 +1,127 @@
+"""Open an element's root: lock, folders, log, recovery. And close it so that the next start finds nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from artstore.clock import Clock
+from artstore.errors import ElementFailed
+
+from ..capacity import Reserve
+from . import durable
+from .catalog import Catalog
+from .checkpoint import checkpoint, keep_checkpointing
+from .failing import Failing
+from .files import Files
+from .identity import lock_root
+from .paths import Paths
+from .recover import recover
+from .replay import Replay, understand
+from .room import Room, Usage
+from .segments import SUFFIX, Segment, SegmentRead, open_segment, read_segment
+from .store import Limits, Store
+from .wal import Wal, WalLimits
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    element_id: str
+    root: str
+    reserve: Reserve = field(default_factory=Reserve)
+    quota_bytes: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    wal: WalLimits = field(default_factory=WalLimits)
+
+
+@asynccontextmanager
+async def locked_root(root: str) -> AsyncIterator[Paths]:
+    """The folders of a root, made where missing, and this process alone on it. Raises RootRefused."""
+    paths = Paths(os.path.abspath(root))
+    os.makedirs(paths.root, exist_ok=True)
+    lock = lock_root(paths)
+    try:
+        await asyncio.to_thread(durable.make_tree, paths.made_once())
+        yield paths
+    finally:
+        os.close(lock)
+
+
+@asynccontextmanager
+async def open_store(paths: Paths, settings: StoreSettings, catalog: Catalog, clock: Clock) -> AsyncIterator[Store]:
+    """Recovered and ready. The root must be locked. Raises OSError when the disk refuses."""
+    failing, usage = Failing(), Usage()
+    store = Store(
+        element_id=settings.element_id,
+        files=Files(paths),
+        wal=Wal(paths.wal, settings.wal, failing),
+        catalog=catalog,
+        clock=clock,
+        failing=failing,
+        usage=usage,
+        room=Room(paths.root, settings.reserve, usage, settings.quota_bytes),
+        limits=settings.limits,
+        root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+    )
+    try:
+        log = await asyncio.to_thread(_read_log, paths, clock.unix_s())
+        await store.wal.start(log.free, log.live, log.replay.next_number, log.replay.last_sequence)
+        await recover(store, log.replay)
+    except BaseException:
+        await _let_go(store)
+        raise
+    checkpoints = asyncio.create_task(keep_checkpointing(store), name="checkpoints")
+    try:
+        yield store
+    finally:
+        await _close(store, checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    replay: Replay
+    free: list[Segment]
+    live: list[Segment]
+
+
+def _read_log(paths: Paths, now_s: float) -> _Log:
+    """What it says; and its segments, oldest first: those a next recovery would need again, and those it would not."""
+    read: list[tuple[int, str, SegmentRead | None]] = []
+    for name in sorted(os.listdir(paths.wal)):
+        if name.endswith(SUFFIX):
+            path = f"{paths.wal}/{name}"
+            segment = read_segment(path)
+            read.append((segment.sequence if segment is not None else 0, path, segment))
+    read.sort(key=lambda one: one[0])
+    replay = understand([segment for _, _, segment in read if segment is not None], now_s)
+    log = _Log(replay, [], [])
+    for sequence, path, segment in read:
+        opened = open_segment(path)
+        if segment is not None and any(frame.number >= replay.redo_from for frame in segment.frames):
+            opened.sequence, opened.first, opened.end = sequence, segment.first, segment.frames[-1].number + 1
+            log.live.append(opened)
+        else:
+            log.free.append(opened)
+    return log
+
+
+async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
+    """With a last checkpoint: the next start finds nothing to do."""
+    await store.drain()
+    checkpoints.cancel()
+    await asyncio.wait({checkpoints})
+    try:
+        if store.failing.reason is None:
+            await checkpoint(store, rotate=True)
+    except ElementFailed:
+        pass  # said where it failed; the next start recovers
+    await _let_go(store)
+
+
+async def _let_go(store: Store) -> None:
+    await store.wal.stop()
+    store.end_threads()
+    os.close(store.root_fd)

@@ -1,0 +1,76 @@
+"""Names on disk. A file's folder is named by the last two bytes of its id, which are random in a UUIDv7."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from artstore.errors import Malformed
+
+ATTRIBUTES_SUFFIX = ".attr.json"
+FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
+
+
+def check_file_id(text: str) -> str:
+    """The id itself; raises Malformed for anything but a UUID in its canonical form, so it is safe in a path."""
+    try:
+        if str(UUID(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise Malformed("file_id is no UUID in its canonical form")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every name under one root, as text: os calls take it faster than a Path."""
+
+    root: str
+
+    @property
+    def files(self) -> str:
+        return f"{self.root}/files"
+
+    @property
+    def temps(self) -> str:
+        return f"{self.root}/tmp"
+
+    @property
+    def wal(self) -> str:
+        return f"{self.root}/wal"
+
+    @property
+    def aside(self) -> str:
+        """Unreadable WAL frames, kept for a person to look at."""
+        return f"{self.root}/wal-aside"
+
+    @property
+    def quarantine(self) -> str:
+        return f"{self.root}/quarantine"
+
+    @property
+    def element(self) -> str:
+        return f"{self.root}/element.json"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.root}/lock"
+
+    def folder(self, file_id: str) -> str:
+        return f"{self.root}/files/{file_id[-4:-2]}/{file_id[-2:]}"
+
+    def data(self, file_id: str) -> str:
+        return f"{self.root}/files/{file_id[-4:-2]}/{file_id[-2:]}/{file_id}"
+
+    def attributes(self, file_id: str) -> str:
+        return f"{self.root}/files/{file_id[-4:-2]}/{file_id[-2:]}/{file_id}{ATTRIBUTES_SUFFIX}"
+
+    def temp(self, name: str) -> str:
+        return f"{self.root}/tmp/{name}"
+
+    def made_once(self) -> tuple[str, ...]:
+        """Folders that exist from the first start on."""
+        return (self.root, self.files, self.temps, self.wal, self.aside, self.quarantine, *self._first_level())
+
+    def _first_level(self) -> tuple[str, ...]:
+        return tuple(f"{self.root}/files/{name}" for name in FAN_OUT)

@@ -1,0 +1,89 @@
+"""What the WAL says. An intent opens an operation, marks tell how it went on, a checkpoint lets everything before it go."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Kind(enum.IntEnum):
+    PUT_SMALL = 1
+    """Carries bytes and attributes: replay makes the file."""
+    PUT_LARGE = 2
+    """Only the intent; the file syncs itself, and is there when its attr.json is."""
+    PATCH = 3
+    """Carries the new attributes; the bytes stay."""
+    REWRITE_SMALL = 4
+    """Carries new bytes and attributes of a file that exists."""
+    REWRITE_LARGE = 5
+    """Only the intent; decided by a mark that names the temp and carries the attributes."""
+    DELETE = 6
+
+
+class Step(enum.IntEnum):
+    DECIDED = 1
+    """A large rewrite's new bytes are durable in its temp: from here it goes forward."""
+    ABORTED = 2
+    """The operation's effects on disk were undone: replay must not repeat them."""
+    CLOSED = 3
+    """Nothing is left to do. Not synced: recovery finds out the same from the disk."""
+
+
+class Intent(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """`attributes` is the attr.json to be, where the record carries one. A frame may carry file bytes beside it."""
+
+    kind: Kind
+    file_id: str
+    saga_id: str | None = None
+    attributes: bytes = b""
+    temp: str = ""
+    revision: int = 1
+    """The revision it makes; for a delete the one after the file's last."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Something about the intent with the number `of`; repeats kind and id, so that one damaged frame hides nothing."""
+
+    step: Step
+    of: int
+    kind: Kind
+    file_id: str
+    attributes: bytes = b""
+    temp: str = ""
+
+
+class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
+    """An intent carried over a checkpoint, without the bytes its frame had."""
+
+    number: int
+    intent: Intent
+    aborted: bool = False
+    decided: Mark | None = None
+
+
+class Unconfirmed(msgspec.Struct, frozen=True, array_like=True):
+    """The saga that put a file and has not been seen committed, and when (Unix seconds)."""
+
+    saga_id: str
+    since_s: float
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """All effects of records below `redo_from` are durable in the files themselves."""
+
+    redo_from: int
+    still_open: list[OpenIntent]
+    unconfirmed: dict[str, Unconfirmed]
+    files: int
+    bytes_used: int
+
+
+Record = Intent | Mark | Checkpoint
+
+CARRIES_REDO = frozenset({Kind.PUT_SMALL, Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
+"""Kinds whose effect on disk is not synced by itself: a checkpoint waits until it has been made."""
+PUTS = frozenset({Kind.PUT_SMALL, Kind.PUT_LARGE})
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(Record).decode

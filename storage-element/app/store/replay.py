@@ -1,0 +1,130 @@
+"""What the log says about each file, folded to the last word. Pure: reads frames, touches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .records import PUTS, Checkpoint, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
+from .segments import Frame, SegmentRead, Unreadable
+
+SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
+
+
+@dataclass(slots=True)
+class Wanted:
+    """How a file must look. `attributes` None: not there. `data` None: its bytes are durable without the log."""
+
+    attributes: bytes | None
+    data: memoryview | None = None
+
+
+@dataclass(slots=True)
+class Operation:
+    number: int
+    intent: Intent
+    data: memoryview | None = None
+    decided: Mark | None = None
+    aborted: bool = False
+    closed: bool = False
+    carried: bool = False
+    """Came over a checkpoint: its effects were durable then, its bytes are no longer in the log."""
+
+    def to_carry(self) -> OpenIntent:
+        return OpenIntent(self.number, self.intent, self.aborted, self.decided)
+
+
+@dataclass(slots=True)
+class Replay:
+    """The log, understood."""
+
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    unresolved: list[Operation] = field(default_factory=list)
+    """Not closed, in the order they were begun."""
+    unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
+    files: int = 0
+    bytes_used: int = 0
+    redo_from: int = 0
+    next_number: int = 1
+    last_sequence: int = 0
+
+
+def understand(segments: list[SegmentRead], now_s: float) -> Replay:
+    """`segments` in any order. Frames below the last checkpoint's `redo_from` say nothing any more."""
+    frames = sorted((frame for segment in segments for frame in segment.frames), key=lambda frame: frame.number)
+    replay = Replay(unreadable=[found for segment in segments for found in segment.unreadable])
+    replay.last_sequence = max((segment.sequence for segment in segments), default=0)
+    replay.next_number = frames[-1].number + 1 if frames else 1
+    operations: dict[int, Operation] = {}
+    replay.redo_from = _start_from_checkpoint(frames, replay, operations)
+    for frame in frames:
+        if frame.number >= replay.redo_from:
+            _take(frame, operations)
+    for number in sorted(operations):
+        _fold(operations[number], replay, now_s)
+    return replay
+
+
+def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict[int, Operation]) -> int:
+    checkpoints = [frame.record for frame in frames if isinstance(frame.record, Checkpoint)]
+    if not checkpoints:
+        return 0
+    last = checkpoints[-1]
+    replay.files, replay.bytes_used = last.files, last.bytes_used
+    replay.unconfirmed.update(last.unconfirmed)
+    for carried in last.still_open:
+        operations[carried.number] = Operation(
+            carried.number, carried.intent, decided=carried.decided, aborted=carried.aborted, carried=True
+        )
+    return last.redo_from
+
+
+def _take(frame: Frame, operations: dict[int, Operation]) -> None:
+    record = frame.record
+    if isinstance(record, Intent):
+        operations.setdefault(frame.number, Operation(frame.number, record, frame.data))
+    elif isinstance(record, Mark):
+        operation = operations.get(record.of)
+        if operation is None and (record.step is Step.DECIDED or record.kind is Kind.DELETE):
+            # Its intent rotted. These two are believed on the mark's word: it repeats all that counts.
+            intent = Intent(record.kind, record.file_id, attributes=record.attributes, temp=record.temp)
+            operation = operations[record.of] = Operation(record.of, intent)
+        if operation is None:
+            return
+        if record.step is Step.DECIDED:
+            operation.decided = record
+        elif record.step is Step.ABORTED:
+            operation.aborted = True
+        else:
+            operation.closed = True
+
+
+def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
+    """One operation after the other, in the order of the log; later ones win."""
+    intent = operation.intent
+    file_id = intent.file_id
+    if not operation.closed:
+        replay.unresolved.append(operation)
+    if operation.aborted:
+        _fold_aborted(operation, replay)
+        return
+    if intent.kind in PUTS and intent.saga_id is not None:
+        replay.unconfirmed[file_id] = Unconfirmed(intent.saga_id, now_s)
+    if intent.kind is Kind.DELETE:
+        replay.unconfirmed.pop(file_id, None)
+        replay.wanted[file_id] = Wanted(None)
+    elif intent.kind is Kind.PUT_LARGE or operation.decided is not None or operation.carried:
+        # What synced itself, or was synced by a checkpoint: the disk has it, and earlier records no longer count.
+        replay.wanted.pop(file_id, None)
+    elif intent.kind in SMALL_BYTES:
+        replay.wanted[file_id] = Wanted(intent.attributes, operation.data)
+    elif intent.kind is Kind.PATCH:
+        before = replay.wanted.get(file_id)
+        replay.wanted[file_id] = Wanted(intent.attributes, before.data if before is not None else None)
+
+
+def _fold_aborted(operation: Operation, replay: Replay) -> None:
+    """An aborted put left nothing; an aborted update left what was before."""
+    if operation.intent.kind in PUTS:
+        replay.unconfirmed.pop(operation.intent.file_id, None)
+        replay.wanted[operation.intent.file_id] = Wanted(None)

@@ -1,0 +1,83 @@
+"""Who may take how much of the disk: bytes in flight are counted before they are written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from artstore.errors import StorageFull
+
+from ..capacity import Reserve, Space, available_bytes
+
+
+class Usage:
+    """Files and bytes kept, moved by each put and delete, carried from start to start by the checkpoints."""
+
+    __slots__ = ("bytes_used", "files")
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes_used = 0
+
+    def add(self, files: int, size_bytes: int) -> None:
+        self.files = max(0, self.files + files)
+        self.bytes_used = max(0, self.bytes_used + size_bytes)
+
+
+class Claim:
+    """What one put has been promised and not yet written."""
+
+    __slots__ = ("_room", "left_bytes")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.left_bytes = 0
+
+    def ensure(self, size_bytes: int) -> None:
+        """Raises StorageFull when the disk cannot take that much more."""
+        if size_bytes > self.left_bytes:
+            self._room.take(size_bytes - self.left_bytes)
+            self.left_bytes = size_bytes
+
+    def spend(self, size_bytes: int) -> None:
+        """These bytes stand on the disk now, and the disk counts them itself."""
+        self._room.in_flight_bytes -= min(size_bytes, self.left_bytes)
+        self.left_bytes -= min(size_bytes, self.left_bytes)
+
+
+class Room:
+    """`quota_bytes` bounds an element that shares its disk with others."""
+
+    def __init__(self, root: str, reserve: Reserve, usage: Usage, quota_bytes: int | None = None) -> None:
+        self._root = root
+        self._usage = usage
+        self._quota_bytes = quota_bytes
+        self.reserve = reserve
+        self.in_flight_bytes = 0
+
+    def look(self) -> Space:
+        disk = os.statvfs(self._root)
+        total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        inodes = disk.f_favail if disk.f_files else None
+        if self._quota_bytes is not None and self._quota_bytes < total:
+            return Space(self._quota_bytes, min(free, max(0, self._quota_bytes - self._usage.bytes_used)), inodes)
+        return Space(total, free, inodes)
+
+    def available_bytes(self) -> int:
+        return available_bytes(self.look(), self.reserve, self.in_flight_bytes)
+
+    def take(self, size_bytes: int) -> None:
+        """Raises StorageFull."""
+        available = self.available_bytes()
+        if size_bytes > available:
+            raise StorageFull(f"{size_bytes} bytes more do not fit", available_bytes=available)
+        self.in_flight_bytes += size_bytes
+
+    @contextmanager
+    def claim(self) -> Iterator[Claim]:
+        claim = Claim(self)
+        try:
+            yield claim
+        finally:
+            claim.spend(claim.left_bytes)

@@ -1,0 +1,114 @@
+"""What the verbs (put, get, update, delete, recover) share: the open element's parts, nothing of their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from artstore.clock import Clock, rfc3339
+
+from .catalog import Catalog
+from .failing import Failing
+from .files import Files
+from .locks import FileLocks, Running
+from .records import Unconfirmed
+from .room import Room, Usage
+from .wal import Begun, Wal
+
+Result = TypeVar("Result")
+
+MAX_COMPENSATED = 10_000
+"""Sagas remembered as compensated, so that a put of theirs still on the wire finds the door closed."""
+THREADS = 8
+"""For writes and syncs of larger files; small ones go with the log's own thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    small_bytes: int = 64 << 10
+    """Up to here a file's bytes ride in the log's frame."""
+    max_file_bytes: int = 1 << 40
+
+
+@dataclass(slots=True)
+class Held:
+    """The revision before, for readers who come while data and attr.json are being swapped."""
+
+    attributes: bytes
+    fd: int
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found and did not stop anything; the element shows it as metrics."""
+
+    damaged: int = 0
+    torn_tails: int = 0
+    unreadable_frames: int = 0
+    swept_temps: int = 0
+    resolved_intents: int = 0
+    redone_files: int = 0
+
+
+@dataclass(slots=True)
+class Store:
+    element_id: str
+    files: Files
+    wal: Wal
+    catalog: Catalog
+    clock: Clock
+    failing: Failing
+    usage: Usage
+    room: Room
+    limits: Limits
+    root_fd: int
+    locks: FileLocks = field(default_factory=FileLocks)
+    running: dict[str, Running] = field(default_factory=dict)
+    swapping: dict[str, Held] = field(default_factory=dict)
+    unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
+    """Files whose saga has not been seen committed: what a compensation may take away."""
+    unsettled: dict[str, list[Begun]] = field(default_factory=dict)
+    """Files whose catalog row may differ from the disk, with the intents that wait for it."""
+    findings: Findings = field(default_factory=Findings)
+    compensated: dict[str, None] = field(default_factory=dict)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "store"))
+    _owned: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def now(self) -> str:
+        return rfc3339(self.clock.now())
+
+    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def to_the_end(self, work: Coroutine[Any, Any, Result], running: Running | None = None) -> Result:
+        """Run a protocol so that no cancellation splits it. A caller that goes away stops a put that lacks its body."""
+        task = asyncio.create_task(work)
+        self._owned.add(task)
+        task.add_done_callback(self._owned.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if running is not None:
+                running.stop()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # nobody is left to hear it
+            raise
+
+    def remember_compensated(self, saga_id: str) -> None:
+        self.compensated[saga_id] = None
+        if len(self.compensated) > MAX_COMPENSATED:
+            del self.compensated[next(iter(self.compensated))]
+
+    async def drain(self) -> None:
+        """Stop what waits for a body and let everything else come to its end."""
+        for running in self.running.values():
+            running.stop()
+        if self._owned:
+            await asyncio.wait(self._owned)
+
+    def end_threads(self) -> None:
+        self._threads.shutdown()

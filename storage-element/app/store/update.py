@@ -1,0 +1,224 @@
+"""Update: the next revision beside the old one, then swapped in by rename. Under the same log as put.
+
+The commit point is a record in the log that carries the new attributes (and small bytes, or the name of the synced temp):
+from there it goes forward, at the next start if need be. The catalog being away does not undo it; the row follows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from artstore.contracts.files import Attributes, Changes, encode
+from artstore.errors import RevisionMismatch
+from artstore.points import hit
+
+from .attributes import with_changes, with_content
+from .body import Body, Expected
+from .get import load_attributes, open_file
+from .locks import Running
+from .paths import ATTRIBUTES_SUFFIX
+from .records import Intent, Kind, Step
+from .room import Claim
+from .settle import settle
+from .store import Held, Store
+from .taking import Hasher, take_into
+from .wal import Begun
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteOrder:
+    file_id: str
+    if_revision: int | None = None
+    content_type: str | None = None
+    expected: Expected = field(default_factory=Expected)
+
+
+async def patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
+    """Durable when it returns. Raises NotFound, RevisionMismatch, InvalidFields, StorageFull, ElementFailed."""
+    store.failing.require_sound()
+    return await store.to_the_end(_patch(store, file_id, changes, if_revision))
+
+
+async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
+    """Other bytes under the same id. Raises as `patch`, and as `put` for the body."""
+    store.failing.require_sound()
+    running = Running(None)
+    return await store.to_the_end(_rewrite_locked(store, order, body, running), running)
+
+
+async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
+    async with store.locks.hold(file_id):
+        attributes, _ = load_attributes(store, file_id)
+        require_revision(attributes, if_revision)
+        changed = with_changes(attributes, changes, now=store.now())
+        encoded = encode(changed)
+        temp = store.files.new_temp(file_id)
+        with store.room.claim() as claim:
+            claim.ensure(len(encoded))
+            # 1 WAL: from its sync on the change is made; 2 to 4 (temp, rename) follow in the same thread hop.
+            intent = Intent(Kind.PATCH, file_id, None, encoded, temp, changed.revision)
+            begun = store.wal.begin(intent, then=lambda: store.files.replace_attributes(file_id, temp, encoded))
+            await _applied(store, begun, temp)
+        await _tell(store, file_id, begun)
+        return changed
+
+
+async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running: Running) -> Attributes:
+    async with store.locks.hold(order.file_id):
+        store.running[order.file_id] = running
+        try:
+            attributes, _ = load_attributes(store, order.file_id)
+            require_revision(attributes, order.if_revision)
+            with store.room.claim() as claim:
+                claim.ensure(body.stated_bytes or 0)
+                async with running.stoppable():
+                    head = await body.gather(store.limits.small_bytes + 1)
+                small = body.ended and body.seen_bytes <= store.limits.small_bytes
+                way = _rewrite_small if small else _rewrite_large
+                begun, changed = await way(store, order, attributes, head, body, running, claim)
+            store.usage.add(0, changed.size_bytes - attributes.size_bytes)
+            await _tell(store, order.file_id, begun)
+            return changed
+        except OSError as error:
+            raise store.failing.explain(error) from error
+        finally:
+            del store.running[order.file_id]
+
+
+async def _rewrite_small(
+    store: Store,
+    order: RewriteOrder,
+    attributes: Attributes,
+    head: list[bytes],
+    body: Body,
+    running: Running,
+    claim: Claim,
+) -> tuple[Begun, Attributes]:
+    data, hasher = b"".join(head), Hasher(order.expected)
+    hasher.add(data)
+    changed = _next_revision(store, order, attributes, body, hasher)
+    encoded = encode(changed)
+    claim.ensure(len(data) + len(encoded))
+    temp = store.files.new_temp(order.file_id)
+    async with _readers_held(store, order.file_id):
+        intent = Intent(Kind.REWRITE_SMALL, order.file_id, None, encoded, temp, changed.revision)
+        begun = store.wal.begin(
+            intent, data, then=lambda: store.files.replace_small(order.file_id, temp, data, encoded)
+        )
+        await _applied(store, begun, temp)
+    return begun, changed
+
+
+async def _rewrite_large(
+    store: Store,
+    order: RewriteOrder,
+    attributes: Attributes,
+    head: list[bytes],
+    body: Body,
+    running: Running,
+    claim: Claim,
+) -> tuple[Begun, Attributes]:
+    hasher = Hasher(order.expected)
+    temp = store.files.new_temp(order.file_id)
+    # 1 WAL: an intent, so that a crash leaves a temp with an owner
+    intent = Intent(Kind.REWRITE_LARGE, order.file_id, temp=temp, revision=attributes.revision + 1)
+    begun = store.wal.begin(intent)
+    try:
+        await begun.durable
+        hit("update.intended")
+        # 2 Temp and 3 fsync of the bytes and the attributes
+        await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
+        changed = _next_revision(store, order, attributes, body, hasher)
+        encoded = encode(changed)
+        await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encoded)
+        await store.in_thread(store.files.sync_temps, temp)
+        # The names of the temps must outlive a power cut too, once the log says to rename them.
+        await store.in_thread(store.files.sync_temp_names)
+        hit("update.synced")
+        running.require_wanted()
+    except BaseException as error:
+        if isinstance(error, OSError):
+            store.failing.explain(error)
+        await _give_up(store, begun, temp)
+        raise
+    async with _readers_held(store, order.file_id):
+        await store.wal.mark(begun, Step.DECIDED, attributes=encoded, temp=temp)
+        hit("update.decided")
+        # 4 Rename both, sync the folder. A crash between the two is carried forward by the mark.
+        try:
+            await store.in_thread(_swap_and_sync, store, order.file_id, temp)
+        except OSError as error:
+            raise store.failing.explain(error) from error
+        hit("update.published")
+    return begun, changed
+
+
+def _swap_and_sync(store: Store, file_id: str, temp: str) -> None:
+    store.files.swap(file_id, temp)
+    store.files.sync_folder(file_id)
+
+
+@asynccontextmanager
+async def _readers_held(store: Store, file_id: str) -> AsyncIterator[None]:
+    """Readers get the old revision until the new one stands whole. After a failure in between they keep getting it."""
+    opened = open_file(store, file_id)
+    store.swapping[file_id] = Held(opened.encoded, opened.fd)
+    try:
+        yield
+    except BaseException:
+        if store.failing.reason is None:
+            _let_go(store, file_id)
+        raise
+    _let_go(store, file_id)
+
+
+def _let_go(store: Store, file_id: str) -> None:
+    os.close(store.swapping.pop(file_id).fd)
+
+
+async def _applied(store: Store, begun: Begun, temp: str) -> None:
+    """Wait for log and rename. What failed before the rename is aborted; after it only a broken disk can have failed."""
+    try:
+        await begun.durable
+    except OSError as error:
+        failure = store.failing.explain(error)
+        await _give_up(store, begun, temp)
+        raise failure from error
+    hit("update.published")
+
+
+async def _give_up(store: Store, begun: Begun, temp: str) -> None:
+    try:
+        await store.in_thread(store.files.drop_temps, temp)
+    except OSError as error:
+        store.failing.explain(error)
+    if store.failing.reason is not None:
+        return
+    await store.wal.mark(begun, Step.ABORTED)
+    hit("update.aborted")
+    store.wal.close_intent(begun)
+
+
+async def _tell(store: Store, file_id: str, begun: Begun) -> None:
+    # 5 and 6 Catalog row and change event; 7 closed. With the catalog away the intent stays open until it is back.
+    await settle(store, file_id, begun)
+    hit("update.settled")
+
+
+def _next_revision(store: Store, order: RewriteOrder, attributes: Attributes, body: Body, hasher: Hasher) -> Attributes:
+    return with_content(
+        attributes,
+        size_bytes=body.seen_bytes,
+        sha256=hasher.sha256_if_as_stated(),
+        content_type=order.content_type or attributes.content_type,
+        now=store.now(),
+    )
+
+
+def require_revision(attributes: Attributes, if_revision: int | None) -> None:
+    """Raises RevisionMismatch."""
+    if if_revision is not None and if_revision != attributes.revision:
+        raise RevisionMismatch(f"the file is at revision {attributes.revision}", revision=attributes.revision)
