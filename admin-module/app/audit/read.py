@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,4 +37,4 @@ async def list_events(
 
 def _event(row: Any) -> dict[str, Any]:
     event = {name: value for name, value in row.items() if name != "id"}
-    return {**event, "timestamp": rfc3339(row["timestamp"]), "metadata": orjson.loads(row["metadata"])}
+    return {**event, "timestamp": rfc3339(row["timestamp"])}

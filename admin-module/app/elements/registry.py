@@ -194,7 +194,7 @@ def _element(row: Mapping[str, Any] | Any) -> Element:
         mode=Mode(row["mode"]),
         backend=row["backend"],
         version=row["version"],
-        capacity=msgspec.json.decode(row["capacity"], type=Capacity),
+        capacity=msgspec.convert(row["capacity"], Capacity),
         priority=row["priority"],
         status=row["status"],
         last_seen_at=rfc3339(row["last_seen_at"]),

@@ -1,0 +1,162 @@
+"""A real admin process on a real PostgreSQL and Valkey; each test folder that asks for `admin` shares one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from artstore.testing.fixtures import postgres, servers_folder, valkey
+from artstore.testing.services import PostgresServer, ValkeyServer, free_port
+
+__all__ = ["postgres", "servers_folder", "valkey"]
+
+MODULE = Path(__file__).parent.parent
+SHARED = MODULE.parent / "shared"
+SECRETS = {name: name[0] * 43 for name in ("boss", "se-01", "se-02", "ingester", "watcher", "reader")}
+ACCOUNTS = [
+    {"client_id": "boss", "role": "ADMIN"},
+    {"client_id": "se-01", "role": "SERVICE", "permissions": ["elements:report"]},
+    {"client_id": "se-02", "role": "SERVICE", "permissions": ["elements:report"]},
+    {
+        "client_id": "ingester",
+        "role": "SERVICE",
+        "permissions": ["storage:read", "storage:write", "sagas:write", "elements:read"],
+    },
+    {"client_id": "watcher", "role": "AUDITOR"},
+    {"client_id": "reader", "role": "READONLY"},
+]
+
+
+@dataclass(slots=True)
+class Admin:
+    """One admin process, a client for it, and ways past it to its database and its Redis."""
+
+    url: str
+    database_url: str
+    redis: Redis
+    client: httpx.AsyncClient
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    async def token(self, client_id: str) -> str:
+        if client_id not in self.tokens:
+            credentials = {"client_id": client_id, "client_secret": SECRETS[client_id]}
+            answer = await self.client.post("/api/auth/token", json=credentials)
+            self.tokens[client_id] = answer.json()["access_token"]
+        return self.tokens[client_id]
+
+    async def call(self, method: str, path: str, *, by: str = "boss", **options: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {await self.token(by)}", **options.pop("headers", {})}
+        return await self.client.request(method, path, headers=headers, **options)
+
+    async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.database_url.replace("+asyncpg", ""))
+        try:
+            return await connection.fetch(statement, *values)
+        finally:
+            await connection.close()
+
+
+def environment(database_url: str, redis_url: str, folder: Path, **more: str) -> dict[str, str]:
+    accounts = folder / "accounts.json"
+    accounts.write_text(json.dumps([{**one, "client_secret": SECRETS[str(one["client_id"])]} for one in ACCOUNTS]))
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{MODULE}{os.pathsep}{SHARED}",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "KEY_ENCRYPTION_KEY": base64.b64encode(os.urandom(32)).decode(),
+        "SECRET_HASH_KEY": base64.b64encode(os.urandom(32)).decode(),
+        "BOOTSTRAP_ACCOUNTS_FILE": str(accounts),
+        "SAGA_LEASE_S": "1.5",
+        "ELEMENT_AWAY_AFTER_S": "2",
+        **more,
+    }
+
+
+Start = Callable[[dict[str, str]], Any]
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[bytes]]]]:
+    """Starts admin processes with the environment given; ends them all."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start_one(given: dict[str, str]) -> tuple[str, subprocess.Popen[bytes]]:
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.main"], cwd=MODULE, env={**given, "PORT": str(port)}, stderr=subprocess.DEVNULL
+        )
+        running.append(process)
+        return f"http://127.0.0.1:{port}", process
+
+    yield start_one
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait(15)
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                if (await client.get("/health/ready")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+async def admin(
+    postgres: PostgresServer, valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory, start: Start
+) -> AsyncIterator[Admin]:
+    database_url = postgres.url(await postgres.new_database())
+    given = environment(database_url, valkey.url(), tmp_path_factory.mktemp("admin"))
+    url, process = start(given)
+    redis = Redis.from_url(valkey.url(), decode_responses=True)
+    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+        await until_ready(client)
+        yield Admin(url, database_url, redis, client, given, process)
+    await redis.aclose()
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], Any]:
+    """Asks again and again until the answer is true, for at most ten seconds; gives the answer."""
+
+    async def ask(question: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(10):
+            while not (answer := await question()):
+                await asyncio.sleep(0.05)
+        return answer
+
+    return ask
+
+
+@pytest.fixture
+def second_admin(admin: Admin, start: Start) -> Callable[..., Any]:
+    """Starts another admin on the same database and Redis, with the settings given changed."""
+
+    async def another(**more: str) -> httpx.AsyncClient:
+        url, _ = start({**admin.environment, **more})
+        client = httpx.AsyncClient(base_url=url, timeout=10)
+        await until_ready(client)
+        return client
+
+    return another
