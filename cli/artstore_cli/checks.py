@@ -44,13 +44,14 @@ def _static(root: Path) -> list[Check]:
     return [
         Check("ruff check", "static", [ruff, "check", "--quiet", *sources], root, []),
         Check("ruff format", "static", [ruff, "format", "--check", "--quiet", *sources], root, []),
-        *(_mypy(root, part, package) for part, package in PACKAGES.items()),
+        *(_mypy(root, part, "-p", package) for part, package in PACKAGES.items()),
+        _mypy(root, "keys", "generate.py", str(root / "cli" / "install.py")),
     ]
 
 
-def _mypy(root: Path, part: str, package: str) -> Check:
+def _mypy(root: Path, part: str, *targets: str) -> Check:
     own_cache = f"--cache-dir={root / '.mypy_cache' / part}"
-    arguments = [sys.executable, "-m", "mypy", f"--config-file={root / 'pyproject.toml'}", own_cache, "-p", package]
+    arguments = [sys.executable, "-m", "mypy", f"--config-file={root / 'pyproject.toml'}", own_cache, *targets]
     return Check(f"mypy {part}", "static", arguments, root / part, [])
 
 

@@ -132,7 +132,7 @@ def _make_cluster(folder: Path, program: Path, account: Account | None, password
     initdb, postgres = program / "bin" / "initdb", program / "bin" / "postgres"
     locale = ["--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     _run([initdb, "-D", HERE, "-U", ROLE, "--auth=trust", *locale, "--no-instructions", "--no-sync"], folder, account)
-    single = [postgres, "--single", "-D", HERE, "-c", "unix_socket_directories=", DATABASE_AT_INIT]
+    single: list[Path | str] = [postgres, "--single", "-D", HERE, "-c", "unix_socket_directories=", DATABASE_AT_INIT]
     statements = f"ALTER ROLE {ROLE} PASSWORD '{password}'\nCREATE DATABASE {DATABASE}\n"
     said = _run(single, folder, account, statements)
     if "ERROR" in said or "FATAL" in said:
