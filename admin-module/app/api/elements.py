@@ -130,13 +130,14 @@ async def report(request: Request, element_id: str) -> Response:
     async with context.database.begin() as conn:
         reported = await registry.report(conn, announced)
         element = reported.element
-        if reported.was_away:
+        came = reported.was_away or reported.mode_before is None
+        if came:
             await wake(conn, element_id)
         if reported.mode_before != element.mode:
             metadata = {"mode": element.mode.value, "before": reported.mode_before, "url": element.url}
             await context.auditor.record(conn, _event(request, "element.announce", element_id, metadata))
     context.publisher.kick()
-    if reported.was_away or reported.mode_before is None:
+    if came:
         log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
         context.compensation.kick()
     return JsonResponse(element)

@@ -20,7 +20,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize(
-    ("before", "event"), itertools.product([None, B, C, U, D], SagaEvent), ids=lambda value: str(value)
+    ("before", "event"), list(itertools.product([None, B, C, U, D], SagaEvent)), ids=lambda value: str(value)
 )
 def test_every_event_in_every_state_does_what_the_table_says(before: SagaState | None, event: SagaEvent) -> None:
     assert advance(before, event) is TABLE[event][[None, B, C, U, D].index(before)]

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Snapshot
+
+
+def report(element_id: str = "se-01", **more: Any) -> dict[str, Any]:
+    capacity = {"total_bytes": 100, "used_bytes": 40, "available_bytes": 60, "files": 4, "fill": "ok"}
+    given = {"id": element_id, "url": "http://127.0.0.1:18010", "mode": "rw", "backend": "local", "version": "0.1.0"}
+    return {**given, "capacity": capacity, **more}
+
+
+async def announce(admin: Any, element_id: str = "se-01", **more: Any) -> dict[str, Any]:
+    path = f"/api/storage-elements/{element_id}/report"
+    answer = await admin.call("POST", path, by=element_id, json=report(element_id, **more))
+    assert answer.status_code == 200, answer.text
+    element: dict[str, Any] = answer.json()
+    return element
+
+
+async def snapshot(admin: Any) -> Snapshot:
+    return msgspec.json.decode(await admin.redis.get(SNAPSHOT_KEY) or "{}", type=Snapshot)
+
+
+async def test_an_element_that_announces_itself_is_published(admin: Any, eventually: Any) -> None:
+    async with admin.redis.pubsub() as heard:
+        await heard.subscribe(CONFIG_CHANNEL)
+        element = await announce(admin, priority=7)
+        assert (element["status"], element["priority"], element["capacity"]["available_bytes"]) == ("online", 7, 60)
+
+        async def told() -> Snapshot | None:
+            message = await heard.get_message(timeout=1)
+            if message is None or message["type"] != "message":
+                return None
+            return msgspec.json.decode(message["data"], type=Snapshot)
+
+        published = await eventually(told)
+    assert "se-01" in [one.id for one in published.elements]
+
+    async def kept() -> bool:
+        return (await snapshot(admin)).version >= published.version
+
+    assert await eventually(kept)
+
+
+async def test_every_change_has_a_higher_version(admin: Any) -> None:
+    versions = []
+    for _ in range(3):
+        await announce(admin)
+        versions.append((await admin.call("GET", "/api/storage-elements")).json()["version"])
+    assert versions == sorted(set(versions))
+
+
+async def test_an_older_registry_never_overwrites_a_newer_one(admin: Any, eventually: Any) -> None:
+    newer = Snapshot(version=2**52, published_at="", elements=[])
+    await admin.redis.set(SNAPSHOT_KEY, msgspec.json.encode(newer))
+    await announce(admin)
+    second = await admin.call("GET", "/api/storage-elements")
+    assert second.json()["version"] < newer.version
+    assert (await snapshot(admin)).version == newer.version
+    await admin.redis.delete(SNAPSHOT_KEY)
+    await announce(admin)
+
+    async def back() -> bool:
+        return await admin.redis.exists(SNAPSHOT_KEY) == 1
+
+    assert await eventually(back)
+
+
+async def test_a_snapshot_that_was_lost_is_written_again(admin: Any, eventually: Any) -> None:
+    await announce(admin)
+    await admin.redis.flushall()
+
+    async def back() -> bool:
+        return await admin.redis.exists(SNAPSHOT_KEY) == 1
+
+    assert await eventually(back)
+
+
+async def test_a_silent_element_is_away_until_it_announces_itself(admin: Any, eventually: Any) -> None:
+    await announce(admin)
+    await admin.sql(
+        "UPDATE storage_elements SET last_seen_at = now() - interval '91 seconds' WHERE element_id = 'se-01'"
+    )
+
+    async def away() -> bool:
+        return {one.id: one.status for one in (await snapshot(admin)).elements}.get("se-01") == "away"
+
+    assert await eventually(away)
+    assert (await announce(admin))["status"] == "online"
+
+
+async def test_an_element_reports_only_of_itself(admin: Any) -> None:
+    other = await admin.call("POST", "/api/storage-elements/se-02/report", by="se-01", json=report("se-02"))
+    mixed = await admin.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=report("se-02"))
+    operator = await admin.call("POST", "/api/storage-elements/se-01/report", by="boss", json=report())
+    assert [answer.status_code for answer in (other, mixed, operator)] == [403, 422, 403]
+
+
+async def test_a_priority_set_at_admin_goes_before_the_announced_one(admin: Any) -> None:
+    await announce(admin, priority=50)
+    changed = await admin.call("PATCH", "/api/storage-elements/se-01", json={"priority": 1})
+    assert changed.json()["priority"] == 1
+    assert (await announce(admin, priority=50))["priority"] == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host",
+        "http://",
+        "http://user:password@host",
+        "http://host/path",
+        "http://host?query",
+        "http://host#part",
+        "http://host:99999",
+        "http://ho\nst",
+        "file:///etc/passwd",
+    ],
+)
+async def test_an_url_that_is_more_or_less_than_an_origin_is_refused(admin: Any, url: str) -> None:
+    body = {"id": "se-77", "url": url}
+    answer = await admin.call("POST", "/api/storage-elements", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields")
+
+
+async def test_an_element_is_registered_changed_and_removed(admin: Any) -> None:
+    body = {"id": "se-88", "url": "http://10.0.0.8:8010", "priority": 5}
+    made = await admin.call("POST", "/api/storage-elements", json=body)
+    again = await admin.call("POST", "/api/storage-elements", json=body)
+    assert (made.status_code, made.json()["status"], again.status_code) == (201, "away", 409)
+    moved = await admin.call("PATCH", "/api/storage-elements/se-88", json={"url": "http://10.0.0.9:8010"})
+    assert (moved.json()["url"], moved.json()["priority"]) == ("http://10.0.0.9:8010", 5)
+    assert (await admin.call("DELETE", "/api/storage-elements/se-88")).status_code == 204
+    assert (await admin.call("GET", "/api/storage-elements/se-88")).status_code == 404
+    events = (await admin.call("GET", "/api/audit", params={"limit": 10})).json()["items"]
+    of_it = [event["action"] for event in events if event["resource"] == "storage-elements/se-88"]
+    assert of_it == ["element.delete", "element.update", "element.register"]
+
+
+async def test_an_element_that_holds_files_is_not_removed(admin: Any) -> None:
+    await announce(admin, "se-02")
+    await admin.sql(
+        """INSERT INTO files VALUES (gen_random_uuid(), 1, 'available', NULL, 'se-02', '{}', 'a', 'b/c', 0, 'o', '{}',
+        '{}', now(), now(), NULL, now())"""
+    )
+    answer = await admin.call("DELETE", "/api/storage-elements/se-02")
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
