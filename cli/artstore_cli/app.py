@@ -23,7 +23,7 @@ DEFAULT_DATA = ROOT / ".artstore"
 NOT_RUNNING = 3
 """Exit code of `status` when nothing runs, as init scripts have it."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Data = Annotated[Path, typer.Option("--data", help="Folder of everything that is kept.", show_default=".artstore")]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .data_folder import DataFolder, Record
-from .parts import Part
+from .parts import Part, unready_checks
 from .processes import POLL_S, Command, ProcessId, describe_end, identify, spawn, tail
 
 START_TIMEOUT_S = 60
@@ -89,7 +89,7 @@ class System:
             self._ask_ready()
             self.reporter.waiting([*self._unready(), *(part.name for part in waiting)])
             if time.monotonic() > deadline:
-                raise Slow(self._unready())
+                raise Slow([self._why_unready(self.running[name].part) for name in self._unready()])
             time.sleep(POLL_S)
 
     def watch(self) -> None:
@@ -115,6 +115,9 @@ class System:
 
     def _unready(self) -> list[str]:
         return [name for name, one in self.running.items() if not one.ready]
+
+    def _why_unready(self, part: Part) -> str:
+        return part.name if part.port is None else f"{part.name} ({', '.join(unready_checks(part.port))})"
 
     def _start(self, part: Part) -> None:
         command = part.command()

@@ -24,6 +24,8 @@ from .system import Died, Interrupted, Slow, System
 from .welcome import welcome
 
 KEYS_TIMEOUT_S = 30
+KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-key")
+"""What a database was made with: new ones would not open it."""
 
 
 def up(root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_ready: Callable[[], None] = lambda: None) -> int:
@@ -56,6 +58,7 @@ def _hold(
     site = Site(root, folder, port_base, ports["s3.port"] if s3 else None)
     require_free({service.name: port_base + service.port_offset for service in fleet(site)})
     keep_ports(folder, ports)
+    _require_keys(folder)
     _make_keys(site, ports[POSTGRES], ports[VALKEY])
     record = Record(port_base, ProcessId(os.getpid(), find_started(os.getpid()) or -1))
     system = System(folder, record, progress)
@@ -80,6 +83,15 @@ def _hold(
     progress.error(f"{death}. Its last lines, from {folder.log(death.name)}:")
     progress.last_lines(death)
     return 1
+
+
+def _require_keys(folder: DataFolder) -> None:
+    lost = [name for name in KEYS_OF_THE_DATABASE if not (folder.keys / name).exists()]
+    if lost and (folder.postgres / "PG_VERSION").exists():
+        raise Refused(
+            f"{folder.keys / lost[0]} is missing, and {folder.postgres} was made with it; put it back, "
+            "or move the database away to start with an empty one"
+        )
 
 
 def _make_keys(site: Site, postgres_port: int, valkey_port: int) -> None:

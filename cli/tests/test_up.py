@@ -182,3 +182,13 @@ def test_a_data_folder_that_cannot_be_is_refused_in_one_line(place: Place) -> No
     assert refused.returncode != 0
     assert str(place.folder.path) in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_database_whose_keys_are_gone_is_refused_in_one_line(place: Place) -> None:
+    (place.folder.postgres).mkdir(parents=True)
+    (place.folder.postgres / "PG_VERSION").write_text("18\n")
+    refused = place.artstore("up")
+    assert refused.returncode != 0
+    assert "postgres-password is missing" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (place.folder.keys / "postgres-password").exists()
