@@ -109,6 +109,23 @@ def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[b
         process.wait(15)
 
 
+@pytest.fixture
+def given_environment() -> Callable[..., dict[str, str]]:
+    return environment
+
+
+@pytest.fixture
+def run() -> Callable[[dict[str, str]], subprocess.CompletedProcess[str]]:
+    """Runs an admin that is expected to end by itself."""
+
+    def run_one(given: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "app.main"], cwd=MODULE, env=given, capture_output=True, text=True, timeout=30
+        )
+
+    return run_one
+
+
 async def until_ready(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(30):
         while True:

@@ -12,6 +12,8 @@ from pydantic import Field, SecretStr, field_validator
 from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
 
+from ..identity.bootstrap import read_first_accounts
+
 KEY_BYTES = 32
 """AES-256 and HMAC-SHA256 keys."""
 
@@ -41,6 +43,13 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     """An upload whose saga is neither renewed nor committed for this long is undone."""
     saga_keep_finished_s: Seconds = 7 * 24 * 3600
     """Finished sagas are kept so long; a commit of an older unknown saga is refused."""
+
+    @field_validator("bootstrap_accounts_file")
+    @classmethod
+    def _can_be_read(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_first_accounts(value)
+        return value
 
     @field_validator("key_encryption_key", "secret_hash_key")
     @classmethod
