@@ -14,7 +14,7 @@ import uvloop
 from app.store.body import Body
 from app.store.put import PutOrder, put
 from artstore.clock import uuid7
-from tests.store.support import RememberingCatalog, new_file, opened, put_bytes
+from tests.store.support import new_file, opened, put_bytes
 
 SMALL_BYTES = 4096
 GIB = 1 << 30
@@ -33,7 +33,7 @@ async def small_puts(root: Path, at_once: int, total: int) -> float:
         began_s = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(at_once)))
         took_s = time.perf_counter() - began_s
-        print(f"  {total / store.wal.syncs:.1f} puts per sync, cpu {time.process_time():.1f} s")
+        sys.stdout.write(f"  {total / store.wal.syncs:.1f} puts per sync, cpu {time.process_time():.1f} s" + "\n")
         return total / took_s
 
 
@@ -76,9 +76,9 @@ def main() -> None:
     ]
     bare = root / "bare"
     bare.mkdir(parents=True)
-    print(f"bare files, 1 at once, files/s: {bare_files(bare, 2000):.0f}")
+    sys.stdout.write(f"bare files, 1 at once, files/s: {bare_files(bare, 2000):.0f}" + "\n")
     for number, (name, run) in enumerate(runs):
-        print(f"{name}: {uvloop.run(run(root / str(number))):.0f}")
+        sys.stdout.write(f"{name}: {uvloop.run(run(root / str(number))):.0f}" + "\n")
 
 
 if __name__ == "__main__":

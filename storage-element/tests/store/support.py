@@ -8,10 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from artstore.clock import Clock, uuid7
-from artstore.contracts.files import Attributes, NewFile, decode
-from artstore.errors import Unavailable
-
 from app.capacity import Reserve
 from app.store.body import Body
 from app.store.catalog import Standing
@@ -19,6 +15,9 @@ from app.store.opening import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
 from app.store.store import Store
 from app.store.wal import WalLimits
+from artstore.clock import Clock, uuid7
+from artstore.contracts.files import Attributes, NewFile, decode
+from artstore.errors import Unavailable
 
 MAX_BYTES = 1 << 32
 TEST_RESERVE = Reserve(bytes=1 << 20, percent=0, inodes=0)
@@ -64,9 +63,11 @@ async def opened(
     settings = StoreSettings(
         element_id="se-01", root=str(root), reserve=TEST_RESERVE, wal=WalLimits(segment_bytes=segment_bytes)
     )
-    async with locked_root(str(root)) as paths:
-        async with open_store(paths, settings, catalog or RememberingCatalog(), Clock()) as store:
-            yield store
+    async with (
+        locked_root(str(root)) as paths,
+        open_store(paths, settings, catalog or RememberingCatalog(), Clock()) as store,
+    ):
+        yield store
 
 
 def new_file(name: str = "Договор №5.pdf") -> NewFile:

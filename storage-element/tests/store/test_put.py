@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.store.support import RememberingCatalog, check_settled, opened, put_bytes
+from .support import RememberingCatalog, check_settled, opened, put_bytes
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 5_000_000])

@@ -1,0 +1,105 @@
+"""The data plane's routes and what /openapi.json says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER
+from artstore.service import DataRoute, Handler
+
+from . import files
+
+RECORD = {"description": "attr.json", "content": {"application/json": {"schema": {"type": "object"}}}}
+BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+FILE = "/api/files/{file_id}"
+CONTENT = "/api/files/{file_id}/content"
+FILE_ID: dict[str, Any] = {
+    "name": "file_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "format": "uuid"},
+}
+
+
+def _header(name: str, *, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
+
+
+def _query(name: str, kind: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": kind}}
+
+
+DIGESTS = [_header("Repr-Digest"), _header("Content-MD5")]
+IF_MATCH = _header("If-Match")
+
+
+def _route(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    answers: dict[str, Any],
+    parameters: list[dict[str, Any]] | None = None,
+    content: dict[str, Any] | None = None,
+) -> DataRoute:
+    described: dict[str, Any] = {
+        "tags": ["files"],
+        "summary": summary,
+        "operationId": f"{method.lower()}_{handler.__name__}",
+        "parameters": [*([FILE_ID] if "{file_id}" in path else []), *(parameters or [])],
+        "responses": answers,
+    }
+    if content is not None:
+        described["requestBody"] = {"required": True, "content": content}
+    return DataRoute(path, [method], handler, {method.lower(): described})
+
+
+ROUTES = [
+    _route(
+        "PUT",
+        FILE,
+        files.put_file,
+        "Store a file for a saga; durable when answered",
+        {"201": RECORD, "200": {**RECORD, "description": "The same saga had put it already"}},
+        [_header(SAGA_HEADER, required=True), _header(NEW_FILE_HEADER, required=True), *DIGESTS],
+        BYTES,
+    ),
+    _route("GET", FILE, files.get_file, "attr.json as it lies on disk", {"200": RECORD}),
+    _route(
+        "PATCH",
+        FILE,
+        files.patch_file,
+        "Change attributes; what is absent stays",
+        {"200": RECORD},
+        [IF_MATCH],
+        {"application/json": {"schema": {"type": "object"}}},
+    ),
+    _route(
+        "DELETE",
+        FILE,
+        files.delete_file,
+        "Delete a file, or with a saga id take back what that saga put",
+        {"204": {"description": "It is not there any more"}},
+        [_header(SAGA_HEADER), IF_MATCH],
+    ),
+    _route(
+        "GET",
+        CONTENT,
+        files.get_content,
+        "The bytes, or one range of them",
+        {"200": {"description": "All of it", "content": BYTES}, "206": {"description": "A part", "content": BYTES}},
+        [_header("Range"), IF_MATCH],
+    ),
+    _route(
+        "HEAD", CONTENT, files.get_content, "Length, type and ETag of the bytes", {"200": {"description": "No body"}}
+    ),
+    _route("PUT", CONTENT, files.put_content, "Replace the bytes", {"200": RECORD}, [IF_MATCH, *DIGESTS], BYTES),
+    _route(
+        "GET",
+        "/api/files",
+        files.get_files,
+        "The files on this element's disk, in the order of its folders",
+        {"200": RECORD},
+        [_query("limit", "integer"), _query("cursor", "string")],
+    ),
+]

@@ -1,0 +1,73 @@
+"""The catalog as the store needs it, over PostgreSQL: concurrent calls share one statement and one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from artstore.catalog.find import find_file
+from artstore.catalog.write import Entry, forget, note
+from artstore.contracts.events import Change, FileChanged
+from artstore.contracts.files import Attributes
+from artstore.database import Database
+from artstore.errors import Unavailable
+from artstore.groups import Group
+from artstore.logs import get_logger
+from artstore.outbox import Outbox
+
+from .store.catalog import Standing
+
+log = get_logger("element.catalog")
+
+MAX_GROUP = 256
+PARALLEL = 2
+"""One group is on its way to the server while the next one gathers and goes."""
+
+Item = Entry | FileChanged
+
+
+class PostgresCatalog:
+    """Raises Unavailable when PostgreSQL is away or refuses: either way the row is told again later, from the disk."""
+
+    def __init__(self, database: Database, outbox: Outbox, element_id: str) -> None:
+        self._database, self._outbox, self._element_id = database, outbox, element_id
+        self._group: Group[Item, None] = Group(self._write_group, max_items=MAX_GROUP, parallel=PARALLEL)
+
+    async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
+        await self._group.add(Entry(attributes, change, saga_id))
+
+    async def forget(self, file_id: str, *, revision: int) -> None:
+        await self._group.add(
+            FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
+        )
+
+    async def find_standing(self, file_id: str) -> Standing | None:
+        async with self._database.begin() as connection:
+            row = await find_file(connection, file_id)
+        if row is None or row.storage_element_id != self._element_id:
+            return None
+        return Standing(row.saga_id, row.available)
+
+    def notify(self) -> None:
+        self._outbox.kick()
+
+    async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
+        try:
+            await self._write(items)
+        except SQLAlchemyError as error:
+            if len(items) == 1:
+                log.error("the catalog refuses a row", error=str(error))
+                return [Unavailable("the catalog refuses the row")]
+            # One of them is bad; the others must not suffer for it.
+            return [(await self._write_group([item]))[0] for item in items]
+        return [None] * len(items)
+
+    async def _write(self, items: list[Item]) -> None:
+        """A put's pending row need not be durable: admin's commit carries all of it. An update or delete has no saga."""
+        entries = [item for item in items if isinstance(item, Entry)]
+        gone = [item for item in items if isinstance(item, FileChanged)]
+        durable = bool(gone) or any(entry.saga_id is None for entry in entries)
+        async with self._database.begin(durable=durable) as connection:
+            await note(connection, entries)
+            await forget(connection, gone)

@@ -1,0 +1,104 @@
+"""What a running element consists of, opened and closed in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from artstore.auth.client import ServiceTokens
+from artstore.auth.remote import open_verifier
+from artstore.auth.tokens import TokenVerifier
+from artstore.breaker import Breakers
+from artstore.clock import Clock
+from artstore.contracts.elements import ANNOUNCE_EVERY_S
+from artstore.contracts.tokens import Audience
+from artstore.database import open_database
+from artstore.metrics import FileMetrics
+from artstore.peers import open_peers
+from artstore.redis import open_redis
+from artstore.service import Runtime
+
+from ..api.receiving import Patience
+from ..capacity import Reserve
+from ..catalog import PostgresCatalog
+from ..element import Announced, Element, start_identity
+from ..store.opening import StoreSettings, locked_root, open_store
+from ..store.settle import settle_all
+from ..store.store import Limits, Store
+from ..store.wal import WalLimits
+from .config import Settings
+from .metrics import show_store
+from .redis import open_outbox
+
+SETTLE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`request.app.state.context` of every handler."""
+
+    verifier: TokenVerifier
+    element: Element
+    store: Store
+    files: FileMetrics
+    patience: Patience
+    clock: Clock
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
+    """Needs its root and nothing else: PostgreSQL, Redis and admin may come later. Raises RootRefused."""
+    async with AsyncExitStack() as opened:
+        paths = await opened.enter_async_context(locked_root(str(settings.storage_root)))
+        identity = await asyncio.to_thread(
+            partial(
+                start_identity,
+                paths,
+                settings.storage_element_id,
+                settings.storage_mode,
+                force=settings.storage_mode_force,
+                clock=runtime.clock,
+            )
+        )
+        breakers = Breakers(runtime.registry)
+        database = await opened.enter_async_context(open_database(settings, runtime, breakers))
+        redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
+        peers = await opened.enter_async_context(
+            open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
+        )
+        admin = peers.to("admin", settings.admin_url)
+        catalog = PostgresCatalog(database, open_outbox(runtime, database, redis), settings.storage_element_id)
+        store = await opened.enter_async_context(open_store(paths, store_settings(settings), catalog, runtime.clock))
+        announced = Announced(settings.element_url, settings.storage_backend, settings.storage_priority)
+        element = Element(identity, paths, store, announced, admin)
+        show_store(store, runtime, settings.storage_element_id)
+        runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce)
+        runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
+        yield Context(
+            verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
+            element=element,
+            store=store,
+            files=runtime.files,
+            patience=Patience(
+                settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
+            ),
+            clock=runtime.clock,
+        )
+
+
+def store_settings(settings: Settings) -> StoreSettings:
+    return StoreSettings(
+        element_id=settings.storage_element_id,
+        root=str(settings.storage_root),
+        reserve=Reserve(
+            bytes=settings.storage_reserve_bytes,
+            percent=settings.storage_reserve_percent,
+            inodes=settings.storage_reserve_inodes,
+        ),
+        quota_bytes=settings.storage_quota_bytes,
+        limits=Limits(settings.storage_small_file_bytes, settings.max_file_size_bytes),
+        wal=WalLimits(settings.storage_wal_segment_bytes, settings.storage_wal_max_segments),
+    )

@@ -1,0 +1,48 @@
+"""What the store counts, as metrics. Read at each scrape from numbers in memory: no walk, no query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from artstore.service import Runtime
+
+from ..store.store import Store
+
+FINDINGS = ("damaged", "torn_tails", "unreadable_frames", "swept_temps", "resolved_intents", "redone_files")
+
+
+class StoreCollector(Collector):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        store = self._store
+        found = CounterMetricFamily(
+            "element_findings", "What was found on disk and did not stop anything", labels=["kind"]
+        )
+        for kind in FINDINGS:
+            found.add_metric([kind], getattr(store.findings, kind))
+        yield found
+        yield CounterMetricFamily("wal_syncs", "Syncs of the log", value=store.wal.syncs)
+        yield GaugeMetricFamily("wal_open_intents", "Operations under way or unsettled", value=len(store.wal.open))
+        yield GaugeMetricFamily("wal_used_segments", "Segments that recovery would read", value=store.wal.used_segments)
+        yield GaugeMetricFamily("element_files", "Files kept", value=store.usage.files)
+        yield GaugeMetricFamily(
+            "element_unconfirmed_files", "Files whose saga was not seen committed", value=len(store.unconfirmed)
+        )
+        yield GaugeMetricFamily(
+            "element_unsettled_files", "Files the catalog is not told of", value=len(store.unsettled)
+        )
+        yield GaugeMetricFamily(
+            "element_failed", "1 once the disk has failed", value=int(store.failing.reason is not None)
+        )
+        yield GaugeMetricFamily("storage_in_flight_bytes", "Promised and not written", value=store.room.in_flight_bytes)
+        yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.room.available_bytes())
+
+
+def show_store(store: Store, runtime: Runtime, element_id: str) -> None:
+    runtime.registry.register(StoreCollector(store))
+    runtime.files.space_used.labels(element_id).set_function(lambda: store.usage.bytes_used)

@@ -1,0 +1,36 @@
+"""Real elements as processes of their own, with a real PostgreSQL and Valkey, and an admin that hears their reports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from artstore.catalog.tables import metadata
+from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
+from artstore.testing.services import PostgresServer, ValkeyServer
+from artstore.testing.tokens import Signer
+
+from .running import HeardAdmin, Neighbours, heard_admin
+
+__all__ = ["postgres", "servers_folder", "signer", "valkey"]
+
+
+@pytest.fixture(scope="session")
+async def admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
+    async with heard_admin(signer) as admin:
+        yield admin
+
+
+@pytest.fixture(scope="session")
+async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+    database_url = postgres.url(await postgres.new_database())
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+    await engine.dispose()
+    return Neighbours(database_url, valkey.url(), admin)

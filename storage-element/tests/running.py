@@ -1,0 +1,181 @@
+"""An element as a process, and how a test speaks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from artstore.clock import uuid7
+from artstore.contracts.elements import ElementReport
+from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
+from artstore.contracts.tokens import Permission, Role, TokenAnswer
+from artstore.testing.services import free_port
+from artstore.testing.tokens import Signer
+
+from .store.support import new_file
+
+MODULE = Path(__file__).parents[1]
+START_TIMEOUT_S = 30
+CALLER = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
+
+
+@dataclass
+class HeardAdmin:
+    """Gives keys and tokens, and keeps what elements report."""
+
+    url: str
+    signer: Signer
+    reports: list[ElementReport] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    database_url: str
+    redis_url: str
+    admin: HeardAdmin
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+@asynccontextmanager
+async def heard_admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
+    async def jwks(_request: web.Request) -> web.Response:
+        return web.Response(body=signer.jwks(), content_type="application/json")
+
+    async def token(_request: web.Request) -> web.Response:
+        token = signer.token(Role.SERVICE, frozenset({Permission.ELEMENTS_REPORT}))
+        return web.Response(body=msgspec.json.encode(TokenAnswer(access_token=token)))
+
+    async def report(request: web.Request) -> web.Response:
+        admin.reports.append(msgspec.json.decode(await request.read(), type=ElementReport))
+        return web.Response(body=b"{}")
+
+    app = web.Application()
+    app.router.add_get("/.well-known/jwks.json", jwks)
+    app.router.add_post("/api/auth/token", token)
+    app.router.add_post("/api/storage-elements/{element_id}/report", report)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    admin = HeardAdmin(f"http://127.0.0.1:{runner.addresses[0][1]}", signer)
+    yield admin
+    await runner.cleanup()
+
+
+@dataclass
+class RunningElement:
+    """`ask` returns whatever the answer is; nothing raises for a status."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    session: aiohttp.ClientSession
+    root: Path
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        async with self.session.request(method, self.url + path, **options) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers, await response.read())
+
+    async def put(
+        self, content: Any, *, file_id: str | None = None, saga_id: str | None = None, **headers: str
+    ) -> Answer:
+        return await self.ask(
+            "PUT",
+            f"/api/files/{file_id or uuid7()}",
+            data=content,
+            headers={**put_headers(saga_id or str(uuid7())), **headers},
+        )
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+
+def put_headers(saga_id: str) -> dict[str, str]:
+    return {
+        SAGA_HEADER: saga_id,
+        NEW_FILE_HEADER: encode_new_file(new_file()),
+        "content-type": "application/octet-stream",
+    }
+
+
+def environment(neighbours: Neighbours, root: Path, port: int, **settings: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    return {
+        **kept,
+        "PORT": str(port),
+        "LOG_FORMAT": "text",
+        "DATABASE_URL": neighbours.database_url,
+        "REDIS_URL": neighbours.redis_url,
+        "ADMIN_URL": neighbours.admin.url,
+        "SERVICE_CLIENT_ID": "se-01",
+        "SERVICE_CLIENT_SECRET": "x" * 43,
+        "STORAGE_ELEMENT_ID": "se-01",
+        "STORAGE_MODE": "edit",
+        "STORAGE_ROOT": str(root),
+        "STORAGE_WAL_SEGMENT_BYTES": str(1 << 20),
+        "STORAGE_RESERVE_BYTES": "1048576",
+        "STORAGE_RESERVE_PERCENT": "0",
+        "ELEMENT_URL": f"http://127.0.0.1:{port}",
+        "OTEL_TRACES_SAMPLER_ARG": "0",
+        **settings,
+    }
+
+
+def start_process(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as out:
+        return subprocess.Popen([sys.executable, "-m", "app.main"], cwd=MODULE, env=env, stdout=out, stderr=out)
+
+
+@asynccontextmanager
+async def running_element(neighbours: Neighbours, root: Path, **settings: str) -> AsyncIterator[RunningElement]:
+    """Ready when given, stopped at the end if it still runs."""
+    port = free_port()
+    log = root.with_suffix(".log")
+    process = start_process(environment(neighbours, root, port, **settings), log)
+    token = neighbours.admin.signer.token(Role.SERVICE, CALLER)
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {token}"}) as session:
+        element = RunningElement(f"http://127.0.0.1:{port}", port, process, session, root)
+        try:
+            await _ready(element, log)
+            yield element
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                element.stop()
+
+
+async def _ready(element: RunningElement, log: Path) -> None:
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            if element.process.poll() is not None:
+                raise RuntimeError(f"the element ended: {log.read_text()[-2000:]}")
+            try:
+                if (await element.ask("GET", "/health/ready")).status == 200:
+                    return
+            except aiohttp.ClientConnectionError:
+                pass
+            await asyncio.sleep(0.02)
