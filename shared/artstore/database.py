@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 import sqlalchemy.exc
 from prometheus_client import Gauge
-from sqlalchemy import QueuePool, text
+from sqlalchemy import Engine, QueuePool, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from artstore.breaker import Breaker, Breakers
 from artstore.config import DatabaseSettings
@@ -21,6 +23,8 @@ from artstore.service import Runtime
 SCHEMA_REVISION = "0001"
 """The migration this code needs at least; revisions are numbers of four digits."""
 EDGE = "postgresql"
+PING_AFTER_IDLE_S = 1.0
+"""A pooled connection unused for this long is pinged before it is used."""
 
 
 class DatabaseAway(Unavailable):
@@ -89,7 +93,6 @@ async def open_database(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_max_overflow,
-        pool_pre_ping=True,
         pool_recycle=settings.database_pool_recycle_s,
         pool_timeout=settings.database_command_timeout_s,
         connect_args={
@@ -98,6 +101,7 @@ async def open_database(
             "server_settings": {"application_name": "artstore", "timezone": "UTC"},
         },
     )
+    _ping_after_idle(engine.sync_engine)
     Gauge("database_connections_active", "Connections taken from the pool", registry=runtime.registry).set_function(
         partial(_taken, engine)
     )
@@ -107,6 +111,25 @@ async def open_database(
         yield database
     finally:
         await engine.dispose()
+
+
+def _ping_after_idle(engine: Engine) -> None:
+    """Pre-ping, but not of a connection that was in use a moment ago: with asyncpg a ping is three round trips."""
+
+    def note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info["used_s"] = time.monotonic()
+
+    def ping(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        used_s = record.info.get("used_s")  # none: it was opened just now
+        if used_s is None or time.monotonic() - used_s < PING_AFTER_IDLE_S:
+            return
+        try:
+            connection.ping()
+        except (engine.dialect.loaded_dbapi.Error, OSError) as error:
+            raise sqlalchemy.exc.InvalidatePoolError("the connection was lost") from error
+
+    event.listen(engine, "checkin", note_use)
+    event.listen(engine, "checkout", ping)
 
 
 def _taken(engine: AsyncEngine) -> float:
