@@ -89,6 +89,7 @@ def build_app(
                 log.info("started", version=__version__)
                 yield
                 log.info("stopping")
+                await tasks.close()  # before what they use is closed under them
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
     install_problem_handlers(app)

@@ -17,6 +17,8 @@ MAX_PAUSE_S = 30.0
 MAX_RESTART_PAUSE_S = 2.0
 """The longest pause before a loop is begun again: what it listens to may be back already."""
 
+CANCEL_AGAIN_S = 0.5
+
 
 class Tasks:
     """All background tasks of a process. Opened once; at its end every task is cancelled and awaited."""
@@ -49,9 +51,11 @@ class Tasks:
         return self.start(name, _repeat(name, pause_s, work, MAX_RESTART_PAUSE_S))
 
     async def close(self) -> None:
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        """Cancel all and wait until they have ended. redis-py swallows a cancellation while it reconnects: ask again."""
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running, timeout=CANCEL_AGAIN_S)
 
     async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
