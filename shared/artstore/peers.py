@@ -235,6 +235,6 @@ async def open_peers(
     """`token` is given the session and answers with what makes the Authorization header's token for each call."""
     connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_CONNECTION_S)
     async with aiohttp.ClientSession(
-        connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding", "User-Agent"]
+        connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding", "User-Agent", "Content-Type"]
     ) as session:
         yield Peers(session, token(session), breakers, settings.peer_connect_timeout_s)
