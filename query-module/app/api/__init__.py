@@ -1,0 +1,1 @@
+"""The HTTP side: paths, parameters, headers. Decisions are made in `reading` and `search`."""

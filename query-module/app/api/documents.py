@@ -1,0 +1,140 @@
+"""What the OpenAPI document says of these endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..search.parse import DEFAULT_LIMIT, DEFAULT_SORT, MAX_LIMIT, SORTS
+
+_RECORD: dict[str, Any] = {
+    "type": "object",
+    "description": "The file's attr.json",
+    "required": ["file_id", "revision", "filename", "content_type", "size_bytes", "checksum", "storage_element_id"],
+    "properties": {
+        "schema_version": {"type": "integer"},
+        "file_id": {"type": "string", "format": "uuid"},
+        "revision": {"type": "integer", "minimum": 1},
+        "filename": {"type": "string"},
+        "content_type": {"type": "string"},
+        "size_bytes": {"type": "integer", "minimum": 0},
+        "checksum": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+        "storage_element_id": {"type": "string"},
+        "created_at": {"type": "string", "format": "date-time"},
+        "updated_at": {"type": "string", "format": "date-time"},
+        "owner": {"type": "string"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "metadata": {"type": "object"},
+        "retention": {"type": "string", "enum": ["permanent", "temporary"]},
+        "expires_at": {"type": ["string", "null"], "format": "date-time"},
+    },
+}
+_TEXT = {"type": "string"}
+_SOURCE = {
+    "X-ArtStore-Source": {"description": "The level that answered", "schema": _TEXT},
+    "X-ArtStore-Degraded": {"description": "What is away, when something is", "schema": _TEXT},
+}
+_BYTES = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def _query(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema or _TEXT}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": _TEXT}
+
+
+def _answer(description: str, **content: Any) -> dict[str, Any]:
+    return {"description": description, "headers": _SOURCE, **({"content": content["content"]} if content else {})}
+
+
+_SIZE = {"type": "integer", "minimum": 0}
+_MOMENT = {"type": "string", "format": "date-time"}
+_ORDERS = [order for sort in SORTS for order in (sort, f"-{sort}")]
+
+LISTING: dict[str, Any] = {
+    "get": {
+        "tags": ["files"],
+        "summary": "Files by their attributes, in pages that stay where they are while files are put",
+        "parameters": [
+            _query("filename", "Part of the name, in any case of letters"),
+            _query("tag", "May be given several times: all of them"),
+            _query("content_type", "Exactly"),
+            _query("owner", "The client_id that uploaded it"),
+            {
+                **_query("metadata", "metadata.KEY=VALUE: the value under KEY, as text, number, true, false or null"),
+                "style": "form",
+                "explode": True,
+                "schema": {"type": "object", "maxProperties": 0},
+            },
+            _query("created_from", "Inclusive", _MOMENT),
+            _query("created_to", "Exclusive", _MOMENT),
+            _query("size_min", "Bytes, inclusive", _SIZE),
+            _query("size_max", "Bytes, inclusive", _SIZE),
+            _query(
+                "sort", "- before it: descending", {"type": "string", "enum": _ORDERS, "default": f"-{DEFAULT_SORT}"}
+            ),
+            _query("limit", "", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
+            _query("cursor", "`next_cursor` of the page before"),
+        ],
+        "responses": {
+            "200": _answer(
+                "A page; next_cursor is null on the last one",
+                content={
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["items", "next_cursor"],
+                            "properties": {
+                                "items": {"type": "array", "items": _RECORD},
+                                "next_cursor": {"type": ["string", "null"]},
+                            },
+                        }
+                    }
+                },
+            )
+        },
+    }
+}
+
+ATTRIBUTES: dict[str, Any] = {
+    "get": {
+        "tags": ["files"],
+        "summary": "A file's attributes; the ETag is the revision",
+        "parameters": [_header("If-None-Match", "304 when the revision is still this one")],
+        "responses": {
+            "200": _answer("The record", content={"application/json": {"schema": _RECORD}}),
+            "304": _answer("Not changed"),
+        },
+    }
+}
+
+_CONDITIONS = [
+    _header("If-Match", "412 unless the bytes are still these"),
+    _header("If-None-Match", "304 when the bytes are still these"),
+    _header("If-Modified-Since", "304 when not changed since; ignored beside If-None-Match"),
+    _header("If-Unmodified-Since", "412 when changed since; ignored beside If-Match"),
+]
+
+CONTENT: dict[str, Any] = {
+    "get": {
+        "tags": ["files"],
+        "summary": "A file's bytes, whole or one range; the strong ETag is the checksum",
+        "parameters": [
+            _header("Range", "One range of bytes; several, or a malformed one, are ignored"),
+            _header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
+            *_CONDITIONS,
+        ],
+        "responses": {
+            "200": _answer("The file", content=_BYTES),
+            "206": _answer("The range", content=_BYTES),
+            "304": _answer("Not changed"),
+        },
+    },
+    "head": {
+        "tags": ["files"],
+        "summary": "The header fields of the file's bytes",
+        "parameters": _CONDITIONS,
+        "responses": {"200": _answer("As GET, without the body"), "304": _answer("Not changed")},
+    },
+}

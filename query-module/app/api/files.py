@@ -1,0 +1,91 @@
+"""GET /api/files, GET /api/files/{file_id} and GET|HEAD …/content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.errors import ArtStoreError, NotFound
+from artstore.jsons import JsonResponse
+from artstore.service import DataRoute
+
+from ..core.context import Context
+from ..reading.conditions import Validators, is_known_to_client, validators_of
+from ..reading.lookup import Found
+from ..search.parse import parse
+from ..search.search import search
+from . import documents
+
+SOURCE_HEADER = "x-artstore-source"
+DEGRADED_HEADER = "x-artstore-degraded"
+
+
+async def attributes(request: Request) -> Response:
+    """The record is attr.json to the byte; its ETag is the revision, as PATCH wants it in If-Match."""
+    context = _context(request)
+    with context.files.operation("read"):
+        found = await context.lookup.find(_file_id(request))
+    record = found.record
+    dated = validators_of(record.attributes)
+    validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
+    fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(context, found)}
+    if request.headers.get("if-none-match") and is_known_to_client(request.headers, validators):
+        return Response(status_code=304, headers=fields)
+    return JsonResponse(record.encoded, headers=fields)
+
+
+async def content(request: Request) -> Response:
+    context = _context(request)
+    try:
+        found, answer = await context.content.answer(_file_id(request), request.method, request.headers)
+    except ArtStoreError as error:  # once the answer has begun, Relay counts how it ended
+        context.files.operations.labels("download", error.code).inc()
+        raise
+    answer.headers.update(_origin(context, found))
+    return answer
+
+
+async def listing(request: Request) -> Response:
+    """The items are put together as they are: each is JSON already."""
+    context = _context(request)
+    with context.files.operation("list"):
+        page = await search(context.database, parse(request.query_params.multi_items()))
+    cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
+    body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + b"}"
+    return JsonResponse(body, headers={SOURCE_HEADER: "database"})
+
+
+def _context(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+def _file_id(request: Request) -> str:
+    """In the canonical form. What is no UUID is the id of no file."""
+    given = request.path_params["file_id"]
+    try:
+        file_id = str(UUID(given))
+    except ValueError as error:
+        raise NotFound("there is no file with this id") from error
+    if file_id != given.lower():
+        raise NotFound("there is no file with this id")
+    return file_id
+
+
+def _origin(context: Context, found: Found) -> dict[str, str]:
+    """Which level answered, and what was away: also that changes are not heard, so that memory may be behind."""
+    away: Iterable[str] = found.away if context.changes.heard else (*found.away, "redis")
+    fields: dict[str, str] = {SOURCE_HEADER: found.source}
+    if named := ", ".join(dict.fromkeys(away)):
+        fields[DEGRADED_HEADER] = named
+    return fields
+
+
+ROUTES = [
+    DataRoute("/api/files", ["GET"], listing, documents.LISTING),
+    DataRoute("/api/files/{file_id}", ["GET"], attributes, documents.ATTRIBUTES),
+    DataRoute("/api/files/{file_id}/content", ["GET", "HEAD"], content, documents.CONTENT),
+]

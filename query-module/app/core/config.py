@@ -1,0 +1,27 @@
+"""Settings of the query module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
+
+
+class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
+    """The times to live bound how old an answer may be when no change event comes through."""
+
+    discovery_file: Path | None = None
+    """Where the last known registry of elements is kept, for a start while Redis and admin are away."""
+    storage_elements: str | None = None
+    """The registry as JSON, for when nothing else is known yet."""
+    cache_memory_entries: Count = 20_000
+    """Level 1. An entry takes about 3 KiB."""
+    cache_memory_ttl_s: Seconds = 300
+    cache_absent_ttl_s: Seconds = 5
+    """How long an id that was not found is not looked for again."""
+    cache_redis_ttl_s: Count = 3600
+    """Level 2."""
+    cache_catalog_ttl_s: Seconds = 86_400
+    """Level 3: how long a row counts after it was last seen on disk."""
+    element_idle_timeout_s: Seconds = 30
+    """An element that sends nothing for so long has failed."""

@@ -1,0 +1,78 @@
+"""What a running query module consists of, opened and closed in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from artstore.auth.client import ServiceTokens
+from artstore.auth.remote import open_verifier
+from artstore.auth.tokens import TokenVerifier
+from artstore.breaker import Breakers
+from artstore.contracts.tokens import Audience
+from artstore.database import Database, open_database
+from artstore.discovery import Discovery
+from artstore.metrics import FileMetrics
+from artstore.peers import open_peers
+from artstore.redis import open_redis
+from artstore.service import Runtime
+
+from ..reading.attributes import AttributesLevel
+from ..reading.catalog import CatalogLevel
+from ..reading.changes import Changes
+from ..reading.content import Content
+from ..reading.levels import LevelMetrics
+from ..reading.lookup import Levels, Lookup
+from ..reading.memory import Memory
+from ..reading.refill import Refill
+from ..reading.relay import RelayMetrics
+from .config import Settings
+from .redis import hear_changes, open_level
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    verifier: TokenVerifier
+    database: Database
+    lookup: Lookup
+    changes: Changes
+    content: Content
+    files: FileMetrics
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
+    """Neither PostgreSQL nor Redis is required to be ready: a read goes on without them, as long as an element answers."""
+    async with AsyncExitStack() as opened:
+        breakers = Breakers(runtime.registry)
+        database = await opened.enter_async_context(open_database(settings, runtime, breakers, required=False))
+        redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
+        peers = await opened.enter_async_context(
+            open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
+        )
+        admin = peers.to("admin", settings.admin_url)
+        verifier = open_verifier(runtime, settings, Audience.QUERY, admin, redis)
+        discovery = Discovery(runtime, redis, admin, kept=settings.discovery_file, configured=settings.storage_elements)
+        runtime.health.add("discovery", discovery.check)
+        attributes = AttributesLevel(peers, discovery)
+        levels = Levels(
+            memory=Memory(
+                runtime.clock,
+                max_entries=settings.cache_memory_entries,
+                ttl_s=settings.cache_memory_ttl_s,
+                absent_ttl_s=settings.cache_absent_ttl_s,
+            ),
+            redis=open_level(redis, settings),
+            catalog=CatalogLevel(database, runtime.clock, ttl_s=settings.cache_catalog_ttl_s),
+            attributes=attributes,
+            refill=Refill(database, attributes, runtime.registry),
+            metrics=LevelMetrics(runtime.registry),
+        )
+        lookup = Lookup(levels)
+        opened.push_async_callback(lookup.close)
+        runtime.tasks.forever("catalog-refill", levels.refill.run)
+        changes = hear_changes(runtime, redis, levels.redis, lookup)
+        metrics = RelayMetrics(runtime.registry, runtime.files)
+        content = Content(lookup, peers, discovery, metrics, settings.element_idle_timeout_s)
+        yield Context(verifier, database, lookup, changes, content, runtime.files)

@@ -1,0 +1,1 @@
+"""One file: its attributes through the four levels, and its bytes."""

@@ -1,0 +1,53 @@
+"""Level 3: the catalog's row, good for a day after it was last seen on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from artstore.catalog.find import find_file
+from artstore.clock import Clock
+from artstore.contracts.files import decode
+from artstore.database import Database
+from artstore.errors import Unavailable
+from artstore.logs import get_logger
+
+from .memory import Record
+
+log = get_logger("query.catalog")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalog says of a file. `record` is None while the upload's saga is open; `fresh` needs no look at disk."""
+
+    record: Record | None
+    storage_element_id: str
+    fresh: bool
+
+
+class CatalogLevel:
+    def __init__(self, database: Database, clock: Clock, *, ttl_s: float) -> None:
+        self._database, self._clock = database, clock
+        self._ttl = timedelta(seconds=ttl_s)
+
+    async def find(self, file_id: str) -> Known | None:
+        """None for no row, or one that cannot be read. Raises Unavailable when PostgreSQL, or the table, is away."""
+        try:
+            async with self._database.begin() as connection:
+                row = await find_file(connection, file_id)
+        except SQLAlchemyError as error:  # a cache that refuses is a cache that is away: the truth is on disk
+            log.warning("catalog refused", error=str(error))
+            raise Unavailable("the catalog cannot be read", away="database") from error
+        if row is None:
+            return None
+        if not row.available:
+            return Known(None, row.storage_element_id, fresh=True)
+        try:
+            record = Record(decode(row.attributes), row.attributes)
+        except ValueError as error:
+            log.warning("catalog row unreadable", file_id=file_id, error=str(error))
+            return None
+        return Known(record, row.storage_element_id, fresh=row.checked_at + self._ttl > self._clock.now())

@@ -1,0 +1,48 @@
+"""Change events: what another module changed is dropped here at once, and everything when events may have been missed."""
+
+from __future__ import annotations
+
+import msgspec
+from redis.asyncio import Redis
+
+from artstore.contracts.events import FILES_CHANNEL, FileChanged
+from artstore.logs import get_logger
+from artstore.redis import listen
+from artstore.tasks import Tasks
+
+from .lookup import Lookup
+from .redis import RedisLevel
+
+log = get_logger("query.changes")
+
+
+class Changes:
+    """The subscription to `files:changed`. While `heard` is false, memory may be behind by its time to live."""
+
+    def __init__(self, redis: Redis, level: RedisLevel, lookup: Lookup, tasks: Tasks) -> None:
+        self._redis, self._level, self._lookup = redis, level, lookup
+        self.heard = False
+        tasks.forever("files-changed", self._listen)
+
+    async def _listen(self) -> None:
+        try:
+            await listen(self._redis, FILES_CHANNEL, subscribed=self._begin, message=self._take)
+        finally:
+            self.heard = False
+            self._lookup.forget_all()
+
+    async def _begin(self) -> None:
+        self._lookup.forget_all()
+        self.heard = True
+
+    async def _take(self, raw: str) -> None:
+        """An error of Redis here ends the subscription, which empties memory: no event is lost quietly."""
+        try:
+            event = msgspec.json.decode(raw, type=FileChanged)
+        except msgspec.MsgspecError as error:
+            log.warning("change event unreadable", error=str(error))
+            self._lookup.forget_all()
+            return
+        floor = event.revision + 1 if event.change == "delete" else event.revision
+        self._lookup.forget(event.file_id, floor)
+        await self._level.drop(event.file_id, floor)

@@ -1,0 +1,89 @@
+"""The read path of bytes: from the element to the client, chunk by chunk, nothing kept.
+
+What the caches say of the file is held against what the element answers before the first byte goes out: a client never
+gets the headers of one revision with the bytes of another.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from artstore.discovery import Discovery
+from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
+from artstore.peers import Peers
+
+from .conditions import Plan, Validators, plan, validators_of
+from .fields import content_fields
+from .lookup import Found, Lookup
+from .relay import Relay, RelayMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a download needs, once per process. `idle_timeout_s` bounds the wait for each piece from the element."""
+
+    lookup: Lookup
+    peers: Peers
+    discovery: Discovery
+    metrics: RelayMetrics
+    idle_timeout_s: float
+
+    async def answer(self, file_id: str, method: str, headers: Headers) -> tuple[Found, Response]:
+        """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
+        # 1. what the file is, from the nearest level
+        found = await self.lookup.find(file_id)
+        try:
+            return found, await self._answer(found, method, headers)
+        except Contradicted:
+            # 3. the caches are behind: once more, with what is on disk now
+            found = await self.lookup.find_on_disk(found.record)
+        try:
+            return found, await self._answer(found, method, headers)
+        except Contradicted as error:
+            raise Unavailable(f"the file is changing: {error}", file_id=file_id) from error
+
+    async def _answer(self, found: Found, method: str, headers: Headers) -> Response:
+        attributes = found.record.attributes
+        validators = validators_of(attributes)
+        chosen = plan(method, headers, validators, attributes.size_bytes)
+        fields = content_fields(attributes, validators, chosen)
+        if chosen.status == 304 or method == "HEAD":
+            return Response(status_code=chosen.status, headers=fields)
+        # 2. the element's answer, checked before ours begins
+        async with AsyncExitStack() as opened:
+            upstream = await self._open(opened, found, chosen, validators)
+            length = int(fields["content-length"])
+            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics)
+
+    async def _open(
+        self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators
+    ) -> aiohttp.ClientResponse:
+        attributes = found.record.attributes
+        element = self.discovery.find(attributes.storage_element_id)
+        if element is None:
+            raise Unavailable(f"{attributes.storage_element_id} is not known", away=attributes.storage_element_id)
+        asked = {"if-match": validators.etag}
+        if chosen.part:
+            asked["range"] = f"bytes={chosen.part.first}-{chosen.part.last}"
+        path = f"/api/files/{attributes.file_id}/content"
+        streamed = self.peers.to(element.id, element.url).stream(
+            path, headers=asked, idle_timeout_s=self.idle_timeout_s
+        )
+        try:
+            upstream = await opened.enter_async_context(streamed)
+        except (NotFound, RevisionMismatch, RangeNotSatisfiable) as error:
+            raise Contradicted(f"{element.id} answered {error.status}") from error
+        wanted = (chosen.status, validators.etag, chosen.part.length if chosen.part else attributes.size_bytes)
+        answered = (upstream.status, upstream.headers.get("etag"), upstream.content_length)
+        if answered != wanted:
+            raise Contradicted(f"{element.id} has {answered}, expected was {wanted}")
+        return upstream
+
+
+class Contradicted(Exception):
+    """The element has not what the caches say it has."""

@@ -1,0 +1,59 @@
+"""The header fields that describe a file's bytes: RFC 6266 and 8187 (name), 9110 (validators), 9530 (digest)."""
+
+from __future__ import annotations
+
+import base64
+import re
+from urllib.parse import quote
+
+from artstore.contracts.files import DEFAULT_CONTENT_TYPE, Attributes
+
+from .conditions import Plan, Validators, http_date
+
+_ATTR_CHAR = "!#$&+-.^_`|~"
+"""What RFC 8187 §3.2.1 leaves unencoded, beside letters and digits."""
+_UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
+"""Outside ASCII, or read in different ways by different clients (RFC 6266 appendix D)."""
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
+
+
+def content_disposition(filename: str) -> str:
+    """`attachment` under the file's name: an ASCII likeness for old clients, `filename*` with the name itself."""
+    likeness = _UNSAFE_IN_QUOTES.sub("_", filename)
+    exact = quote(filename.encode(errors="replace"), safe=_ATTR_CHAR)
+    return f"attachment; filename=\"{likeness}\"; filename*=UTF-8''{exact}"
+
+
+def repr_digest(checksum: str) -> str:
+    """`sha-256=:<base64>:` from `sha256:<hex>`."""
+    digest = bytes.fromhex(checksum.partition(":")[2])
+    return f"sha-256=:{base64.b64encode(digest).decode()}:"
+
+
+def content_type(attributes: Attributes) -> str:
+    """As the uploader said it; a value that could break the header, from an attr.json written by hand, is not passed on."""
+    safe = _FIELD_VALUE.fullmatch(attributes.content_type)
+    return attributes.content_type if safe else DEFAULT_CONTENT_TYPE
+
+
+def content_fields(attributes: Attributes, validators: Validators, plan: Plan) -> dict[str, str]:
+    """All fields of a 200, 206 or 304, names in lower case. A 304 carries what may have changed (RFC 9110 §15.4.5)."""
+    fields = {
+        "etag": validators.etag,
+        "last-modified": http_date(validators.last_modified),
+        "cache-control": "private, no-cache",
+        "accept-ranges": "bytes",
+        "content-disposition": content_disposition(attributes.filename),
+    }
+    if plan.status == 304:
+        return fields
+    length = plan.part.length if plan.part else attributes.size_bytes
+    fields |= {
+        "content-type": content_type(attributes),
+        "content-length": str(length),
+        "repr-digest": repr_digest(attributes.checksum),
+        "x-content-type-options": "nosniff",
+    }
+    if plan.part:
+        fields["content-range"] = f"bytes {plan.part.first}-{plan.part.last}/{attributes.size_bytes}"
+    return fields

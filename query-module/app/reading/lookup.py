@@ -1,0 +1,184 @@
+"""The read path of attributes: memory, Redis, the catalog, the element's attr.json; each answer refreshes what is above.
+
+The revision decides which of two answers is newer, and a change that overtakes a lookup keeps its answer out of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from artstore.errors import NotFound, Unavailable
+from artstore.logs import get_logger
+
+from .attributes import AttributesLevel
+from .catalog import CatalogLevel, Known
+from .levels import LevelMetrics, Source
+from .memory import Memory, Record
+from .redis import RedisLevel
+from .refill import Refill
+
+log = get_logger("query.lookup")
+
+Freshness = Literal["cached", "disk"]
+_Key = tuple[str, Freshness]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file's record, the level that had it, and what was away on the way to it."""
+
+    record: Record
+    source: Source
+    away: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What a lookup asks, nearest first."""
+
+    memory: Memory
+    redis: RedisLevel
+    catalog: CatalogLevel
+    attributes: AttributesLevel
+    refill: Refill
+    metrics: LevelMetrics
+
+
+class Lookup:
+    """`flights` are lookups under way, each shared by all who ask for the same file meanwhile."""
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+        self._flights: dict[_Key, asyncio.Task[Found]] = {}
+        self._running: set[asyncio.Task[Found]] = set()
+
+    async def find(self, file_id: str) -> Found:
+        """The file's record as the nearest level has it. Raises NotFound, or Unavailable when nobody can tell."""
+        # 1. memory
+        record = self._levels.memory.find(file_id)
+        self._levels.metrics.count("memory", record is not None)
+        if record is not None:
+            return Found(record, "memory")
+        if self._levels.memory.is_absent(file_id):
+            raise _not_found(file_id)
+        return await self._shared((file_id, "cached"))
+
+    async def find_on_disk(self, contradicted: Record) -> Found:
+        """The record as the elements have it now, after one of them contradicted what the caches say."""
+        file_id = contradicted.attributes.file_id
+        try:
+            return await self._shared((file_id, "disk"))
+        except NotFound:
+            await self._drop_in_redis(file_id, contradicted.revision + 1)
+            raise
+
+    def forget(self, file_id: str, floor: int) -> None:
+        """A change was announced: older revisions go, and lookups under way will not bring them back."""
+        self._levels.memory.drop(file_id, floor)
+        self._flights.pop((file_id, "cached"), None)
+        self._flights.pop((file_id, "disk"), None)
+
+    def forget_all(self) -> None:
+        """Changes were missed, or will be: nothing in memory can be trusted."""
+        self._levels.memory.clear()
+        self._flights.clear()
+
+    async def close(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _shared(self, key: _Key) -> Found:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.create_task(self._fetch(*key))
+            self._running.add(flight)
+            flight.add_done_callback(partial(self._landed, key))
+        return await asyncio.shield(flight)
+
+    def _landed(self, key: _Key, flight: asyncio.Task[Found]) -> None:
+        self._running.discard(flight)
+        error = None if flight.cancelled() else flight.exception()
+        if self._flights.get(key) is not flight:
+            return  # a change overtook it: who waits gets the answer, memory does not
+        del self._flights[key]
+        if isinstance(error, NotFound):
+            self._levels.memory.keep_absent(key[0])
+        elif error is None and not flight.cancelled():
+            self._levels.memory.keep(flight.result().record)
+
+    async def _fetch(self, file_id: str, freshness: Freshness) -> Found:
+        away: list[str] = []
+        # 2. Redis
+        record = await self._ask_redis(file_id, away) if freshness == "cached" else None
+        if record is not None:
+            return Found(record, "redis", tuple(away))
+        # 3. the catalog
+        known = await self._ask_catalog(file_id, away)
+        if known is not None and known.record is None:
+            raise _not_found(file_id)  # its upload is not committed
+        if known is not None and known.record is not None and known.fresh and freshness == "cached":
+            await self._keep_in_redis(known.record, away)
+            return Found(known.record, "database", tuple(away))
+        # 4. the element's attr.json
+        return await self._ask_elements(file_id, known, away)
+
+    async def _ask_redis(self, file_id: str, away: list[str]) -> Record | None:
+        try:
+            record = await self._levels.redis.find(file_id)
+        except Unavailable:
+            self._levels.metrics.count_away("redis")
+            away.append("redis")
+            return None
+        self._levels.metrics.count("redis", record is not None)
+        return record
+
+    async def _keep_in_redis(self, record: Record, away: list[str]) -> None:
+        if "redis" not in away:
+            try:
+                await self._levels.redis.keep(record)
+            except Unavailable:
+                away.append("redis")
+
+    async def _drop_in_redis(self, file_id: str, floor: int) -> None:
+        try:
+            await self._levels.redis.drop(file_id, floor)
+        except Unavailable:
+            self._levels.metrics.count_away("redis")
+
+    async def _ask_catalog(self, file_id: str, away: list[str]) -> Known | None:
+        try:
+            known = await self._levels.catalog.find(file_id)
+        except Unavailable:
+            self._levels.metrics.count_away("database")
+            away.append("database")
+            return None
+        self._levels.metrics.count("database", known is not None and known.record is not None)
+        return known
+
+    async def _ask_elements(self, file_id: str, known: Known | None, away: list[str]) -> Found:
+        asked = await self._levels.attributes.ask(file_id, known.storage_element_id if known else None)
+        self._levels.metrics.count("attributes", asked.record is not None)
+        away.extend(asked.silent)
+        row = known.record if known else None
+        if asked.record is not None and (row is None or row.revision <= asked.record.revision):
+            await self._keep_in_redis(asked.record, away)
+            if "database" not in away:
+                self._levels.refill.offer(asked.record)
+            return Found(asked.record, "attributes", tuple(away))
+        if row is not None and (asked.silent or asked.record is not None):
+            log.warning("catalog row not confirmed by an element", file_id=file_id, silent=asked.silent)
+            return Found(row, "database", tuple(away))
+        if asked.silent:
+            self._levels.metrics.count_away("attributes")
+            raise Unavailable(f"nobody can tell while these are away: {', '.join(away)}", away=away, file_id=file_id)
+        if row is not None:
+            self._levels.refill.offer_gone(row)
+        raise _not_found(file_id)
+
+
+def _not_found(file_id: str) -> NotFound:
+    return NotFound("there is no file with this id", file_id=file_id)

@@ -1,0 +1,89 @@
+"""Level 1: what this process remembers, for minutes, in a bounded number of entries. Also "not found", for seconds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from artstore.clock import Clock
+from artstore.contracts.files import Attributes
+
+MAX_ABSENT = 10_000
+"""Ids remembered as not found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One file as a level knows it. `encoded` is its attr.json, which is also the answer's body."""
+
+    attributes: Attributes
+    encoded: bytes
+
+    @property
+    def revision(self) -> int:
+        return self.attributes.revision
+
+
+class Memory:
+    """Least recently used goes first. Of two revisions of a file the higher stays."""
+
+    def __init__(self, clock: Clock, *, max_entries: int, ttl_s: float, absent_ttl_s: float) -> None:
+        self._clock = clock
+        self._max_entries = max_entries
+        self._ttl_s = ttl_s
+        self._absent_ttl_s = absent_ttl_s
+        self._records: OrderedDict[str, tuple[float, Record]] = OrderedDict()
+        self._absent: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def find(self, file_id: str) -> Record | None:
+        held = self._records.get(file_id)
+        if held is None:
+            return None
+        until, record = held
+        if until <= self._clock.monotonic_s():
+            del self._records[file_id]
+            return None
+        self._records.move_to_end(file_id)
+        return record
+
+    def is_absent(self, file_id: str) -> bool:
+        """Whether all levels said "not found" a moment ago."""
+        until = self._absent.get(file_id)
+        if until is None:
+            return False
+        if until <= self._clock.monotonic_s():
+            del self._absent[file_id]
+            return False
+        return True
+
+    def keep(self, record: Record) -> None:
+        file_id = record.attributes.file_id
+        held = self.find(file_id)
+        if held is not None and held.revision > record.revision:
+            return
+        self._absent.pop(file_id, None)
+        self._records[file_id] = (self._clock.monotonic_s() + self._ttl_s, record)
+        self._records.move_to_end(file_id)
+        if len(self._records) > self._max_entries:
+            self._records.popitem(last=False)
+
+    def keep_absent(self, file_id: str) -> None:
+        self._records.pop(file_id, None)
+        self._absent[file_id] = self._clock.monotonic_s() + self._absent_ttl_s
+        self._absent.move_to_end(file_id)
+        if len(self._absent) > MAX_ABSENT:
+            self._absent.popitem(last=False)
+
+    def drop(self, file_id: str, floor: int) -> None:
+        """Forget every revision below `floor`, and that there was none."""
+        held = self._records.get(file_id)
+        if held is not None and held[1].revision < floor:
+            del self._records[file_id]
+        self._absent.pop(file_id, None)
+
+    def clear(self) -> None:
+        self._records.clear()
+        self._absent.clear()

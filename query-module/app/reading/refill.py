@@ -1,0 +1,87 @@
+"""What was read from disk goes back into the catalog, behind the readers' backs and in groups.
+
+Surprise: each row is checked against disk once more *after* it is written. A delete that took the file away before the check
+is seen by the check; one that comes after it finds the row and removes it. So no row outlives its file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from prometheus_client import CollectorRegistry, Counter
+
+from artstore.catalog.write import Entry, forget, note
+from artstore.contracts.events import FileChanged
+from artstore.database import Database
+
+from .attributes import AttributesLevel
+from .memory import Record
+
+MAX_WAITING = 10_000
+"""Records that wait for a slow catalog; more are left for the next reader."""
+MAX_GROUP = 64
+
+
+class Refill:
+    """`run` is a background task of its own; `offer` and `offer_gone` never wait."""
+
+    def __init__(self, database: Database, attributes: AttributesLevel, registry: CollectorRegistry) -> None:
+        self._database, self._attributes = database, attributes
+        self._seen: OrderedDict[str, Record] = OrderedDict()
+        self._gone: OrderedDict[str, Record] = OrderedDict()
+        self._offered = asyncio.Event()
+        self._rows = Counter("catalog_refilled_total", "Catalog rows put right", ["change"], registry=registry)
+
+    def offer(self, record: Record) -> None:
+        """An element has just answered this."""
+        self._add(self._seen, record)
+
+    def offer_gone(self, record: Record) -> None:
+        """Every element has just said that it has no such file, while the catalog has this row."""
+        self._add(self._gone, record)
+
+    def _add(self, waiting: OrderedDict[str, Record], record: Record) -> None:
+        if len(waiting) < MAX_WAITING:
+            waiting[record.attributes.file_id] = record
+            self._offered.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._offered.wait()
+            self._offered.clear()
+            while self._seen or self._gone:
+                await self._write(_take(self._seen), _take(self._gone))
+
+    async def _write(self, seen: list[Record], gone: list[Record]) -> None:
+        """What the catalog refuses to take now is left for the next reader."""
+        async with self._database.begin(durable=False) as connection:
+            await note(connection, [Entry(record.attributes, "put") for record in seen])
+            await forget(connection, [_gone_event(record) for record in gone])
+        self._rows.labels("noted").inc(len(seen))
+        self._rows.labels("forgotten").inc(len(gone))
+        vanished = await self._vanished(seen)
+        if vanished:
+            async with self._database.begin(durable=False) as connection:
+                await forget(connection, [_gone_event(record) for record in vanished])
+            self._rows.labels("forgotten").inc(len(vanished))
+
+    async def _vanished(self, records: list[Record]) -> list[Record]:
+        asked = await asyncio.gather(
+            *(self._attributes.still_has(r.attributes.file_id, r.attributes.storage_element_id) for r in records)
+        )
+        return [record for record, there in zip(records, asked, strict=True) if there is False]
+
+
+def _take(waiting: OrderedDict[str, Record]) -> list[Record]:
+    return [waiting.popitem(last=False)[1] for _ in range(min(MAX_GROUP, len(waiting)))]
+
+
+def _gone_event(record: Record) -> FileChanged:
+    attributes = record.attributes
+    return FileChanged(
+        file_id=attributes.file_id,
+        revision=attributes.revision,
+        change="delete",
+        storage_element_id=attributes.storage_element_id,
+    )

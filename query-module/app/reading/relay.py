@@ -1,0 +1,81 @@
+"""An ASGI answer whose body comes from another process while it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+import aiohttp
+from prometheus_client import CollectorRegistry, Counter
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from artstore.logs import get_logger
+from artstore.metrics import FileMetrics
+
+log = get_logger("query.relay")
+
+
+class RelayMetrics:
+    """Of downloads: `ended` counts those whose answer had begun, by ok, cancelled (the client left) or broken."""
+
+    def __init__(self, registry: CollectorRegistry, files: FileMetrics) -> None:
+        self.ended = files.operations
+        self.sent = Counter("content_sent_bytes_total", "Bytes of files sent to clients", registry=registry)
+
+
+class Relay(Response):
+    """Sends exactly `length` bytes of `upstream`, or breaks the connection: a short answer never looks whole.
+
+    `opened` holds the upstream connection and is closed here in any case.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        fields: Mapping[str, str],
+        upstream: aiohttp.ClientResponse,
+        length: int,
+        opened: AsyncExitStack,
+        metrics: RelayMetrics,
+    ) -> None:
+        super().__init__(status_code=status, headers=fields)
+        self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._opened:
+            leaving = asyncio.create_task(self._close_when_client_leaves(receive))
+            try:
+                result = await self._send_all(send)
+            finally:
+                leaving.cancel()
+            if result == "broken" and leaving.done() and not leaving.cancelled():
+                result = "cancelled"
+            elif result == "broken":
+                log.warning("download broke off", element=str(self._upstream.url.origin()))
+            self._metrics.ended.labels("download", result).inc()
+
+    async def _send_all(self, send: Send) -> str:
+        """Without its last message the answer is not complete, and the server closes the connection."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        left = self._length
+        if left == 0:
+            await send({"type": "http.response.body", "body": b""})
+            return "ok"
+        try:
+            async for chunk in self._upstream.content.iter_any():
+                left -= len(chunk)
+                if left < 0:
+                    return "broken"
+                await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+                self._metrics.sent.inc(len(chunk))
+        except (aiohttp.ClientError, OSError):  # broken off, reset, silent for too long, or closed below
+            return "broken"
+        return "ok" if left == 0 else "broken"
+
+    async def _close_when_client_leaves(self, receive: Receive) -> None:
+        """Wakes a wait for the element that nobody waits for any more."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._upstream.close()

@@ -1,0 +1,1 @@
+"""Many files: lists out of the catalog."""

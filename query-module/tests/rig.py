@@ -1,0 +1,145 @@
+"""A query module that runs: its own server on a port, real PostgreSQL and Valkey, two elements and admin beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import msgspec
+import uvicorn
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from tests.standins import StandInAdmin, StandInElement, snapshot_of
+
+from app.core.config import Settings
+from app.core.context import Context
+from app.main import create_app
+from artstore.catalog.tables import metadata
+from artstore.catalog.write import Entry, note
+from artstore.contracts.elements import SNAPSHOT_KEY
+from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
+from artstore.contracts.files import Attributes
+from artstore.contracts.tokens import Role
+from artstore.database import SCHEMA_REVISION
+from artstore.testing.services import PostgresServer, ValkeyServer, free_port
+from artstore.testing.tokens import Signer
+
+DEADLINE_S = 15
+
+
+@dataclass
+class Rig:
+    """What a test holds: the client's side, the other processes, and the module's own context."""
+
+    client: httpx.AsyncClient
+    context: Context
+    engine: AsyncEngine
+    redis: Redis
+    signer: Signer
+    first: StandInElement
+    second: StandInElement
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.client.get(path, headers=headers)
+
+    async def note(self, *files: Attributes, saga_id: str | None = None, change: Change = "put") -> None:
+        """As the element or admin writes the catalog, without the relay of events."""
+        async with self.engine.begin() as connection:
+            await note(connection, [Entry(attributes, change, saga_id) for attributes in files])
+
+    async def catalog(self) -> list[str]:
+        async with self.engine.begin() as connection:
+            return [row[0] for row in await connection.execute(text("SELECT file_id::text FROM files"))]
+
+    async def announce(self, attributes: Attributes, change: Change) -> None:
+        event = FileChanged(
+            file_id=attributes.file_id,
+            revision=attributes.revision,
+            change=change,
+            storage_element_id=attributes.storage_element_id,
+        )
+        await self.redis.publish(FILES_CHANNEL, msgspec.json.encode(event))
+
+    async def source(self, attributes: Attributes) -> str:
+        answer = await self.get(f"/api/files/{attributes.file_id}")
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-artstore-source"]
+
+
+async def until(holds: Callable[[], Awaitable[Any]] | Callable[[], Any]) -> None:
+    """Wait for a state that other tasks bring about."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            found = holds()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.01)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to pytest."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@asynccontextmanager
+async def running(
+    postgres: PostgresServer, valkey: ValkeyServer, signer: Signer, **settings: Any
+) -> AsyncIterator[Rig]:
+    database = postgres.url(await postgres.new_database())
+    engine = create_async_engine(database)
+    redis = Redis.from_url(valkey.url(), decode_responses=True)
+    await redis.flushall()
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES (:at)"), {"at": SCHEMA_REVISION})
+    admin, first, second = StandInAdmin(signer), StandInElement("se-01"), StandInElement("se-02")
+    await redis.set(SNAPSHOT_KEY, msgspec.json.encode(snapshot_of(first, second)))
+    own = {
+        "port": free_port(),
+        "database_url": database,
+        "redis_url": valkey.url(),
+        "admin_url": f"http://127.0.0.1:{admin.port}",
+        "service_client_id": "query",
+        "service_client_secret": secrets.token_hex(32),
+        "database_pool_size": 5,
+        **settings,
+    }
+    app = create_app(Settings(**own))
+    config = uvicorn.Config(app, port=own["port"], lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+    server = _Server(config)
+    async with admin.running():
+        await first.start()
+        await second.start()
+        serving = asyncio.create_task(server.serve())
+        authorization = {"authorization": f"Bearer {signer.token(Role.READONLY)}"}
+        try:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{own['port']}", headers=authorization, timeout=30
+            ) as client:
+                await until(lambda: server.started or serving.done())
+                if serving.done():
+                    serving.result()
+                context: Context = app.state.context
+                await until(lambda: context.changes.heard)
+                await until(lambda: _is_ready(client))
+                yield Rig(client, context, engine, redis, signer, first, second)
+        finally:
+            server.should_exit = True
+            await serving
+            await first.stop()
+            await second.stop()
+            await redis.aclose()
+            await engine.dispose()
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/health/ready")).status_code == 200

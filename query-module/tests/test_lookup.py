@@ -1,0 +1,198 @@
+"""The four levels over real sockets: which one answers, what refreshes what, and what a change does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import text
+from tests.rig import Rig, until
+
+from app.reading.redis import record_key
+from artstore.clock import uuid7
+from artstore.contracts.files import encode
+
+
+async def test_each_level_answers_and_refreshes_the_ones_above(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    assert await rig.source(file) == "attributes"
+    assert await rig.source(file) == "memory"
+    rig.context.lookup.forget_all()
+    assert await rig.source(file) == "redis"
+    await until(lambda: _is_in_catalog(rig, file.file_id))
+    rig.context.lookup.forget_all()
+    await rig.redis.delete(record_key(file.file_id))
+    assert await rig.source(file) == "database"
+    assert await rig.redis.get(record_key(file.file_id)) == encode(file).decode()
+    assert rig.first.attribute_requests == 2  # once to answer, once after the row was written
+
+
+async def test_the_answer_is_attr_json_to_the_byte_whatever_level_gives_it(rig: Rig) -> None:
+    file = replace(rig.first.put(b"content"), unknown={"from_a_later_version": {"a": [1, "ä"]}})
+    rig.first.files[file.file_id] = (file, b"content")
+    for _ in range(2):
+        answer = await rig.get(f"/api/files/{file.file_id}")
+        assert answer.content == encode(file)
+        assert answer.headers["etag"] == '"1"'
+        assert "x-artstore-degraded" not in answer.headers
+
+
+async def test_a_file_whose_upload_is_not_committed_is_not_found(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.note(file, saga_id=str(uuid7()))
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
+    await rig.note(file)
+    await rig.announce(file, "put")
+    await until(lambda: _answers(rig, file.file_id, 200))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["no-uuid", "0197aaaa00007000800000000000000a", "%00", "{0197aaaa-0000-7000-8000-00000000000a}"]
+)
+async def test_what_is_no_id_is_the_id_of_no_file(rig: Rig, wrong: str) -> None:
+    answer = await rig.get(f"/api/files/{wrong}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_concurrent_misses_share_one_flight(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    rig.first.answers_after_s = 0.2
+    answers = await asyncio.gather(*(rig.get(f"/api/files/{file.file_id}") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    await until(lambda: _is_in_catalog(rig, file.file_id))
+    await until(lambda: rig.first.attribute_requests == 2)
+
+
+async def test_not_found_is_remembered_until_a_change_says_otherwise(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    del rig.first.files[file.file_id]
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
+    asked = rig.first.attribute_requests
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
+    assert rig.first.attribute_requests == asked
+    rig.first.files[file.file_id] = (file, b"content")
+    await rig.announce(file, "put")
+    await until(lambda: _answers(rig, file.file_id, 200))
+
+
+async def test_a_change_drops_memory_and_redis(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.source(file)
+    newer = replace(file, revision=2, filename="new.pdf")
+    rig.first.files[file.file_id] = (newer, b"content")
+    await rig.note(newer, change="update")
+    await rig.announce(newer, "update")
+    await until(lambda: _is_named(rig, file.file_id, "new.pdf"))
+    assert await rig.redis.get(record_key(file.file_id)) == encode(newer).decode()
+
+
+async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> None:
+    file = rig.first.put(b"content", revision=3)
+    await rig.source(file)
+    level = rig.context.lookup._levels.redis
+    older = replace(file, revision=2)
+    await level.keep(_record(older))
+    assert await rig.redis.get(record_key(file.file_id)) == encode(file).decode()
+    await level.drop(file.file_id, 4)
+    await level.keep(_record(file))
+    assert await rig.redis.get(record_key(file.file_id)) is None
+    await level.keep(_record(replace(file, revision=4)))
+    assert await rig.redis.get(record_key(file.file_id)) is not None
+
+
+async def test_damage_in_redis_is_a_miss_and_is_put_right(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    for damage in ("", "{", "[]", "null", '{"revision": "x"}', '{"revision": 9}'):
+        await rig.redis.set(record_key(file.file_id), damage)
+        rig.context.lookup.forget_all()
+        assert await rig.source(file) in ("attributes", "database")
+
+
+async def test_a_deleted_file_is_gone_from_every_level(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.source(file)
+    await until(lambda: _is_in_catalog(rig, file.file_id))
+    del rig.first.files[file.file_id]
+    async with rig.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM files"))
+    await rig.announce(file, "delete")
+    await until(lambda: _answers(rig, file.file_id, 404))
+    assert await rig.redis.get(record_key(file.file_id)) is None
+
+
+async def test_a_row_whose_file_is_gone_from_disk_is_taken_away_when_it_is_looked_at_again(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.note(file)
+    del rig.first.files[file.file_id]
+    async with rig.engine.begin() as connection:
+        await connection.execute(text("UPDATE files SET checked_at = now() - interval '25 hours'"))
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
+    await until(lambda: _catalog_is_empty(rig))
+
+
+async def test_a_stale_row_still_answers_while_its_element_is_away_and_says_so(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.note(file)
+    async with rig.engine.begin() as connection:
+        await connection.execute(text("UPDATE files SET checked_at = now() - interval '25 hours'"))
+    await rig.first.stop()
+    answer = await rig.get(f"/api/files/{file.file_id}")
+    assert answer.status_code == 200
+    assert answer.headers["x-artstore-source"] == "database"
+    assert answer.headers["x-artstore-degraded"] == "se-01"
+
+
+async def test_while_an_element_is_away_nobody_says_that_a_file_does_not_exist(rig: Rig) -> None:
+    await rig.second.stop()
+    answer = await rig.get(f"/api/files/{uuid7()}")
+    assert answer.status_code == 503
+    assert answer.json()["away"] == ["se-02"]
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_reads_go_on_while_the_catalog_is_emptied_and_redis_flushed(rig: Rig) -> None:
+    files = [rig.first.put(b"%d" % n) for n in range(5)] + [rig.second.put(b"%d" % n) for n in range(5)]
+    for round_ in range(3):
+        async with rig.engine.begin() as connection:
+            await connection.execute(text("TRUNCATE files"))
+        await rig.redis.flushall()
+        rig.context.lookup.forget_all()
+        assert {await rig.source(file) for file in files} == {"attributes"}, round_
+        await until(lambda: _has_rows(rig, len(files)))
+
+
+async def test_metrics_tell_the_hits_of_each_level(rig: Rig) -> None:
+    file = rig.first.put(b"content")
+    await rig.source(file)
+    await rig.source(file)
+    metrics = (await rig.get("/metrics")).text
+    assert 'lookup_level_total{level="memory",result="hit"} 1.0' in metrics
+    assert 'lookup_level_total{level="redis",result="miss"} 1.0' in metrics
+    assert 'lookup_level_total{level="attributes",result="hit"} 1.0' in metrics
+
+
+def _record(attributes):  # type: ignore[no-untyped-def]
+    from app.reading.memory import Record
+
+    return Record(attributes, encode(attributes))
+
+
+async def _is_in_catalog(rig: Rig, file_id: str) -> bool:
+    return file_id in await rig.catalog()
+
+
+async def _catalog_is_empty(rig: Rig) -> bool:
+    return not await rig.catalog()
+
+
+async def _has_rows(rig: Rig, count: int) -> bool:
+    return len(await rig.catalog()) == count
+
+
+async def _answers(rig: Rig, file_id: str, status: int) -> bool:
+    return (await rig.get(f"/api/files/{file_id}")).status_code == status
+
+
+async def _is_named(rig: Rig, file_id: str, filename: str) -> bool:
+    return bool((await rig.get(f"/api/files/{file_id}")).json()["filename"] == filename)
