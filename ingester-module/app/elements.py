@@ -56,14 +56,15 @@ class Elements:
     ) -> PeerAnswer:
         peer = self._to(element)
         headers = {**headers, **forwarded(body.digests)}
-        if body.held:
+        if body.held and "content-type" in headers:
             return await peer.call(method, path, body=body.held_bytes, headers=headers, timeout_s=self._call_timeout_s)
+        # A call without a content type would be one of JSON; here it means: the file keeps the type it has.
         return await peer.upload(
             method,
             path,
             chunks=body.pieces(),
             size_bytes=body.size_bytes,
-            headers={**headers, **EXPECT},
+            headers=headers if body.held else {**headers, **EXPECT},
             idle_timeout_s=self._idle_timeout_s,
         )
 

@@ -64,6 +64,24 @@ async def test_new_content_replaces_the_old(fleet: Fleet, size: int) -> None:
     assert fleet.elements[1].files[record["file_id"]][0] == body
 
 
+@pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
+@pytest.mark.parametrize(
+    ("stated", "passed_on"), [(None, None), ("text/plain", "text/plain"), ("application/x-www-form-urlencoded", None)]
+)
+async def test_the_type_of_new_content_is_passed_on_only_when_stated(
+    fleet: Fleet, size: int, stated: str | None, passed_on: str | None
+) -> None:
+    record = await upload(fleet)
+    await fleet.ask(
+        "PUT",
+        f"/api/files/{record['file_id']}/content",
+        data=os.urandom(size),
+        headers={} if stated is None else {"content-type": stated},
+        skip_auto_headers=["content-type"],
+    )
+    assert fleet.elements[1].headers.get("content-type") == passed_on
+
+
 async def test_a_deleted_file_is_gone(fleet: Fleet) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}"

@@ -164,9 +164,10 @@ async def test_the_next_element_is_tried_when_one_cannot_be_reached(fleet: Fleet
     assert (answer.status, answer.json["storage_element_id"]) == (201, "se-03")
 
 
-async def test_a_stalled_element_costs_its_timeout_and_no_more(fleet: Fleet) -> None:
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_stalled_element_costs_its_timeout_and_no_more(fleet: Fleet, size: int) -> None:
     fleet.elements[1].stalled = True
-    answer = await fleet.ask("POST", UPLOAD, data=b"x")
+    answer = await fleet.ask("POST", UPLOAD, data=os.urandom(size))
     assert (answer.status, answer.json["storage_element_id"]) == (201, "se-03")
 
 

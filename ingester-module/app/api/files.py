@@ -14,7 +14,7 @@ from artstore.service import DataRoute
 
 from .. import changes
 from ..core.context import Context
-from ..uploads.body import FORM, media_type, open_raw
+from ..uploads.body import FORM, media_type, open_raw, stated_type
 from ..uploads.receive import Received
 from .schemas import DIGEST_HEADERS, FILENAME, IF_MATCH, METADATA, RECORD_ANSWER, TAGS
 
@@ -37,7 +37,7 @@ async def replace_content(request: Request) -> Response:
             raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
         headers = _conditions(request)
-        if given := request.headers.get("content-type"):
+        if given := stated_type(request):
             headers["content-type"] = given
         answer = await changes.replace(context, request.path_params["file_id"], body, headers)
     return _record(answer)

@@ -89,6 +89,9 @@ class Body:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The file in pieces of PIECE_BYTES. Raises what the source raises, before the last piece is given."""
+        if self.held:
+            yield self.held_bytes
+            return
         self.sent_bytes = 0
         kept = b""
         async for piece in collected(self._all(), PIECE_BYTES):
@@ -128,7 +131,7 @@ async def open_upload(request: Request, limits: BodyLimits, clock: Clock) -> Ope
     disposition = _disposition(request)
     filename = filename_of(disposition) if disposition else None
     await body.hold_head()
-    return Opened(body, fields, filename, request.headers.get("content-type"))
+    return Opened(body, fields, filename, stated_type(request))
 
 
 def open_raw(request: Request, limits: BodyLimits, clock: Clock) -> Body:
@@ -152,6 +155,11 @@ async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimit
     body = Body(form, size_bytes=None, at_most_bytes=received.stated_bytes or 0, digests=part.digests)
     await body.hold_head()
     return Opened(body, fields, part.filename, part.content_type)
+
+
+def stated_type(request: Request) -> str | None:
+    """The raw body's content type. The form type is what curl adds unasked to --data-binary: it says nothing of a file."""
+    return None if media_type(request) == "application/x-www-form-urlencoded" else request.headers.get("content-type")
 
 
 def media_type(request: Request) -> str:
