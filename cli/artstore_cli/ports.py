@@ -38,6 +38,8 @@ def choose(names: Sequence[str], kept: Mapping[str, int]) -> dict[str, int]:
         for name in names:
             probe = held.enter_context(socket.socket())
             port = kept.get(name, 0)
+            if port:  # whose last connections may still be in TIME_WAIT
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((LOOPBACK, port if port not in chosen.values() and is_free(port) else 0))
             chosen[name] = probe.getsockname()[1]
         return chosen

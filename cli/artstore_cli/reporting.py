@@ -11,6 +11,13 @@ from rich.spinner import Spinner
 from .system import Died
 
 
+class Unbroken(Console):
+    """Goes on in silence when nobody reads any more (`up --detach | head`): no reason to stop a system."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Progress:
     """Implements system.Reporter. The spinner turns only when `waiting` is called: no thread of its own."""
 

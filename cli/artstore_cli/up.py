@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-
 from . import leftovers
 from .data_folder import DataFolder, Record, find_ports, keep_ports
 from .fleet import POSTGRES, VALKEY, Site, fleet
@@ -19,7 +17,7 @@ from .parts import port_names, services, stores
 from .ports import LOOPBACK, choose, require_free
 from .processes import ProcessId, find_started
 from .refusal import Refused, refused_by_disk
-from .reporting import Progress
+from .reporting import Progress, Unbroken
 from .system import Died, Interrupted, Slow, System
 from .welcome import welcome
 
@@ -30,7 +28,7 @@ KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-
 
 def up(root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_ready: Callable[[], None] = lambda: None) -> int:
     """Runs the system until it is interrupted or cannot go on. Returns the exit code."""
-    progress = Progress(Console(), Console(stderr=True))
+    progress = Progress(Unbroken(), Unbroken(stderr=True))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
