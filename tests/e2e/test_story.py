@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from support.bodies import Body, sha256_of
-from support.system import System
+from support.system import OFFSETS, System
 
 RECORD_FIELDS = {
     "schema_version", "file_id", "revision", "filename", "content_type", "size_bytes", "checksum", "storage_element_id",
@@ -124,10 +124,10 @@ def resident_bytes(system: System) -> dict[str, int]:
     if system.data is None:
         return {}
     peaks = {}
-    for pid_file in (system.data / "run").glob("*.pid"):
-        pid = int(pid_file.read_text().split()[0])
-        status = Path(f"/proc/{pid}/status").read_text()
-        peaks[pid_file.stem] = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    running = json.loads((system.data / "running.json").read_text())["processes"]
+    for name in OFFSETS:
+        status = Path(f"/proc/{running[name]['pid']}/status").read_text()
+        peaks[name] = int(status.split("VmHWM:")[1].split()[0]) * 1024
     assert peaks
     return peaks
 

@@ -50,7 +50,7 @@ class System:
 
     def new_account(self, role: str) -> dict[str, str]:
         """{"client_id", "client_secret"} of a fresh account."""
-        wanted = {"client_id": f"test-{role.lower()}-{secrets.token_hex(4)}", "role": role, "name": f"test {role}"}
+        wanted = {"client_id": f"test-{role.lower()}-{secrets.token_hex(4)}", "role": role}
         with self.client() as client:
             answer = client.post(f"{self.url('admin')}/api/service-accounts", json=wanted)
         answer.raise_for_status()
