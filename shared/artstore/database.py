@@ -58,12 +58,15 @@ class Database:
     async def check(self) -> None:
         """Raises when PostgreSQL is away or lacks the schema. Past the breaker, so that it sees a return at once."""
         async with self.engine.connect() as connection:
-            if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-                raise ConnectionError("the schema is not there yet")
-            revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if revision is None or revision < SCHEMA_REVISION:
-            raise ConnectionError(f"the schema is at {revision}, {SCHEMA_REVISION} is needed")
+            revision = None
+            if await connection.scalar(text("SELECT to_regclass('alembic_version')")) is not None:
+                revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        # PostgreSQL is back, with the schema or without: whoever is to make it must get through.
         self._breaker.heal()
+        if revision is None:
+            raise ConnectionError("the schema is not there yet")
+        if revision < SCHEMA_REVISION:
+            raise ConnectionError(f"the schema is at {revision}, {SCHEMA_REVISION} is needed")
 
 
 def is_away(error: BaseException) -> bool:
