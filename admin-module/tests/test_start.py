@@ -42,7 +42,8 @@ def test_admin_is_live_before_postgresql_is_there_and_ready_after(
     with temporary_folder("artstore-late-") as folder:
         for _ in range(2):
             server = start_postgres(folder, port)
-            assert wait_for(f"{url}/health/ready", 200).status_code == 200
+            ready = wait_for(f"{url}/health/ready", 200)
+            assert ready.status_code == 200, ready.text
             assert httpx.post(f"{url}/api/auth/token", json=login).status_code == 200
             server.stop()
             assert wait_for(f"{url}/health/ready", 503).status_code == 503

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
+import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +19,7 @@ from artstore.contracts.sagas import MAX_GROUP, AbortUploads, BeginUploads, Saga
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
 from artstore.jsons import JsonResponse, page, read_json
+from artstore.logs import request_id
 from artstore.service import DataRoute
 
 from ..core.context import Context
@@ -31,6 +34,7 @@ MAX_OWNER_CHARS = 256
 MAX_REASON_CHARS = 200
 
 T = TypeVar("T")
+G = TypeVar("G", UploadSaga, "_Commit")
 
 
 class _Commit(msgspec.Struct, frozen=True):
@@ -45,25 +49,23 @@ class _Commits(msgspec.Struct, frozen=True):
 
 
 async def begin(request: Request) -> Response:
-    sagas = (await _read(request, BeginUploads)).sagas
-    _check(sagas)
-    return _answer(await _context(request).uploads.begin(sagas))
+    given = (await _read(request, BeginUploads)).sagas
+    return await _each(given, _checked, _context(request).uploads.begin)
 
 
 async def commit(request: Request) -> Response:
     given = (await _read(request, _Commits)).sagas
-    _check_size(len(given))
     context = _context(request)
-    results = await context.uploads.commit([_to_commit(one) for one in given])
+    answer = await _each(given, _to_commit, context.uploads.commit)
     context.outbox.kick()
-    return _answer(results)
+    return answer
 
 
 async def abort(request: Request) -> Response:
     given = await _read(request, AbortUploads)
-    _check(given.sagas)
     reason = given.reason.replace("\x00", "")[:MAX_REASON_CHARS]
-    return _answer(await _context(request).uploads.abort(Abort(given.sagas, reason)))
+    uploads = _context(request).uploads
+    return await _each(given.sagas, _checked, lambda sagas: uploads.abort(Abort(sagas, reason)))
 
 
 def router() -> APIRouter:
@@ -93,41 +95,43 @@ async def _read(request: Request, shape: type[T]) -> T:
     return await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), shape)
 
 
-def _to_commit(given: _Commit) -> Commit:
-    try:
-        attributes = decode(bytes(given.attributes))
-        _check_id(given.saga_id)
-    except ValueError as error:
-        raise InvalidFields(f"saga {given.saga_id[:36]!r}: {error}", fields=["sagas"]) from error
-    return Commit(given.saga_id, attributes)
-
-
-def _check(sagas: list[UploadSaga]) -> None:
-    _check_size(len(sagas))
-    for saga in sagas:
-        try:
-            _check_id(saga.saga_id)
-            _check_id(saga.file_id)
-            if not ELEMENT_ID.fullmatch(saga.storage_element_id):
-                raise ValueError("storage_element_id is none")
-            if len(saga.owner) > MAX_OWNER_CHARS or "\x00" in saga.owner:
-                raise ValueError("owner is none")
-        except ValueError as error:
-            raise InvalidFields(f"saga {saga.saga_id[:36]!r}: {error}", fields=["sagas"]) from error
-
-
-def _check_size(number: int) -> None:
-    if not 1 <= number <= MAX_GROUP:
+async def _each(
+    given: Sequence[G], check: Callable[[G], T], advance: Callable[[list[T]], Awaitable[list[SagaResult]]]
+) -> Response:
+    """One result per saga in the order given. One that is wrong is refused alone: the others are other people's uploads."""
+    if not 1 <= len(given) <= MAX_GROUP:
         raise InvalidFields(f"1 to {MAX_GROUP} sagas go in one request", fields=["sagas"])
+    good: list[T] = []
+    refused: dict[int, SagaResult] = {}
+    for number, one in enumerate(given):
+        try:
+            good.append(check(one))
+        except ValueError as error:
+            problem = orjson.loads(InvalidFields(str(error)).to_wire(request_id.get()))
+            refused[number] = SagaResult(saga_id=one.saga_id, state="unknown", problem=problem)
+    advanced = iter(await advance(good) if good else [])
+    results = [refused[number] if number in refused else next(advanced) for number in range(len(given))]
+    return JsonResponse(msgspec.json.encode(SagaResults(results=results)))
+
+
+def _to_commit(given: _Commit) -> Commit:
+    _check_id(given.saga_id)
+    return Commit(given.saga_id, decode(bytes(given.attributes)))
+
+
+def _checked(saga: UploadSaga) -> UploadSaga:
+    _check_id(saga.saga_id)
+    _check_id(saga.file_id)
+    if not ELEMENT_ID.fullmatch(saga.storage_element_id):
+        raise ValueError("storage_element_id is no element's id")
+    if len(saga.owner) > MAX_OWNER_CHARS or "\x00" in saga.owner:
+        raise ValueError("owner is no client_id")
+    return saga
 
 
 def _check_id(given: str) -> None:
     if str(UUID(given)) != given:
         raise ValueError("an id is not in its canonical form")
-
-
-def _answer(results: list[SagaResult]) -> Response:
-    return JsonResponse(msgspec.json.encode(SagaResults(results=results)))
 
 
 def _context(request: Request) -> Context:
