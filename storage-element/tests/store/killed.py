@@ -60,7 +60,7 @@ async def work(store: Store, journal: Journal, size: int) -> None:
             (kept, first, 1, partial(put_bytes, store, first, file_id=kept)),
             (kept, first, 2, partial(patch, store, kept, Changes(tags=["patched"]), None)),
             (gone, first, 1, partial(put_bytes, store, first, file_id=gone)),
-            (kept, second, 3, lambda: rewrite(store, RewriteOrder(kept), body_of(second))),
+            (kept, second, 3, partial(_rewrite, store, kept, second)),
             (gone, None, 2, partial(delete, store, gone)),
         ]
         for file_id, content, revision, step in steps:
@@ -68,6 +68,10 @@ async def work(store: Store, journal: Journal, size: int) -> None:
             await step()
             journal.note("done", file_id, content, revision)
         await checkpoint(store)
+
+
+async def _rewrite(store: Store, file_id: str, content: bytes) -> None:
+    await rewrite(store, RewriteOrder(file_id), body_of(content))
 
 
 async def main() -> None:
