@@ -1,17 +1,22 @@
 """Messages written with a change are published after it: at least once, whatever happens to Redis or to this process.
 
-Any service may relay any message. Order of events: read a batch, publish, delete what was published. A crash between the
-last two publishes once more, which subscribers bear: revisions and versions decide.
+Any service may relay any message. Order of events: read a batch, drop the changed files from the read path's Redis level,
+publish, delete what was published. A crash before the last publishes once more, which subscribers bear: revisions and
+versions decide.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from prometheus_client import Gauge
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from sqlalchemy import text
 
+from artstore.catalog.recent import DROP, FLOOR_S, floor_key, floor_of, record_key
+from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database
 from artstore.logs import get_logger
 from artstore.service import Runtime
@@ -56,8 +61,17 @@ class Outbox:
             return 0
         async with self._redis.pipeline(transaction=False) as pipeline:
             for _, channel, message in rows:
+                if channel == FILES_CHANNEL:
+                    _drop_from_cache(pipeline, message)
                 pipeline.publish(channel, message)
             await pipeline.execute()
         async with self._database.begin(durable=False) as connection:
             await connection.execute(_DONE, {"ids": [row[0] for row in rows]})
         return len(rows)
+
+
+def _drop_from_cache(pipeline: Pipeline, message: str) -> None:
+    event = msgspec.json.decode(message, type=FileChanged)
+    floor = floor_of(event)
+    if floor > 1:  # below the first revision there is nothing to drop
+        pipeline.eval(DROP, 2, record_key(event.file_id), floor_key(event.file_id), floor, FLOOR_S)
