@@ -41,11 +41,13 @@ class Publisher:
             pass
         # Cleared before the registry is read: a change that comes now kicks the next round.
         self._changed.clear()
+        done = False
         try:
             await self.publish()
-        except BaseException:
-            self._changed.set()  # not lost: the next round tries again
-            raise
+            done = True
+        finally:
+            if not done:
+                self._changed.set()  # not lost: the next round tries again
 
     async def publish(self) -> bool:
         """Whether Redis had an older registry or none. Raises RedisError, Unavailable."""
