@@ -94,7 +94,7 @@ async def test_a_kill_inside_recovery_is_a_crash_like_any_other(tmp_path: Path) 
                 root = tmp_path / f"{crash}-{size}-{point}".replace(".", "-")
                 shutil.copytree(base, root)
                 shutil.copy(base.with_suffix(".journal"), root.with_suffix(".journal"))
-                await run(root, size, point, tmp_path / "hits")
+                await run(root, size, f"{point}:kill", tmp_path / "hits")
                 await check_recovered(root)
                 shutil.rmtree(root)
 
