@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -24,10 +24,14 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
 
+BEHAVIOUR = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+"""Said by every part below: of a class made of several parts, the last one decides."""
+
+
 class ServiceSettings(BaseSettings):
     """What every service has. The environment name is the field's name in upper case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+    model_config = BEHAVIOUR
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)]
@@ -45,6 +49,11 @@ class ServiceSettings(BaseSettings):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
 
+    @field_validator("cors_allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -60,6 +69,8 @@ class ServiceSettings(BaseSettings):
 class DatabaseSettings(BaseSettings):
     """PostgreSQL. One pool per process; the server's max_connections must cover the sum of all pools."""
 
+    model_config = BEHAVIOUR
+
     database_url: SecretStr
     database_pool_size: Count = 20
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
@@ -71,6 +82,8 @@ class DatabaseSettings(BaseSettings):
 class RedisSettings(BaseSettings):
     """Redis or Valkey. One pool per process."""
 
+    model_config = BEHAVIOUR
+
     redis_url: SecretStr
     redis_connect_timeout_s: Seconds = 1
     redis_timeout_s: Seconds = 1
@@ -79,6 +92,8 @@ class RedisSettings(BaseSettings):
 
 class PeerSettings(BaseSettings):
     """Calls to other modules."""
+
+    model_config = BEHAVIOUR
 
     peer_connect_timeout_s: Seconds = 2
     peer_timeout_s: Seconds = 10
