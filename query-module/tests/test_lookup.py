@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from sqlalchemy import text
 from tests.rig import Rig, until
 
-from app.reading.redis import record_key
+from app.reading.memory import Record
+from artstore.catalog.recent import record_key
 from artstore.clock import uuid7
 from artstore.contracts.files import encode
 
@@ -92,12 +93,13 @@ async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> 
     await rig.source(file)
     level = rig.context.lookup._levels.redis
     older = replace(file, revision=2)
-    await level.keep(_record(older))
+    await level.keep(Record(older, encode(older)))
     assert await rig.redis.get(record_key(file.file_id)) == encode(file).decode()
     await level.drop(file.file_id, 4)
-    await level.keep(_record(file))
+    await level.keep(Record(file, encode(file)))
     assert await rig.redis.get(record_key(file.file_id)) is None
-    await level.keep(_record(replace(file, revision=4)))
+    newer = replace(file, revision=4)
+    await level.keep(Record(newer, encode(newer)))
     assert await rig.redis.get(record_key(file.file_id)) is not None
 
 
@@ -170,12 +172,6 @@ async def test_metrics_tell_the_hits_of_each_level(rig: Rig) -> None:
     assert 'lookup_level_total{level="memory",result="hit"} 1.0' in metrics
     assert 'lookup_level_total{level="redis",result="miss"} 1.0' in metrics
     assert 'lookup_level_total{level="attributes",result="hit"} 1.0' in metrics
-
-
-def _record(attributes):  # type: ignore[no-untyped-def]
-    from app.reading.memory import Record
-
-    return Record(attributes, encode(attributes))
 
 
 async def _is_in_catalog(rig: Rig, file_id: str) -> bool:

@@ -25,3 +25,5 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """Level 3: how long a row counts after it was last seen on disk."""
     element_idle_timeout_s: Seconds = 30
     """An element that sends nothing for so long has failed."""
+    body_idle_timeout_s: Seconds = 30
+    """A client that takes nothing for so long is cut off."""

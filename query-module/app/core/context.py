@@ -74,5 +74,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         runtime.tasks.forever("catalog-refill", levels.refill.run)
         changes = hear_changes(runtime, redis, levels.redis, lookup)
         metrics = RelayMetrics(runtime.registry, runtime.files)
-        content = Content(lookup, peers, discovery, metrics, settings.element_idle_timeout_s)
+        content = Content(
+            lookup, peers, discovery, metrics, settings.element_idle_timeout_s, settings.body_idle_timeout_s
+        )
         yield Context(verifier, database, lookup, changes, content, runtime.files)

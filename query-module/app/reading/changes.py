@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from redis.asyncio import Redis
 
+from artstore.catalog.recent import floor_of
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.logs import get_logger
 from artstore.redis import listen
@@ -43,6 +44,8 @@ class Changes:
             log.warning("change event unreadable", error=str(error))
             self._lookup.forget_all()
             return
-        floor = event.revision + 1 if event.change == "delete" else event.revision
+        floor = floor_of(event)
+        # Redis before memory: a lookup in between would bring the old revision back from there
+        if floor > 1:  # below the first there is nothing to drop
+            await self._level.drop(event.file_id, floor)
         self._lookup.forget(event.file_id, floor)
-        await self._level.drop(event.file_id, floor)

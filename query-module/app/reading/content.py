@@ -25,13 +25,14 @@ from .relay import Relay, RelayMetrics
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a download needs, once per process. `idle_timeout_s` bounds the wait for each piece from the element."""
+    """What a download needs, once per process. Patience is with the element for each piece, and with the client."""
 
     lookup: Lookup
     peers: Peers
     discovery: Discovery
     metrics: RelayMetrics
-    idle_timeout_s: float
+    element_patience_s: float
+    client_patience_s: float
 
     async def answer(self, file_id: str, method: str, headers: Headers) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
@@ -58,7 +59,9 @@ class Content:
         async with AsyncExitStack() as opened:
             upstream = await self._open(opened, found, chosen, validators)
             length = int(fields["content-length"])
-            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics)
+            return Relay(
+                chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.client_patience_s
+            )
 
     async def _open(
         self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators
@@ -72,7 +75,7 @@ class Content:
             asked["range"] = f"bytes={chosen.part.first}-{chosen.part.last}"
         path = f"/api/files/{attributes.file_id}/content"
         streamed = self.peers.to(element.id, element.url).stream(
-            path, headers=asked, idle_timeout_s=self.idle_timeout_s
+            path, headers=asked, idle_timeout_s=self.element_patience_s
         )
         try:
             upstream = await opened.enter_async_context(streamed)

@@ -1,4 +1,4 @@
-"""An ASGI answer whose body comes from another process while it is sent."""
+"""An ASGI answer whose body comes from another process while it is sent. Nothing of it is kept here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class RelayMetrics:
 class Relay(Response):
     """Sends exactly `length` bytes of `upstream`, or breaks the connection: a short answer never looks whole.
 
-    `opened` holds the upstream connection and is closed here in any case.
+    `opened` holds the upstream connection and is closed here in any case. A client that takes nothing for `patience_s` is
+    cut off.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Relay(Response):
         length: int,
         opened: AsyncExitStack,
         metrics: RelayMetrics,
+        patience_s: float,
     ) -> None:
         super().__init__(status_code=status, headers=fields)
         self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics
+        self._patience_s = patience_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._opened:
@@ -68,9 +71,10 @@ class Relay(Response):
                 left -= len(chunk)
                 if left < 0:
                     return "broken"
-                await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+                async with asyncio.timeout(self._patience_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
                 self._metrics.sent.inc(len(chunk))
-        except (aiohttp.ClientError, OSError):  # broken off, reset, silent for too long, or closed below
+        except (aiohttp.ClientError, OSError):  # broken off, reset, closed below, or one of the two too slow
             return "broken"
         return "ok" if left == 0 else "broken"
 

@@ -1,0 +1,162 @@
+"""Downloads over real sockets: bytes, ranges, conditions, and what happens when one of the two sides goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+
+import httpx
+import pytest
+from msgspec.structs import replace
+from tests.rig import Rig, until
+from tests.standins import new_file
+
+from app.reading.fields import content_disposition, repr_digest
+
+MIB = 1 << 20
+CONTENT = os.urandom(3 * MIB + 17)
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, MIB + 1])
+async def test_a_file_comes_back_byte_for_byte(rig: Rig, size: int) -> None:
+    file = rig.first.put(CONTENT[:size])
+    answer = await rig.get(f"/api/files/{file.file_id}/content")
+    assert answer.status_code == 200
+    assert answer.content == CONTENT[:size]
+    assert answer.headers["content-length"] == str(size)
+    assert answer.headers["etag"] == f'"{file.checksum}"'
+    assert answer.headers["repr-digest"] == repr_digest(file.checksum)
+    assert answer.headers["content-disposition"] == content_disposition("Договор №5.pdf")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-artstore-source"] == "attributes"
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=5-9", 5, 9),
+        (f"bytes={MIB}-", MIB, len(CONTENT) - 1),
+        ("bytes=-17", 3 * MIB, len(CONTENT) - 1),
+    ],
+)
+async def test_a_range_is_that_part_of_the_file(rig: Rig, asked: str, first: int, last: int) -> None:
+    file = rig.first.put(CONTENT)
+    answer = await rig.get(f"/api/files/{file.file_id}/content", range=asked)
+    assert answer.status_code == 206
+    assert answer.content == CONTENT[first : last + 1]
+    assert answer.headers["content-range"] == f"bytes {first}-{last}/{len(CONTENT)}"
+
+
+async def test_a_range_outside_the_file_is_refused_with_its_length(rig: Rig) -> None:
+    file = rig.first.put(b"0123456789")
+    answer = await rig.get(f"/api/files/{file.file_id}/content", range="bytes=10-")
+    assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
+    assert answer.headers["content-range"] == "bytes */10"
+
+
+async def test_a_client_that_has_the_bytes_gets_none(rig: Rig) -> None:
+    file = rig.first.put(b"0123456789")
+    path = f"/api/files/{file.file_id}/content"
+    answer = await rig.get(path, **{"if-none-match": f'"{file.checksum}"'})
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert answer.headers["etag"] == f'"{file.checksum}"'
+    refused = await rig.get(path, **{"if-match": '"sha256:other"'})
+    assert (refused.status_code, refused.json()["code"]) == (412, "revision_mismatch")
+    stale = await rig.get(path, **{"if-range": '"sha256:other"', "range": "bytes=0-1"})
+    assert (stale.status_code, stale.content) == (200, b"0123456789")
+
+
+async def test_head_says_what_get_would_say(rig: Rig) -> None:
+    file = rig.first.put(b"0123456789")
+    path = f"/api/files/{file.file_id}/content"
+    got = await rig.get(path)
+    asked = await rig.client.head(path)
+    assert asked.status_code == 200
+    assert asked.content == b""
+    own = {"date", "x-request-id", "x-artstore-source"}
+    assert {k: v for k, v in asked.headers.items() if k not in own} == {
+        k: v for k, v in got.headers.items() if k not in own
+    }
+
+
+async def test_new_bytes_never_come_under_the_old_headers(rig: Rig) -> None:
+    """Memory holds revision 1 while the element has revision 2, and no event came."""
+    file = rig.first.put(b"old bytes")
+    path = f"/api/files/{file.file_id}/content"
+    await rig.get(path)
+    newer = replace(new_file(b"the new bytes", revision=2), file_id=file.file_id, filename="new.txt")
+    rig.first.files[file.file_id] = (newer, b"the new bytes")
+    answer = await rig.get(path)
+    assert (answer.status_code, answer.content) == (200, b"the new bytes")
+    assert answer.headers["etag"] == f'"{newer.checksum}"'
+    assert answer.headers["content-disposition"] == content_disposition("new.txt")
+    assert (await rig.get(f"/api/files/{file.file_id}")).json()["revision"] == 2
+
+
+async def test_a_file_that_moved_is_found_where_it_is(rig: Rig) -> None:
+    file = rig.first.put(b"bytes")
+    path = f"/api/files/{file.file_id}/content"
+    await rig.get(path)
+    rig.second.files[file.file_id] = (replace(file, storage_element_id="se-02", revision=2), b"bytes")
+    del rig.first.files[file.file_id]
+    assert (await rig.get(path)).content == b"bytes"
+
+
+async def test_a_file_gone_from_disk_is_not_found_even_when_memory_knows_it(rig: Rig) -> None:
+    file = rig.first.put(b"bytes")
+    path = f"/api/files/{file.file_id}/content"
+    await rig.get(path)
+    del rig.first.files[file.file_id]
+    assert (await rig.get(path)).status_code == 404
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
+
+
+async def test_an_element_that_is_away_is_said_to_be(rig: Rig) -> None:
+    file = rig.first.put(b"bytes")
+    path = f"/api/files/{file.file_id}"
+    await rig.get(path)
+    await rig.first.stop()
+    answer = await rig.get(f"{path}/content")
+    assert (answer.status_code, answer.json()["code"], answer.json()["away"]) == (503, "unavailable", "se-01")
+    assert int(answer.headers["retry-after"]) > 0
+    assert (await rig.get(path)).status_code == 200
+
+
+async def test_a_body_that_breaks_off_never_looks_whole(rig: Rig) -> None:
+    file = rig.first.put(CONTENT)
+    rig.first.breaks_after = MIB
+    with pytest.raises(httpx.RemoteProtocolError):
+        await rig.get(f"/api/files/{file.file_id}/content")
+    rig.first.breaks_after = None
+    answer = await rig.get(f"/api/files/{file.file_id}/content")
+    assert hashlib.sha256(answer.content).digest() == hashlib.sha256(CONTENT).digest()
+    metrics = (await rig.get("/metrics")).text
+    assert 'file_operations_total{operation="download",result="broken"} 1.0' in metrics
+    assert 'file_operations_total{operation="download",result="ok"} 1.0' in metrics
+
+
+async def test_a_client_that_leaves_frees_the_element(rig: Rig) -> None:
+    file = rig.first.put(CONTENT)
+    rig.first.stalls_after = MIB
+    async with rig.client.stream("GET", f"/api/files/{file.file_id}/content") as answer:
+        async for _ in answer.aiter_raw():
+            break
+    async with asyncio.timeout(10):
+        await rig.first.connection_lost.wait()
+    await until(lambda: _has_metric(rig, 'file_operations_total{operation="download",result="cancelled"} 1.0'))
+
+
+async def test_a_slow_client_costs_no_memory_and_gets_everything(rig: Rig) -> None:
+    file = rig.first.put(CONTENT * 8)
+    seen = hashlib.sha256()
+    async with rig.client.stream("GET", f"/api/files/{file.file_id}/content") as answer:
+        async for chunk in answer.aiter_raw(256 * 1024):
+            seen.update(chunk)
+            await asyncio.sleep(0)
+    assert seen.digest() == hashlib.sha256(CONTENT * 8).digest()
+
+
+async def _has_metric(rig: Rig, line: str) -> bool:
+    return line in (await rig.get("/metrics")).text
