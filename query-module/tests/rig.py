@@ -15,7 +15,7 @@ import uvicorn
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from tests.standins import StandInAdmin, StandInElement, snapshot_of
+from tests.standins import StandInAdmin, StandInElement, bound_socket, snapshot_of, url_of
 
 from app.core.config import Settings
 from app.core.context import Context
@@ -27,7 +27,7 @@ from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
-from artstore.testing.services import PostgresServer, ValkeyServer, free_port
+from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
 DEADLINE_S = 15
@@ -103,28 +103,27 @@ async def running(
         await connection.execute(text("INSERT INTO alembic_version VALUES (:at)"), {"at": SCHEMA_REVISION})
     admin, first, second = StandInAdmin(signer), StandInElement("se-01"), StandInElement("se-02")
     await redis.set(SNAPSHOT_KEY, msgspec.json.encode(snapshot_of(first, second)))
+    listening = bound_socket()
     own = {
-        "port": free_port(),
+        "port": listening.getsockname()[1],
         "database_url": database,
         "redis_url": valkey.url(),
-        "admin_url": f"http://127.0.0.1:{admin.port}",
+        "admin_url": url_of(admin.socket),
         "service_client_id": "query",
         "service_client_secret": secrets.token_hex(32),
         "database_pool_size": 5,
         **settings,
     }
     app = create_app(Settings(**own))
-    config = uvicorn.Config(app, port=own["port"], lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
     server = _Server(config)
     async with admin.running():
         await first.start()
         await second.start()
-        serving = asyncio.create_task(server.serve())
+        serving = asyncio.create_task(server.serve([listening]))
         authorization = {"authorization": f"Bearer {signer.token(Role.READONLY)}"}
         try:
-            async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{own['port']}", headers=authorization, timeout=30
-            ) as client:
+            async with httpx.AsyncClient(base_url=url_of(listening), headers=authorization, timeout=30) as client:
                 await until(lambda: server.started or serving.done())
                 if serving.done():
                     serving.result()
@@ -139,6 +138,7 @@ async def running(
             await second.stop()
             await redis.aclose()
             await engine.dispose()
+            listening.close()
 
 
 async def _is_ready(client: httpx.AsyncClient) -> bool:

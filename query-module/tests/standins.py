@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from socket import socket as Socket
 
 import msgspec
 from aiohttp import web
@@ -17,8 +18,18 @@ from artstore.contracts.elements import Capacity, Element, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
 from artstore.errors import NotFound, RevisionMismatch
-from artstore.testing.services import free_port
 from artstore.testing.tokens import Signer
+
+
+def bound_socket() -> Socket:
+    """A port of our own from now on: one that is only found free may be another's when it is needed."""
+    held = Socket()
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+def url_of(held: Socket) -> str:
+    return f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 def new_file(content: bytes, element_id: str = "se-01", revision: int = 1, **changes: object) -> Attributes:
@@ -47,7 +58,7 @@ class StandInElement:
     """Speaks what the query module needs of an element. `breaks_after` cuts the body, `stalls_after` stops sending."""
 
     id: str
-    port: int = field(default_factory=free_port)
+    socket: Socket = field(default_factory=bound_socket)
     files: dict[str, tuple[Attributes, bytes]] = field(default_factory=dict)
     attribute_requests: int = 0
     breaks_after: int | None = None
@@ -66,7 +77,7 @@ class StandInElement:
         room = Capacity(total_bytes=1, used_bytes=0, available_bytes=1, files=0, fill=Fill.OK)
         return Element(
             id=self.id,
-            url=f"http://127.0.0.1:{self.port}",
+            url=url_of(self.socket),
             mode=Mode.EDIT,
             backend="local",
             version="0",
@@ -83,12 +94,13 @@ class StandInElement:
         app.router.add_get("/api/files/{file_id}/content", self._content, allow_head=False)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.SockSite(self._runner, self.socket).start()
 
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+            self.socket.close()
 
     async def _attributes(self, request: web.Request) -> web.Response:
         self.attribute_requests += 1
@@ -137,7 +149,7 @@ class StandInAdmin:
     """Gives out a token for the module's own account and the public keys."""
 
     signer: Signer
-    port: int = field(default_factory=free_port)
+    socket: Socket = field(default_factory=bound_socket)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -146,11 +158,12 @@ class StandInAdmin:
         app.router.add_get("/.well-known/jwks.json", self._keys)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.SockSite(runner, self.socket).start()
         try:
             yield
         finally:
             await runner.cleanup()
+            self.socket.close()
 
     async def _token(self, _request: web.Request) -> web.Response:
         token = self.signer.token(Role.SERVICE, frozenset({Permission.STORAGE_READ, Permission.ELEMENTS_READ}))
