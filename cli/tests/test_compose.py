@@ -1,0 +1,74 @@
+"""docker-compose.yml runs the same system as `up`: elements, ports, accounts and who may read which secret."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from artstore_cli.data_folder import DataFolder
+from artstore_cli.fleet import ELEMENTS, Site, fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = 8000
+READERS = {
+    "admin-module": "ADMIN",
+    "storage-element": "ELEMENT",
+    "ingester-module": "INGESTER",
+    "query-module": "QUERY",
+}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    return dict(yaml.safe_load(text)["services"])
+
+
+def test_every_module_can_be_started_by_its_name(services: dict[str, dict[str, Any]]) -> None:
+    assert set(READERS) <= set(services)
+
+
+def test_the_elements_are_those_of_up(services: dict[str, dict[str, Any]]) -> None:
+    described = [
+        service["environment"]
+        for service in services.values()
+        if "STORAGE_ELEMENT_ID" in service.get("environment", {})
+    ]
+    names = ("STORAGE_ELEMENT_ID", "STORAGE_MODE", "STORAGE_PRIORITY")
+    assert [tuple(one[name] for name in names) for one in described] == [
+        (element.id, element.mode, str(element.priority)) for element in ELEMENTS
+    ]
+
+
+def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[str, Any]]) -> None:
+    local = fleet(Site(ROOT, DataFolder(Path("/data")), BASE))
+    published = {service["ports"][0].split(":")[-1] for service in services.values() if "ports" in service}
+    assert published == {str(BASE + service.port_offset) for service in local}
+    by_client = {
+        service["environment"].get("SERVICE_CLIENT_ID"): service["environment"]
+        for service in services.values()
+        if "environment" in service
+    }
+    for service in local:
+        if client_id := service.settings.get("SERVICE_CLIENT_ID"):
+            assert set(service.settings) - {"STORAGE_BACKEND"} <= set(by_client[client_id])
+
+
+@pytest.mark.parametrize(("module", "reader"), READERS.items())
+def test_an_image_runs_as_the_group_that_its_secrets_are_given_to(module: str, reader: str) -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "keys" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    text = (ROOT / module / "Dockerfile").read_text()
+    user = re.search(r"^USER (\w+)$", text, re.MULTILINE)
+    assert user is not None
+    group = getattr(generate, f"{reader}_GROUP")
+    assert f"groupadd -g {generate.SHARED_GROUP} artstore && groupadd -g {group} {user[1]}" in text
+    assert f"useradd -u {group} -g {user[1]} -G artstore" in text
