@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal
 from uuid import UUID
@@ -172,6 +173,9 @@ def _check_value(value: Any, depth_left: int) -> None:
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise InvalidFields("metadata holds an integer over 64 bits", fields=["metadata"])
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidFields("metadata holds a number that JSON cannot say", fields=["metadata"])
     elif isinstance(value, dict):
         for key, inner in value.items():
             _check_value(key, depth_left)
