@@ -68,28 +68,36 @@ def load_program(account: Account | None) -> Path:
     if account is None or _can_run(program, account):
         return program
     copy = PROGRAM_COPY / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
-    if not _can_run(copy, account):
-        temporary = PROGRAM_COPY / f".{copy.name}.{os.getpid()}"
+    copied = copy / WHEEL / VERSION_FOLDER
+    if not _can_run(copied, account):
         try:
-            shutil.copytree(program, temporary, symlinks=True)
-            for path in (PROGRAM_COPY, temporary, *temporary.rglob("*")):
-                if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (0o111 if path.is_dir() else 0))
-            shutil.rmtree(copy, ignore_errors=True)
-            temporary.replace(copy)
+            copy_wheel(Path(spec.origin).parent, copy)
         except OSError as error:
             raise refused_by_disk(error, copy) from error
-    if not _can_run(copy, account):
+    if not _can_run(copied, account):
         raise Refused(
-            f"user {account.name}, who has to run PostgreSQL for root, can run it neither in {program} nor in {copy}"
+            f"user {account.name}, who runs PostgreSQL for root, can do so neither in {program} nor in {copy}"
         )
-    return copy
+    return copied
+
+
+def copy_wheel(package: Path, copy: Path) -> None:
+    """What the programs need of the wheel, laid out as there: they find their libraries in a folder beside the package."""
+    unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
+    shutil.copytree(package / VERSION_FOLDER, unfinished / WHEEL / VERSION_FOLDER, symlinks=True)
+    shutil.copytree(package.with_name(f"{WHEEL}.libs"), unfinished / f"{WHEEL}.libs")
+    for path in (copy.parent, unfinished, *unfinished.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (0o111 if path.is_dir() else 0))
+    shutil.rmtree(copy, ignore_errors=True)
+    unfinished.replace(copy)
 
 
 def _can_run(program: Path, account: Account) -> bool:
+    """Asks initdb: it also has to find its libraries."""
     try:
         done = subprocess.run(
-            [program / "bin" / "postgres", "--version"],
+            [program / "bin" / "initdb", "--version"],
             env=ENVIRONMENT,
             cwd="/",
             user=account.uid,

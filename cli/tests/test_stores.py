@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import time
@@ -115,3 +116,14 @@ async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolde
         process.terminate()
         assert process.wait(20) == 0
     assert (folder.valkey / "valkey.conf").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_copy_of_the_wheel_is_enough_to_run_postgres(tmp_path: Path) -> None:
+    spec = importlib.util.find_spec(postgres.WHEEL)
+    assert spec is not None
+    assert spec.origin is not None
+    postgres.copy_wheel(Path(spec.origin).parent, tmp_path / "cache" / "copy")
+    program = tmp_path / "cache" / "copy" / postgres.WHEEL / postgres.VERSION_FOLDER
+    for name in ("initdb", "postgres"):
+        assert subprocess.run([program / "bin" / name, "--version"], timeout=30).returncode == 0
+    assert {path.stat().st_mode & 0o005 for path in (tmp_path / "cache").rglob("*") if path.is_dir()} == {0o005}
