@@ -40,6 +40,7 @@ class Tasks:
         task = asyncio.create_task(self._logged(name, work), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never awaited
         return task
 
     def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
