@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from artstore.clock import uuid7
+from artstore.contracts.tokens import JWKS_CHANNEL
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
+from artstore.redis import listen
 from artstore.tasks import Tasks
 
 from .elements.registry import mark_away
 from .identity.bootstrap import make_first_accounts, read_first_accounts
+from .identity.revocations import forget_revocations
 from .schema import migrate
 
 if TYPE_CHECKING:
@@ -47,6 +51,8 @@ def jobs(context: Context) -> list[Job]:
     settings = context.settings
     return [
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
+        Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
+        Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
         Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
         Job("publish-registry", None, context.publisher.run),
         Job("undo-sagas", None, context.compensation.run),
@@ -94,6 +100,16 @@ async def _mark_away(context: Context) -> None:
     if gone:
         log.warning("elements away", element_ids=gone)
         context.publisher.kick()
+
+
+async def _hear_of_keys(context: Context) -> None:
+    keyring = context.keyring
+    await listen(context.redis, JWKS_CHANNEL, subscribed=keyring.refresh, message=keyring.heard)
+
+
+async def _forget_revocations(context: Context) -> None:
+    async with context.database.begin() as conn:
+        await forget_revocations(conn)
 
 
 def _after(prepared: asyncio.Event, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:

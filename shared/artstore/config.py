@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from artstore.limits.settings import LimitSettings
 from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
 
 NEAR_MISS = 0.85
@@ -28,7 +29,7 @@ BEHAVIOUR = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=Tru
 """Said by every part below: of a class made of several parts, the last one decides."""
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(LimitSettings):
     """What every service has. The environment name is the field's name in upper case."""
 
     model_config = BEHAVIOUR
@@ -37,12 +38,14 @@ class ServiceSettings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
-    cors_allowed_origins: Annotated[list[str], NoDecode] = []
+    cors_allowed_origins: Annotated[list[str], NoDecode] = Field(default=[])
     """Comma-separated origins; none by default."""
     otel_exporter_otlp_endpoint: str | None = None
     """Traces go to this OTLP/HTTP endpoint; none, no export."""
     otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of traces begun here that is sampled; a caller's decision is kept."""
+    audit_folder: Path | None = None
+    """Where audit events are kept until PostgreSQL has them, and the key they are signed with; none: in memory."""
     shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
     """How long running requests may take to end after SIGTERM."""
 
@@ -107,6 +110,8 @@ class AdminClientSettings(PeerSettings):
     service_client_secret: Annotated[SecretStr, Field(min_length=32)]
     jwks_file: Path | None = None
     """Where the last good public keys are kept, for a start while admin and Redis are away."""
+    jwks_refresh_s: Annotated[float, Field(gt=0, le=30)] = 15
+    """How often public keys and revocations are asked for; suspensions must reach every service within a minute."""
 
 
 class FileSource(PydanticBaseSettingsSource):

@@ -6,10 +6,10 @@ aiohttp, because bytes pass here: its small request costs a fifteenth of httpx's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -33,7 +33,14 @@ MAX_CONNECTIONS = 256
 MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that is taken whole; streams have no limit."""
 
-Token = Callable[[], Awaitable[str]]
+
+class Token(Protocol):
+    """This process's own access token. auth/client.py fetches it; admin makes its own."""
+
+    async def __call__(self) -> str: ...
+
+    def void(self, token: str) -> None:
+        """The token was refused: the next call gives another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +99,8 @@ class Peer:
         """A small request and its whole answer."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self.connect_timeout_s)
         json_headers = {"content-type": "application/json"} if body is not None else {}
-        async with self._answered(
-            method, path, timeout, {**json_headers, **(headers or {})}, data=body, params=params
-        ) as response:
+        sent = {**json_headers, **(headers or {})}
+        async with self._answered(method, path, timeout, sent, data=body, params=params) as response:
             return await _whole(response)
 
     async def upload(
@@ -151,18 +157,18 @@ class Peer:
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response once its status is known and below 400. Only the wait for the status counts for the breaker."""
-        headers = {**headers, **trace_headers(), "authorization": f"Bearer {await self.token()}"}
         headers[REQUEST_ID_HEADER] = request_id.get() or "-"
-        try:
-            async with self.breaker.guard():
-                response = await self._ask(method, path, timeout, headers, source, options)
-        except PeerFault as fault:
-            raise fault.error from fault
+        headers |= trace_headers()
+        response = await self._ask_as_ourselves(method, path, timeout, headers, source, options)
+        if response.status == Unauthenticated.status and source is None:
+            # Our token was taken back (a key was revoked, our account changed): it is gone now, and another may do.
+            response.release()
+            response = await self._ask_as_ourselves(method, path, timeout, headers, source, options)
         try:
             if response.status >= 400:
                 raise self._error(response.status, await response.content.read(MAX_ANSWER_BYTES))
             yield response
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise Unavailable(f"{self.name} broke off its answer", away=self.name) from error
         finally:
             response.release() if response.content.at_eof() else response.close()
@@ -173,6 +179,27 @@ class Peer:
         if isinstance(error, Unauthenticated | Forbidden):
             return BadGateway(f"{self.name} refuses this service's account: {error.detail}")
         return error
+
+    async def _ask_as_ourselves(
+        self,
+        method: str,
+        path: str,
+        timeout: aiohttp.ClientTimeout,
+        headers: Mapping[str, str],
+        source: _Source | None,
+        options: Mapping[str, Any],
+    ) -> aiohttp.ClientResponse:
+        """With our token, which is thrown away when the peer does not accept it."""
+        token = await self.token()
+        headers = {**headers, "authorization": f"Bearer {token}"}
+        try:
+            async with self.breaker.guard():
+                response = await self._ask(method, path, timeout, headers, source, options)
+        except PeerFault as fault:
+            raise fault.error from fault
+        if response.status == Unauthenticated.status:
+            self.token.void(token)
+        return response
 
     async def _ask(
         self,
@@ -192,9 +219,7 @@ class Peer:
                 raise source.failed from error
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
         if response.status >= 500 and response.status != StorageFull.status:
-            answered = from_wire(response.status, await response.content.read(MAX_ANSWER_BYTES))
-            response.release()
-            raise PeerFault(answered)
+            raise PeerFault(await _failure(response))
         return response
 
 
@@ -221,6 +246,17 @@ class _Source:
     def wait_for_peer(self) -> None:
         if not self.limit.expired():
             self.limit.reschedule(asyncio.get_running_loop().time() + self._idle_timeout_s)
+
+
+async def _failure(response: aiohttp.ClientResponse) -> ArtStoreError:
+    """What an answer of 500 and above says; without its body the status says enough."""
+    try:
+        body = await response.content.read(MAX_ANSWER_BYTES)
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        body = b""
+    finally:
+        response.release() if response.content.at_eof() else response.close()
+    return from_wire(response.status, body)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 SETTING_NAMES = frozenset(
     {
+        "ACCESS_TOKEN_LIFETIME_S",
         "ADMIN_URL",
+        "AUDIT_CHECKPOINT_EVERY_S",
+        "AUDIT_FOLDER",
         "BODY_IDLE_TIMEOUT_S",
         "BODY_MIN_RATE_BYTES_PER_S",
         "BOOTSTRAP_ACCOUNTS_FILE",
@@ -29,8 +32,15 @@ SETTING_NAMES = frozenset(
         "ELEMENT_IDLE_TIMEOUT_S",
         "ELEMENT_URL",
         "HOST",
+        "IP_BLOCK_AFTER_FAILURES",
+        "IP_BLOCK_S",
+        "IP_RATE_LIMIT_BURST",
+        "IP_RATE_LIMIT_PER_MINUTE",
         "JWKS_FILE",
+        "JWKS_REFRESH_S",
         "KEY_ENCRYPTION_KEY",
+        "LIMIT_IN_FLIGHT",
+        "LIMIT_LOOP_LAG_S",
         "LOG_FORMAT",
         "LOG_LEVEL",
         "MAX_FILE_SIZE_BYTES",
@@ -39,6 +49,8 @@ SETTING_NAMES = frozenset(
         "PEER_CONNECT_TIMEOUT_S",
         "PEER_TIMEOUT_S",
         "PORT",
+        "RATE_LIMIT_BURST",
+        "RATE_LIMIT_PER_MINUTE",
         "REDIS_CONNECT_TIMEOUT_S",
         "REDIS_MAX_CONNECTIONS",
         "REDIS_TIMEOUT_S",
@@ -69,6 +81,7 @@ SETTING_NAMES = frozenset(
         "STORAGE_SMALL_FILE_BYTES",
         "STORAGE_WAL_MAX_SEGMENTS",
         "STORAGE_WAL_SEGMENT_BYTES",
+        "TRUSTED_PROXIES",
     }
 )
 

@@ -24,6 +24,7 @@ from ..core.context import Context
 from ..identity import accounts as stored
 from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
+from ..identity.revocations import revoke_account, takes_back
 from ..identity.secrets import new_secret
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
 
@@ -31,6 +32,7 @@ MAX_GRACE_S = 30 * 24 * 3600
 MAX_RATE_PER_MINUTE = 1_000_000
 RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
 Description = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
+Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class NewAccount(BaseModel):
@@ -40,6 +42,7 @@ class NewAccount(BaseModel):
     client_id: Annotated[str, Field(pattern=f"^{CLIENT_ID.pattern}$")] | None = None
     role: Role = Role.USER
     permissions: list[Permission] = []
+    name: Name = ""
     description: Description = ""
     rate_per_minute: RateLimit | None = None
     expires_at: AwareDatetime | None = None
@@ -51,6 +54,7 @@ class AccountChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     role: Role = Role.USER
     permissions: list[Permission] = []
+    name: Name = ""
     description: Description = ""
     suspended: bool = False
     rate_per_minute: RateLimit | None = None
@@ -88,6 +92,7 @@ async def create(request: Request, new: NewAccount) -> Response:
         client_id=new.client_id or f"client-{account_id}",
         role=new.role,
         own_permissions=tuple(dict.fromkeys(new.permissions)),
+        name=new.name,
         description=new.description,
         suspended=False,
         rate_per_minute=new.rate_per_minute,
@@ -134,9 +139,13 @@ async def change(request: Request, account_id: UUID, wanted: AccountChange) -> R
         if _is_admin(before, now) and not _is_admin(after, now):
             await stored.check_an_admin_remains(conn, account_id)
         await stored.update_account(conn, after)
+        if takes_back(before, after):
+            await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
         was, became = _shown(before), _shown(after)
         changed = {name: [was[name], became[name]] for name in became if was[name] != became[name]}
         await context.auditor.record(conn, _event(request, "account.update", after, {"changed": changed}))
+    if takes_back(before, after):
+        await context.keyring.changed()
     return JsonResponse(_view(after))
 
 
@@ -147,7 +156,9 @@ async def delete(request: Request, account_id: UUID) -> Response:
         if account.role is Role.ADMIN:
             await stored.check_an_admin_remains(conn, account_id)
         await stored.delete_account(conn, account_id)
+        await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
         await context.auditor.record(conn, _event(request, "account.delete", account, _shown(account)))
+    await context.keyring.changed()
     return Response(status_code=204)
 
 
@@ -186,6 +197,7 @@ def _shown(account: Account) -> dict[str, Any]:
         "client_id": account.client_id,
         "role": account.role.value,
         "permissions": sorted(permission.value for permission in account.permissions),
+        "name": account.name,
         "description": account.description,
         "suspended": account.suspended,
         "rate_per_minute": account.rate_per_minute,

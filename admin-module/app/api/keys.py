@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +17,8 @@ from artstore.jsons import JsonResponse, page
 
 from ..core.context import Context
 
-JWKS_MAX_AGE_S = 60
+JWKS_MAX_AGE_S = 15
+Kid = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def router() -> APIRouter:
@@ -24,6 +27,9 @@ def router() -> APIRouter:
     routes.get("/api/auth/keys", tags=["keys"], summary="The signing keys and their states")(list_keys)
     routes.post("/api/auth/keys/rotate", tags=["keys"], summary="Rotate now; the old key verifies on for its grace")(
         rotate
+    )
+    routes.post("/api/auth/keys/{kid}/revoke", tags=["keys"], summary="Take a key back at once: its tokens are void")(
+        revoke
     )
     return routes
 
@@ -42,6 +48,13 @@ async def list_keys(request: Request) -> Response:
 async def rotate(request: Request) -> Response:
     context = _context(request)
     await context.keyring.rotate_now(principal_of(request).client_id)
+    return _listed(context)
+
+
+async def revoke(request: Request, kid: Kid) -> Response:
+    """For a key that may have leaked. The caller's own token may be one of its tokens."""
+    context = _context(request)
+    await context.keyring.revoke(kid, principal_of(request).client_id)
     return _listed(context)
 
 

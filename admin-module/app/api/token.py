@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.body_limit import limited_receive
-from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
 from artstore.jsons import JsonResponse
 from artstore.problems import problem_response
@@ -34,7 +33,7 @@ async def give_token(request: Request) -> Response:
         credentials = parse_credentials(
             request.headers.get("content-type", ""), request.headers.get("authorization"), body
         )
-        access_token = await _login(context, credentials)
+        access_token, lifetime_s = await _login(context, credentials)
     except OAuthError as error:
         return _oauth_problem(error)
     except Refused as error:
@@ -46,11 +45,11 @@ async def give_token(request: Request) -> Response:
         if form and isinstance(error, Unavailable):
             return _oauth_problem(OAuthError("temporarily_unavailable", error.detail, status=503), error.headers())
         return _no_store(problem_response(error))
-    answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": EXPIRES_IN_S}
+    answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": lifetime_s}
     return JsonResponse(orjson.dumps(answer), headers=NO_STORE)
 
 
-async def _login(context: Context, credentials: Credentials) -> str:
+async def _login(context: Context, credentials: Credentials) -> tuple[str, int]:
     if not plausible(credentials):
         raise Refused("malformed")
     return await context.issuer.login(credentials.client_id, credentials.client_secret)

@@ -7,10 +7,11 @@ import binascii
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
+from artstore.contracts.tokens import EXPIRES_IN_S
 
 from ..identity.bootstrap import read_first_accounts
 
@@ -35,6 +36,7 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     signing_key_grace_s: Seconds = 3600
     """How long a retiring key still verifies; longer than a token lives."""
     signing_key_check_every_s: Seconds = 10
+    access_token_lifetime_s: Annotated[int, Field(ge=1, le=EXPIRES_IN_S)] = EXPIRES_IN_S
     secret_grace_s: Annotated[int, Field(ge=0)] = 24 * 3600
     """How long the old client secret stays valid after a rotation, unless the request says otherwise."""
     element_away_after_s: Seconds = AWAY_AFTER_S
@@ -43,6 +45,14 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     """An upload whose saga is neither renewed nor committed for this long is undone."""
     saga_keep_finished_s: Seconds = 7 * 24 * 3600
     """Finished sagas are kept so long; a commit of an older unknown saga is refused."""
+
+    @model_validator(mode="after")
+    def _keys_outlive_tokens(self) -> Settings:
+        if self.signing_key_grace_s < self.access_token_lifetime_s:
+            raise ValueError(
+                "SIGNING_KEY_GRACE_S is shorter than ACCESS_TOKEN_LIFETIME_S: valid tokens would be refused"
+            )
+        return self
 
     @field_validator("bootstrap_accounts_file")
     @classmethod

@@ -69,7 +69,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         auditor = Auditor(database, sealer, clock)
         keyring = Keyring(database, redis, sealer, auditor, _schedule(settings), settings.signing_key_bits, clock)
         runtime.health.add("signing_keys", keyring.check)
-        issuer = Issuer(database, hasher, keyring.signer, clock, uuid7)
+        issuer = Issuer(database, hasher, keyring.signer, clock, uuid7, settings.access_token_lifetime_s)
 
         own_token = OwnToken(issuer, clock)
         peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))

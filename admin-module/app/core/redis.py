@@ -7,7 +7,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY
-from artstore.contracts.tokens import JWKS_KEY
+from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 
 _PUBLISH = """
 local kept = redis.call('GET', KEYS[1])
@@ -33,3 +33,8 @@ async def publish_if_newer(redis: Redis, version: int, snapshot: bytes) -> bool:
 async def keep_jwks(redis: Redis, jwks: bytes) -> None:
     """For verifiers that cannot reach admin. Raises RedisError."""
     await redis.set(JWKS_KEY, jwks)
+
+
+async def tell_of_keys(redis: Redis) -> None:
+    """Verifiers and the other admins then ask for the keys and revocations at once. Raises RedisError."""
+    await redis.publish(JWKS_CHANNEL, "changed")

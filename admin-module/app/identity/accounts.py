@@ -35,6 +35,7 @@ class Account:
     client_id: str
     role: Role
     own_permissions: tuple[Permission, ...]
+    name: str
     description: str
     suspended: bool
     rate_per_minute: int | None
@@ -44,6 +45,8 @@ class Account:
     previous_secret_until: datetime | None
     created_at: datetime
     updated_at: datetime
+    void_through: int | None = None
+    """Unix second: tokens issued until then were taken back. Only read together with a login."""
 
     @property
     def permissions(self) -> frozenset[Permission]:
@@ -53,9 +56,13 @@ class Account:
         return not self.suspended and (self.expires_at is None or now < self.expires_at)
 
 
-_COLUMNS = """account_id, client_id, role, permissions, description, suspended, rate_per_minute, expires_at, secret_hash,
-    previous_secret_hash, previous_secret_until, created_at, updated_at"""
-_BY_CLIENT_IDS = text(f"SELECT {_COLUMNS} FROM accounts WHERE client_id = ANY(CAST(:client_ids AS text[]))")
+_COLUMNS = """account_id, client_id, role, permissions, accounts.name, description, suspended, rate_per_minute, expires_at,
+    secret_hash, previous_secret_hash, previous_secret_until, created_at, updated_at"""
+_BY_CLIENT_IDS = text(
+    f"""SELECT {_COLUMNS}, void_through FROM accounts
+    LEFT JOIN revocations ON kind = 'account' AND revocations.name = CAST(account_id AS text)
+    WHERE client_id = ANY(CAST(:client_ids AS text[]))"""
+)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM accounts WHERE account_id = :account_id")
 _BY_ID_LOCKED = text(f"SELECT {_COLUMNS} FROM accounts WHERE account_id = :account_id FOR UPDATE")
 _PAGE = text(
@@ -63,15 +70,17 @@ _PAGE = text(
     ORDER BY account_id LIMIT :limit"""
 )
 _INSERT = text(
-    f"""INSERT INTO accounts ({_COLUMNS}) VALUES (:account_id, :client_id, :role, CAST(:permissions AS text[]),
-    :description, :suspended, :rate_per_minute, :expires_at, :secret_hash, NULL, NULL, :created_at, :created_at)"""
+    f"""INSERT INTO accounts ({_COLUMNS.replace("accounts.", "")}) VALUES (:account_id, :client_id, :role,
+    CAST(:permissions AS text[]), :name, :description, :suspended, :rate_per_minute, :expires_at,
+    :secret_hash, NULL, NULL, :created_at, :created_at)"""
 )
 _UPDATE = text(
-    """UPDATE accounts SET role = :role, permissions = CAST(:permissions AS text[]), description = :description,
+    """UPDATE accounts SET role = :role, permissions = CAST(:permissions AS text[]), name = :name, description = :description,
     suspended = :suspended, rate_per_minute = :rate_per_minute, expires_at = :expires_at, updated_at = :updated_at,
     secret_hash = :secret_hash, previous_secret_hash = :previous_secret_hash,
     previous_secret_until = :previous_secret_until WHERE account_id = :account_id"""
 )
+_NOT_WRITTEN = ("own_permissions", "void_through")
 _DELETE = text("DELETE FROM accounts WHERE account_id = :account_id")
 _LOCK_ADMINS = text("SELECT pg_advisory_xact_lock(:lock)")
 _OTHER_ADMINS = text(
@@ -148,5 +157,5 @@ def _account(row: Mapping[str, Any] | Any) -> Account:
 
 
 def _values(account: Account) -> dict[str, Any]:
-    values = {name: getattr(account, name) for name in Account.__slots__ if name != "own_permissions"}
+    values = {name: getattr(account, name) for name in Account.__slots__ if name not in _NOT_WRITTEN}
     return {**values, "role": account.role.value, "permissions": [p.value for p in account.own_permissions]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,7 @@ class FirstAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_secret: str
     role: Role
     permissions: list[Permission] = []
+    rate_per_minute: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def read_first_accounts(path: Path) -> list[FirstAccount]:
@@ -70,9 +72,10 @@ async def make_first_accounts(
             client_id=first.client_id,
             role=first.role,
             own_permissions=tuple(first.permissions),
+            name="",
             description="made at the first start",
             suspended=False,
-            rate_per_minute=None,
+            rate_per_minute=first.rate_per_minute,
             expires_at=None,
             secret_hash=hasher.hash(first.client_secret),
             previous_secret_hash=None,

@@ -10,14 +10,17 @@ from redis.exceptions import RedisError
 
 from artstore import points
 from artstore.auth.keys import REFETCH_EVERY_S
+from artstore.auth.revocations import Revocations
 from artstore.clock import Clock
+from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
 
 from ..audit.chain import Auditor, Event
-from ..core.redis import keep_jwks
+from ..core.redis import keep_jwks, tell_of_keys
 from ..seal import Sealer
+from .revocations import load_revocations, revoke_key
 from .rotation import KeyState, Plan, Schedule
 from .signing import Signer, StoredKey, jwks, load_keys, make_keys, rotate, summary, to_signer
 
@@ -40,12 +43,12 @@ class Keyring:
         self._database, self._redis, self._sealer, self._auditor = database, redis, sealer, auditor
         self._schedule, self._bits, self._clock = schedule, bits, clock
         self._keys: dict[str, StoredKey] = {}
-        self._kids: frozenset[str] = frozenset()
+        self._revoked = Revocations()
         self._signer: Signer | None = None
         self._spares: list[RSAPrivateKey] = []
         self._loading = asyncio.Lock()
         self._loaded_s = float("-inf")
-        self.jwks = jwks([])
+        self.jwks = jwks([], self._revoked)
 
     def signer(self) -> Signer:
         """The active key. Raises Unavailable before the first load."""
@@ -69,8 +72,8 @@ class Keyring:
         key = self._keys.get(kid)
         return key.public_key if key else None
 
-    async def current(self) -> frozenset[str]:
-        return self._kids
+    def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
+        return kid in self._keys and not self._revoked.void(kid, subject, issued_at_s)
 
     async def check(self) -> None:
         """Raises while no token could be signed."""
@@ -78,26 +81,47 @@ class Keyring:
 
     async def keep(self) -> None:
         """The periodic task: rotate what is due, load, publish."""
-        await self.rotate_due(force=False, by=None)
-        async with self._loading:
-            await self._load()
-        await self._publish()
+        due = await self.rotate_due(force=False, by=None)
+        await (self.refresh() if due.empty else self.changed())
 
     async def rotate_now(self, by: str) -> None:
         """An operator's rotation; the tokens of the old key stay valid through its grace."""
         await self.rotate_due(force=True, by=by)
+        await self.changed()
+
+    async def revoke(self, kid: str, by: str) -> None:
+        """An emergency: the key's tokens are void at once, everywhere; the next key signs from now on. Raises NotFound."""
+        await self.rotate_due(revoke=kid, by=by)
+        await self.changed()
+
+    async def changed(self) -> None:
+        """After a commit that changed keys or took something back: load it here, and tell everyone else."""
+        try:
+            await self.refresh()
+            await tell_of_keys(self._redis)
+        except (Unavailable, RedisError) as error:
+            # Committed it is: the periodic tasks of all admins and verifiers come to it a little later.
+            log.warning("change of signing keys not announced", error=str(error))
+
+    async def heard(self, _message: str) -> None:
+        """Another admin has changed something."""
+        await self.refresh()
+
+    async def refresh(self) -> None:
         async with self._loading:
             await self._load()
         await self._publish()
 
-    async def rotate_due(self, *, force: bool, by: str | None) -> Plan:
+    async def rotate_due(self, *, force: bool = False, revoke: str | None = None, by: str | None) -> Plan:
         """One transaction does it or, when it needs more new keys than are at hand, says how many and is tried again."""
         while True:
             async with self._database.begin() as conn:
-                due = await rotate(conn, self._schedule, self._spares, self._sealer, force=force)
+                due = await rotate(conn, self._schedule, self._spares, self._sealer, force=force, revoke=revoke)
                 missing = len(due.create) - len(self._spares)
                 if not due.empty and missing <= 0:
-                    await self._auditor.record(conn, _rotated(due, by))
+                    if revoke is not None:
+                        await revoke_key(conn, revoke)
+                    await self._auditor.record(conn, _rotated(due, by, revoke))
                     points.hit("admin.keys_rotated")
             if missing <= 0:
                 del self._spares[: len(due.create)]
@@ -108,14 +132,14 @@ class Keyring:
 
     async def _load(self) -> None:
         async with self._database.begin() as conn:
-            stored = await load_keys(conn)
+            stored, revoked = await load_keys(conn), await load_revocations(conn)
         self._loaded_s = self._clock.monotonic_s()
         active = next((key for key in stored if key.state is KeyState.ACTIVE), None)
         if active is not None and (self._signer is None or self._signer.kid != active.kid):
             self._signer = to_signer(active, self._sealer)
         self._keys = {key.kid: key for key in stored}
-        self._kids = frozenset(self._keys)
-        self.jwks = jwks(stored)
+        self._revoked = revoked
+        self.jwks = jwks(stored, revoked)
 
     async def _publish(self) -> None:
         """Redis holds a copy for verifiers that cannot reach admin. Redis away: the next round writes it."""
@@ -125,5 +149,7 @@ class Keyring:
             log.warning("signing keys not copied to redis", error=str(error))
 
 
-def _rotated(due: Plan, by: str | None) -> Event:
-    return Event("keys.rotate", by or "artstore-admin", "signing-keys", metadata=summary(due))
+def _rotated(due: Plan, by: str | None, revoked: str | None) -> Event:
+    resource = "signing-keys" if revoked is None else f"signing-keys/{revoked}"
+    action = "keys.rotate" if revoked is None else "keys.revoke"
+    return Event(action, by or ISSUER, resource, metadata=summary(due))

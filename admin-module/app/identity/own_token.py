@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from artstore.clock import Clock
-from artstore.contracts.tokens import EXPIRES_IN_S, ISSUER, Permission, Role
+from artstore.contracts.tokens import ISSUER, Permission, Role
 
 from .issue import Issuer
 
 PERMISSIONS = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
-RENEW_BEFORE_S = 300
 
 
 class OwnToken:
@@ -20,8 +19,14 @@ class OwnToken:
         self._renew_at_s = float("-inf")
 
     async def __call__(self) -> str:
-        now_s = self._clock.monotonic_s()
+        now_s, lifetime_s = self._clock.monotonic_s(), self._issuer.lifetime_s
         if now_s >= self._renew_at_s:
-            self._token = self._issuer.sign(ISSUER, ISSUER, Role.SERVICE, PERMISSIONS)
-            self._renew_at_s = now_s + EXPIRES_IN_S - RENEW_BEFORE_S
+            issued_s = int(self._clock.unix_s())
+            self._token = self._issuer.sign(ISSUER, ISSUER, Role.SERVICE, PERMISSIONS, issued_s, lifetime_s)
+            self._renew_at_s = now_s + lifetime_s / 2
         return self._token
+
+    def void(self, token: str) -> None:
+        """An element refused it: the key that signed it was revoked."""
+        if token == self._token:
+            self._renew_at_s = float("-inf")

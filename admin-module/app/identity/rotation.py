@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 
@@ -49,8 +49,13 @@ class Plan:
         return self == Plan()
 
 
-def plan(keys: Sequence[KeyAge], now: datetime, schedule: Schedule, *, force: bool = False) -> Plan:
-    """What is due at `now`. `force` rotates whatever the ages are (an operator's or an emergency's wish)."""
+def plan(
+    keys: Sequence[KeyAge], now: datetime, schedule: Schedule, *, force: bool = False, revoke: str | None = None
+) -> Plan:
+    """What is due at `now`. `force` rotates whatever the ages are; `revoke` takes that key away, without any grace."""
+    if revoke is not None:
+        rest = plan([key for key in keys if key.kid != revoke], now, schedule)
+        return replace(rest, remove=(revoke, *rest.remove))
     active = next((key for key in keys if key.state is KeyState.ACTIVE), None)
     following = next((key for key in keys if key.state is KeyState.NEXT), None)
     gone = tuple(key.kid for key in keys if key.state is KeyState.RETIRING and now - key.since >= schedule.grace)

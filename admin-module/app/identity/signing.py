@@ -27,7 +27,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.auth.keys import base64url, thumbprint, to_jwk
+from artstore.auth.revocations import MEMBER, Revocations
 from artstore.contracts.tokens import ALGORITHM, TOKEN_TYPE
+from artstore.errors import NotFound
 
 from ..seal import Sealer
 from .rotation import KeyAge, KeyState, Plan, Schedule, plan
@@ -73,16 +75,25 @@ async def load_keys(conn: AsyncConnection) -> list[StoredKey]:
 
 
 async def rotate(
-    conn: AsyncConnection, schedule: Schedule, spares: list[RSAPrivateKey], sealer: Sealer, *, force: bool = False
+    conn: AsyncConnection,
+    schedule: Schedule,
+    spares: list[RSAPrivateKey],
+    sealer: Sealer,
+    *,
+    force: bool = False,
+    revoke: str | None = None,
 ) -> Plan:
     """Do what is due, in the caller's transaction; the plan says what was done.
 
     `spares` are new keys, made beforehand because that takes long; too few, and nothing is done but the plan returned.
+    `revoke` takes a key away at once, whatever its state. Raises NotFound.
     """
     await conn.execute(_LOCK, {"lock": ROTATION_LOCK})
     now = (await conn.execute(_NOW)).scalar_one()
     ages = [KeyAge(key.kid, key.state, key.since) for key in await load_keys(conn)]
-    due = plan(ages, now, schedule, force=force)
+    if revoke is not None and all(age.kid != revoke for age in ages):
+        raise NotFound("there is no such signing key")
+    due = plan(ages, now, schedule, force=force, revoke=revoke)
     if due.empty or len(spares) < len(due.create):
         return due
     if due.remove:
@@ -113,9 +124,9 @@ def to_signer(key: StoredKey, sealer: Sealer) -> Signer:
     return Signer(key.kid, private_key, base64url(header).encode())
 
 
-def jwks(keys: Iterable[StoredKey]) -> bytes:
-    """RFC 7517: every key that signs, has signed or will sign."""
-    return orjson.dumps({"keys": [to_jwk(key.kid, key.public_key) for key in keys]})
+def jwks(keys: Iterable[StoredKey], revoked: Revocations) -> bytes:
+    """RFC 7517: every key that signs, has signed or will sign; and what was taken back (auth/revocations.py)."""
+    return orjson.dumps({"keys": [to_jwk(key.kid, key.public_key) for key in keys], MEMBER: revoked.members()})
 
 
 def summary(due: Plan) -> dict[str, Any]:

@@ -28,6 +28,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "GET /.well-known/jwks.json": None,
         "GET /api/auth/keys": P.KEYS_READ,
         "POST /api/auth/keys/rotate": P.KEYS_WRITE,
+        "POST /api/auth/keys/{kid}/revoke": P.KEYS_WRITE,
         "GET /api/service-accounts": P.ACCOUNTS_READ,
         "POST /api/service-accounts": P.ACCOUNTS_WRITE,
         "GET /api/service-accounts/{account_id}": P.ACCOUNTS_READ,
@@ -90,6 +91,7 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
         return
     verifier = cast(TokenVerifier, connection.app.state.context.verifier)
     principal = await verifier.verify(bearer_token(connection))
+    await connection.app.state.limits.admit(connection, principal)
     if needed not in principal.permissions:
         raise Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
     connection.scope.setdefault("state", {})["principal"] = principal

@@ -30,6 +30,7 @@ class ServiceTokens:
         self._settings, self._session, self._clock = settings, session, clock
         self._token = ""
         self._renew_at_s = self._expires_at_s = 0.0
+        self._fetched_s = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
 
     async def __call__(self) -> str:
@@ -45,6 +46,12 @@ class ServiceTokens:
             return self._token
         await asyncio.shield(self._fetch)
         return self._token
+
+    def void(self, token: str) -> None:
+        """A peer refused the token: it was taken back. The next call fetches another, at most one in RETRY_EVERY_S."""
+        now_s = self._clock.monotonic_s()
+        if token == self._token and now_s - self._fetched_s >= RETRY_EVERY_S:
+            self._renew_at_s = self._expires_at_s = now_s
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._fetch = None
@@ -74,6 +81,6 @@ class ServiceTokens:
             raise
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
             raise Unavailable("admin cannot be reached for an access token", away="admin") from error
-        self._token = issued.access_token
+        self._token, self._fetched_s = issued.access_token, asked_s
         self._renew_at_s = asked_s + issued.expires_in / 2
         self._expires_at_s = asked_s + issued.expires_in - 5

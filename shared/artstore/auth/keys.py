@@ -1,7 +1,8 @@
 """Public signing keys by `kid`, as verifiers hold them.
 
 Sources in this order: admin's JWKS, the copy in Redis, the file kept from the last good answer. An unknown `kid` causes one
-refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown ones arrive.
+refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown ones arrive. With the keys come the
+revocations; while no source answers, the last keys and revocations known stay in force.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from typing import Any, Protocol
 import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
+from artstore.auth.revocations import Revocations
 from artstore.clock import Clock
+from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.logs import get_logger
 
 log = get_logger("artstore.keys")
 
 REFETCH_EVERY_S = 10.0
-REFRESH_EVERY_S = 60.0
+CHANGE_PAUSE_S = 0.2
+"""After word of a change, before asking: the other admins hear it at the same moment and load it meanwhile."""
+MAX_LIFETIME_S = 2 * EXPIRES_IN_S
+"""No token lives longer: older revocations of accounts are dropped."""
 MIN_KEY_BITS = 2048
 MAX_KEYS = 16
 
@@ -34,8 +40,8 @@ class KeySource(Protocol):
     async def find(self, kid: str) -> RSAPublicKey | None:
         """The key, or None when nobody has published it."""
 
-    async def current(self) -> frozenset[str]:
-        """The kids that are valid now: a token of another key is refused, cached or not."""
+    def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
+        """Whether the key is published now and the token not taken back: asked at each use of a token, cached or not."""
 
 
 def thumbprint(key: RSAPublicKey) -> str:
@@ -81,7 +87,7 @@ class RemoteKeys:
     def __init__(self, sources: Sequence[tuple[str, FetchJwks]], kept: Path | None, clock: Clock) -> None:
         self._sources, self._kept, self._clock = sources, kept, clock
         self._keys: dict[str, RSAPublicKey] = {}
-        self._kids: frozenset[str] = frozenset()
+        self._revoked = Revocations()
         self._tried_s = float("-inf")
         self._refetch: asyncio.Task[None] | None = None
 
@@ -92,11 +98,16 @@ class RemoteKeys:
             await asyncio.shield(self._refetch)
         return self._keys.get(kid)
 
-    async def current(self) -> frozenset[str]:
-        return self._kids
+    def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
+        return kid in self._keys and not self._revoked.void(kid, subject, issued_at_s)
 
     async def refresh(self) -> None:
-        """Called every REFRESH_EVERY_S: a rotation is known before its first token, a revocation soon after."""
+        """Called every JWKS_REFRESH_S: a rotation is known before its first token, a revocation soon after."""
+        await self._shared_refetch()
+
+    async def changed(self, _message: str) -> None:
+        """Admin said that something changed: what is heard meanwhile is one more refetch."""
+        await asyncio.sleep(CHANGE_PAUSE_S)
         await self._shared_refetch()
 
     async def check(self) -> None:
@@ -128,14 +139,16 @@ class RemoteKeys:
     def _take(self, source: str, document: bytes) -> bool:
         try:
             keys = parse_jwks(document)
-        except (orjson.JSONDecodeError, AttributeError, TypeError):
+            self._revoked.take(document, self._clock.unix_s() - MAX_LIFETIME_S)
+        except (ValueError, AttributeError, TypeError):
             keys = {}
+        keys = {kid: key for kid, key in keys.items() if kid not in self._revoked.keys}
         if not keys:
             log.warning("signing keys unusable", source=source)
             return False
         if keys.keys() != self._keys.keys():
             log.info("signing keys taken", source=source, kids=sorted(keys))
-        self._keys, self._kids = keys, frozenset(keys)
+        self._keys = keys
         return True
 
     def _keep(self, document: bytes) -> None:

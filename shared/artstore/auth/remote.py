@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from artstore.auth.keys import REFRESH_EVERY_S, RemoteKeys
+from artstore.auth.keys import RemoteKeys
 from artstore.auth.tokens import TokenVerifier
 from artstore.config import AdminClientSettings
-from artstore.contracts.tokens import JWKS_KEY, Audience
+from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY, Audience
 from artstore.errors import ArtStoreError
 from artstore.peers import Peer
+from artstore.redis import listen
 from artstore.service import Runtime
 
 FETCH_TIMEOUT_S = 3.0
+LISTEN_PAUSE_S = 1.0
+"""Before a lost subscription is tried again; meanwhile the periodic refresh does its work."""
 
 
 def open_verifier(
@@ -36,6 +41,11 @@ def open_verifier(
         return document.encode() if document else None
 
     keys = RemoteKeys([("admin", from_admin), ("redis", from_redis)], settings.jwks_file, runtime.clock)
-    runtime.tasks.every("signing-keys", REFRESH_EVERY_S, keys.refresh)
+    runtime.tasks.every("signing-keys", settings.jwks_refresh_s, keys.refresh)
+    runtime.tasks.forever(
+        "signing-keys-changed",
+        partial(listen, redis, JWKS_CHANNEL, subscribed=keys.refresh, message=keys.changed),
+        LISTEN_PAUSE_S,
+    )
     runtime.health.add("signing_keys", keys.check, timeout_s=2 * FETCH_TIMEOUT_S)
     return TokenVerifier(keys, audience, runtime.clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from artstore.contracts.tokens import ALGORITHM, ISSUER, ROLE_PERMISSIONS, TOKEN
 from artstore.errors import Unauthenticated
 
 CACHE_S = 60
-"""Also how long a suspended account may go on: its tokens are looked at again after this."""
+"""A cached token is still asked for at the KeySource at each use: a revocation does not wait for this."""
 CACHE_ENTRIES = 10_000
 LEEWAY_S = 5
 """Clocks of two machines differ by this much at most."""
@@ -31,7 +32,10 @@ class Principal:
     subject: str
     role: Role
     permissions: frozenset[Permission]
+    issued_at_s: float
     expires_at_s: float
+    rate_per_minute: int | None = None
+    """The account's own rate limit; None for the service's default."""
 
 
 class TokenVerifier:
@@ -46,13 +50,19 @@ class TokenVerifier:
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         now_s = self._clock.unix_s()
         cached = self._cache.get(digest)
-        if cached is not None and now_s < cached[0] and cached[1] in await self._keys.current():
-            return cached[2]
+        if cached is None or now_s >= cached[0]:
+            cached = await self._remember(digest, token, now_s)
+        _, kid, principal = cached
+        if not self._keys.valid(kid, principal.subject, principal.issued_at_s):
+            raise Unauthenticated("the token was taken back")
+        return principal
+
+    async def _remember(self, digest: bytes, token: str, now_s: float) -> tuple[float, str, Principal]:
         kid, principal = await self._verify(token, now_s)
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.clear()
-        self._cache[digest] = (min(now_s + CACHE_S, principal.expires_at_s), kid, principal)
-        return principal
+        entry = self._cache[digest] = (min(now_s + CACHE_S, principal.expires_at_s), kid, principal)
+        return entry
 
     async def _verify(self, token: str, now_s: float) -> tuple[str, Principal]:
         if len(token) > MAX_TOKEN_BYTES:
@@ -94,7 +104,7 @@ def _checked_kid(token: str) -> str:
 
 def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
-    if any(isinstance(moment, bool) or not isinstance(moment, int | float) for moment in times):
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or not math.isfinite(t) for t in times):
         raise Unauthenticated("the token's times are no numbers")
     if claims["exp"] <= now_s:
         raise Unauthenticated("the token has expired")
@@ -109,4 +119,7 @@ def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
         raise Unauthenticated("the token claims more than its role has")
     if not isinstance(claims["client_id"], str) or not isinstance(claims["sub"], str):
         raise Unauthenticated("the token names no account")
-    return Principal(claims["client_id"], claims["sub"], role, permissions, float(claims["exp"]))
+    rate = claims.get("rate")
+    if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
+        raise Unauthenticated("the token's rate is no number")
+    return Principal(claims["client_id"], claims["sub"], role, permissions, float(claims["iat"]), float(claims["exp"]), rate)

@@ -25,8 +25,8 @@ class Signer:
     async def find(self, kid: str) -> RSAPublicKey | None:
         return self.private.public_key() if kid == self.kid else None
 
-    async def current(self) -> frozenset[str]:
-        return frozenset({self.kid})
+    def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
+        return kid == self.kid
 
     def jwks(self) -> bytes:
         return orjson.dumps({"keys": [to_jwk(self.kid, self.private.public_key())]})
@@ -46,6 +46,7 @@ class Signer:
             "jti": str(uuid7()),
             "iss": ISSUER,
             "aud": [audience.value for audience in Audience],
+            "rate": 1_000_000,
         }
 
     def sign(self, claims: dict[str, Any], **header: Any) -> str:
