@@ -1,0 +1,56 @@
+"""Which address a request comes from, when some proxies are trusted to say so."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+UNKNOWN = "unknown"
+"""A peer without an address: a unix socket."""
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Raises ValueError."""
+    return tuple(ipaddress.ip_network(text.strip()) for text in texts)
+
+
+def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+    """The nearest address that is not a trusted proxy's: X-Forwarded-For is read from its end, and only as far as it was
+    written by trusted ones. An IPv6 caller is its /64, since one host has all of it."""
+    address = _parse(peer or "")
+    if address is None:
+        return UNKNOWN
+    hops = [hop for line in forwarded for hop in line.split(",")] if trusted else []
+    while hops and any(address in network for network in trusted):
+        before = _parse(hops.pop())
+        if before is None:
+            break
+        address = before
+    return _shown(address)
+
+
+def is_loopback(shown: str) -> bool:
+    """Of an address as `client_address` shows it."""
+    return shown == "::/64" or shown.startswith("127.")
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _shown(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -1,0 +1,183 @@
+"""Where limits meet requests, plain ASGI: by address before the caller is known, by account as soon as it is.
+
+Health, metrics and the API's description are never limited, module accounts neither: they act for others, who were counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from artstore.auth.tokens import Principal
+from artstore.clock import Clock
+from artstore.contracts.tokens import Role
+from artstore.errors import RateLimited
+from artstore.limits.addresses import Network, client_address, is_loopback, parse_networks
+from artstore.limits.gcra import Decision, Quota
+from artstore.limits.limiter import Limiter
+from artstore.limits.load import Load
+from artstore.limits.settings import LimitSettings
+from artstore.problems import problem_response
+
+NEVER_LIMITED = frozenset(
+    {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+)
+TOKEN_PATH = "/api/auth/token"
+FAILURES_PER_MINUTE = 60
+"""A client whose secret has run out and that tries each second is a nuisance, not an attack."""
+MAX_BLOCKED = 10_000
+STATE = "limit"
+"""Key in the request's state: the Decision that the answer's headers tell."""
+
+
+class Limits:
+    """Quotas of a service and who is shut out."""
+
+    def __init__(self, settings: LimitSettings, limiter: Limiter, load: Load, clock: Clock) -> None:
+        self.limiter, self.load = limiter, load
+        self._clock = clock
+        self._trusted: tuple[Network, ...] = parse_networks(settings.trusted_proxies)
+        self._account = Quota("account", settings.rate_limit_per_minute, settings.rate_limit_burst)
+        self._burst_ratio = settings.rate_limit_burst / settings.rate_limit_per_minute
+        self._address = Quota("address", settings.ip_rate_limit_per_minute, settings.ip_rate_limit_burst)
+        self._failures = Quota(
+            "failures", FAILURES_PER_MINUTE, settings.ip_block_after_failures, penalty_s=settings.ip_block_s
+        )
+        self._own: dict[int, Quota] = {}
+        self._blocked_until_s: dict[str, float] = {}
+
+    async def admit(self, connection: HTTPConnection, principal: Principal) -> None:
+        """Counts a request of a known account. Raises RateLimited."""
+        if principal.role is Role.SERVICE:
+            return
+        decision = await self.limiter.take(f"account:{principal.subject}", self._quota_of(principal))
+        connection.scope.setdefault("state", {})[STATE] = decision
+        if not decision.allowed:
+            raise refusal(decision)
+
+    def address_of(self, scope: Scope) -> str:
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        return client_address((scope.get("client") or (None,))[0], forwarded, self._trusted)
+
+    async def meet(self, address: str) -> Decision:
+        """Counts a request that shows no credentials."""
+        return await self.limiter.take(f"address:{address}", self._address)
+
+    async def fail(self, address: str) -> Decision:
+        """Counts credentials that were not valid. Who brings too many is shut out for `ip_block_s`."""
+        decision = await self.limiter.take(f"failures:{address}", self._failures)
+        if not decision.allowed and not is_loopback(address):
+            if len(self._blocked_until_s) >= MAX_BLOCKED:
+                del self._blocked_until_s[next(iter(self._blocked_until_s))]
+            self._blocked_until_s[address] = self._clock.monotonic_s() + decision.retry_after_s
+        return decision
+
+    def blocked_s(self, address: str) -> int:
+        """Seconds that the address stays shut out; 0 for the honest. From loopback the modules and a proxy of the same
+        machine speak: its failures are refused, its valid requests never."""
+        until_s = self._blocked_until_s.get(address)
+        if until_s is None:
+            return 0
+        left_s = until_s - self._clock.monotonic_s()
+        if left_s <= 0:
+            self._blocked_until_s.pop(address, None)
+            return 0
+        return int(left_s) + 1
+
+    @property
+    def blocks(self) -> bool:
+        return bool(self._blocked_until_s)
+
+    def _quota_of(self, principal: Principal) -> Quota:
+        rate = principal.rate_per_minute
+        if rate is None:
+            return self._account
+        if rate not in self._own:
+            self._own[rate] = Quota("account", rate, max(1, int(rate * self._burst_ratio)))
+        return self._own[rate]
+
+
+def refusal(decision: Decision) -> RateLimited:
+    return RateLimited(
+        f"the limit is {decision.quota.per_minute:g} requests a minute", retry_after_s=decision.retry_after_s
+    )
+
+
+class Gate:
+    """Wraps the application inside the edge."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
+            await self._app(scope, receive, send)
+            return
+        presented = any(name == b"authorization" for name, _ in scope["headers"])
+        refused = await self._refused(scope, presented)
+        if refused is not None:
+            await problem_response(refused)(scope, receive, _with_limit(scope, send))
+            return
+        self._limits.load.in_flight += 1
+        try:
+            await self._app(scope, receive, _Answer(self._limits, scope, receive, send, presented))
+        finally:
+            self._limits.load.in_flight -= 1
+
+    async def _refused(self, scope: Scope, presented: bool) -> RateLimited | None:
+        if self._limits.blocks:
+            wait_s = self._limits.blocked_s(self._limits.address_of(scope))
+            if wait_s:
+                return RateLimited("too many failures came from this address", retry_after_s=wait_s)
+        if presented:
+            return None
+        decision = await self._limits.meet(self._limits.address_of(scope))
+        scope.setdefault("state", {})[STATE] = decision
+        return None if decision.allowed else refusal(decision)
+
+
+class _Answer:
+    """The answer on its way out: a failure is counted, and the limit's headers are added."""
+
+    __slots__ = ("_limits", "_presented", "_receive", "_replaced", "_scope", "_send")
+
+    def __init__(self, limits: Limits, scope: Scope, receive: Receive, send: Send, presented: bool) -> None:
+        self._limits, self._scope, self._receive, self._send = limits, scope, receive, send
+        self._presented, self._replaced = presented, False
+
+    async def __call__(self, message: Message) -> None:
+        if self._replaced:
+            return
+        if message["type"] == "http.response.start":
+            status, login = message["status"], self._scope["path"] == TOKEN_PATH
+            if status == 401 and (self._presented or login):
+                decision = await self._limits.fail(self._limits.address_of(self._scope))
+                if not decision.allowed:
+                    self._replaced = True
+                    error = RateLimited(
+                        "too many failures came from this address", retry_after_s=decision.retry_after_s
+                    )
+                    await problem_response(error)(self._scope, self._receive, self._send)
+                    return
+            elif login and status == 200 and not self._presented:
+                self._limits.limiter.give_back(f"address:{self._limits.address_of(self._scope)}")
+            _tell(self._scope, message)
+        await self._send(message)
+
+
+def _tell(scope: Scope, message: Message) -> None:
+    state: dict[str, Any] = scope.get("state", {})
+    decision: Decision | None = state.get(STATE)
+    if decision is not None:
+        message["headers"] = [*message.get("headers", []), *decision.headers()]
+
+
+def _with_limit(scope: Scope, send: Send) -> Send:
+    async def told(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            _tell(scope, message)
+        await send(message)
+
+    return told

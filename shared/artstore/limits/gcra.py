@@ -1,0 +1,112 @@
+"""GCRA, the generic cell rate algorithm (ITU-T I.371), as a pure decision; `REDIS_SCRIPT` is the same one in Lua.
+
+A caller has a *level* in seconds that falls with the clock. Each request raises it by the quota's cost, and is let through
+while the level stays within the tolerance. Redis keeps the moment at which the level will be zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LEASE_SHARE = 16
+"""At most this part of what is left is given to one process in advance: near the limit every request asks for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """`per_minute` requests, `burst` of them at once. `penalty_s`: how long whoever goes over it is shut out."""
+
+    name: str
+    per_minute: float
+    burst: int
+    penalty_s: float = 0.0
+
+    @property
+    def cost_s(self) -> float:
+        return 60.0 / self.per_minute
+
+    @property
+    def tolerance_s(self) -> float:
+        return self.burst * self.cost_s
+
+    def policy(self, factor: float) -> str:
+        """For RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10); what is valid now, when limits are tightened."""
+        q, burst = max(1, int(self.per_minute * factor)), max(1, int(self.burst * factor))
+        return f'"{self.name}";q={q};w=60;artstore-burst={burst}'
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the caller is told."""
+
+    allowed: bool
+    quota: Quota
+    factor: float
+    level_s: float
+
+    @property
+    def remaining(self) -> int:
+        cost_s = self.quota.cost_s / self.factor
+        return max(0, _whole((self.quota.tolerance_s - self.level_s) / cost_s))
+
+    @property
+    def reset_s(self) -> int:
+        """Seconds until the whole burst may be sent again."""
+        return max(0, math.ceil(self.level_s))
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds until one request is let through."""
+        wait_s = self.level_s + self.quota.cost_s / self.factor - self.quota.tolerance_s
+        return max(1, math.ceil(wait_s - 1e-6))
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        limit = f'"{self.quota.name}";r={self.remaining};t={self.reset_s}'
+        return [(b"ratelimit-policy", self.quota.policy(self.factor).encode()), (b"ratelimit", limit.encode())]
+
+
+def grant(quota: Quota, factor: float, level_s: float, need: int, want: int) -> tuple[int, float]:
+    """How many requests are let through, and the level then. `need` wait now; up to `want` would be kept for later ones."""
+    cost_s = quota.cost_s / factor
+    available = _whole((quota.tolerance_s - level_s) / cost_s)
+    if available >= 1:
+        granted = min(available, max(need, min(want, available // LEASE_SHARE)))
+        return granted, level_s + granted * cost_s
+    if quota.penalty_s and level_s <= quota.tolerance_s:
+        return 0, quota.tolerance_s + quota.penalty_s - cost_s
+    return 0, level_s
+
+
+def _whole(number: float) -> int:
+    return math.floor(number + 1e-6)
+
+
+REDIS_SCRIPT = f"""
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local answer = {{}}
+for i, key in ipairs(KEYS) do
+    local at = (i - 1) * 6
+    local cost, tolerance, penalty = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+    local need, want, back = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+    local was = math.max(0, tonumber(redis.call('GET', key) or '0') - now)
+    local level = math.max(0, was - back)
+    local available = math.floor((tolerance - level) / cost + 0.000001)
+    local granted = 0
+    if available >= 1 then
+        granted = math.min(available, math.max(need, math.min(want, math.floor(available / {LEASE_SHARE}))))
+        level = level + granted * cost
+    elseif penalty > 0 and level <= tolerance then
+        level = tolerance + penalty - cost
+    end
+    if level ~= was then
+        redis.call('SET', key, string.format('%.0f', now + level), 'PX', math.ceil(level / 1000) + 1)
+    end
+    answer[#answer + 1] = granted
+    answer[#answer + 1] = math.ceil(level)
+end
+return answer
+"""
+"""Times in microseconds by the clock of Redis. KEYS: one per caller; ARGV: cost, tolerance, penalty, need, want, back each.
+The answer: granted and level for each."""
