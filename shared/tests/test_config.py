@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from artstore.config import (
+    AdminClientSettings,
+    DatabaseSettings,
+    RedisSettings,
+    ServiceSettings,
+    find_misspelt,
+    load_settings,
+)
+
+
+class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
+    """A service like the real ones."""
+
+
+NEEDED = {
+    "PORT": "8000",
+    "DATABASE_URL": "postgresql+asyncpg://user:pass@host/artstore",
+    "REDIS_URL": "redis://host",
+    "ADMIN_URL": "http://admin",
+    "SERVICE_CLIENT_ID": "query",
+    "SERVICE_CLIENT_SECRET": "s" * 43,
+}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in NEEDED.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> str:
+    """What a start that must not happen says on standard error: one line."""
+    with pytest.raises(SystemExit) as caught:
+        load_settings(Settings)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("artstore: cannot start: ")
+    return said
+
+
+def test_a_complete_environment_is_read(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CORS_ALLOWED_ORIGINS", "https://a.example, https://b.example")
+    environment.setenv("LOG_LEVEL", "")
+    settings = load_settings(Settings)
+    assert settings.port == 8000
+    assert settings.cors_allowed_origins == ["https://a.example", "https://b.example"]
+    assert settings.log_level == "INFO"
+    assert settings.database_url.get_secret_value() == NEEDED["DATABASE_URL"]
+
+
+def test_settings_are_frozen_and_hide_their_secrets(environment: pytest.MonkeyPatch) -> None:
+    settings = load_settings(Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1
+    assert "s" * 43 not in repr(settings)
+    assert "pass" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDED))
+def test_a_missing_setting_stops_the_start_by_name(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    environment.delenv(name)
+    assert name in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "no number"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("DATABASE_POOL_SIZE", "0"),
+        ("REDIS_TIMEOUT_S", "-1"),
+        ("SERVICE_CLIENT_SECRET", "short"),
+    ],
+)
+def test_a_senseless_or_unsafe_value_stops_the_start_by_name(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    said = refusal(capsys)
+    assert name in said
+
+
+def test_a_refused_secret_is_not_shown(environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    environment.setenv("SERVICE_CLIENT_SECRET", "too-short-but-real")
+    assert "too-short-but-real" not in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("DATABSE_URL", "DATABASE_URL"),
+        ("REDIS_ULR", "REDIS_URL"),
+        ("LOG_LEVL", "LOG_LEVEL"),
+        ("SERVICE_CLIENT_SECRETS", "SERVICE_CLIENT_SECRET"),
+        ("DATABASE_URL_FIEL", "DATABASE_URL_FILE"),
+    ],
+)
+def test_a_misspelt_setting_stops_the_start_and_says_what_was_meant(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str, meant: str
+) -> None:
+    environment.setenv(wrong, "x")
+    said = refusal(capsys)
+    assert wrong in said
+    assert f"did you mean {meant}?" in said
+
+
+def test_an_unknown_name_with_one_of_our_prefixes_is_refused_too() -> None:
+    assert find_misspelt({"STORAGE_COLOUR": "red"}) == [("STORAGE_COLOUR", "")]
+
+
+def test_what_other_programs_have_in_the_environment_is_left_alone() -> None:
+    usual = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TERM",
+        "LANG",
+        "LC_ALL",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "HOSTNAME",
+        "TZ",
+        "EDITOR",
+        "PAGER",
+        "MAIL",
+        "DISPLAY",
+        "TMPDIR",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "SSH_AUTH_SOCK",
+        "XDG_RUNTIME_DIR",
+        "GPG_KEY",
+        "PYTHON_VERSION",
+        "HTTP_PROXY",
+        "NO_PROXY",
+        "DEBIAN_FRONTEND",
+    ]
+    assert find_misspelt(dict.fromkeys(usual, "x")) == []
+
+
+def test_a_secret_may_lie_in_a_file(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("f" * 43 + "\n")
+    environment.delenv("SERVICE_CLIENT_SECRET")
+    environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(secret))
+    assert load_settings(Settings).service_client_secret.get_secret_value() == "f" * 43
+    environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(tmp_path / "missing"))
+    assert "SERVICE_CLIENT_SECRET_FILE cannot be read" in refusal(capsys)

@@ -1,0 +1,194 @@
+"""The registry as a subscriber holds it, with a real Valkey and an admin behind a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+from redis.asyncio import Redis
+
+from artstore.breaker import Breakers
+from artstore.clock import Clock, rfc3339
+from artstore.config import PeerSettings, RedisSettings
+from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Capacity, Element, Fill, Mode, Snapshot
+from artstore.discovery import Discovery
+from artstore.peers import Peer, open_peers
+from artstore.redis import open_redis
+from artstore.service import Runtime
+from artstore.testing.services import ValkeyServer
+
+DEADLINE_S = 15
+
+
+def element(name: str, mode: Mode = Mode.EDIT) -> Element:
+    now = rfc3339(Clock().now())
+    return Element(
+        id=name,
+        url=f"http://{name}",
+        mode=mode,
+        backend="local",
+        version="0",
+        capacity=Capacity(total_bytes=1, used_bytes=0, available_bytes=1, files=0, fill=Fill.OK),
+        priority=0,
+        status="online",
+        last_seen_at=now,
+        registered_at=now,
+    )
+
+
+def snapshot(version: int, *names: str) -> bytes:
+    elements = [element(name) for name in names]
+    return msgspec.json.encode(Snapshot(version=version, published_at=rfc3339(Clock().now()), elements=elements))
+
+
+@asynccontextmanager
+async def admin_with(*names: str) -> AsyncIterator[str]:
+    """An admin whose registry has these elements; without a name, one that is broken."""
+
+    async def listing(_request: web.Request) -> web.Response:
+        if not names:
+            return web.Response(status=500)
+        return web.Response(body=msgspec.json.encode({"items": [element(name) for name in names], "next_cursor": None}))
+
+    app = web.Application()
+    app.router.add_get("/api/storage-elements", listing)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+class Token:
+    """Admin here asks for none."""
+
+    async def __call__(self) -> str:
+        return "token"
+
+    def void(self, token: str) -> None:
+        """There is no other."""
+
+
+@asynccontextmanager
+async def parts(runtime: Runtime, redis_url: str, admin_url: str) -> AsyncIterator[tuple[Redis, Peer]]:
+    breakers = Breakers(runtime.registry)
+    settings = RedisSettings(redis_url=redis_url)  # type: ignore[arg-type]
+    async with (
+        open_redis(settings, runtime, breakers) as redis,
+        open_peers(PeerSettings(), breakers, lambda _session: Token()) as peers,
+    ):
+        yield redis, peers.to("admin", admin_url)
+        await runtime.tasks.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def names(discovery: Discovery) -> list[str]:
+    return [found.id for found in discovery.elements]
+
+
+@pytest.fixture
+async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    client = Redis.from_url(valkey.url())
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+async def test_the_snapshot_is_read_at_once_and_changes_are_heard(
+    runtime: Runtime, valkey: ValkeyServer, redis: Redis
+) -> None:
+    await redis.set(SNAPSHOT_KEY, snapshot(1, "se-01"))
+    async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        assert discovery.source == "redis"
+        assert await redis.publish(CONFIG_CHANNEL, snapshot(2, "se-01", "se-02")) == 1
+        await until(lambda: names(discovery) == ["se-01", "se-02"])
+        found = discovery.find("se-02")
+        assert found is not None
+        assert found.url == "http://se-02"
+        assert discovery.find("se-09") is None
+
+
+async def test_an_older_version_or_damage_changes_nothing(runtime: Runtime, valkey: ValkeyServer, redis: Redis) -> None:
+    await redis.set(SNAPSHOT_KEY, snapshot(5, "se-01"))
+    async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        for wrong in (snapshot(4, "old"), b"", b"{", b"[]", b"null", b'{"version": 9}'):
+            await redis.publish(CONFIG_CHANNEL, wrong)
+        await redis.publish(CONFIG_CHANNEL, snapshot(6, "se-01", "new"))
+        await until(lambda: names(discovery) == ["se-01", "new"])
+
+
+async def test_without_redis_admin_is_asked(runtime: Runtime) -> None:
+    async with admin_with("se-07") as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-07"])
+        assert discovery.source == "admin"
+        await discovery.check()
+
+
+async def test_without_redis_and_admin_the_last_one_kept_is_used_and_its_age_told(
+    runtime: Runtime, valkey: ValkeyServer, redis: Redis, tmp_path: Path
+) -> None:
+    kept = tmp_path / "registry.json"
+    await redis.set(SNAPSHOT_KEY, snapshot(3, "se-01"))
+    async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        first = Discovery(runtime, own, admin, kept=kept)
+        await until(lambda: names(first) == ["se-01"] and kept.exists())
+
+
+async def test_a_start_alone_knows_the_elements_of_the_last_run(runtime: Runtime, tmp_path: Path) -> None:
+    kept = tmp_path / "registry.json"
+    kept.write_bytes(snapshot(3, "se-01"))
+    async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin, kept=kept, configured=None)
+        assert names(discovery) == ["se-01"]
+        assert discovery.source == "file"
+        age = discovery.age_s
+        await asyncio.sleep(0.01)
+        assert discovery.age_s > age
+
+
+async def test_a_first_start_alone_knows_what_is_configured(runtime: Runtime) -> None:
+    configured = msgspec.json.encode([element("se-05")]).decode()
+    async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin, configured=configured)
+        assert names(discovery) == ["se-05"]
+        assert discovery.source == "settings"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xff"])
+async def test_a_damaged_kept_file_does_not_stop_the_start(runtime: Runtime, tmp_path: Path, damage: bytes) -> None:
+    kept = tmp_path / "registry.json"
+    kept.write_bytes(damage)
+    async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin, kept=kept)
+        with pytest.raises(ConnectionError):
+            await discovery.check()
+
+
+async def test_anything_published_replaces_what_was_kept(
+    runtime: Runtime, valkey: ValkeyServer, redis: Redis, tmp_path: Path
+) -> None:
+    """A registry made anew counts its versions from the beginning."""
+    kept = tmp_path / "registry.json"
+    kept.write_bytes(snapshot(900, "old"))
+    await redis.set(SNAPSHOT_KEY, snapshot(1, "new"))
+    async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin, kept=kept)
+        await until(lambda: names(discovery) == ["new"])

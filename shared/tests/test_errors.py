@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from artstore.errors import (
+    BY_CODE,
+    BadGateway,
+    InvalidFields,
+    MethodNotAllowed,
+    ModeForbids,
+    NotFound,
+    RangeNotSatisfiable,
+    RateLimited,
+    StorageFull,
+    Unauthenticated,
+    Unavailable,
+    from_wire,
+)
+
+ALL = sorted(BY_CODE.values(), key=lambda cls: cls.code)
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.code)
+def test_every_error_comes_out_of_the_wire_as_it_went_in(cls: type) -> None:
+    sent = cls("what happened", retry_after_s=7, fields=["a"], away="se-01")
+    received = from_wire(cls.status, sent.to_wire("request-1"))
+    assert type(received) is cls
+    assert (received.detail, received.retry_after_s, received.fields) == (sent.detail, 7, sent.fields)
+
+
+def test_codes_are_unique_and_statuses_are_errors() -> None:
+    assert len({cls.code for cls in ALL}) == len(ALL)
+    assert all(400 <= cls.status < 600 for cls in ALL)
+
+
+def test_the_problem_document_has_the_members_of_rfc_9457() -> None:
+    problem = orjson.loads(NotFound("no such file", file_id="x").to_wire("request-1"))
+    assert problem == {
+        "type": "urn:artstore:error:not_found",
+        "title": "There is no such thing",
+        "status": 404,
+        "detail": "no such file",
+        "code": "not_found",
+        "request_id": "request-1",
+        "file_id": "x",
+    }
+
+
+def test_a_field_cannot_pose_as_a_member_of_the_document() -> None:
+    problem = orjson.loads(InvalidFields("bad", status=200, code="ok", field="a").to_wire())
+    assert (problem["status"], problem["code"], problem["field"]) == (422, "invalid_fields", "a")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (404, b"<html>", NotFound),
+        (404, b"", NotFound),
+        (404, b"[]", NotFound),
+        (404, b'"text"', NotFound),
+        (404, b'{"code": "never heard of"}', NotFound),
+        (507, b"{}", StorageFull),
+        (503, b"{}", Unavailable),
+        (418, b"I am a teapot", BadGateway),
+        (599, b"\xff", BadGateway),
+    ],
+)
+def test_an_answer_that_is_no_problem_of_ours_is_told_by_its_status(status: int, body: bytes, expected: type) -> None:
+    assert type(from_wire(status, body)) is expected
+
+
+@pytest.mark.parametrize("field", ["self", "detail", "retry_after_s", "status"])
+def test_no_member_of_a_foreign_document_breaks_the_reader(field: str) -> None:
+    body = orjson.dumps({"code": "conflict", field: "5"})
+    assert from_wire(409, body).code == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("error", "header", "value"),
+    [
+        (Unavailable(), "retry-after", "5"),
+        (BadGateway(), "retry-after", "5"),
+        (RateLimited(retry_after_s=3), "retry-after", "3"),
+        (Unauthenticated(), "www-authenticate", 'Bearer realm="artstore"'),
+        (MethodNotAllowed(allow="GET, HEAD"), "allow", "GET, HEAD"),
+        (RangeNotSatisfiable(size_bytes=10), "content-range", "bytes */10"),
+    ],
+)
+def test_an_error_brings_the_header_its_status_asks_for(error: NotFound, header: str, value: str) -> None:
+    assert error.headers()[header] == value
+
+
+def test_what_waiting_does_not_mend_names_no_time() -> None:
+    assert "retry-after" not in ModeForbids().headers()

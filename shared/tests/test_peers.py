@@ -1,0 +1,251 @@
+"""Calls to another module over real sockets: errors keep their type, faults become Unavailable, nothing hangs or leaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from artstore.breaker import Breakers
+from artstore.config import PeerSettings
+from artstore.errors import (
+    ArtStoreError,
+    BadGateway,
+    Forbidden,
+    ModeForbids,
+    NotFound,
+    StorageFull,
+    Unauthenticated,
+    Unavailable,
+)
+from artstore.logs import request_id
+from artstore.metrics import new_registry
+from artstore.peers import Peer, open_peers
+
+
+class Token:
+    """A token that may be refused; then there is another."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    async def __call__(self) -> str:
+        return f"token-{self.number}"
+
+    def void(self, token: str) -> None:
+        if token == f"token-{self.number}":
+            self.number += 1
+
+
+class Other:
+    """Another module that does what its name says."""
+
+    def __init__(self) -> None:
+        self.seen: list[web.BaseRequest] = []
+        self.received = b""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.seen.append(request)
+        answer = getattr(self, request.path.strip("/"))
+        made: web.StreamResponse = await answer(request)
+        return made
+
+    async def fine(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(body=b"fine", headers={"X-Name": "value"})
+
+    async def refuses(self, request: web.BaseRequest) -> web.Response:
+        errors = {cls.code: cls for cls in (NotFound, ModeForbids, StorageFull, Forbidden, Unauthenticated)}
+        error = errors[request.query["code"]]("said so", element="se-01")
+        return web.Response(status=error.status, body=error.to_wire())
+
+    async def wants_a_later_token(self, request: web.BaseRequest) -> web.Response:
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        if token == "token-1":
+            return web.Response(status=401, body=Unauthenticated().to_wire())
+        return web.Response(body=token.encode())
+
+    async def fails(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(status=500, body=b"<html>")
+
+    async def sleeps(self, _request: web.BaseRequest) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async def stalls(self, request: web.BaseRequest) -> web.StreamResponse:
+        status = int(request.query.get("status", "200"))
+        answer = web.StreamResponse(status=status, headers={"content-length": "100"})
+        await answer.prepare(request)
+        await answer.write(b"x")
+        await asyncio.Event().wait()
+        return answer
+
+    async def breaks(self, request: web.BaseRequest) -> web.StreamResponse:
+        status = int(request.query.get("status", "200"))
+        answer = web.StreamResponse(status=status, headers={"content-length": "100"})
+        await answer.prepare(request)
+        await answer.write(b"x")
+        if request.transport is not None:
+            request.transport.close()
+        return answer
+
+    async def takes(self, request: web.BaseRequest) -> web.Response:
+        try:
+            self.received = await request.content.read()
+        except (web.RequestPayloadError, asyncio.CancelledError):
+            self.received = b"broken off"
+            raise
+        return web.Response(status=201, body=str(len(self.received)).encode())
+
+
+@asynccontextmanager
+async def serving(other: Other, breakers: Breakers | None = None) -> AsyncIterator[Peer]:
+    runner = web.ServerRunner(web.Server(other.handle, handler_cancellation=True), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    breakers = breakers or Breakers(new_registry())
+    try:
+        async with open_peers(PeerSettings(), breakers, lambda _session: Token()) as peers:
+            yield peers.to("other", f"http://127.0.0.1:{runner.addresses[0][1]}")
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def other() -> Other:
+    return Other()
+
+
+@pytest.fixture
+async def peer(other: Other) -> AsyncIterator[Peer]:
+    async with serving(other) as opened:
+        yield opened
+
+
+async def test_a_call_brings_the_answer_and_takes_token_and_request_id_along(peer: Peer, other: Other) -> None:
+    marked = request_id.set("request-7")
+    try:
+        answer = await peer.call("POST", "/fine", body=b"{}", params={"a": "я"}, timeout_s=5)
+    finally:
+        request_id.reset(marked)
+    assert (answer.status, answer.body, answer.headers["x-name"]) == (200, b"fine", "value")
+    sent = other.seen[0]
+    assert sent.headers["authorization"] == "Bearer token-1"
+    assert sent.headers["x-request-id"] == "request-7"
+    assert sent.query["a"] == "я"
+
+
+@pytest.mark.parametrize("cls", [NotFound, ModeForbids, StorageFull])
+async def test_a_refusal_is_raised_as_what_it_was(peer: Peer, cls: type[ArtStoreError]) -> None:
+    with pytest.raises(cls) as caught:
+        await peer.call("GET", "/refuses", params={"code": cls.code}, timeout_s=5)
+    assert type(caught.value) is cls
+    assert caught.value.detail == "said so"
+    assert caught.value.fields == {"element": "se-01"}
+
+
+@pytest.mark.parametrize("cls", [Forbidden, Unauthenticated])
+async def test_that_we_are_not_trusted_is_not_the_callers_fault(peer: Peer, cls: type[ArtStoreError]) -> None:
+    with pytest.raises(BadGateway):
+        await peer.call("GET", "/refuses", params={"code": cls.code}, timeout_s=5)
+
+
+async def test_a_token_that_was_taken_back_is_replaced_by_another(peer: Peer, other: Other) -> None:
+    assert (await peer.call("GET", "/wants_a_later_token", timeout_s=5)).body == b"token-2"
+    assert [request.headers["authorization"] for request in other.seen] == ["Bearer token-1", "Bearer token-2"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/sleeps",
+        "/stalls",
+        "/breaks",
+        "/stalls?status=404",
+        "/breaks?status=404",
+        "/stalls?status=500",
+        "/breaks?status=500",
+    ],
+)
+async def test_whatever_happens_on_the_way_is_an_error_of_ours_in_time(peer: Peer, path: str) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(ArtStoreError):
+            await peer.call("GET", path, timeout_s=0.3)
+
+
+async def test_faults_open_the_breaker_and_refusals_do_not(other: Other) -> None:
+    breakers = Breakers(new_registry(), limit=2, open_s=60)
+    async with serving(other, breakers) as peer:
+        for _ in range(5):
+            with pytest.raises(StorageFull):
+                await peer.call("GET", "/refuses", params={"code": "storage_full"}, timeout_s=5)
+        for _ in range(5):
+            with pytest.raises(ArtStoreError):
+                await peer.call("GET", "/fails", timeout_s=5)
+        assert len(other.seen) == 5 + 2
+        with pytest.raises(Unavailable) as caught:
+            await peer.call("GET", "/fine", timeout_s=5)
+        assert caught.value.fields["away"] == "other"
+
+
+async def test_nobody_there_is_unavailable(other: Other) -> None:
+    async with serving(other) as peer:
+        pass
+    async with open_peers(PeerSettings(), Breakers(new_registry()), lambda _session: Token()) as peers:
+        with pytest.raises(Unavailable):
+            await peers.to("nobody", peer.url).call("GET", "/fine", timeout_s=5)
+
+
+async def pieces(count: int, *, fail_at: int = -1) -> AsyncIterator[bytes]:
+    for number in range(count):
+        if number == fail_at:
+            raise NotFound("the source has gone")
+        yield b"x" * 65536
+
+
+@pytest.mark.parametrize("size", [65536 * 40, None])
+async def test_an_upload_arrives_whole(peer: Peer, other: Other, size: int | None) -> None:
+    answer = await peer.upload("PUT", "/takes", chunks=pieces(40), size_bytes=size, headers={}, idle_timeout_s=5)
+    assert (answer.status, answer.body) == (201, str(65536 * 40).encode())
+
+
+async def test_an_upload_whose_source_fails_is_never_taken_for_whole(peer: Peer, other: Other) -> None:
+    for size in (65536 * 40, None):
+        with pytest.raises(NotFound):
+            await peer.upload(
+                "PUT", "/takes", chunks=pieces(40, fail_at=20), size_bytes=size, headers={}, idle_timeout_s=5
+            )
+        async with asyncio.timeout(10):
+            while other.received != b"broken off":
+                await asyncio.sleep(0.01)
+        other.received = b""
+
+
+async def test_an_upload_nobody_takes_ends(peer: Peer) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await peer.upload("PUT", "/sleeps", chunks=pieces(400), size_bytes=None, headers={}, idle_timeout_s=0.3)
+
+
+async def test_a_refusal_before_the_body_is_taken_is_the_answer(peer: Peer) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises((ModeForbids, Unavailable)):
+            await peer.upload(
+                "PUT",
+                "/refuses?code=mode_forbids",
+                chunks=pieces(4),
+                size_bytes=65536 * 4,
+                headers={},
+                idle_timeout_s=5,
+            )
+
+
+async def test_a_stream_that_breaks_or_stalls_is_unavailable(peer: Peer) -> None:
+    for path in ("/breaks", "/stalls"):
+        async with asyncio.timeout(10):
+            with pytest.raises(Unavailable):
+                async with peer.stream(path, idle_timeout_s=0.3) as response:
+                    await response.read()

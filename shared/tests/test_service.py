@@ -1,0 +1,257 @@
+"""A service made of nothing but the common parts, over real sockets: edge, problems, access, health, metrics, OpenAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from socket import socket as Socket
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message
+
+from artstore.auth.access import ENDPOINTS, principal_of
+from artstore.auth.guard import new_router
+from artstore.auth.tokens import TokenVerifier
+from artstore.clock import Clock
+from artstore.config import ServiceSettings
+from artstore.contracts.tokens import Audience, Permission, Role
+from artstore.errors import BY_CODE, Conflict
+from artstore.jsons import JsonResponse
+from artstore.service import DataRoute, Runtime, build_app
+from artstore.testing.tokens import Signer
+
+SIGNER = Signer()
+
+
+@dataclass(frozen=True)
+class Context:
+    verifier: TokenVerifier
+
+
+@asynccontextmanager
+async def open_context(runtime: Runtime) -> AsyncIterator[Context]:
+    runtime.health.add("always", _well)
+    yield Context(TokenVerifier(SIGNER, Audience.QUERY, Clock()))
+
+
+async def _well() -> None:
+    return None
+
+
+async def files(request: Request) -> Response:
+    wanted = request.query_params.get("do")
+    if wanted == "conflict":
+        raise Conflict("as asked", field="x")
+    if wanted == "crash":
+        raise RuntimeError("a secret detail")
+    return JsonResponse({"client_id": principal_of(request).client_id})
+
+
+async def file(request: Request) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("in the middle")
+
+    return StreamingResponse(body(), headers={"content-length": "8"})
+
+
+def app() -> FastAPI:
+    return build_app(
+        audience=Audience.QUERY,
+        title="test",
+        settings=ServiceSettings(port=1),
+        open_context=open_context,
+        data_routes=[
+            DataRoute("/api/files", ["GET"], files, {"get": {"summary": "files"}}),
+            DataRoute("/api/files/{file_id}", ["GET"], file, {"get": {"summary": "file"}}),
+        ],
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to pytest."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    held = Socket()
+    held.bind(("127.0.0.1", 0))
+    server = _Server(uvicorn.Config(app(), lifespan="on", log_config=None, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(server.serve([held]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{held.getsockname()[1]}") as opened:
+        yield opened
+    server.should_exit = True
+    await serving
+
+
+def bearer(role: Role = Role.READONLY, permissions: frozenset[Permission] | None = None) -> dict[str, str]:
+    return {"authorization": f"Bearer {SIGNER.token(role, permissions)}"}
+
+
+async def test_who_may_is_let_in_and_known(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/api/files", headers=bearer())
+    assert (answer.status_code, answer.json()) == (200, {"client_id": "tester"})
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Basic dXNlcjpwYXNz", "Bearer x", "bearer a.b.c", "Bearer a b"]
+)
+async def test_who_is_not_known_is_not_let_in(client: httpx.AsyncClient, authorization: str) -> None:
+    answer = await client.get("/api/files", headers={"authorization": authorization})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_token_counts_only_in_the_header_and_only_one(client: httpx.AsyncClient) -> None:
+    token = bearer()["authorization"]
+    assert (await client.get(f"/api/files?access_token={token.removeprefix('Bearer ')}")).status_code == 401
+    twice = await client.get("/api/files", headers=[("authorization", token), ("authorization", token)])
+    assert twice.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("role", "permissions"), [(Role.AUDITOR, None), (Role.SERVICE, frozenset()), (Role.USER, frozenset())]
+)
+async def test_who_may_not_is_told_what_is_missing(
+    client: httpx.AsyncClient, role: Role, permissions: frozenset[Permission] | None
+) -> None:
+    answer = await client.get("/api/files", headers=bearer(role, permissions))
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert answer.json()["permission"] == "files:read"
+
+
+async def test_every_error_is_a_problem_document(client: httpx.AsyncClient) -> None:
+    for path, status, code in (
+        ("/api/files?do=conflict", 409, "conflict"),
+        ("/api/files?do=crash", 500, "internal_error"),
+        ("/nowhere", 404, "not_found"),
+        ("/api/files/a/b/c", 404, "not_found"),
+    ):
+        answer = await client.get(path, headers=bearer())
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"] == code
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert "secret detail" not in answer.text
+
+
+async def test_a_wrong_method_is_answered_with_the_right_ones(client: httpx.AsyncClient) -> None:
+    for method in ("POST", "DELETE", "PATCH", "HEAD"):
+        answer = await client.request(method, "/api/files", headers=bearer())
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET"
+
+
+async def test_half_an_answer_breaks_the_connection(client: httpx.AsyncClient) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):
+        await client.get("/api/files/x", headers=bearer())
+
+
+@pytest.mark.parametrize("given", ["abc-1", "", "a\tb", "x" * 129, "ä"])
+async def test_every_answer_has_a_request_id_and_a_harmless_one_is_kept(client: httpx.AsyncClient, given: str) -> None:
+    answer = await client.get("/health/live", headers={"x-request-id": given.encode()})
+    assert (answer.headers["x-request-id"] == given) is (given == "abc-1")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_health_and_metrics_are_open_and_name_no_path(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health/live")).status_code == 200
+    while (ready := await client.get("/health/ready")).status_code != 200:
+        await asyncio.sleep(0.01)
+    assert ready.json()["checks"]["always"]["ok"] is True
+    await client.get("/api/files?filename=secret-name", headers=bearer())
+    await client.get("/wp-admin/secret-name")
+    metrics = (await client.get("/metrics")).text
+    assert "http_requests_total" in metrics
+    assert "http_request_duration_seconds" in metrics
+    assert "secret-name" not in metrics
+
+
+async def test_the_document_names_permissions_and_problems(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    operation = document["paths"]["/api/files"]["get"]
+    assert operation["x-permission"] == "files:read"
+    assert operation["security"] == [{"token": []}]
+    assert set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(BY_CODE)
+
+
+def test_a_route_that_is_not_in_the_table_of_permissions_cannot_be_built() -> None:
+    router = new_router(Audience.QUERY)
+
+    @router.get("/api/forgotten")
+    async def forgotten() -> None: ...
+
+    unguarded = APIRouter()
+
+    @unguarded.get("/api/files")
+    async def open_to_all() -> None: ...
+
+    for wrong, error in ((router, KeyError), (unguarded, TypeError)):
+        with pytest.raises(error):
+            build_app(
+                audience=Audience.QUERY,
+                title="test",
+                settings=ServiceSettings(port=1),
+                open_context=open_context,
+                routers=[wrong],
+            )
+
+
+def test_only_these_endpoints_are_open_to_everybody() -> None:
+    opened = {
+        name
+        for table in ENDPOINTS.values()
+        for name, permission in table.items()
+        if permission is None and "/api/" not in name
+    }
+    assert opened == {
+        "GET /health/live",
+        "GET /health/ready",
+        "GET /metrics",
+        "GET /docs",
+        "GET /docs/oauth2-redirect",
+        "GET /openapi.json",
+        "GET /.well-known/jwks.json",
+    }
+    api = {name for table in ENDPOINTS.values() for name, needed in table.items() if needed is None and "/api/" in name}
+    assert api == {"POST /api/auth/token"}
+
+
+async def test_a_cancelled_request_is_not_swallowed() -> None:
+    """The edge lets cancellation through: a server that stops is not kept."""
+    built = app()
+    started = asyncio.Event()
+
+    async def never() -> Message:
+        started.set()
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Message) -> None:
+        await never()
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/health/live",
+        "headers": [],
+        "query_string": b"",
+        "raw_path": b"",
+    }
+    task = asyncio.create_task(built({**scope, "app": built}, never, send))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artstore.streams import collected
+
+
+async def chunks(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+@given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
+async def test_no_byte_is_lost_and_only_the_last_piece_is_short(pieces: list[bytes], size: int) -> None:
+    made = [piece async for piece in collected(chunks(pieces), size)]
+    assert b"".join(made) == b"".join(pieces)
+    assert all(len(piece) >= size for piece in made[:-1])
+    assert all(made)
+
+
+async def test_a_piece_that_is_large_enough_is_not_copied() -> None:
+    piece = b"x" * 10
+    made = [made async for made in collected(chunks([piece]), 10)]
+    assert len(made) == 1
+    assert made[0] is piece

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+
+from artstore.tasks import Tasks
+
+
+async def test_a_loop_that_fails_is_begun_again() -> None:
+    tries = 0
+    held = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise ConnectionError("not yet")
+        held.set()
+        await asyncio.Event().wait()
+
+    async with Tasks.open() as tasks:
+        tasks.forever("loop", work, pause_s=0.001)
+        async with asyncio.timeout(10):
+            await held.wait()
+    assert tries == 3
+
+
+async def test_closing_waits_for_a_task_that_lets_one_cancellation_pass() -> None:
+    """As redis-py does while it reconnects."""
+    swallowed = ended = False
+
+    async def stubborn() -> None:
+        nonlocal swallowed, ended
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    async with Tasks.open() as tasks:
+        tasks.start("stubborn", stubborn())
+        await asyncio.sleep(0)
+    assert swallowed
+    assert ended
+
+
+async def test_a_task_begun_once_may_fail_without_taking_others_along() -> None:
+    async def failing() -> None:
+        raise ValueError("its own affair")
+
+    async with Tasks.open() as tasks:
+        done = tasks.start("failing", failing())
+        other = tasks.start("other", asyncio.sleep(60, None))
+        await done
+        assert not other.done()
