@@ -57,7 +57,7 @@ def test_each_module_gets_an_account_with_its_own_secret_and_no_more_permissions
     generate(tmp_path)
     accounts = {entry["client_id"]: entry for entry in json.loads((tmp_path / "accounts.json").read_text())}
     admin = json.loads((tmp_path / "admin-client.json").read_text())
-    assert accounts["admin"] == {**admin, "role": "ADMIN", "permissions": []}
+    assert accounts["admin"] == {**admin, "role": "ADMIN", "permissions": [], "rate_per_minute": 600_000}
     for client_id in ("se-01", "se-02", "se-03", "ingester", "query"):
         assert accounts[client_id]["client_secret"] == (tmp_path / f"{client_id}.secret").read_text()
         assert accounts[client_id]["role"] == "SERVICE"

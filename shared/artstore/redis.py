@@ -75,6 +75,7 @@ async def open_redis(
     )
     redis = CountedRedis(operations=operations, breaker=breakers.to(EDGE, AWAY), connection_pool=pool)
     runtime.health.add("redis", redis.check, required=required)
+    runtime.limiter.connect(redis)
     try:
         yield redis
     finally:

@@ -24,6 +24,9 @@ from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
 from artstore.edge import Edge
 from artstore.health import Health
+from artstore.limits.gate import Gate, Limits
+from artstore.limits.limiter import Limiter
+from artstore.limits.load import Load
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.openapi import describe
@@ -50,6 +53,7 @@ class Runtime:
     files: FileMetrics
     health: Health
     tasks: Tasks
+    limiter: Limiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,14 @@ def build_app(
     clock = clock or Clock()
     registry = new_registry()
     files = FileMetrics(registry)
+    load = Load(settings.limit_loop_lag_s, settings.limit_in_flight, registry)
+    limits = Limits(settings, Limiter(clock, load, registry), load, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Tasks.open() as tasks:
-            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks)
+            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter)
+            tasks.start("load", load.watch())
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
                 log.info("started", version=__version__)
@@ -92,6 +99,7 @@ def build_app(
                 await tasks.close()  # before what they use is closed under them
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
+    app.state.limits = limits
     install_problem_handlers(app)
     for router in [status_router(audience, registry), *routers]:
         _check_listed(audience, router)
@@ -99,6 +107,7 @@ def build_app(
     for path in dict.fromkeys(route.path for route in data_routes):
         app.router.routes.append(_data_route(audience, [route for route in data_routes if route.path == path]))
     app.openapi = describe(app, audience, data_routes)  # type: ignore[method-assign]
+    app.add_middleware(Gate, limits=limits)
     if settings.cors_allowed_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_allowed_origins, allow_methods=["*"], allow_headers=["*"]
@@ -150,6 +159,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who is believed is TRUSTED_PROXIES' to say, and 127.0.0.1 is not by default
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
