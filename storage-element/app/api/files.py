@@ -45,7 +45,7 @@ async def put_file(request: Request) -> Response:
 async def get_file(request: Request) -> Response:
     context = _context(request)
     with context.files.operation("read"):
-        attributes, encoded = load_attributes(context.store, _file_id(request))
+        attributes, encoded = await load_attributes(context.store, _file_id(request))
     return JsonResponse(encoded, headers=_revision_tag(attributes))
 
 
@@ -89,7 +89,7 @@ async def get_content(request: Request) -> Response:
     """Also HEAD. The ETag is the checksum, so a Range goes on with the same bytes or is answered 412."""
     context = _context(request)
     with context.files.operation("download"):
-        opened = open_file(context.store, _file_id(request))
+        opened = await open_file(context.store, _file_id(request))
         try:
             attributes = opened.attributes
             _require_same(request, attributes)

@@ -33,7 +33,7 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
 
 async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
     async with store.locks.hold(file_id):
-        encoded = store.files.find_attributes(file_id)
+        encoded = await store.look(store.files.find_attributes, file_id)
         if encoded is None:
             raise NotFound("there is no such file here", file_id=file_id)
         attributes = find_in(encoded, file_id)
@@ -44,7 +44,7 @@ async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
 
 async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
     async with store.locks.hold(file_id):
-        encoded = store.files.find_attributes(file_id)
+        encoded = await store.look(store.files.find_attributes, file_id)
         if encoded is None:
             return
         known = await _uncommitted_saga(store, file_id)

@@ -13,10 +13,10 @@ from artstore.errors import ElementFailed
 
 from ..capacity import Reserve
 from . import durable
+from .backends.local import LocalBackend
 from .catalog import Catalog
 from .checkpoint import checkpoint, keep_checkpointing
 from .failing import Failing
-from .files import Files
 from .identity import lock_root
 from .paths import Paths
 from .recover import recover
@@ -56,7 +56,7 @@ async def open_store(paths: Paths, settings: StoreSettings, catalog: Catalog, cl
     failing, usage = Failing(), Usage()
     store = Store(
         element_id=settings.element_id,
-        files=Files(paths),
+        files=LocalBackend(paths),
         wal=Wal(paths.wal, settings.wal, failing),
         catalog=catalog,
         clock=clock,

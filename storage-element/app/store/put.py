@@ -92,7 +92,7 @@ async def _put(
             await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encode(attributes))
             hit("put.staged")
             # 3 fsync of both temps
-            await store.in_thread(store.files.sync_temps, temp)
+            await store.in_thread(store.files.sync_new, temp)
             hit("put.synced")
             # 4 Rename data, then attr.json, and sync the folder: attr.json in its place is the commit point
             running.require_wanted()
@@ -161,7 +161,7 @@ def _count(store: Store, order: PutOrder, attributes: Attributes) -> Attributes:
 
 async def _find_earlier(store: Store, order: PutOrder) -> Attributes | None:
     """What the same saga put before, for a repeated call. Raises Conflict when the id is another's."""
-    encoded = store.files.find_attributes(order.file_id)
+    encoded = await store.look(store.files.find_attributes, order.file_id)
     if encoded is None:
         return None
     attributes = find_in(encoded, order.file_id)

@@ -6,7 +6,6 @@ only let go by the checkpoint at the end.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 
@@ -22,8 +21,6 @@ from .replay import Operation, Replay, Wanted
 from .settle import settle
 from .store import Store
 from .wal import Begun
-
-HASH_PIECE_BYTES = 1 << 20
 
 
 async def recover(store: Store, replay: Replay) -> None:
@@ -73,7 +70,7 @@ def _go_forward(store: Store, operation: Operation) -> None:
         return
     temp = store.files.paths.temp(mark.temp)
     durable.remove(temp + ATTRIBUTES_SUFFIX)
-    if not os.path.exists(temp) and not _matches(store.files.paths.data(mark.file_id), wanted):
+    if not os.path.exists(temp) and not store.files.holds(mark.file_id, wanted):
         store.findings.damaged += 1
         return
     store.files.stage(mark.temp + ATTRIBUTES_SUFFIX, mark.attributes)
@@ -101,7 +98,7 @@ def _stands(store: Store, file_id: str, want: Wanted) -> bool:
         return True
     if standing is None or standing.revision < wanted.revision:
         return False
-    return want.data is None or _matches(store.files.paths.data(file_id), wanted)
+    return want.data is None or store.files.holds(file_id, wanted)
 
 
 def _make(store: Store, file_id: str, want: Wanted) -> None:
@@ -121,8 +118,7 @@ def _undo_unpublished(store: Store, unresolved: list[Operation]) -> None:
             continue
         file_id = operation.intent.file_id
         standing = _standing(store, file_id)
-        data = store.files.paths.data(file_id)
-        if standing is not None and not operation.aborted and _matches(data, standing):
+        if standing is not None and not operation.aborted and store.files.holds(file_id, standing):
             continue
         store.files.undo_put(file_id, operation.intent.temp)
         hit("recover.put_undone")
@@ -150,16 +146,3 @@ async def _resolve(store: Store, begun: list[Begun]) -> None:
 def _standing(store: Store, file_id: str) -> Attributes | None:
     encoded = store.files.find_attributes(file_id)
     return find_in(encoded, file_id) if encoded is not None else None
-
-
-def _matches(path: str, attributes: Attributes) -> bool:
-    """Whether the file at `path` has the size and the hash that the attributes say."""
-    if not os.path.exists(path):
-        return False
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size != attributes.size_bytes:
-            return False
-        sha256 = hashlib.sha256()
-        while piece := file.read(HASH_PIECE_BYTES):
-            sha256.update(piece)
-    return f"sha256:{sha256.hexdigest()}" == attributes.checksum

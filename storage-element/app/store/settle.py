@@ -33,7 +33,7 @@ async def settle_all(store: Store) -> None:
 
 async def _try(store: Store, file_id: str) -> bool:
     waiting = store.unsettled[file_id]
-    encoded = store.files.find_attributes(file_id)
+    encoded = await store.look(store.files.find_attributes, file_id)
     attributes = find_in(encoded, file_id) if encoded is not None else None
     try:
         if attributes is not None:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from artstore.clock import Clock, rfc3339
 
+from .backends.base import Backend, OpenData
 from .catalog import Catalog
 from .failing import Failing
-from .files import Files
 from .locks import FileLocks, Running
 from .records import Unconfirmed
 from .room import Room, Usage
@@ -38,7 +38,7 @@ class Held:
     """The revision before, for readers who come while data and attr.json are being swapped."""
 
     attributes: bytes
-    fd: int
+    data: OpenData
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Findings:
 @dataclass(slots=True)
 class Store:
     element_id: str
-    files: Files
+    files: Backend
     wal: Wal
     catalog: Catalog
     clock: Clock
@@ -79,6 +79,12 @@ class Store:
 
     def now(self) -> str:
         return rfc3339(self.clock.now())
+
+    async def look(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Ask the backend: here and now where that costs page cache only, else in a thread."""
+        if self.files.at_once:
+            return function(*arguments)
+        return await self.in_thread(function, *arguments)
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

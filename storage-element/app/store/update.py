@@ -6,7 +6,6 @@ from there it goes forward, at the next start if need be. The catalog being away
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,7 +50,7 @@ async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
 
 async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
     async with store.locks.hold(file_id):
-        attributes, _ = load_attributes(store, file_id)
+        attributes, _ = await load_attributes(store, file_id)
         require_revision(attributes, if_revision)
         changed = with_changes(attributes, changes, now=store.now())
         encoded = encode(changed)
@@ -70,7 +69,7 @@ async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running
     async with store.locks.hold(order.file_id):
         store.running[order.file_id] = running
         try:
-            attributes, _ = load_attributes(store, order.file_id)
+            attributes, _ = await load_attributes(store, order.file_id)
             require_revision(attributes, order.if_revision)
             with store.room.claim() as claim:
                 claim.ensure(body.stated_bytes or 0)
@@ -134,9 +133,7 @@ async def _rewrite_large(
         changed = _next_revision(store, order, attributes, body, hasher)
         encoded = encode(changed)
         await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encoded)
-        await store.in_thread(store.files.sync_temps, temp)
-        # The names of the temps must outlive a power cut too, once the log says to rename them.
-        await store.in_thread(store.files.sync_temp_names)
+        await store.in_thread(store.files.sync_decided, temp)
         hit("update.synced")
         running.require_wanted()
     except BaseException as error:
@@ -164,8 +161,8 @@ def _swap_and_sync(store: Store, file_id: str, temp: str) -> None:
 @asynccontextmanager
 async def _readers_held(store: Store, file_id: str) -> AsyncIterator[None]:
     """Readers get the old revision until the new one stands whole. After a failure in between they keep getting it."""
-    opened = open_file(store, file_id)
-    store.swapping[file_id] = Held(opened.encoded, opened.fd)
+    opened = await open_file(store, file_id)
+    store.swapping[file_id] = Held(opened.encoded, opened.data)
     try:
         yield
     except BaseException:
@@ -176,7 +173,7 @@ async def _readers_held(store: Store, file_id: str) -> AsyncIterator[None]:
 
 
 def _let_go(store: Store, file_id: str) -> None:
-    os.close(store.swapping.pop(file_id).fd)
+    store.swapping.pop(file_id).data.close()
 
 
 async def _applied(store: Store, begun: Begun, temp: str) -> None:

@@ -16,7 +16,9 @@ from .support import RememberingCatalog, opened, states_on_disk
 
 MODULE = Path(__file__).parents[2]
 SOURCES = MODULE / "app" / "store"
-POINTS = sorted({name for path in SOURCES.glob("*.py") for name in re.findall(r'\bhit\("([^"]+)"\)', path.read_text())})
+POINTS = sorted(
+    {name for path in SOURCES.rglob("*.py") for name in re.findall(r'\bhit\("([^"]+)"\)', path.read_text())}
+)
 SMALL_BYTES, LARGE_BYTES = 1000, 100_000
 AT_ONCE = 4
 ON_FAILURE = {"put.undone", "put.aborted", "update.aborted"}

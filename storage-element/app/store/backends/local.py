@@ -1,28 +1,62 @@
-"""The files of a local disk: what each step does to them. Called from threads; holds no state but which folders are new.
-
-Order everywhere: data before attr.json when a file comes, attr.json before data when it goes. So a file that can be seen
-is whole.
-"""
+"""The files of a local disk: what each step does to them. Holds no state but which folders are new."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 
+from artstore.contracts.files import Attributes
 from artstore.points import hit
 
-from . import durable
-from .paths import ATTRIBUTES_SUFFIX, Paths
+from .. import durable
+from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths
+
+NO_PAGE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
+"""preadv2 with RWF_NOWAIT: not in the page cache, or the file system cannot tell."""
+HASH_PIECE_BYTES = 1 << 20
 
 
-class Files:
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    """The descriptor keeps its bytes readable even when the file is replaced or deleted meanwhile."""
+
+    fd: int
+    size_bytes: int
+
+    def read_at_once(self, offset: int, size_bytes: int) -> bytes | None:
+        buffer = bytearray(size_bytes)
+        try:
+            took = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in NO_PAGE:
+                raise
+            return None
+        return bytes(buffer) if took == size_bytes else None
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        return os.pread(self.fd, size_bytes, offset)
+
+    def again(self) -> LocalData:
+        return LocalData(os.dup(self.fd), self.size_bytes)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class LocalBackend:
+    at_once = True
+    rides_in_log = True
+
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._loose: set[str] = set()
         self._temp_numbers = count(1)
 
     def new_temp(self, file_id: str) -> str:
-        """A name under tmp/ that nothing in this run has; the start has emptied the folder."""
         return f"{file_id}.{next(self._temp_numbers)}"
 
     def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
@@ -38,10 +72,14 @@ class Files:
     def stage(self, temp: str, content: bytes) -> None:
         durable.write_new(self.paths.temp(temp), [content])
 
-    def sync_temps(self, temp: str) -> None:
+    def sync_new(self, temp: str) -> None:
         """Step 3: both temps, the attributes last."""
         durable.sync_path(self.paths.temp(temp))
         durable.sync_path(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
+
+    def sync_decided(self, temp: str) -> None:
+        self.sync_new(temp)
+        durable.sync_path(self.paths.temps)
 
     def publish(self, file_id: str, temp: str) -> None:
         """Step 4 of a file that synced itself. attr.json in its place is the commit point, the folder's sync its seal."""
@@ -100,9 +138,6 @@ class Files:
         durable.remove(self.paths.data(file_id))
         hit("delete.data_removed")
 
-    def sync_temp_names(self) -> None:
-        durable.sync_path(self.paths.temps)
-
     def undo_put(self, file_id: str, temp: str) -> None:
         """Back to nothing: attr.json first, so that no reader meets a file without its data."""
         durable.remove(self.paths.attributes(file_id))
@@ -124,11 +159,42 @@ class Files:
         finally:
             os.close(fd)
 
-    def open_data(self, file_id: str) -> int | None:
+    def find_many(self, file_ids: Sequence[str]) -> list[bytes | None]:
+        return [self.find_attributes(file_id) for file_id in file_ids]
+
+    def open_data(self, file_id: str) -> LocalData | None:
         try:
-            return os.open(self.paths.data(file_id), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.paths.data(file_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        return LocalData(fd, os.fstat(fd).st_size)
+
+    def holds(self, file_id: str, attributes: Attributes) -> bool:
+        """Size and hash: after a power cut a file may be short or empty, or have blocks that were never written."""
+        path = self.paths.data(file_id)
+        if not os.path.exists(path):
+            return False
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size != attributes.size_bytes:
+                return False
+            sha256 = hashlib.sha256()
+            while piece := file.read(HASH_PIECE_BYTES):
+                sha256.update(piece)
+        return f"sha256:{sha256.hexdigest()}" == attributes.checksum
+
+    def walk(self, after: str = "") -> Iterator[str]:
+        start = (after[-4:-2], after[-2:], after)
+        files = self.paths.files
+        for first in FAN_OUT:
+            if first < start[0]:
+                continue
+            for second in sorted(_names(f"{files}/{first}")):
+                if (first, second) < start[:2]:
+                    continue
+                for name in sorted(_names(f"{files}/{first}/{second}")):
+                    file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
+                    if file_id != name and (first, second, file_id) > start:
+                        yield file_id
 
     def quarantine(self, file_id: str) -> None:
         """Out of the way of listings and reads, kept for a person to look at."""
@@ -149,3 +215,10 @@ class Files:
                 # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
                 self._loose.add(folder)
             durable.rename(source, target)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
