@@ -41,6 +41,7 @@ def describe(store: Store, boundary: int) -> Checkpoint:
         unconfirmed=dict(newest),
         files=store.usage.files,
         bytes_used=store.usage.bytes_used,
+        exact=store.usage.exact,
     )
 
 

@@ -81,7 +81,7 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
     hit("delete.removed")
     store.unconfirmed.pop(file_id, None)
     if attributes is not None:
-        store.usage.add(-1, -attributes.size_bytes)
+        store.usage.add(file_id, -1, -attributes.size_bytes)
     # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
     await settle(store, file_id, begun)
     hit("delete.settled")

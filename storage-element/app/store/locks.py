@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from artstore.errors import Conflict
 
@@ -12,16 +12,33 @@ LOCK_WAIT_S = 30.0
 
 
 class FileLocks:
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_watching")
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._watching: list[set[str]] = []
+
+    def is_free(self, file_id: str) -> bool:
+        """Then `hold` takes the lock without a wait, if nothing is awaited in between."""
+        return file_id not in self._held
+
+    @contextmanager
+    def watch(self) -> Iterator[set[str]]:
+        """The ids that are locked at any moment while the block runs: what was read of all others meanwhile is settled."""
+        locked = set(self._held)
+        self._watching.append(locked)
+        try:
+            yield locked
+        finally:
+            self._watching = [other for other in self._watching if other is not locked]
 
     @asynccontextmanager
     async def hold(self, file_id: str) -> AsyncIterator[None]:
         """Raises Conflict when another change of the same file does not end within LOCK_WAIT_S."""
         lock, users = self._held.get(file_id) or (asyncio.Lock(), 0)
         self._held[file_id] = (lock, users + 1)
+        for locked in self._watching:
+            locked.add(file_id)
         try:
             try:
                 async with asyncio.timeout(LOCK_WAIT_S if users else None):

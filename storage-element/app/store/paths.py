@@ -21,6 +21,11 @@ def check_file_id(text: str) -> str:
     raise Malformed("file_id is no UUID in its canonical form")
 
 
+def folder_of(file_id: str) -> str:
+    """The file's folder below files/: "3f/a2"."""
+    return f"{file_id[-4:-2]}/{file_id[-2:]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Every name under one root, as text: os calls take it faster than a Path."""

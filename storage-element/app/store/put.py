@@ -153,7 +153,7 @@ def _describe(store: Store, order: PutOrder, body: Body, hasher: Hasher) -> Attr
 
 
 def _count(store: Store, order: PutOrder, attributes: Attributes) -> Attributes:
-    store.usage.add(1, attributes.size_bytes)
+    store.usage.add(order.file_id, 1, attributes.size_bytes)
     if order.saga_id is not None:
         store.unconfirmed[order.file_id] = Unconfirmed(order.saga_id, store.clock.unix_s())
     return attributes
@@ -186,7 +186,7 @@ async def _roll_back(
     hit("put.undone")
     if counted is not None:
         store.unconfirmed.pop(order.file_id, None)
-        store.usage.add(-1, -counted.size_bytes)
+        store.usage.add(order.file_id, -1, -counted.size_bytes)
     if store.failing.reason is not None:
         return
     await store.wal.mark(begun, Step.ABORTED)

@@ -77,6 +77,8 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     unconfirmed: dict[str, Unconfirmed]
     files: int
     bytes_used: int
+    exact: bool = True
+    """Whether `files` and `bytes_used` were right."""
 
 
 Record = Intent | Mark | Checkpoint

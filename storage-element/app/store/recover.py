@@ -39,7 +39,7 @@ async def recover(store: Store, replay: Replay) -> None:
     await store.in_thread(_sweep_temps, store)
     hit("recover.swept")
     store.unconfirmed.update(replay.unconfirmed)
-    store.usage.add(replay.files, replay.bytes_used)
+    store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
     begun = [store.wal.adopt(operation.number, operation.to_carry()) for operation in replay.unresolved]
     # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
     await checkpoint(store, rotate=True)

@@ -44,6 +44,8 @@ class Replay:
     unreadable: list[Unreadable] = field(default_factory=list)
     files: int = 0
     bytes_used: int = 0
+    exact: bool = False
+    """Whether `files` and `bytes_used` say what is on the disk now: nothing was begun after the checkpoint that has them."""
     redo_from: int = 0
     next_number: int = 1
     last_sequence: int = 0
@@ -57,9 +59,11 @@ def understand(segments: list[SegmentRead], now_s: float) -> Replay:
     replay.next_number = frames[-1].number + 1 if frames else 1
     operations: dict[int, Operation] = {}
     replay.redo_from = _start_from_checkpoint(frames, replay, operations)
+    replay.exact = replay.exact and not operations
     for frame in frames:
         if frame.number >= replay.redo_from:
             _take(frame, operations)
+            replay.exact = replay.exact and not isinstance(frame.record, Intent)
     for number in sorted(operations):
         _fold(operations[number], replay, now_s)
     return replay
@@ -70,7 +74,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
     if not checkpoints:
         return 0
     last = checkpoints[-1]
-    replay.files, replay.bytes_used = last.files, last.bytes_used
+    replay.files, replay.bytes_used, replay.exact = last.files, last.bytes_used, last.exact
     replay.unconfirmed.update(last.unconfirmed)
     for carried in last.still_open:
         operations[carried.number] = Operation(

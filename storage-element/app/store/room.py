@@ -9,20 +9,32 @@ from contextlib import contextmanager
 from artstore.errors import StorageFull
 
 from ..capacity import Reserve, Space, available_bytes
+from .counting import Counting
 
 
 class Usage:
-    """Files and bytes kept, moved by each put and delete, carried from start to start by the checkpoints."""
+    """Files and bytes kept, moved by each put and delete, carried from start to start by the checkpoints.
 
-    __slots__ = ("bytes_used", "files")
+    Not `exact` after a start that found more in the log than a checkpoint, until the disk has been counted again.
+    """
+
+    __slots__ = ("bytes_used", "counting", "exact", "files")
 
     def __init__(self) -> None:
         self.files = 0
         self.bytes_used = 0
+        self.exact = True
+        self.counting: Counting | None = None
 
-    def add(self, files: int, size_bytes: int) -> None:
+    def add(self, file_id: str, files: int, size_bytes: int) -> None:
+        """The file's lock is held: a count of the disk that is under way relies on it."""
         self.files = max(0, self.files + files)
         self.bytes_used = max(0, self.bytes_used + size_bytes)
+        if self.counting is not None:
+            self.counting.add(file_id, files, size_bytes)
+
+    def take_over(self, files: int, bytes_used: int, *, exact: bool) -> None:
+        self.files, self.bytes_used, self.exact = files, bytes_used, exact
 
 
 class Claim:

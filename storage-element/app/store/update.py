@@ -78,7 +78,7 @@ async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running
                 small = body.ended and body.seen_bytes <= store.limits.small_bytes
                 way = _rewrite_small if small else _rewrite_large
                 begun, changed = await way(store, order, attributes, head, body, running, claim)
-            store.usage.add(0, changed.size_bytes - attributes.size_bytes)
+            store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
             await _tell(store, order.file_id, begun)
             return changed
         except OSError as error:
