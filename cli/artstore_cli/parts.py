@@ -9,10 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from artstore.postgres_wheel import CannotRun, find_account, load_program
+
 from . import postgres, seaweed, valkey
 from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, surrounded
 from .ports import LOOPBACK
 from .processes import Command
+from .refusal import Refused
 
 READY_TIMEOUT_S = 2
 """For one answer of /health/ready, which is kept by a background loop and instant."""
@@ -34,8 +37,11 @@ class Part:
 def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
     """PostgreSQL (its data folder made first, if need be), Valkey, and SeaweedFS when it is wanted."""
     data = site.data
-    account = postgres.find_account(data.postgres)
-    program = postgres.load_program(account)
+    try:
+        account = find_account(data.postgres)
+        program = load_program(account)
+    except CannotRun as error:
+        raise Refused(str(error)) from None
     postgres.initialise(data.postgres, program, account, _secret(site, "postgres-password"))
     password = _secret(site, "redis-password")
     parts = [

