@@ -19,7 +19,7 @@ from artstore.clock import parse_rfc3339, rfc3339
 from artstore.database import Database
 from artstore.errors import Unavailable
 
-from .parse import MOMENTS, Search, SortValue, encode_cursor
+from .parse import MOMENTS, Cursor, Search, SortValue, encode_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
     if wanted.size_max is not None:
         conditions.append(files.c.size_bytes <= wanted.size_max)
     if wanted.cursor is not None:
-        conditions.append(_after(wanted))
+        conditions.append(_after(wanted, wanted.cursor))
     return conditions
 
 
@@ -86,15 +86,11 @@ def _metadata_is(key: str, value: str) -> ColumnElement[bool]:
     return or_(*(files.c.metadata.contains({key: reading}) for reading in readings))
 
 
-def _after(wanted: Search) -> ColumnElement[bool]:
-    if wanted.cursor is None:
-        raise ValueError("a search without a cursor begins at the beginning")
-    value: Any = wanted.cursor.value
-    if wanted.sort in MOMENTS:
-        value = parse_rfc3339(str(value))
+def _after(wanted: Search, cursor: Cursor) -> ColumnElement[bool]:
+    value = parse_rfc3339(str(cursor.value)) if wanted.sort in MOMENTS else cursor.value
     column = files.c[wanted.sort]
     here = tuple_(column, files.c.file_id)
-    there = tuple_(literal(value, column.type), literal(wanted.cursor.file_id, files.c.file_id.type))
+    there = tuple_(literal(value, column.type), literal(cursor.file_id, files.c.file_id.type))
     return here < there if wanted.descending else here > there
 
 
