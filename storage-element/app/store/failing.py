@@ -33,8 +33,8 @@ class Failing:
 
     def explain(self, error: OSError) -> ArtStoreError:
         """The typed error for one of the disk's; a broken disk makes the element read-only here."""
-        if error.errno in NO_ROOM:
-            return StorageFull("the disk is full")
         if isinstance(error, DiskFailed) or error.errno in BROKEN:
             return self.fail(str(error))
+        if error.errno in NO_ROOM:
+            return StorageFull("the disk is full")
         return InternalError(f"the disk refused: {error.strerror}")

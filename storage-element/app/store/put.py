@@ -181,7 +181,8 @@ async def _roll_back(
     try:
         await store.in_thread(store.files.undo_put, order.file_id, temp)
     except OSError as error:
-        store.failing.explain(error)
+        # Whatever the disk's reason: what may still be seen was never answered, and must not be built upon.
+        store.failing.fail(f"a failed put could not be undone: {error}")
         return
     hit("put.undone")
     if counted is not None:

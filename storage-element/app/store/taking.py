@@ -66,6 +66,7 @@ async def take_into(
     finally:
         if writing is not None:
             await asyncio.wait({writing})
+            writing.exception()  # what ended the loop is told; this one may be a second
         os.close(fd)
     if writing is not None:
         writing.result()

@@ -148,7 +148,8 @@ async def _rewrite_large(
         try:
             await store.in_thread(_swap_and_sync, store, order.file_id, temp)
         except OSError as error:
-            raise store.failing.explain(error) from error
+            # Decided, so it will be: no answer but "the disk has failed" would be true, whatever its reason.
+            raise store.failing.fail(f"a decided change could not be made: {error}") from error
         hit("update.published")
     return begun, changed
 

@@ -120,15 +120,3 @@ def check_settled(root: Path, store: Store, catalog: RememberingCatalog) -> dict
     assert store.wal.open == {}
     assert set(catalog.rows) == set(found)
     return found
-
-
-def states_on_disk(root: Path) -> dict[str, tuple[str, int]]:
-    """SHA-256 and revision of every file that can be seen."""
-    revisions = {
-        path.name.removesuffix(".attr.json"): decode(path.read_bytes()).revision
-        for path in (root / "files").rglob("*.attr.json")
-    }
-    return {
-        file_id: (hashlib.sha256(content).hexdigest(), revisions[file_id])
-        for file_id, content in files_on_disk(root).items()
-    }

@@ -1,0 +1,102 @@
+"""What was begun and what was answered, written down beside the store under test, so that it can be compared after any fault."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from app.store.catalog import Standing
+from artstore.contracts.files import Attributes, decode, encode
+
+from ..store.support import RememberingCatalog
+
+State = tuple[str, int] | None
+"""SHA-256 and revision; None for a file that is not there."""
+ABSENT: State = None
+
+
+def state_of(content: bytes, revision: int) -> State:
+    return (hashlib.sha256(content).hexdigest(), revision)
+
+
+class Journal:
+    """Per file: the state answered last, and those that are being made. Each line is with the kernel when `note` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def begun(self, file_id: str, state: State) -> None:
+        self._note("begun", file_id, state)
+
+    def done(self, file_id: str, state: State) -> None:
+        self._note("done", file_id, state)
+
+    def refused(self, file_id: str, state: State) -> None:
+        """Answered with an error by an element that goes on: nothing of it may be left."""
+        self._note("refused", file_id, state)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _note(self, what: str, file_id: str, state: State) -> None:
+        self._file.write(msgspec.json.encode([what, file_id, state]) + b"\n")
+
+
+def allowed_states(path: Path) -> dict[str, list[State]]:
+    """How each file may be found now."""
+    return fold(path.read_bytes().splitlines() if path.exists() else [])
+
+
+def fold(lines: list[bytes]) -> dict[str, list[State]]:
+    allowed: dict[str, list[State]] = {}
+    for line in lines:
+        what, file_id, state = msgspec.json.decode(line, type=tuple[str, str, State])
+        states = allowed.setdefault(file_id, [ABSENT])
+        if what == "begun":
+            states.append(state)
+        elif what == "done":
+            allowed[file_id] = [state]
+        else:
+            states.remove(state)
+    return allowed
+
+
+class KeptCatalog(RememberingCatalog):
+    """Rows that outlive the process, as PostgreSQL's do. `fails_after` makes the next note take effect and then fail."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.fails_after = False
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            file_id, encoded, saga_id = msgspec.json.decode(line, type=tuple[str, str | None, str | None])
+            if encoded is None:
+                self.rows.pop(file_id, None)
+            else:
+                self.rows[file_id] = (decode(encoded.encode()), saga_id)
+        self._file = path.open("ab", buffering=0)
+
+    async def note(self, attributes: Attributes, *, saga_id: str | None, change: str) -> None:
+        await super().note(attributes, saga_id=saga_id, change=change)
+        kept, kept_saga = self.rows[attributes.file_id]
+        self._keep(attributes.file_id, encode(kept).decode(), kept_saga)
+        if self.fails_after:
+            self.away = True
+            self._require_here()
+
+    async def forget(self, file_id: str, *, revision: int) -> None:
+        await super().forget(file_id, revision=revision)
+        self._keep(file_id, None, None)
+
+    async def find_standing(self, file_id: str) -> Standing | None:
+        return await super().find_standing(file_id)
+
+    def revisions(self) -> dict[str, int]:
+        return {file_id: attributes.revision for file_id, (attributes, _) in self.rows.items()}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _keep(self, file_id: str, encoded: str | None, saga_id: str | None) -> None:
+        self._file.write(msgspec.json.encode([file_id, encoded, saga_id]) + b"\n")

@@ -1,0 +1,166 @@
+"""kill -9 at a point, and at a point of the recovery after it. Runs in worker processes that fork for each case: a start of
+Python for each would take a hundred times as long, and a fork dies of SIGKILL like anything else.
+
+The roots lie in memory (/dev/shm) where there is one: a killed process loses nothing that it wrote, so no disk is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from artstore import points
+
+from ..store.support import opened
+from .invariants import check_invariants
+from .journal import Journal, KeptCatalog, allowed_states
+from .work import SCENARIOS, Work, catalog_of, journal_of
+
+SEGMENT_BYTES = 128 << 10
+KILLED = -signal.SIGKILL
+CASE_TIMEOUT_S = 60
+
+Moment = tuple[str, int]
+"""The nth time that a point is reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`in_recovery` None: every moment of the recovery, one after the other, each on a copy of the same crashed root."""
+
+    scenario: str
+    moment: Moment
+    in_recovery: tuple[Moment, ...] | None = ()
+
+
+@dataclass(slots=True)
+class Outcome:
+    kills: int
+    kills_in_recovery: int
+    hits: set[str]
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="artstore-kills-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def moments_of(scenario: str) -> list[Moment]:
+    """Every moment of an undisturbed run, its start and end included."""
+    with scratch() as folder:
+        log = folder / "hits"
+        _require(_in_child(partial(_work, folder / "root", scenario), None, log), 0)
+        return _moments(log)
+
+
+def run_case(case: Case) -> Outcome:
+    with scratch() as folder:
+        root, log = folder / "root", folder / "hits"
+        kills = int(_in_child(partial(_work, root, case.scenario), case.moment, log).status == KILLED)
+        again: tuple[Moment, ...] = case.in_recovery or ()
+        if case.in_recovery is None and kills:
+            _copy(root, folder / "probe")
+            probe_log = folder / "probe-hits"
+            _require(_in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
+            again = tuple(_moments(probe_log))
+        in_recovery = 0
+        for nth, moment in enumerate(again):
+            copied = folder / f"copy-{nth}"
+            _copy(root, copied)
+            in_recovery += int(_in_child(partial(_recover, copied), moment, log).status == KILLED)
+            _require(_in_child(partial(_recover, copied), None, log), 0, case, moment)
+            shutil.rmtree(copied)
+        _require(_in_child(partial(_recover, root), None, log), 0, case)
+        return Outcome(kills, in_recovery, set(log.read_text().split()))
+
+
+def _work(root: Path, scenario: str) -> None:
+    async def run() -> None:
+        catalog = KeptCatalog(catalog_of(root))
+        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
+            await SCENARIOS[scenario](Work(store, Journal(journal_of(root)), catalog))
+
+    asyncio.run(run())
+
+
+def _recover(root: Path) -> None:
+    """Opens, settles and checks. Also what is killed in the middle of it: then the check is not reached."""
+
+    async def run() -> None:
+        catalog = KeptCatalog(catalog_of(root))
+        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
+            check_invariants(
+                root,
+                allowed=allowed_states(journal_of(root)),
+                catalog=catalog.revisions(),
+                open_intents=len(store.wal.open) + len(store.unsettled),
+            )
+
+    asyncio.run(run())
+
+
+def _copy(root: Path, target: Path) -> None:
+    """What was written; empty folders are left to the store, which makes them anew."""
+    for folder, _, names in os.walk(root):
+        if names:
+            there = target / Path(folder).relative_to(root)
+            there.mkdir(parents=True)
+            for name in names:
+                shutil.copyfile(f"{folder}/{name}", there / name)
+    for of in (journal_of, catalog_of):
+        if of(root).exists():
+            shutil.copyfile(of(root), of(target))
+
+
+def _moments(log: Path) -> list[Moment]:
+    counted: Counter[str] = Counter()
+    moments = []
+    for name in log.read_text().split():
+        counted[name] += 1
+        moments.append((name, counted[name]))
+    return moments
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    status: int
+    errors: str
+
+
+def _in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> _Ended:
+    log.touch()
+    errors = log.with_suffix(".errors")
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(CASE_TIMEOUT_S)
+            armed = {} if moment is None else {"ARTSTORE_POINT": f"{moment[0]}:kill:{moment[1]}"}
+            points.arm({**armed, "ARTSTORE_POINTS_LOG": str(log)})
+            function()
+            status = 0
+        except BaseException:
+            errors.write_text(traceback.format_exc())
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return _Ended(code, errors.read_text() if code == 1 else "")
+
+
+def _require(ended: _Ended, status: int, *what: object) -> None:
+    assert ended.status == status, f"{what} ended with {ended.status}:\n{ended.errors}"

@@ -1,0 +1,33 @@
+"""Short or long: the proofs are part of every test run in a short form, and whole with ARTSTORE_FAULTS=long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from random import Random
+from typing import TypeVar
+
+LONG = os.environ.get("ARTSTORE_FAULTS") == "long"
+PROCESSES = 2
+MOST_SHOWN = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def chosen(items: Sequence[Item], short: int, seed: int = 1) -> Sequence[Item]:
+    """All of them in the long form; `short` of them, always the same ones, in the short form."""
+    return items if LONG or len(items) <= short else Random(seed).sample(items, short)
+
+
+def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """In fresh processes without threads, so that `function` may fork. All failures are told in one AssertionError."""
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        running = {pool.submit(function, item): item for item in items}
+        failed = [
+            f"{item}: {error!r}\n{error.__cause__}" for one, item in running.items() if (error := one.exception())
+        ]
+    assert not failed, f"{len(failed)} of {len(running)} cases failed\n" + "\n".join(failed[:MOST_SHOWN])
+    return [one.result() for one in running]

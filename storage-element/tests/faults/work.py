@@ -1,0 +1,170 @@
+"""What the faults strike: every verb on a store, each step written down before it begins and when it was answered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+from app.store.body import Body, Expected
+from app.store.checkpoint import checkpoint
+from app.store.delete import compensate, delete
+from app.store.put import PutOrder, put
+from app.store.settle import settle_all
+from app.store.store import Store
+from app.store.update import RewriteOrder, patch, rewrite
+from artstore.clock import uuid7
+from artstore.contracts.files import Changes
+from artstore.errors import ArtStoreError, Malformed
+
+from ..store.support import MAX_BYTES, body_of, chunks_of, new_file
+from .journal import ABSENT, Journal, KeptCatalog, State, state_of
+
+SMALL_BYTES, LARGE_BYTES = 700, 70_000
+
+
+def journal_of(root: Path) -> Path:
+    return root.with_suffix(".journal")
+
+
+def catalog_of(root: Path) -> Path:
+    return root.with_suffix(".catalog")
+
+
+class Work:
+    """Files by id as they were answered last. A step that is refused ends `attempt` with False, whatever was refused."""
+
+    def __init__(self, store: Store, journal: Journal, catalog: KeptCatalog, random: Random | None = None) -> None:
+        self.store, self.journal, self.catalog = store, journal, catalog
+        self._random = random or Random()
+        self._content: dict[str, tuple[bytes, int]] = {}
+
+    def bytes(self, size: int) -> bytes:
+        return self._random.randbytes(size)
+
+    async def put(self, size: int, saga_id: str | None = None, body: Body | None = None) -> str:
+        file_id, content = str(uuid7()), self.bytes(size)
+        order = PutOrder(file_id, new_file(), saga_id or str(uuid7()))
+        if await self._attempt(file_id, state_of(content, 1), lambda: put(self.store, order, body or body_of(content))):
+            self._content[file_id] = (content, 1)
+        return file_id
+
+    async def patch(self, file_id: str) -> None:
+        if file_id not in self._content:
+            return  # its put was refused
+        content, revision = self._content[file_id]
+        changes = Changes(tags=[f"revision {revision + 1}"])
+        if await self._attempt(
+            file_id, state_of(content, revision + 1), lambda: patch(self.store, file_id, changes, None)
+        ):
+            self._content[file_id] = (content, revision + 1)
+
+    async def rewrite(self, file_id: str, size: int, expected: Expected | None = None) -> None:
+        if file_id not in self._content:
+            return
+        content, revision = self.bytes(size), self._content[file_id][1] + 1
+        order = RewriteOrder(file_id, expected=expected or Expected())
+        if await self._attempt(
+            file_id, state_of(content, revision), lambda: rewrite(self.store, order, body_of(content))
+        ):
+            self._content[file_id] = (content, revision)
+
+    async def delete(self, file_id: str) -> None:
+        if file_id in self._content and await self._attempt(file_id, ABSENT, lambda: delete(self.store, file_id)):
+            del self._content[file_id]
+
+    async def compensate(self, file_id: str, saga_id: str) -> None:
+        if await self._attempt(file_id, ABSENT, lambda: compensate(self.store, file_id, saga_id)):
+            self._content.pop(file_id, None)
+
+    @property
+    def file_ids(self) -> list[str]:
+        return list(self._content)
+
+    async def _attempt(self, file_id: str, state: State, step: Callable[[], Awaitable[object]]) -> bool:
+        self.journal.begun(file_id, state)
+        try:
+            await step()
+        except ArtStoreError:
+            if self.store.failing.reason is None:
+                self.journal.refused(file_id, state)
+            return False
+        self.journal.done(file_id, state)
+        return True
+
+
+async def every_verb(work: Work, size: int) -> None:
+    """Each file is changed while the log still has its first revision, and again after a checkpoint."""
+    kept, gone = await work.put(size), await work.put(size)
+    for _ in range(2):
+        await work.patch(kept)
+        await work.patch(gone)
+        await work.rewrite(kept, size + 1)
+        await work.delete(gone)
+        await attempt_checkpoint(work.store)
+        gone = await work.put(size)
+
+
+async def attempt_checkpoint(store: Store) -> None:
+    try:
+        await checkpoint(store)
+    except ArtStoreError:
+        pass
+
+
+async def small(work: Work) -> None:
+    await every_verb(work, SMALL_BYTES)
+
+
+async def large(work: Work) -> None:
+    await every_verb(work, LARGE_BYTES)
+
+
+async def refused(work: Work) -> None:
+    """Puts and rewrites that fail on the way, with and without the catalog knowing."""
+    kept = await work.put(SMALL_BYTES)
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        work.catalog.away = True
+        await work.put(size)
+        work.catalog.away, work.catalog.fails_after = False, True
+        await work.put(size)
+        work.catalog.away = work.catalog.fails_after = False
+        await settle_all(work.store)
+    await work.put(LARGE_BYTES, body=Body(_cut_off(), stated_bytes=LARGE_BYTES, max_bytes=MAX_BYTES))
+    await work.rewrite(kept, LARGE_BYTES, Expected(sha256=bytes(32)))
+    await attempt_checkpoint(work.store)
+
+
+async def compensated(work: Work) -> None:
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        saga_id = str(uuid7())
+        file_id = await work.put(size, saga_id)
+        await work.compensate(file_id, saga_id)
+
+
+async def unsettled(work: Work) -> None:
+    """Changes while the catalog is away: the intents stay open until it is back."""
+    kept, gone = await work.put(SMALL_BYTES), await work.put(LARGE_BYTES)
+    work.catalog.away = True
+    await work.patch(kept)
+    await work.rewrite(kept, LARGE_BYTES)
+    await work.delete(gone)
+    await attempt_checkpoint(work.store)
+    work.catalog.away = False
+    await settle_all(work.store)
+
+
+SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
+    "small": small,
+    "large": large,
+    "refused": refused,
+    "compensated": compensated,
+    "unsettled": unsettled,
+}
+
+
+async def _cut_off() -> AsyncIterator[bytes]:
+    async for chunk in chunks_of(os.urandom(LARGE_BYTES - 1)):
+        yield chunk
+    raise Malformed("the body was cut off")
