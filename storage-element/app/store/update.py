@@ -192,7 +192,7 @@ async def _give_up(store: Store, begun: Begun, temp: str) -> None:
     try:
         await store.in_thread(store.files.drop_temps, temp)
     except OSError as error:
-        store.failing.explain(error)
+        store.failing.fail(f"a failed change could not be cleared away: {error}")
     if store.failing.reason is not None:
         return
     await store.wal.mark(begun, Step.ABORTED)
