@@ -74,6 +74,7 @@ class Admin:
 def environment(database_url: str, redis_url: str, folder: Path, **more: str) -> dict[str, str]:
     accounts = folder / "accounts.json"
     accounts.write_text(json.dumps([{**one, "client_secret": SECRETS[str(one["client_id"])]} for one in ACCOUNTS]))
+    accounts.chmod(0o600)
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{MODULE}{os.pathsep}{SHARED}",

@@ -15,7 +15,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from artstore import safe_secrets
 from artstore.limits.settings import LimitSettings
+from artstore.safe_secrets import check_private
 from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
 
 NEAR_MISS = 0.85
@@ -122,6 +124,7 @@ class FileSource(PydanticBaseSettingsSource):
         if not path or not is_secret(field):
             return None, field_name, False
         try:
+            check_private(Path(path), f"{field_name.upper()}_FILE")
             return Path(path).read_text().rstrip("\r\n"), field_name, False
         except OSError as error:
             raise ValueError(f"{field_name.upper()}_FILE cannot be read: {error.strerror}: {path}") from error
@@ -146,11 +149,27 @@ def load_settings(cls: type[S]) -> S:
         name, meant = misspelt[0]
         _refuse(f"unknown setting {name}" + (f": did you mean {meant}?" if meant else ""))
     try:
-        return cls()
+        settings = cls()
     except ValidationError as error:
         _refuse("; ".join(_one(problem) for problem in error.errors(include_url=False, include_input=False)))
     except ValueError as error:
         _refuse(str(error))
+    unsafe = find_unsafe(settings)
+    if unsafe:
+        _refuse("; ".join(unsafe))
+    return settings
+
+
+def find_unsafe(settings: BaseSettings) -> list[str]:
+    """One line for each secret that a service must not start with."""
+    secrets = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return [
+        f"{name.upper()} {fault}"
+        for name, value in secrets.items()
+        if isinstance(value, SecretStr)
+        and not name.endswith("_key_id")  # a key's name is no secret
+        and (fault := safe_secrets.find_fault(value.get_secret_value()))
+    ]
 
 
 def find_misspelt(environment: Any) -> list[tuple[str, str]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.clock import Clock, uuid7
-from artstore.errors import PROBLEM_JSON, InternalError
+from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError
+from artstore.http_head import fault_of_head
 from artstore.logs import get_logger, request_id
 from artstore.metrics import RequestMetrics
 from artstore.tracing import server_span
@@ -18,14 +19,19 @@ from artstore.tracing import server_span
 log = get_logger("artstore.edge")
 
 REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SECURITY_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
 }
+"""Files are anybody's: a browser that opens one runs nothing of it. A handler that sets one of these itself keeps its own."""
+_DOCS_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
+_DOCS = frozenset({"/docs", "/docs/oauth2-redirect"})
 
 
 class Edge:
@@ -57,17 +63,18 @@ class Edge:
         async def marked_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer["status"] = message["status"]
-                fields = MutableHeaders(scope=message)
-                fields[REQUEST_ID_HEADER] = current
-                for name, value in SECURITY_HEADERS.items():
-                    fields.setdefault(name, value)
+                message["headers"] = _completed(message.get("headers", ()), scope["path"], current)
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 answer["complete"] = True
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, marked_send)
+            fault = fault_of_head(scope)
+            if fault is None:
+                await self._app(scope, receive, marked_send)
+            else:
+                await send_problem(marked_send, fault, current)
         except Exception as error:  # the request edge: whatever went wrong inside, the caller gets an answer
             log.error("request failed", error=repr(error), exc_info=True)
             if answer["status"]:
@@ -97,7 +104,15 @@ class Edge:
         )
 
 
-async def send_problem(send: Send, error: InternalError, current: str) -> None:
+def _completed(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -> list[tuple[bytes, bytes]]:
+    whole = [*fields, _DOCS_POLICY] if path in _DOCS else [*fields]
+    names = {name for name, _ in whole}
+    whole.append((_REQUEST_ID_NAME, current.encode()))
+    whole += [field for field in SECURITY_HEADERS.items() if field[0] not in names]
+    return whole
+
+
+async def send_problem(send: Send, error: ArtStoreError, current: str) -> None:
     body = error.to_wire(current)
     headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

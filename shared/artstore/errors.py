@@ -7,6 +7,7 @@
     ├── TooSlow 408              │
     ├── Conflict 409             ├── ModeForbids 409
     ├── RevisionMismatch 412     ├── TooLarge 413
+    ├── UriTooLong 414           │
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
     ├── InvalidFields 422        ├── RateLimited 429
     ├── TooManyHeaders 431       ├── InternalError 500
@@ -120,6 +121,10 @@ class RevisionMismatch(ArtStoreError):
 
 class TooLarge(ArtStoreError):
     status, code, title = 413, "too_large", "The body is too large"
+
+
+class UriTooLong(ArtStoreError):
+    status, code, title = 414, "uri_too_long", "The address is too long"
 
 
 class UnsupportedMediaType(ArtStoreError):

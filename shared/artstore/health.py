@@ -7,7 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from artstore.errors import ArtStoreError
+from artstore.logs import get_logger
 from artstore.tasks import Tasks
+
+log = get_logger("artstore.health")
 
 NOT_YET = "not checked yet"
 NOT_OK_EVERY_S = 0.25
@@ -37,20 +41,27 @@ class Health:
         every_s: float = 2.0,
         timeout_s: float = 2.0,
     ) -> None:
-        """`check` raises when it is not well; what it raises is the detail shown."""
+        """`check` raises when it is not well; what an error of ours says is the detail shown."""
         entry = self._checks[name] = _Check(required=required)
-        self.tasks.start(f"health:{name}", self._watch(entry, check, every_s, timeout_s))
+        self.tasks.start(f"health:{name}", self._watch(name, entry, check, every_s, timeout_s))
 
     async def _watch(
-        self, entry: _Check, check: Callable[[], Awaitable[object]], every_s: float, timeout_s: float
+        self, name: str, entry: _Check, check: Callable[[], Awaitable[object]], every_s: float, timeout_s: float
     ) -> None:
+        told = ""
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
                     await check()
             except Exception as error:  # any failure is the answer
-                entry.ok, entry.detail = False, (str(error) or type(error).__name__).splitlines()[0][:200]
+                entry.ok, entry.detail = False, _shown(error)
+                if entry.detail != told:
+                    told = entry.detail
+                    log.warning("check failed", check=name, error=str(error) or type(error).__name__)
             else:
+                if told:
+                    log.info("check passes again", check=name)
+                told = ""
                 entry.ok, entry.detail = True, "ok"
             await asyncio.sleep(every_s if entry.ok else min(every_s, NOT_OK_EVERY_S))
 
@@ -67,3 +78,11 @@ class Health:
                 for name, check in self._checks.items()
             },
         }
+
+
+def _shown(error: Exception) -> str:
+    """Our own words only: what a library says names addresses, users and statements, and anybody may read this."""
+    own = isinstance(error, ArtStoreError) or type(error) is ConnectionError
+    if own and str(error):
+        return str(error).splitlines()[0][:200]
+    return "does not answer in time" if isinstance(error, TimeoutError) else f"failed: {type(error).__name__}"

@@ -14,6 +14,11 @@ from artstore.errors import InvalidFields, Malformed
 
 T = TypeVar("T")
 
+MAX_DEPTH = 32
+"""Of arrays and objects in each other in a body; ours have three or four."""
+_QUOTE = 0x22
+_OTHER_BYTES = bytes(set(range(256)) - set(b'[]{}"'))
+
 
 class JsonResponse(Response):
     """`content` is bytes that are JSON already, or plain values and msgspec structs."""
@@ -35,9 +40,24 @@ def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
 async def read_json(request: Request, shape: type[T]) -> T:
     """The request's body as a msgspec struct. Raises Malformed (no JSON) or InvalidFields (wrong shape)."""
     body = await request.body()
+    check_depth(body)
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
         raise InvalidFields(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed("the body is not JSON") from error
+
+
+def check_depth(body: bytes) -> None:
+    """Raises Malformed for what is nested deeper than MAX_DEPTH, before a parser goes down there."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    depth, quoted = 0, False
+    for mark in body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _OTHER_BYTES):
+        if mark == _QUOTE:
+            quoted = not quoted
+        elif not quoted:
+            depth += 1 if mark in b"[{" else -1
+            if depth > MAX_DEPTH:
+                raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")

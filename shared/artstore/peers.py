@@ -26,6 +26,7 @@ from artstore.errors import (
     from_wire,
 )
 from artstore.logs import request_id
+from artstore.origins import GuardedResolver
 from artstore.tracing import trace_headers
 
 KEEP_CONNECTION_S = 30
@@ -269,7 +270,9 @@ async def open_peers(
     settings: PeerSettings, breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]
 ) -> AsyncIterator[Peers]:
     """`token` is given the session and answers with what makes the Authorization header's token for each call."""
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_CONNECTION_S)
+    connector = aiohttp.TCPConnector(
+        limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_CONNECTION_S, resolver=GuardedResolver()
+    )
     async with aiohttp.ClientSession(
         connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding", "User-Agent", "Content-Type"]
     ) as session:

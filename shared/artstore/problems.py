@@ -21,6 +21,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    app.add_exception_handler(RecursionError, _answer_recursion)
 
 
 def problem_response(error: ArtStoreError) -> Response:
@@ -50,3 +51,8 @@ async def _answer_http(_request: Request, error: Exception) -> Response:
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
     return problem_response(Malformed("the body was cut off"))
+
+
+async def _answer_recursion(_request: Request, _error: Exception) -> Response:
+    """Only a parser goes as deep as its input does."""
+    return problem_response(Malformed("the request is nested too deeply"))

@@ -25,6 +25,7 @@ from artstore.contracts.tokens import Audience
 from artstore.edge import Edge
 from artstore.health import Health
 from artstore.limits.gate import Gate, Limits
+from artstore.http_head import BoundedProtocol
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.logs import configure_logs, get_logger
@@ -38,6 +39,21 @@ from artstore.tracing import configure_tracing
 log = get_logger("artstore.service")
 
 KEEP_ALIVE_S = 75
+EXPOSED_HEADERS = (
+    *(
+        "Content-Disposition",
+        "Content-Range",
+        "ETag",
+        "Idempotent-Replayed",
+        "Location",
+        "RateLimit",
+        "RateLimit-Policy",
+    ),
+    *("Repr-Digest", "Retry-After", "Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
+    *("X-ArtStore-Degraded", "X-ArtStore-Source", "X-Request-ID"),
+)
+"""What scripts of an allowed origin may read of an answer."""
+
 """Longer than our own clients keep a connection, so that none is closed under a request just sent."""
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -110,7 +126,11 @@ def build_app(
     app.add_middleware(Gate, limits=limits)
     if settings.cors_allowed_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_allowed_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
         )
     app.add_middleware(Edge, metrics=RequestMetrics(registry), clock=clock)
     return app
@@ -153,7 +173,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

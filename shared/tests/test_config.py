@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,14 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """A service like the real ones."""
 
 
+SECRET, IN_FILE, PASSWORD = (secrets.token_urlsafe(32) for _ in range(3))
 NEEDED = {
     "PORT": "8000",
-    "DATABASE_URL": "postgresql+asyncpg://user:pass@host/artstore",
+    "DATABASE_URL": "postgresql+asyncpg://user:kT9vQ2mX7b@host/artstore",
     "REDIS_URL": "redis://host",
     "ADMIN_URL": "http://admin",
     "SERVICE_CLIENT_ID": "query",
-    "SERVICE_CLIENT_SECRET": "s" * 43,
+    "SERVICE_CLIENT_SECRET": "iK2vR7mQ9tX4bW8nZ3cJ6hL1pS5dF0gY_aEuOoTrNvM",
 }
 
 
@@ -60,8 +62,8 @@ def test_settings_are_frozen_and_hide_their_secrets(environment: pytest.MonkeyPa
     settings = load_settings(Settings)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
-    assert "s" * 43 not in repr(settings)
-    assert "pass" not in repr(settings)
+    assert SECRET not in repr(settings)
+    assert PASSWORD not in repr(settings)
 
 
 @pytest.mark.parametrize("name", sorted(NEEDED))
@@ -159,9 +161,44 @@ def test_a_secret_may_lie_in_a_file(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("f" * 43 + "\n")
+    value = "Zq8Lw3Xn5Rt7Yk1Pm9Vb2Cd4Fg6Hj0Ks-aBcDeFgHiJ"
+    secret.write_text(value + "\n")
+    secret.chmod(0o600)
     environment.delenv("SERVICE_CLIENT_SECRET")
     environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(secret))
-    assert load_settings(Settings).service_client_secret.get_secret_value() == "f" * 43
+    assert load_settings(Settings).service_client_secret.get_secret_value() == value
     environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(tmp_path / "missing"))
     assert "SERVICE_CLIENT_SECRET_FILE cannot be read" in refusal(capsys)
+
+
+def test_a_secret_that_everybody_may_read_stops_the_start(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(NEEDED["SERVICE_CLIENT_SECRET"])
+    secret.chmod(0o644)
+    environment.delenv("SERVICE_CLIENT_SECRET")
+    environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(secret))
+    said = refusal(capsys)
+    assert "SERVICE_CLIENT_SECRET_FILE can be read by everybody" in said
+    assert NEEDED["SERVICE_CLIENT_SECRET"] not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_CLIENT_SECRET", "x" * 43),
+        ("SERVICE_CLIENT_SECRET", "changeme-changeme-changeme-changeme-changeme"),
+        ("SERVICE_CLIENT_SECRET", "my-super-secret-password-for-the-ingester-1"),
+        ("DATABASE_URL", "postgresql+asyncpg://artstore:postgres@db/artstore"),
+        ("DATABASE_URL", "postgresql+asyncpg://artstore:short@db/artstore"),
+        ("REDIS_URL", "redis://:changeme123@cache:6379/0"),
+    ],
+)
+def test_a_secret_out_of_an_example_stops_the_start(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    environment.setenv(name, value)
+    said = refusal(capsys)
+    assert name in said
+    assert value not in said

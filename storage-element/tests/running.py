@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def environment(neighbours: Neighbours, root: Path, port: int, **settings: str) 
         "REDIS_URL": neighbours.redis_url,
         "ADMIN_URL": neighbours.admin.url,
         "SERVICE_CLIENT_ID": "se-01",
-        "SERVICE_CLIENT_SECRET": "x" * 43,
+        "SERVICE_CLIENT_SECRET": secrets.token_urlsafe(32),
         "STORAGE_ELEMENT_ID": "se-01",
         "STORAGE_MODE": "edit",
         "STORAGE_ROOT": str(root),

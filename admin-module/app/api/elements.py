@@ -17,10 +17,11 @@ from artstore.errors import Forbidden, InvalidFields
 from artstore.jsons import JsonResponse, read_json
 from artstore.logs import get_logger
 
+from artstore.origins import MAX_URL_CHARS
 from ..audit.chain import Event
 from ..core.context import Context
 from ..elements import registry
-from ..elements.registry import ELEMENT_ID, MAX_URL_CHARS
+from ..elements.registry import ELEMENT_ID
 from ..sagas.resume import wake
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut
 

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
+from artstore.safe_secrets import check_private
 from artstore.contracts.tokens import EXPIRES_IN_S
 
 from ..identity.bootstrap import read_first_accounts
@@ -60,6 +61,7 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
         if value is not None:
             read_first_accounts(value)
         return value
+            check_private(value, "BOOTSTRAP_ACCOUNTS_FILE")
 
     @field_validator("key_encryption_key", "secret_hash_key")
     @classmethod

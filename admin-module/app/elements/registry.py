@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from sqlalchemy import text
@@ -18,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.clock import rfc3339
 from artstore.contracts.elements import Capacity, Element, ElementReport, Fill, Mode, Snapshot
 from artstore.errors import Conflict, InvalidFields, NotFound
+from artstore.origins import find_fault
 
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-MAX_URL_CHARS = 255
 ORDER = tuple(Mode)
 """The one way a mode can go."""
 
@@ -166,14 +165,9 @@ def check_element(element_id: str, url: str) -> None:
     """Raises InvalidFields. The URL is only an origin: admin calls it, so nothing may hide in it."""
     if not ELEMENT_ID.fullmatch(element_id):
         raise InvalidFields("an element's id is 1 to 63 of a-z, 0-9 and -", fields=["id"])
-    try:
-        parts = urlsplit(url)
-        odd = parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/")
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and len(url) <= MAX_URL_CHARS
-    except ValueError:
-        odd, good = True, False
-    if odd or not good or not url.isascii() or not url.isprintable():
-        raise InvalidFields("an element's url is http(s)://host[:port]", fields=["url"])
+    fault = find_fault(url)
+    if fault is not None:
+        raise InvalidFields(fault, fields=["url"])
 
 
 async def _grow(conn: AsyncConnection) -> int:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from artstore.auth.access import ENDPOINTS, authorize
 from artstore.body_limit import limited_receive
 from artstore.contracts.tokens import Audience, Permission
+from artstore.jsons import check_depth
 
 
 class GuardedRoute(APIRoute):
@@ -25,7 +26,9 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             await authorize(request, needed_for(self.audience, request.method, self.path))
-            return await inner(Request(request.scope, limited_receive(request)))
+            limited = Request(request.scope, limited_receive(request))
+            check_depth(await limited.body())
+            return await inner(limited)
 
         return guarded
 
