@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from artstore.catalog.tables import metadata
+from artstore.database import SCHEMA_REVISION
 from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
@@ -31,6 +32,6 @@ async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: Hear
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
-        await connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+        await connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": SCHEMA_REVISION})
     await engine.dispose()
     return Neighbours(database_url, valkey.url(), admin)

@@ -57,6 +57,12 @@ def _catalog() -> None:
         postgresql_using="gin",
         postgresql_ops={"metadata": "jsonb_path_ops"},
     )
+    op.create_index(
+        "files_expiring",
+        "files",
+        ["storage_element_id", "expires_at"],
+        postgresql_where=sa.text("expires_at IS NOT NULL"),
+    )
     op.create_index("files_pending", "files", ["checked_at"], postgresql_where=sa.text("state = 'pending'"))
     op.create_table(
         "outbox",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,6 +35,20 @@ _FIND = text(
     FROM files WHERE file_id = CAST(:file_id AS uuid)
     """
 )
+
+
+_FIND_MANY = text(
+    """
+    SELECT file_id::text, revision, state, saga_id::text, storage_element_id, attributes, checked_at
+    FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
+    """
+)
+
+
+async def find_files(connection: AsyncConnection, file_ids: Sequence[str]) -> dict[str, Row]:
+    """The rows there are, by id."""
+    found = await connection.execute(_FIND_MANY, {"file_ids": list(file_ids)})
+    return {row[0]: Row(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6]) for row in found}
 
 
 async def find_file(connection: AsyncConnection, file_id: str) -> Row | None:

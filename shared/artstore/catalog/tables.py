@@ -36,8 +36,36 @@ files = Table(
     Index("files_by_element", "storage_element_id", "file_id"),
     Index("files_by_tags", "tags", postgresql_using="gin"),
     Index("files_by_metadata", "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
+    Index("files_expiring", "storage_element_id", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     Index("files_pending", "checked_at", postgresql_where=text("state = 'pending'")),
 )
+
+sagas = Table(
+    "sagas",
+    metadata,
+    Column("saga_id", UUID, primary_key=True),
+    Column("kind", Text, nullable=False, comment="upload"),
+    Column("state", Text, nullable=False),
+    Column("file_id", UUID, nullable=False),
+    Column("storage_element_id", Text, nullable=False),
+    Column(
+        "abandoned",
+        ARRAY(Text),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="elements tried before: what they may have is undone too",
+    ),
+    Column("owner", Text, nullable=False),
+    Column("due_at", DateTime(timezone=True), comment="when admin must act; null: never again"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("reason", Text, nullable=False, server_default=text("''"), comment="why it is undone"),
+    Column("last_error", Text, nullable=False, server_default=text("''")),
+    Column("begun_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index("sagas_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("sagas_finished", "updated_at", postgresql_where=text("due_at IS NULL")),
+)
+"""Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost."""
 
 outbox = Table(
     "outbox",

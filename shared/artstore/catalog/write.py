@@ -72,12 +72,13 @@ _NOTIFY = text(
 )
 
 
-async def note(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
-    """Rows as the element wrote them to disk, and an event for each."""
+async def note(connection: AsyncConnection, entries: Sequence[Entry], *, tell: bool = True) -> None:
+    """Rows as the element wrote them to disk, and an event for each unless it is no news (`tell`)."""
     if not entries:
         return
     await connection.execute(_UPSERT, {"entries": orjson.dumps([_row(entry) for entry in entries]).decode()})
-    await _notify(connection, [(entry.attributes, entry.change) for entry in entries])
+    if tell:
+        await _notify(connection, [(entry.attributes, entry.change) for entry in entries])
 
 
 async def forget(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:

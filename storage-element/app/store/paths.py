@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from uuid import UUID
 
 from artstore.errors import Malformed
 
@@ -11,14 +11,19 @@ ATTRIBUTES_SUFFIX = ".attr.json"
 FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
 
 
+_FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def is_file_id(text: str) -> bool:
+    """Whether it is a UUID in its canonical form."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
 def check_file_id(text: str) -> str:
     """The id itself; raises Malformed for anything but a UUID in its canonical form, so it is safe in a path."""
-    try:
-        if str(UUID(text)) == text:
-            return text
-    except ValueError:
-        pass
-    raise Malformed("file_id is no UUID in its canonical form")
+    if not is_file_id(text):
+        raise Malformed("file_id is no UUID in its canonical form")
+    return text
 
 
 def folder_of(file_id: str) -> str:
@@ -54,6 +59,11 @@ class Paths:
         return f"{self.root}/quarantine"
 
     @property
+    def upkeep(self) -> str:
+        """What rebuild and verify have done so far, and what they found."""
+        return f"{self.root}/upkeep"
+
+    @property
     def element(self) -> str:
         return f"{self.root}/element.json"
 
@@ -75,7 +85,16 @@ class Paths:
 
     def made_once(self) -> tuple[str, ...]:
         """Folders that exist from the first start on."""
-        return (self.root, self.files, self.temps, self.wal, self.aside, self.quarantine, *self._first_level())
+        return (
+            self.root,
+            self.files,
+            self.temps,
+            self.wal,
+            self.aside,
+            self.quarantine,
+            self.upkeep,
+            *self._first_level(),
+        )
 
     def _first_level(self) -> tuple[str, ...]:
         return tuple(f"{self.root}/files/{name}" for name in FAN_OUT)

@@ -11,6 +11,7 @@ step took effect. Every method may be repeated: doing it twice is doing it once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from artstore.contracts.files import Attributes
@@ -34,6 +35,18 @@ class OpenData(Protocol):
         """For one more reader, who closes it himself."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What of a file lies there, read or not. A half (data or attributes alone) is a finding, or a put under way."""
+
+    file_id: str
+    has_attributes: bool
+    data_bytes: int | None
+    """None: there are no bytes."""
+    changed_s: float
+    """When the bytes came into their place; without bytes, when the attributes did. Unix seconds."""
 
 
 class Backend(Protocol):
@@ -113,6 +126,9 @@ class Backend(Protocol):
 
     def holds(self, file_id: str, attributes: Attributes) -> bool:
         """Whether the bytes there are those that the attributes describe, as far as a crash can have made them differ."""
+
+    def survey(self, first: str) -> list[Seen]:
+        """All that lies in the folders files/<first>/, halves included, without reading any of it."""
 
     def walk(self, after: str = "") -> Iterator[str]:
         """File ids with an attr.json after the id `after`, by folder and then by name: puts do not change the order."""

@@ -13,7 +13,8 @@ from artstore.contracts.files import Attributes
 from artstore.points import hit
 
 from .. import durable
-from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths
+from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, is_file_id
+from .base import Seen
 
 NO_PAGE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 """preadv2 with RWF_NOWAIT: not in the page cache, or the file system cannot tell."""
@@ -182,6 +183,12 @@ class LocalBackend:
                 sha256.update(piece)
         return f"sha256:{sha256.hexdigest()}" == attributes.checksum
 
+    def survey(self, first: str) -> list[Seen]:
+        seen: list[Seen] = []
+        for second in _names(f"{self.paths.files}/{first}"):
+            seen += _survey_folder(f"{self.paths.files}/{first}/{second}")
+        return seen
+
     def walk(self, after: str = "") -> Iterator[str]:
         start = (after[-4:-2], after[-2:], after)
         files = self.paths.files
@@ -215,6 +222,36 @@ class LocalBackend:
                 # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
                 self._loose.add(folder)
             durable.rename(source, target)
+
+
+def _survey_folder(folder: str) -> list[Seen]:
+    """One look at the names, one stat for each file."""
+    data: dict[str, os.stat_result] = {}
+    attributes: dict[str, os.DirEntry[str]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(ATTRIBUTES_SUFFIX):
+                    attributes[entry.name.removesuffix(ATTRIBUTES_SUFFIX)] = entry
+                else:
+                    try:
+                        data[entry.name] = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # deleted since
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    seen = [
+        Seen(file_id, file_id in attributes, status.st_size, status.st_ctime)
+        for file_id, status in data.items()
+        if is_file_id(file_id)
+    ]
+    for file_id in attributes.keys() - data.keys():
+        if is_file_id(file_id):
+            try:
+                seen.append(Seen(file_id, True, None, attributes[file_id].stat().st_ctime))
+            except FileNotFoundError:
+                continue
+    return seen
 
 
 def _names(folder: str) -> list[str]:
