@@ -26,9 +26,9 @@ from ..capacity import Reserve
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element, start_identity
 from ..store.opening import StoreSettings, locked_root, open_store
+from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
-from ..store.wal import WalLimits
 from .config import Settings
 from .metrics import show_store
 from .redis import open_outbox

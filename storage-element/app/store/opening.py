@@ -21,10 +21,11 @@ from .identity import lock_root
 from .paths import Paths
 from .recover import recover
 from .replay import Replay, understand
+from .ring import WalLimits
 from .room import Room, Usage
 from .segments import SUFFIX, Segment, SegmentRead, open_segment, read_segment
 from .store import Limits, Store
-from .wal import Wal, WalLimits
+from .wal import Wal
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Step(enum.IntEnum):
     """Nothing is left to do. Not synced: recovery finds out the same from the disk."""
 
 
-class Intent(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """`attributes` is the attr.json to be, where the record carries one. A frame may carry file bytes beside it."""
 
     kind: Kind
@@ -42,7 +42,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """The revision it makes; for a delete the one after the file's last."""
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Something about the intent with the number `of`; repeats kind and id, so that one damaged frame hides nothing."""
 
     step: Step
@@ -51,6 +51,12 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, tag=2):
     file_id: str
     attributes: bytes = b""
     temp: str = ""
+
+
+class Closed(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """CLOSED for many intents at once; recovery finds the same out for those whose record was lost."""
+
+    numbers: list[int]
 
 
 class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
@@ -62,7 +68,7 @@ class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
     decided: Mark | None = None
 
 
-class Unconfirmed(msgspec.Struct, frozen=True, array_like=True):
+class Unconfirmed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The saga that put a file and has not been seen committed, and when (Unix seconds)."""
 
     saga_id: str
@@ -81,7 +87,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Whether `files` and `bytes_used` were right."""
 
 
-Record = Intent | Mark | Checkpoint
+Record = Intent | Mark | Checkpoint | Closed
 
 CARRIES_REDO = frozenset({Kind.PUT_SMALL, Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
 """Kinds whose effect on disk is not synced by itself: a checkpoint waits until it has been made."""

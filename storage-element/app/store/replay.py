@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .records import PUTS, Checkpoint, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
+from .records import PUTS, Checkpoint, Closed, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
 from .segments import Frame, SegmentRead, Unreadable
 
 SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
@@ -87,6 +87,10 @@ def _take(frame: Frame, operations: dict[int, Operation]) -> None:
     record = frame.record
     if isinstance(record, Intent):
         operations.setdefault(frame.number, Operation(frame.number, record, frame.data))
+    elif isinstance(record, Closed):
+        for number in record.numbers:
+            if number in operations:
+                operations[number].closed = True
     elif isinstance(record, Mark):
         operation = operations.get(record.of)
         if operation is None and (record.step is Step.DECIDED or record.kind is Kind.DELETE):

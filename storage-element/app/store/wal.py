@@ -1,63 +1,26 @@
-"""The write-ahead log: one writer, one sync for all who wait, segments that are used in turn, the oldest first.
+"""The write-ahead log as the verbs use it: intents that are open, marks on them, and checkpoints that let the past go.
 
-What is begun becomes durable with its batch; its `then` (a small file's own write and rename) runs in the same thread hop
-right after the sync, so a small put costs no hop of its own.
+What is begun becomes durable with all else that waits at that moment, by one sync (writer.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
-from artstore.errors import ArtStoreError
 from artstore.points import hit
 
-from . import durable
-from .failing import NO_ROOM, Failing
-from .records import CARRIES_REDO, Checkpoint, Intent, Mark, OpenIntent, Record, Step, encode_record
-from .segments import SUFFIX, Segment, begin_segment, build_frame, create_segment, frame_size
+from .failing import Failing
+from .records import CARRIES_REDO, Checkpoint, Closed, Intent, Kind, Mark, OpenIntent, Record, Step, encode_record
+from .ring import Ring, WalLimits
+from .segments import Segment
+from .writer import Waiting, Writer
 
-MAX_BATCH_BYTES = 8 << 20
 UNCONFIRMED_BYTES = 128
 """An unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
 NOTE_DELAY_S = 0.05
 """How long a mark that nobody waits for may stay in memory when nothing else is written."""
-READY_SEGMENTS = 3
-"""The one in use, the next one, and one that only a checkpoint may take: a full disk still has a log, and frees it."""
-
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class WalLimits:
-    segment_bytes: int = 32 << 20
-    max_segments: int = 16
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A record on its way to the disk. `done` is None for a mark that nobody waits for."""
-
-    number: int
-    record: bytes
-    data: bytes
-    copies: int
-    then: Callable[[], None] | None
-    done: asyncio.Future[None] | None
-    begun: Begun | None = None
-    frees: bool = False
-    """A checkpoint: goes first and alone, and may take the last free segment."""
-    error: OSError | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        return self.copies * frame_size(self.record, self.data)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,33 +44,19 @@ class Wal:
     def __init__(self, folder: str, limits: WalLimits, failing: Failing) -> None:
         self.open: dict[int, Begun] = {}
         self.rotated = asyncio.Event()
-        self.syncs = 0
-        self._folder = folder
         self._limits = limits
-        self._batch_bytes = min(MAX_BATCH_BYTES, limits.segment_bytes // 4)
-        self._failing = failing
-        self._queue: deque[Waiting] = deque()
-        self._wake = asyncio.Event()
-        self._freed = asyncio.Event()
-        self._used: deque[Segment] = deque()
-        self._free: deque[Segment] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wal")
-        self._writer: asyncio.Task[None] | None = None
+        self._ring = Ring(folder, limits)
+        self._writer = Writer(self._ring, limits.segment_bytes // 4, failing, self._tell, self.rotated)
         self._next = 1
-        self._sequence = 0
-        self._rotation: asyncio.Future[None] | None = None
-        self._closing = False
+        self._closed: list[int] = []
+        self._waking = False
+        self._noting: asyncio.TimerHandle | None = None
 
     async def start(self, free: list[Segment], live: list[Segment], next_number: int, last_sequence: int) -> None:
         """`live` segments, oldest first, are kept until the next checkpoint: a crash before it reads them again."""
-        self._next, self._sequence = next_number, last_sequence
-        self._free.extend(free)
-        self._used.extend(live)
-        while len(self._free) + len(self._used) < READY_SEGMENTS or not self._free:
-            self._free.append(await self._in_thread(self._create))
-        await self._go_to_next(next_number, last_one=True)
-        self.rotated.clear()
-        self._writer = asyncio.create_task(self._write(), name="wal writer")
+        self._next = next_number
+        await asyncio.to_thread(self._ring.start, free, live, next_number, last_sequence)
+        self._writer.start()
 
     def begin(
         self, intent: Intent, data: bytes = b"", *, then: Callable[[], None] | None = None, copies: int = 1
@@ -116,10 +65,10 @@ class Wal:
 
         Two copies for what takes something away: one rotten byte must not bring a deleted file back.
         """
-        waiting = self._add(intent, data, then, copies, wait=True)
+        waiting = self._build(intent, data, copies=copies, then=then)
         assert waiting.done is not None
-        begun = waiting.begun = Begun(waiting.number, intent, waiting.done)
-        self.open[begun.number] = begun
+        begun = self.open[waiting.number] = Begun(waiting.number, intent, waiting.done)
+        self._add(waiting)
         return begun
 
     def adopt(self, number: int, carried: OpenIntent) -> Begun:
@@ -137,45 +86,55 @@ class Wal:
             begun.aborted = True
         if step is Step.DECIDED:
             begun.decided = mark
-        await self._add_and_wait(mark, copies=2)
+        await self._add_and_wait(self._build(mark, copies=2))
 
     def close_intent(self, begun: Begun) -> None:
-        """Nothing is left to do for it. Rides with the next sync; lost in a crash, recovery finds the same out."""
+        """Nothing is left to do for it. Rides with the next sync; lost in a crash, recovery finds the same out.
+
+        A delete is closed by a mark of its own, a third witness beside its two intents; others share a record.
+        """
         del self.open[begun.number]
-        mark = Mark(Step.CLOSED, begun.number, begun.intent.kind, begun.intent.file_id)
-        self._add(mark, b"", None, 1, wait=False)
+        if begun.intent.kind is Kind.DELETE:
+            mark = Mark(Step.CLOSED, begun.number, begun.intent.kind, begun.intent.file_id)
+            self._writer.add(self._build(mark, wait=False))
+        else:
+            self._closed.append(begun.number)
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(NOTE_DELAY_S, self._note)
 
     async def log_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Durable twice, then the segments below it may be used again."""
-        waiting = self._build(checkpoint, b"", None, 2, wait=True)
+
+        def let_go() -> None:
+            hit("checkpoint.logged")
+            self._ring.free_below(checkpoint.redo_from)
+
+        waiting = self._build(checkpoint, copies=2, then=let_go)
         waiting.frees = True
-        self._queue.appendleft(waiting)
-        self._wake.set()
-        self._freed.set()
-        assert waiting.done is not None
-        await waiting.done
-        hit("checkpoint.logged")
-        while len(self._used) > 1 and self._used[1].first <= checkpoint.redo_from:
-            self._free.append(self._used.popleft())
-        self._freed.set()
+        await self._add_and_wait(waiting)
 
     @property
     def boundary(self) -> int:
         """The first number of the segment in use. All below it is written, and its `then` has run."""
-        return self._used[-1].first
+        return self._ring.current.first
 
     @property
     def unconfirmed_room(self) -> int:
         """How many files a checkpoint may name as unconfirmed: both copies of it fit into half a segment."""
         return self._limits.segment_bytes // 4 // UNCONFIRMED_BYTES
 
+    @property
+    def used_segments(self) -> int:
+        return len(self._ring.used)
+
+    @property
+    def syncs(self) -> int:
+        return self._writer.syncs
+
     async def rotate(self) -> None:
         """Go on in the next segment, so that the boundary covers all that was written so far."""
-        if self._used[-1].end > self._used[-1].first:
-            self._rotation = asyncio.get_running_loop().create_future()
-            self._wake.set()
-            self._freed.set()
-            await self._rotation
+        self._next += 1
+        await self._add_and_wait(Waiting(self._next - 1, b"", done=_new_future(), rotates=True))
 
     def unapplied_before(self, number: int) -> bool:
         return any(
@@ -185,165 +144,64 @@ class Wal:
 
     def give_up(self) -> None:
         """Wake a writer that waits for a free segment, after the element has failed."""
-        self._freed.set()
+        self._writer.wake()
 
     async def stop(self) -> None:
         """Write what is queued and end."""
-        self._closing = True
-        self._wake.set()
-        if self._writer is not None:
-            await self._writer
-        self._thread.shutdown()
-        for segment in (*self._used, *self._free):
-            os.close(segment.fd)
-
-    @property
-    def used_segments(self) -> int:
-        return len(self._used)
-
-    def _add(self, record: Record, data: bytes, then: Callable[[], None] | None, copies: int, *, wait: bool) -> Waiting:
-        waiting = self._build(record, data, then, copies, wait=wait)
-        self._queue.append(waiting)
-        if wait:
-            self._wake.set()
-        else:
-            asyncio.get_running_loop().call_later(NOTE_DELAY_S, self._wake.set)
-        return waiting
+        self._note()
+        await self._writer.stop()
+        self._ring.close()
 
     def _build(
-        self, record: Record, data: bytes, then: Callable[[], None] | None, copies: int, *, wait: bool
+        self,
+        record: Record,
+        data: bytes = b"",
+        *,
+        copies: int = 1,
+        then: Callable[[], None] | None = None,
+        wait: bool = True,
     ) -> Waiting:
-        done = asyncio.get_running_loop().create_future() if wait else None
+        done = _new_future() if wait else None
         self._next += 1
         return Waiting(self._next - 1, encode_record(record), data, copies, then, done)
 
-    async def _add_and_wait(self, record: Record, *, copies: int) -> None:
-        done = self._add(record, b"", None, copies, wait=True).done
-        assert done is not None
-        await done
+    def _add(self, waiting: Waiting) -> None:
+        """The writer is woken at the end of this turn of the loop, so that all who come in it go together."""
+        self._writer.add(waiting)
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
 
-    async def _write(self) -> None:
-        """The one writer. Ends when `stop` was called and nothing is queued."""
-        while not (self._closing and not self._queue):
-            await self._wake.wait()
-            self._wake.clear()
-            while self._queue or self._rotation:
-                await self._write_batch()
+    async def _add_and_wait(self, waiting: Waiting) -> None:
+        assert waiting.done is not None
+        self._add(waiting)
+        await waiting.done
 
-    async def _write_batch(self) -> None:
-        batch: list[Waiting] = []
-        try:
-            self._failing.require_sound()
-            if self._rotation:
-                while not await self._go_to_next(self._first_unwritten(), last_one=True):
-                    pass
-                self._end_rotation(None)
-            batch = self._take_batch()
-            while batch and not self._used[-1].fits(sum(waiting.size_bytes for waiting in batch)):
-                first = min(batch[0].number, self._first_unwritten())
-                if not await self._go_to_next(first, last_one=batch[0].frees):
-                    self._queue.extendleft(reversed(batch))
-                    batch = self._take_batch()
-            if batch:
-                await self._in_thread(self._flush, batch)
-        except (OSError, ArtStoreError) as error:
-            # What of the batch reached the disk nobody knows: it stays open, and the next start finds out.
-            failed = self._failing.fail(f"the log: {error}")
-            for waiting in (*batch, *self._queue):
-                if waiting.done is not None and not waiting.done.done():
-                    waiting.done.set_exception(failed)
-            self._queue.clear()
-            self._end_rotation(failed)
-            return
-        for waiting in batch:
-            _tell(waiting)
+    def _wake(self) -> None:
+        self._waking = False
+        if self._closed:
+            closed, self._closed = Closed(self._closed), []
+            self._writer.add(self._build(closed, wait=False))
+        self._writer.wake()
 
-    def _first_unwritten(self) -> int:
-        return min((waiting.number for waiting in self._queue), default=self._next)
+    def _note(self) -> None:
+        if self._noting is not None:
+            self._noting.cancel()
+            self._noting = None
+            self._wake()
 
-    def _take_batch(self) -> list[Waiting]:
-        """The waiting records up to a size; a checkpoint goes alone."""
-        batch: list[Waiting] = []
-        size_bytes = 0
-        while self._queue and not (batch and (batch[0].frees or self._queue[0].frees)):
-            size_bytes += self._queue[0].size_bytes
-            if batch and size_bytes > self._batch_bytes:
-                break
-            batch.append(self._queue.popleft())
-        return batch
-
-    async def _go_to_next(self, first: int, *, last_one: bool) -> bool:
-        """False when there was none to take, after waiting: something more urgent may have come meanwhile."""
-        if len(self._free) < (1 if last_one else 2):
-            await self._make_segment()
-        if len(self._free) < (1 if last_one else 2):
-            self.rotated.set()
-            self._freed.clear()
-            await self._freed.wait()
-            self._failing.require_sound()
-            return False
-        segment = self._free.popleft()
-        self._sequence += 1
-        await self._in_thread(begin_segment, segment, self._sequence, first)
-        self._used.append(segment)
-        self.rotated.set()
-        return True
-
-    async def _make_segment(self) -> None:
-        """One more, unless the limit or the disk forbids it: then the next checkpoint gives one back."""
-        if len(self._used) + len(self._free) >= self._limits.max_segments:
-            return
-        try:
-            self._free.append(await self._in_thread(self._create))
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-
-    def _end_rotation(self, failed: ArtStoreError | None) -> None:
-        if self._rotation is None:
-            return
-        if failed is None:
-            self._rotation.set_result(None)
-        else:
-            self._rotation.set_exception(failed)
-        self._rotation = None
-
-    def _create(self) -> Segment:
-        names = {os.path.basename(segment.path) for segment in (*self._used, *self._free)}
-        number = next(n for n in range(1, len(names) + 2) if f"{n:08d}{SUFFIX}" not in names)
-        return create_segment(f"{self._folder}/{number:08d}{SUFFIX}", self._limits.segment_bytes)
-
-    def _flush(self, batch: list[Waiting]) -> None:
-        """In the writer's thread: one write, one sync, then what the frames make durable is done to the files."""
-        segment = self._used[-1]
-        buffers: list[bytes] = []
-        for waiting in batch:
-            for _ in range(waiting.copies):
-                buffers += build_frame(segment.nonce, waiting.number, waiting.record, waiting.data)
-        segment.position += durable.write_all(segment.fd, buffers, segment.position)
-        segment.end = batch[-1].number + 1
-        hit("wal.written")
-        if any(waiting.done is not None for waiting in batch):
-            durable.sync_data(segment.fd)
-            self.syncs += 1
-            hit("wal.synced")
-        for waiting in batch:
-            if waiting.then is not None:
-                try:
-                    waiting.then()
-                except OSError as error:
-                    waiting.error = error
-
-    async def _in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+    def _tell(self, done: list[Waiting]) -> None:
+        """Called in the loop by the writer's thread."""
+        for waiting in done:
+            if waiting.applied and waiting.number in self.open:
+                self.open[waiting.number].applied = True
+            if waiting.done is None or waiting.done.done():
+                continue
+            if waiting.error is None:
+                waiting.done.set_result(None)
+            else:
+                waiting.done.set_exception(waiting.error)
 
 
-def _tell(waiting: Waiting) -> None:
-    if waiting.begun is not None and waiting.then is not None:
-        waiting.begun.applied = True
-    if waiting.done is None or waiting.done.done():
-        return
-    if waiting.error is None:
-        waiting.done.set_result(None)
-    else:
-        waiting.done.set_exception(waiting.error)
+def _new_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
