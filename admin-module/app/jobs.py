@@ -53,6 +53,7 @@ def jobs(context: Context) -> list[Job]:
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
         Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
+        Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
         Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
         Job("publish-registry", None, context.publisher.run),
         Job("undo-sagas", None, context.compensation.run),

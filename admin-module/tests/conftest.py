@@ -110,7 +110,7 @@ def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[b
         process.wait(15)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def given_environment() -> Callable[..., dict[str, str]]:
     return environment
 
@@ -152,7 +152,7 @@ async def admin(
     await redis.aclose()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], Any]], Any]:
     """Asks again and again until the answer is true, for at most half a minute; gives the answer."""
 

@@ -1,4 +1,4 @@
-"""The command line: `./artstore up | down | status | test`."""
+"""The command line: `./artstore up | down | status | test | audit`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .audit import commands as audit
 from .data_folder import DataFolder
 from .detach import detached
 from .down import down as stop
@@ -24,6 +25,7 @@ NOT_RUNNING = 3
 """Exit code of `status` when nothing runs, as init scripts have it."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(audit, name="audit")
 Data = Annotated[Path, typer.Option("--data", help="Folder of everything that is kept.", show_default=".artstore")]
 
 

@@ -50,6 +50,7 @@ class Service:
             "PORT": str(site.port_base + self.port_offset),
             "DATABASE_URL_FILE": site.key("database-url"),
             "REDIS_URL_FILE": site.key("redis-url"),
+            "AUDIT_FOLDER": site.known(f"{self.name}-audit"),
         }
         return {**common, **self.settings}
 

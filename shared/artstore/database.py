@@ -91,7 +91,7 @@ def is_away(error: BaseException) -> bool:
 async def open_database(
     settings: DatabaseSettings, runtime: Runtime, breakers: Breakers, *, required: bool = True
 ) -> AsyncIterator[Database]:
-    """Does not connect: the first transaction does. Adds the health check `database`."""
+    """Does not connect: the first transaction does. Adds the health check `database`; audit events are shipped there."""
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
@@ -110,6 +110,7 @@ async def open_database(
     )
     database = Database(engine, breakers.to(EDGE, (DatabaseAway,)))
     runtime.health.add("database", database.check, required=required)
+    runtime.audit.ship_to(database)
     try:
         yield database
     finally:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from artstore import __version__, points
+from artstore.audit.writer import AuditWriter, open_writer
 from artstore.auth.access import authorize
 from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
@@ -24,8 +25,8 @@ from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
 from artstore.edge import Edge
 from artstore.health import Health
-from artstore.limits.gate import Gate, Limits
 from artstore.http_head import BoundedProtocol
+from artstore.limits.gate import Gate, Limits
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.logs import configure_logs, get_logger
@@ -38,7 +39,6 @@ from artstore.tracing import configure_tracing
 
 log = get_logger("artstore.service")
 
-KEEP_ALIVE_S = 75
 EXPOSED_HEADERS = (
     *(
         "Content-Disposition",
@@ -54,6 +54,7 @@ EXPOSED_HEADERS = (
 )
 """What scripts of an allowed origin may read of an answer."""
 
+KEEP_ALIVE_S = 75
 """Longer than our own clients keep a connection, so that none is closed under a request just sent."""
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -70,6 +71,7 @@ class Runtime:
     health: Health
     tasks: Tasks
     limiter: Limiter
+    audit: AuditWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def build_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Tasks.open() as tasks:
-            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter)
+            audit = open_writer(settings, audience, clock, tasks, registry)
+            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter, audit)
             tasks.start("load", load.watch())
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
@@ -113,6 +116,7 @@ def build_app(
                 yield
                 log.info("stopping")
                 await tasks.close()  # before what they use is closed under them
+            audit.close()
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.limits = limits

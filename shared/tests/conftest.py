@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from artstore.audit.writer import AuditWriter
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.health import Health
@@ -24,4 +25,5 @@ async def runtime() -> AsyncIterator[Runtime]:
     async with Tasks.open() as tasks:
         registry = new_registry()
         limiter = Limiter(Clock(), Load(1, 1000, registry), registry)
-        yield Runtime(ServiceSettings(port=1), Clock(), registry, FileMetrics(registry), Health(tasks), tasks, limiter)
+        audit = AuditWriter("test", None, Clock(), tasks, registry)
+        yield Runtime(ServiceSettings(port=1), Clock(), registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit)

@@ -13,13 +13,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.clock import rfc3339, uuid7
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.jsons import JsonResponse, page
 
-from ..audit.chain import Event
 from ..core.context import Context
 from ..identity import accounts as stored
 from ..identity.accounts import Account

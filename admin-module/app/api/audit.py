@@ -1,45 +1,96 @@
-"""GET /api/audit."""
+"""GET /api/audit, /api/audit/verify, /api/audit/checkpoints: for AUDITOR and ADMIN."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
-from artstore.jsons import page
+from artstore.jsons import JsonResponse, page
 
-from ..audit.read import list_events
+from ..audit.checkpoints import list_checkpoints
+from ..audit.export import NDJSON, export
+from ..audit.read import Filters, list_events
+from ..audit.verify import verify
 from ..core.context import Context
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
 
-Filter = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]*$")]
+Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
+Moment = Annotated[AwareDatetime | None, Query()]
 MAX_ROW_ID = 2**63 - 1
 
 
 def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
-    routes.get("/api/audit", tags=["audit"], summary="Audit events, newest first")(list_all)
+    base = "/api/audit"
+    routes.get(base, tags=["audit"], summary="Audit events, newest first; or all of them as NDJSON, chain after chain")(
+        list_all
+    )
+    routes.get(f"{base}/verify", tags=["audit"], summary="Check every chain; what was done to them is named")(
+        verify_all
+    )
+    routes.get(f"{base}/checkpoints", tags=["audit"], summary="Signed ends of all chains, newest first")(checkpoints)
     return routes
+
+
+def filters(
+    action: Filter = None,
+    user_id: Filter = None,
+    result: Filter = None,
+    service: Filter = None,
+    chain: Filter = None,
+    resource: Filter = None,
+    since: Moment = None,
+    until: Moment = None,
+) -> Filters:
+    """`since` is inside, `until` is not."""
+    return Filters(
+        action=action,
+        user_id=user_id,
+        result=result,
+        service=service,
+        chain=chain,
+        resource=resource,
+        since=None if since is None else since.astimezone(UTC),
+        until=None if until is None else until.astimezone(UTC),
+    )
 
 
 async def list_all(
     request: Request,
+    wanted: Annotated[Filters, Depends(filters)],
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
-    action: Filter = None,
-    user_id: Filter = None,
-    result: Filter = None,
+    format: Annotated[Literal["json", "ndjson"] | None, Query()] = None,
 ) -> Response:
-    context: Context = request.app.state.context
+    context = _context(request)
+    if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
+        headers = {"content-disposition": 'attachment; filename="audit.ndjson"'}
+        return StreamingResponse(export(context.database, context.clock, wanted), media_type=NDJSON, headers=headers)
     before = parse_cursor(cursor, _row_id)
     async with context.database.begin() as conn:
-        rows = await list_events(conn, before, limit + 1, action=action, user_id=user_id, result=result)
+        rows = await list_events(conn, before, limit + 1, wanted)
     shown, following = cut(rows, limit, lambda row: row[0])
     return page([event for _, event in shown], following)
+
+
+async def verify_all(request: Request) -> Response:
+    context = _context(request)
+    return JsonResponse(await verify(context.database, context.auditor, context.checkpoints))
+
+
+async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    before = parse_cursor(cursor, _row_id)
+    async with _context(request).database.begin() as conn:
+        found = await list_checkpoints(conn, MAX_ROW_ID if before is None else before, limit + 1)
+    shown, following = cut(found, limit, lambda checkpoint: checkpoint["number"])
+    return page(shown, following)
 
 
 def _row_id(cursor: str) -> int:
@@ -47,3 +98,8 @@ def _row_id(cursor: str) -> int:
     if not 0 <= value <= MAX_ROW_ID:
         raise ValueError("out of range")
     return value
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context

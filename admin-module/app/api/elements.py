@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.elements import DEFAULT_PRIORITY, ElementReport, Mode
@@ -16,9 +17,8 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
 from artstore.jsons import JsonResponse, read_json
 from artstore.logs import get_logger
-
 from artstore.origins import MAX_URL_CHARS
-from ..audit.chain import Event
+
 from ..core.context import Context
 from ..elements import registry
 from ..elements.registry import ELEMENT_ID

@@ -8,13 +8,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.event import Event
 from artstore.body_limit import limited_receive
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
 from artstore.jsons import JsonResponse
 from artstore.problems import problem_response
 from artstore.service import DataRoute
 
-from ..audit.chain import Event
 from ..core.context import Context
 from ..identity.credentials import FORM, JSON, Credentials, OAuthError, parse_credentials, plausible
 from ..identity.issue import Refused

@@ -11,8 +11,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
-from artstore.safe_secrets import check_private
 from artstore.contracts.tokens import EXPIRES_IN_S
+from artstore.safe_secrets import check_private
 
 from ..identity.bootstrap import read_first_accounts
 
@@ -40,6 +40,7 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     access_token_lifetime_s: Annotated[int, Field(ge=1, le=EXPIRES_IN_S)] = EXPIRES_IN_S
     secret_grace_s: Annotated[int, Field(ge=0)] = 24 * 3600
     """How long the old client secret stays valid after a rotation, unless the request says otherwise."""
+    audit_checkpoint_every_s: Seconds = 60
     element_away_after_s: Seconds = AWAY_AFTER_S
     element_call_timeout_s: Seconds = 10
     saga_lease_s: Seconds = 300
@@ -60,8 +61,8 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     def _can_be_read(cls, value: Path | None) -> Path | None:
         if value is not None:
             read_first_accounts(value)
-        return value
             check_private(value, "BOOTSTRAP_ACCOUNTS_FILE")
+        return value
 
     @field_validator("key_encryption_key", "secret_hash_key")
     @classmethod

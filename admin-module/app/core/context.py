@@ -20,6 +20,7 @@ from artstore.redis import open_redis
 from artstore.service import Runtime
 
 from ..audit.chain import Auditor
+from ..audit.checkpoints import Checkpoints
 from ..elements.commands import Commands
 from ..elements.publish import Publisher
 from ..identity.issue import Issuer
@@ -44,6 +45,7 @@ class Context:
     redis: Redis
     peers: Peers
     auditor: Auditor
+    checkpoints: Checkpoints
     hasher: SecretHasher
     keyring: Keyring
     issuer: Issuer
@@ -87,6 +89,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             redis=redis,
             peers=peers,
             auditor=auditor,
+            checkpoints=Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s),
             hasher=hasher,
             keyring=keyring,
             issuer=issuer,

@@ -9,6 +9,8 @@ from redis.asyncio import Redis
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY
 from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 
+CHECKPOINT_KEY = "artstore:audit:checkpoint"
+
 _PUBLISH = """
 local kept = redis.call('GET', KEYS[1])
 if kept then
@@ -38,3 +40,14 @@ async def keep_jwks(redis: Redis, jwks: bytes) -> None:
 async def tell_of_keys(redis: Redis) -> None:
     """Verifiers and the other admins then ask for the keys and revocations at once. Raises RedisError."""
     await redis.publish(JWKS_CHANNEL, "changed")
+
+
+async def keep_checkpoint_number(redis: Redis, number: int) -> None:
+    """A second memory of how far the audit checkpoints go. Raises RedisError."""
+    await redis.set(CHECKPOINT_KEY, number)
+
+
+async def known_checkpoint_number(redis: Redis) -> int:
+    """0 when Redis knows none. Raises RedisError."""
+    kept = await redis.get(CHECKPOINT_KEY)
+    return int(kept) if kept else 0

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
+from artstore.audit.event import Event
 from artstore.contracts.elements import Element, Mode
 from artstore.database import Database
 from artstore.errors import ArtStoreError
 from artstore.peers import PeerAnswer, Peers
 
-from ..audit.chain import Auditor, Event
+from ..audit.chain import Auditor
 from .registry import load_element, note_mode
 
 

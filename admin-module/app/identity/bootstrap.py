@@ -10,12 +10,13 @@ from uuid import UUID
 
 import msgspec
 
+from artstore.audit.event import Event
 from artstore.contracts.tokens import ISSUER, Permission, Role
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Conflict
 from artstore.logs import get_logger
 
-from ..audit.chain import Auditor, Event
+from ..audit.chain import Auditor
 from .accounts import Account, check_permissions, find_accounts, insert_account
 from .credentials import CLIENT_ID
 from .secrets import MAX_SECRET_CHARS, SecretHasher

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from artstore import points
+from artstore.audit.event import Event
 from artstore.auth.keys import REFETCH_EVERY_S
 from artstore.auth.revocations import Revocations
 from artstore.clock import Clock
@@ -17,7 +18,7 @@ from artstore.database import Database
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
 
-from ..audit.chain import Auditor, Event
+from ..audit.chain import Auditor
 from ..core.redis import keep_jwks, tell_of_keys
 from ..seal import Sealer
 from .revocations import load_revocations, revoke_key

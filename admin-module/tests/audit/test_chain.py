@@ -10,7 +10,7 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.audit.chain import GENESIS
+from artstore.audit.event import GENESIS
 
 
 async def all_events(admin: Any) -> list[dict[str, Any]]:

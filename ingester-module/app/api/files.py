@@ -6,6 +6,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.event import Event
+from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, check_filename, check_metadata, check_tags
 from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
 from artstore.jsons import JsonResponse
@@ -45,8 +47,12 @@ async def replace_content(request: Request) -> Response:
 
 async def delete_file(request: Request) -> Response:
     context: Context = request.app.state.context
+    file_id = request.path_params["file_id"]
     with context.files.operation("delete"):
-        await changes.delete(context, request.path_params["file_id"], _conditions(request))
+        await changes.delete(context, file_id, _conditions(request))
+        # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
+        deleted = Event("file.delete", principal_of(request).client_id, f"files/{file_id}")
+        await request.app.state.runtime.audit.record(deleted)
     return Response(status_code=204)
 
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from starlette.requests import HTTPConnection
 
+from artstore.audit.denied import note_denied
 from artstore.auth.tokens import Principal, TokenVerifier
 from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import Forbidden, Unauthenticated
@@ -90,10 +91,16 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
     if needed is None:
         return
     verifier = cast(TokenVerifier, connection.app.state.context.verifier)
-    principal = await verifier.verify(bearer_token(connection))
+    try:
+        principal = await verifier.verify(bearer_token(connection))
+    except Unauthenticated as error:
+        await note_denied(connection, error)
+        raise
     await connection.app.state.limits.admit(connection, principal)
     if needed not in principal.permissions:
-        raise Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
+        refusal = Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
+        await note_denied(connection, refusal, principal.client_id)
+        raise refusal
     connection.scope.setdefault("state", {})["principal"] = principal
 
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.event import Event
+from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.elements import Mode
 from artstore.contracts.tokens import Audience
@@ -36,7 +38,12 @@ async def show(request: Request) -> Response:
 async def change_mode(request: Request, wanted: ModeChange) -> Response:
     """Durable when answered. Operations that have begun may finish; later ones meet the new mode."""
     element = _context(request).element
+    was = element.mode
     if await element.change_mode(wanted.mode):
+        resource = f"storage-elements/{element.report().id}"
+        metadata = {"was": was.value, "mode": wanted.mode.value}
+        changed = Event("element.mode", principal_of(request).client_id, resource, metadata=metadata)
+        await request.app.state.runtime.audit.record(changed)
         await element.announce_now()
     return JsonResponse(element.report())
 

@@ -1,0 +1,102 @@
+"""Every minute admin signs what every chain ends with. Stored and logged: who cuts off an end has to change the logs too."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import orjson
+import rfc8785
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.audit.event import GENESIS, Signed, fingerprint, hash_of, sign
+from artstore.clock import Clock, parse_rfc3339, rfc3339
+from artstore.database import Database
+from artstore.logs import get_logger
+
+from ..core.redis import keep_checkpoint_number, known_checkpoint_number
+from .chain import Auditor
+from .read import ROW_COLUMNS, to_event
+
+log = get_logger("admin.checkpoints")
+
+CHECKPOINT_LOCK = 0x6172_7473_0005
+SLACK = 0.9
+"""Of several admins each asks every minute: the second one finds a checkpoint that is younger than this part of a minute."""
+
+_LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
+_LAST = text("SELECT body FROM audit_checkpoints ORDER BY number DESC LIMIT 1")
+_KEYS = text("SELECT chain, public_key FROM audit_keys ORDER BY chain")
+_HEADS = text(
+    f"""SELECT {ROW_COLUMNS} FROM audit_keys AS k CROSS JOIN LATERAL
+    (SELECT * FROM audit_events WHERE audit_events.chain = k.chain ORDER BY seq DESC LIMIT 1) AS e"""
+)
+_INSERT = text("INSERT INTO audit_checkpoints (number, body) VALUES (:number, :body)")
+_PAGE = text(
+    """SELECT body FROM audit_checkpoints WHERE number < CAST(:before AS bigint) ORDER BY number DESC LIMIT :limit"""
+)
+_ALL = text("SELECT body FROM audit_checkpoints ORDER BY number")
+
+
+class Checkpoints:
+    """One per process; remembers the newest it has signed, as Redis does: a table that ends before it was cut."""
+
+    def __init__(self, database: Database, redis: Redis, auditor: Auditor, clock: Clock, every_s: float) -> None:
+        self._database, self._redis, self._auditor, self._clock = database, redis, auditor, clock
+        self._every = timedelta(seconds=every_s)
+        self._signed = 0
+
+    async def write(self) -> None:
+        """The periodic task. Another admin may have done it just now."""
+        async with self._database.begin() as conn:
+            await conn.execute(_LOCK, {"lock": CHECKPOINT_LOCK})
+            checkpoint = await self._next(conn)
+            if checkpoint is None:
+                return
+            await conn.execute(_INSERT, {"number": checkpoint["number"], "body": rfc8785.dumps(checkpoint).decode()})
+        self._signed = max(self._signed, checkpoint["number"])
+        log.info("audit checkpoint", checkpoint=checkpoint, hash=hash_of(checkpoint))
+        try:
+            await keep_checkpoint_number(self._redis, checkpoint["number"])
+        except RedisError as error:
+            log.warning("checkpoint number not kept in redis", error=str(error))
+
+    async def known_number(self) -> int:
+        """The newest checkpoint that was signed, as far as this process and Redis remember."""
+        try:
+            kept = await known_checkpoint_number(self._redis)
+        except RedisError:
+            kept = 0
+        return max(self._signed, kept)
+
+    async def _next(self, conn: AsyncConnection) -> Signed | None:
+        now = self._clock.now()
+        body = (await conn.execute(_LAST)).scalar()
+        last: Signed | None = None if body is None else orjson.loads(body)
+        if last is not None and now - parse_rfc3339(last["timestamp"]) < self._every * SLACK:
+            return None
+        keys = {row.chain: fingerprint(row.public_key) for row in await conn.execute(_KEYS)}
+        heads = [to_event(row) for row in (await conn.execute(_HEADS)).mappings()]
+        checkpoint: Signed = {
+            "type": "checkpoint",
+            "number": 1 if last is None else last["number"] + 1,
+            "timestamp": rfc3339(now),
+            "prev": GENESIS if last is None else hash_of(last),
+            "heads": {
+                head["chain"]: {"seq": head["seq"], "hash": hash_of(head), "key": keys[head["chain"]]} for head in heads
+            },
+        }
+        return {**checkpoint, "signature": sign(checkpoint, self._auditor.key)}
+
+
+async def list_checkpoints(conn: AsyncConnection, before: int, limit: int) -> list[Signed]:
+    """Newest first, those before the number `before`."""
+    rows = await conn.execute(_PAGE, {"before": before, "limit": limit})
+    return [orjson.loads(body) for body in rows.scalars()]
+
+
+async def all_checkpoints(conn: AsyncConnection) -> list[Signed]:
+    """In their order."""
+    return [orjson.loads(body) for body in (await conn.execute(_ALL)).scalars()]

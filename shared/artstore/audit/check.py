@@ -1,0 +1,164 @@
+"""Finds and names what was done to the audit log. Pure: the same code checks the database and an exported file.
+
+Without the signing keys nobody can make an event that fits: what is changed or put in shows by its signature, what is taken out
+by the gap, what is cut off by the checkpoints, which name the end of every chain and are chained and signed themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from artstore.audit.event import GENESIS, Signed, fingerprint, hash_of, is_signed_by
+
+ADMIN_CHAIN = "admin"
+CHECKPOINTS = "checkpoints"
+"""Stands for the chain's name in findings about the checkpoints themselves."""
+MAX_FINDINGS = 1000
+MAX_TRIES = 200
+"""Places at which a displaced event is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`what`: changed, inserted, deleted, reordered, replayed, cut_off, forked, unknown_key or wrong_key."""
+
+    what: str
+    chain: str
+    seq: int
+    detail: str
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the walk along one chain is. `hash` None: the event there is not to be trusted."""
+
+    seq: int = 0
+    hash: str | None = GENESIS
+
+
+@dataclass(slots=True)
+class Checker:
+    """Give it every event, each chain in the order of `seq`; then `finish()`. `whole=False`: a part, so gaps say nothing."""
+
+    keys: Mapping[str, bytes]
+    checkpoints: Sequence[Signed] = ()
+    whole: bool = True
+    events: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    _places: dict[str, _Place] = field(default_factory=dict)
+    _public: dict[str, Ed25519PublicKey | None] = field(default_factory=dict)
+    _bad: list[Signed] = field(default_factory=list)
+    _good: dict[tuple[str, int], bool] = field(default_factory=dict)
+    _signatures: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _missing: list[tuple[str, int]] = field(default_factory=list)
+    _promised: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for checkpoint in self.checkpoints:
+            for chain, head in checkpoint["heads"].items():
+                self._promised.setdefault((chain, head["seq"]), (head["hash"], checkpoint["number"]))
+
+    def add(self, event: Signed) -> None:
+        self.events += 1
+        chain, seq = event["chain"], event["seq"]
+        place = self._places.setdefault(chain, _Place())
+        if seq <= place.seq and self.whole:
+            self._find("inserted", chain, seq, "a second event stands in this place")
+        elif seq > place.seq + 1 and self.whole:
+            last = seq - 1
+            self._find("deleted", chain, place.seq + 1, f"events {place.seq + 1} to {last} are missing")
+            self._missing += [(chain, gone) for gone in range(place.seq + 1, min(last, place.seq + MAX_TRIES) + 1)]
+            place.hash = None
+        key = self._key_of(chain)
+        if key is None or not is_signed_by(event, key):
+            if key is not None and len(self._bad) < MAX_FINDINGS:
+                self._bad.append(event)
+            self._places[chain] = _Place(max(seq, place.seq), None)
+            return
+        if self.whole and place.hash is not None and event["prev"] != place.hash:
+            self._find("forked", chain, seq, "it is signed, but follows another event than the one before it")
+        digest = hash_of(event)
+        promised = self._promised.get((chain, seq))
+        if promised is not None and promised[0] != digest:
+            self._find("forked", chain, seq, f"checkpoint {promised[1]} saw another event here")
+        self._signatures[event["signature"]] = (chain, seq)
+        self._good[chain, seq] = True
+        self._places[chain] = _Place(seq, digest)
+
+    def finish(self, *, known_number: int = 0) -> list[Finding]:
+        """Everything found. `known_number`: the newest checkpoint that somebody remembers from elsewhere."""
+        for event in self._bad:
+            self.findings.append(self._name(event))
+        if self.whole:
+            self._check_ends()
+        self._check_checkpoints(known_number)
+        return self.findings
+
+    def _key_of(self, chain: str) -> Ed25519PublicKey | None:
+        if chain not in self._public:
+            raw = self.keys.get(chain)
+            self._public[chain] = None if raw is None else Ed25519PublicKey.from_public_bytes(raw)
+            if raw is None:
+                self._find("unknown_key", chain, 0, "nobody has left a public key for this chain")
+            elif chain != ADMIN_CHAIN and chain.rpartition(":")[2] != fingerprint(raw):
+                self._find("wrong_key", chain, 0, "the chain is named after another key")
+        return self._public[chain]
+
+    def _name(self, event: Signed) -> Finding:
+        """What became of an event whose signature does not fit."""
+        chain, seq = event["chain"], event["seq"]
+        copied = self._signatures.get(event["signature"])
+        if copied is not None:
+            return Finding("replayed", chain, seq, f"a copy of event {copied[1]} of {copied[0]}")
+        places = [*self._missing, *((other["chain"], other["seq"]) for other in self._bad)]
+        for origin, number in places[:MAX_TRIES]:
+            key = self._key_of(origin)
+            if key is not None and is_signed_by({**event, "chain": origin, "seq": number}, key):
+                return Finding("reordered", chain, seq, f"this is event {number} of {origin}")
+        vouched = (chain, seq + 1) in self._good or any(
+            name == chain and promised >= seq for name, promised in self._promised
+        )
+        if vouched:
+            return Finding("changed", chain, seq, "its signature does not fit what it says")
+        return Finding("inserted", chain, seq, "nobody who may write this chain has signed it")
+
+    def _check_ends(self) -> None:
+        ends: dict[str, tuple[int, int]] = {}
+        for (chain, seq), (_, number) in self._promised.items():
+            ends[chain] = max(ends.get(chain, (0, 0)), (seq, number))
+        for chain, (seq, number) in sorted(ends.items()):
+            place = self._places.get(chain, _Place())
+            if place.seq < seq:
+                what = f"the chain ends at {place.seq}, checkpoint {number} saw event {seq}"
+                self._find("cut_off", chain, place.seq + 1, what)
+
+    def _check_checkpoints(self, known_number: int) -> None:
+        number, prev = 0, GENESIS
+        key = self._key_of(ADMIN_CHAIN) if self.checkpoints else None
+        for checkpoint in self.checkpoints:
+            seq = checkpoint["number"]
+            if seq > number + 1:
+                self._find("deleted", CHECKPOINTS, number + 1, f"checkpoints {number + 1} to {seq - 1} are missing")
+            elif key is not None and not is_signed_by(checkpoint, key):
+                self._find("changed", CHECKPOINTS, seq, "its signature does not fit what it says")
+            elif checkpoint["prev"] != prev:
+                self._find("forked", CHECKPOINTS, seq, "it follows another checkpoint than the one before it")
+            number, prev = seq, hash_of(checkpoint)
+        if number < known_number:
+            self._find("cut_off", CHECKPOINTS, number + 1, f"they end at {number}, number {known_number} was signed")
+
+    def _find(self, what: str, chain: str, seq: int, detail: str) -> None:
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(what, chain, seq, detail))
+
+
+def check(keys: Mapping[str, bytes], events: Iterable[Signed], checkpoints: Sequence[Any] = ()) -> list[Finding]:
+    """All at once, for what fits into memory."""
+    checker = Checker(keys, checkpoints)
+    for event in events:
+        checker.add(event)
+    return checker.finish()

@@ -1,0 +1,109 @@
+"""An audit event and how it is signed and chained.
+
+`prev` is the SHA-256 of the event before it, the signature Ed25519; both over canonical JSON (RFC 8785).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import rfc8785
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from artstore.clock import rfc3339
+
+GENESIS = "0" * 64
+"""`prev` of a chain's first event."""
+MAX_TEXT_CHARS = 500
+MAX_INTEGER = 2**53 - 1
+"""The largest whole number that canonical JSON can hold."""
+FINGERPRINT_CHARS = 16
+
+Signed = dict[str, Any]
+"""An event as stored, published and exported: DESIGN's eleven members, `signature` among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened. `result` is `ok`, `denied` or `failed`; `metadata` holds text, integers, booleans, lists and objects."""
+
+    action: str
+    user_id: str
+    resource: str
+    result: str = "ok"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The end of a chain: what the next event follows."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+def sign_event(
+    event: Event, *, service: str, chain: str, after: Head, moment: datetime, key: Ed25519PrivateKey
+) -> Signed:
+    body: Signed = {
+        "timestamp": rfc3339(moment),
+        "service": service,
+        "action": event.action,
+        "user_id": _clean(event.user_id),
+        "resource": _clean(event.resource),
+        "result": event.result,
+        "metadata": _clean(dict(event.metadata)),
+        "chain": chain,
+        "seq": after.seq + 1,
+        "prev": after.hash,
+    }
+    return {**body, "signature": sign(body, key)}
+
+
+def head_after(signed: Signed) -> Head:
+    return Head(signed["seq"], hash_of(signed))
+
+
+def sign(body: Mapping[str, Any], key: Ed25519PrivateKey) -> str:
+    return base64.b64encode(key.sign(rfc8785.dumps(dict(body)))).decode()
+
+
+def is_signed_by(signed: Mapping[str, Any], key: Ed25519PublicKey) -> bool:
+    """Whether `signature` is the key's over everything else."""
+    body = {name: value for name, value in signed.items() if name != "signature"}
+    try:
+        key.verify(base64.b64decode(signed["signature"], validate=True), rfc8785.dumps(body))
+    except (InvalidSignature, ValueError, TypeError, KeyError, rfc8785.CanonicalizationError):
+        return False
+    return True
+
+
+def hash_of(signed: Mapping[str, Any]) -> str:
+    """For the next one's `prev`."""
+    return hashlib.sha256(rfc8785.dumps(dict(signed))).hexdigest()
+
+
+def fingerprint(public_key: bytes) -> str:
+    """Of a raw Ed25519 public key. A writer's chain is named by it, so that no other key can speak for the chain."""
+    return hashlib.sha256(public_key).hexdigest()[:FINGERPRINT_CHARS]
+
+
+def _clean(value: Any) -> Any:
+    """What PostgreSQL and canonical JSON both hold: no NUL, no lone surrogate, no endless text, no other number than whole."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:MAX_TEXT_CHARS]
+    if isinstance(value, Mapping):
+        return {_clean(str(name)): _clean(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(part) for part in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) <= MAX_INTEGER:
+        return value
+    return str(value)[:MAX_TEXT_CHARS]

@@ -1,0 +1,165 @@
+"""A service's own audit chain: events are safe on its disk at once and go to PostgreSQL as soon as that is there.
+
+Admin's changes have a transaction of their own to be recorded in (admin-module/app/audit/chain.py). What other services do, and
+every denied access, has none: so it is written here, before the caller gets the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from sqlalchemy.exc import SQLAlchemyError
+
+from artstore import points
+from artstore.audit.event import Event, Signed, fingerprint, head_after, sign_event
+from artstore.audit.spool import Spool
+from artstore.audit.store import ship_events
+from artstore.clock import Clock
+from artstore.config import ServiceSettings
+from artstore.contracts.tokens import Audience
+from artstore.errors import Unavailable
+from artstore.groups import Group
+from artstore.logs import get_logger
+from artstore.tasks import Tasks
+
+if TYPE_CHECKING:
+    from artstore.database import Database
+
+log = get_logger("artstore.audit")
+
+EVENTS_AT_ONCE = 128
+MAX_WAITING = 50_000
+"""Events kept while PostgreSQL is away; then what must be recorded is refused, and denials are only counted."""
+MAX_DENIED_PER_S = 50
+"""Denials recorded one by one; the rest of a flood becomes one event with their number."""
+SHIP_AT_ONCE = 500
+SHIP_EVERY_S = 1.0
+EMPTY_FROM_BYTES = 64 * 1024
+"""Events that PostgreSQL has stay in the file until there are so many: taking them out costs two syncs."""
+
+
+class AuditWriter:
+    """One per process. Opened with the service, it ships once `ship_to` has told it where."""
+
+    def __init__(
+        self, service: str, folder: Path | None, clock: Clock, tasks: Tasks, registry: CollectorRegistry
+    ) -> None:
+        self._service, self._clock, self._tasks = service, clock, tasks
+        self._spool = Spool(folder)
+        public_key = self._spool.key.public_key()
+        self._public_key = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.chain = f"{service}:{fingerprint(self._public_key)}"
+        self._waiting: deque[Signed] = deque(self._spool.left)
+        self._group: Group[Event, None] = Group(self._append, max_items=EVENTS_AT_ONCE)
+        self._file = asyncio.Lock()
+        self._kicked = asyncio.Event()
+        self._second = self._denied = self._more = 0
+        self._dropped = Counter("audit_events_dropped_total", "Denials that were not recorded", registry=registry)
+        waiting = Gauge("audit_events_waiting", "Events PostgreSQL does not have yet", registry=registry)
+        waiting.set_function(lambda: len(self._waiting))
+        if not self._spool.durable:
+            log.warning("audit events are kept in memory only", missing="AUDIT_FOLDER")
+
+    def ship_to(self, database: Database) -> None:
+        self._tasks.forever("ship-audit", lambda: self._ship(database), pause_s=0.0)
+
+    def close(self) -> None:
+        """Another process may take over the folder now."""
+        self._spool.close()
+
+    async def record(self, event: Event) -> None:
+        """Safe when it returns. Raises Unavailable when it cannot be kept: then the action must not be acknowledged."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("too many audit events wait for the database", away="postgresql")
+        await self._group.add(event)
+
+    async def note_denied(self, event: Event) -> None:
+        """For what was refused anyway: a flood is summed up, and a full disk does not change the refusal."""
+        second = int(self._clock.monotonic_s())
+        if second != self._second:
+            await self._sum_up(second)
+        if self._denied >= MAX_DENIED_PER_S:
+            self._more += 1
+            return
+        self._denied += 1
+        await self._try_to_record(event)
+
+    async def _sum_up(self, second: int) -> None:
+        more, self._second, self._denied, self._more = self._more, second, 0, 0
+        if more:
+            await self._try_to_record(Event("access.denied", "-", "-", "denied", {"more": more}))
+
+    async def _try_to_record(self, event: Event) -> None:
+        try:
+            await self.record(event)
+        except Unavailable as error:
+            self._dropped.inc()
+            log.error("a denial was not recorded", error=error.detail, action=event.action, user_id=event.user_id)
+
+    async def _append(self, events: list[Event]) -> Sequence[None]:
+        async with self._file:
+            head, signed = self._spool.head, []
+            for event in events:
+                moment = self._clock.now()
+                signed.append(
+                    sign_event(
+                        event,
+                        service=self._service,
+                        chain=self.chain,
+                        after=head,
+                        moment=moment,
+                        key=self._spool.key,
+                    )
+                )
+                head = head_after(signed[-1])
+            was = self._spool.head
+            try:
+                await asyncio.shield(asyncio.to_thread(self._spool.append, signed))
+            except OSError as error:
+                self._spool.head = was
+                raise Unavailable("the audit log cannot be written") from error
+            points.hit("audit.spooled")
+            self._waiting.extend(signed)
+        self._kicked.set()
+        return [None] * len(events)
+
+    async def _ship(self, database: Database) -> None:
+        if not self._waiting:
+            try:
+                async with asyncio.timeout(SHIP_EVERY_S):
+                    await self._kicked.wait()
+            except TimeoutError:
+                pass
+            if self._more and int(self._clock.monotonic_s()) != self._second:
+                await self._sum_up(int(self._clock.monotonic_s()))
+        self._kicked.clear()
+        batch = [self._waiting[index] for index in range(min(SHIP_AT_ONCE, len(self._waiting)))]
+        if not batch:
+            return
+        try:
+            async with database.begin() as connection:
+                await ship_events(connection, self.chain, self._public_key, batch)
+        except SQLAlchemyError as error:
+            # The tables are not there yet, or not any more: they come with admin's migrations.
+            raise Unavailable("the audit log's tables do not take the events", away="postgresql") from error
+        points.hit("audit.shipped")
+        for _ in batch:
+            self._waiting.popleft()
+        if not self._waiting and self._spool.size_bytes >= EMPTY_FROM_BYTES:
+            async with self._file:
+                if not self._waiting:
+                    await asyncio.shield(asyncio.to_thread(self._spool.empty))
+
+
+def open_writer(
+    settings: ServiceSettings, audience: Audience, clock: Clock, tasks: Tasks, registry: CollectorRegistry
+) -> AuditWriter:
+    """A module writes under its account's name, admin under its own. Raises OSError when the folder cannot be used."""
+    service = str(getattr(settings, "service_client_id", audience.value))
+    return AuditWriter(service, settings.audit_folder, clock, tasks, registry)
