@@ -21,7 +21,7 @@ def servers_folder() -> Iterator[Path]:
 def postgres(servers_folder: Path) -> Iterator[PostgresServer]:
     server = start_postgres(servers_folder)
     yield server
-    server.stop()
+    server.discard()
 
 
 @pytest.fixture(scope="session")
