@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import msgspec
 
-from app.store.catalog import Standing
 from artstore.contracts.files import Attributes, decode, encode
 
 from ..store.support import RememberingCatalog
@@ -41,18 +42,16 @@ class Journal:
         self._file.close()
 
     def _note(self, what: str, file_id: str, state: State) -> None:
-        self._file.write(msgspec.json.encode([what, file_id, state]) + b"\n")
+        self._file.write(msgspec.json.encode([time.monotonic_ns(), what, file_id, state]) + b"\n")
 
 
-def allowed_states(path: Path) -> dict[str, list[State]]:
-    """How each file may be found now."""
-    return fold(path.read_bytes().splitlines() if path.exists() else [])
-
-
-def fold(lines: list[bytes]) -> dict[str, list[State]]:
+def allowed_states(path: Path, until_ns: int | None = None) -> dict[str, list[State]]:
+    """How each file may be found now, or if the power had been cut at `until_ns` (monotonic)."""
     allowed: dict[str, list[State]] = {}
-    for line in lines:
-        what, file_id, state = msgspec.json.decode(line, type=tuple[str, str, State])
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        at_ns, what, file_id, state = msgspec.json.decode(line, type=tuple[int, str, str, State])
+        if until_ns is not None and at_ns > until_ns:
+            break
         states = allowed.setdefault(file_id, [ABSENT])
         if what == "begun":
             states.append(state)
@@ -66,16 +65,18 @@ def fold(lines: list[bytes]) -> dict[str, list[State]]:
 class KeptCatalog(RememberingCatalog):
     """Rows that outlive the process, as PostgreSQL's do. `fails_after` makes the next note take effect and then fail."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, until_ns: int | None = None) -> None:
         super().__init__()
         self.fails_after = False
         for line in path.read_bytes().splitlines() if path.exists() else []:
-            file_id, encoded, saga_id = msgspec.json.decode(line, type=tuple[str, str | None, str | None])
+            at_ns, file_id, encoded, saga_id = msgspec.json.decode(line, type=tuple[int, str, str | None, str | None])
+            if until_ns is not None and at_ns > until_ns:
+                break
             if encoded is None:
                 self.rows.pop(file_id, None)
             else:
                 self.rows[file_id] = (decode(encoded.encode()), saga_id)
-        self._file = path.open("ab", buffering=0)
+        self._file = Path(os.devnull if until_ns is not None else path).open("ab", buffering=0)
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: str) -> None:
         await super().note(attributes, saga_id=saga_id, change=change)
@@ -89,9 +90,6 @@ class KeptCatalog(RememberingCatalog):
         await super().forget(file_id, revision=revision)
         self._keep(file_id, None, None)
 
-    async def find_standing(self, file_id: str) -> Standing | None:
-        return await super().find_standing(file_id)
-
     def revisions(self) -> dict[str, int]:
         return {file_id: attributes.revision for file_id, (attributes, _) in self.rows.items()}
 
@@ -99,4 +97,4 @@ class KeptCatalog(RememberingCatalog):
         self._file.close()
 
     def _keep(self, file_id: str, encoded: str | None, saga_id: str | None) -> None:
-        self._file.write(msgspec.json.encode([file_id, encoded, saga_id]) + b"\n")
+        self._file.write(msgspec.json.encode([time.monotonic_ns(), file_id, encoded, saga_id]) + b"\n")
