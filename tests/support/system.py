@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,18 +64,30 @@ def running_system(*options: str) -> Iterator[System]:
     if keys:
         yield System(8000, Path(keys), None)
         return
+    with own_system(*options) as started:
+        yield started
+
+
+@contextmanager
+def own_system(*options: str, **settings: str) -> Iterator[System]:
+    """Always one of this test's own; `settings` are environment variables for all of its services."""
     with tempfile.TemporaryDirectory(prefix="artstore-e2e-") as folder:
         Path(folder).chmod(0o711)
         data, base = Path(folder) / "data", free_port_base()
-        run("up", "--data", str(data), "--port-base", str(base), "--detach", *options)
+        run("up", "--data", str(data), "--port-base", str(base), "--detach", *options, settings=settings)
         try:
             yield System(base, data / "keys", data)
         finally:
             run("down", "--data", str(data))
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([ROOT / "artstore", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT)
+def run(
+    *arguments: str, check: bool = True, settings: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **(settings or {})}
+    done = subprocess.run(
+        [ROOT / "artstore", *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment
+    )
     if check and done.returncode != 0:
         raise AssertionError(
             f"./artstore {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
