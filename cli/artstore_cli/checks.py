@@ -44,15 +44,8 @@ def _static(root: Path) -> list[Check]:
     return [
         Check("ruff check", "static", [ruff, "check", "--quiet", *sources], root, []),
         Check("ruff format", "static", [ruff, "format", "--check", "--quiet", *sources], root, []),
-        *(_mypy(root, part, "-p", package) for part, package in PACKAGES.items()),
-        _mypy(root, "keys", "generate.py", str(root / "cli" / "install.py")),
+        Check("mypy", "static", [sys.executable, "-m", "artstore_cli.types"], root, [root / "cli", root / "shared"]),
     ]
-
-
-def _mypy(root: Path, part: str, *targets: str) -> Check:
-    own_cache = f"--cache-dir={root / '.mypy_cache' / part}"
-    arguments = [sys.executable, "-m", "mypy", f"--config-file={root / 'pyproject.toml'}", own_cache, *targets]
-    return Check(f"mypy {part}", "static", arguments, root / part, [])
 
 
 def _own_tests(root: Path) -> list[Check]:
