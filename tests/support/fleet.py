@@ -90,7 +90,9 @@ class Fleet:
     def upload(self, token: str, content: bytes = b"content", **params: str) -> httpx.Response:
         headers = {"content-type": "application/octet-stream"}
         params = {"filename": "a.bin", **params}
-        return self.call("POST", "ingester", "/api/files/upload", token, params=params, content=content, headers=headers)
+        return self.call(
+            "POST", "ingester", "/api/files/upload", token, params=params, content=content, headers=headers
+        )
 
     def _environment(self, name: str, account: str) -> dict[str, str]:
         keys = self.folder / "keys"
@@ -148,7 +150,9 @@ def make_database(fleet: Fleet) -> None:
     import asyncpg
 
     async def make() -> None:
-        connection = await asyncpg.connect(host="127.0.0.1", port=fleet.postgres.port, user="postgres", database="postgres")
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=fleet.postgres.port, user="postgres", database="postgres"
+        )
         await connection.execute(f"CREATE DATABASE {fleet.database}")
         await connection.close()
 

@@ -29,13 +29,13 @@ class Forger:
     kid: str
     private: RSAPrivateKey
 
-    def claims(self, role: Role = Role.ADMIN, **changes: Any) -> dict[str, Any]:
+    def claims(self, holder: Role = Role.ADMIN, **changes: Any) -> dict[str, Any]:
         now_s = int(time.time())
         right = {
             "sub": "00000000-0000-7000-8000-00000000f0f0",
             "client_id": "forged",
-            "role": role.value,
-            "permissions": sorted(permission.value for permission in ROLE_PERMISSIONS[role]),
+            "role": holder.value,
+            "permissions": sorted(permission.value for permission in ROLE_PERMISSIONS[holder]),
             "iat": now_s,
             "exp": now_s + 600,
             "jti": "forged",

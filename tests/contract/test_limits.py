@@ -1,0 +1,138 @@
+"""Rate limits over HTTP, on running services behind a proxy that this test plays."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import httpx
+import pytest
+from support.system import System
+
+OPEN = ("/health/live", "/health/ready", "/metrics", "/openapi.json")
+BURST, PER_SECOND = 150, 100 / 60
+
+
+def new_token(system: System, client: httpx.Client, **wanted: object) -> str:
+    answer = client.post(f"{system.url('admin')}/api/service-accounts", json={"role": "USER", **wanted})
+    return system.token(answer.json()["client_id"], answer.json()["client_secret"])
+
+
+def drain(caller: httpx.Client, url: str, most: int) -> tuple[int, httpx.Response]:
+    """How many requests were let through before the first that was not, and that one's answer (or the last)."""
+    for passed in range(most):
+        answer = caller.get(url)
+        if answer.status_code == 429:
+            return passed, answer
+    return most, answer
+
+
+def test_an_account_has_its_burst_and_then_its_rate(system: System, client: httpx.Client) -> None:
+    with system.client(new_token(system, client)) as caller:
+        began_s = time.monotonic()
+        first = caller.get(f"{system.url('query')}/api/files")
+        passed, refused = drain(caller, f"{system.url('query')}/api/files", 1000)
+        refilled = (time.monotonic() - began_s) * PER_SECOND
+        assert BURST <= passed + 1 <= BURST + refilled + 1
+        assert first.headers["ratelimit-policy"] == '"account";q=100;w=60;artstore-burst=150'
+        assert re.fullmatch(r'"account";r=149;t=[12]', first.headers["ratelimit"])
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["code"] == "rate_limited"
+        assert refused.headers["ratelimit"].startswith('"account";r=0;t=')
+        assert refused.headers["retry-after"] == "1"
+        # all services share the account's limit
+        assert (
+            caller.patch(f"{system.url('ingester')}/api/files/00000000-0000-7000-8000-000000000000").status_code == 429
+        )
+        time.sleep(int(refused.headers["retry-after"]))
+        assert caller.get(f"{system.url('query')}/api/files").status_code == 200
+
+
+def test_an_account_may_have_a_rate_of_its_own(system: System, client: httpx.Client) -> None:
+    with system.client(new_token(system, client, rate_per_minute=6)) as caller:
+        passed, refused = drain(caller, f"{system.url('query')}/api/files", 100)
+        assert passed in (9, 10)
+        assert refused.headers["ratelimit-policy"] == '"account";q=6;w=60;artstore-burst=9'
+        assert 8 <= int(refused.headers["retry-after"]) <= 10
+    with system.client(new_token(system, client, rate_per_minute=60_000)) as caller:
+        assert drain(caller, f"{system.url('query')}/api/files", 400)[0] == 400
+
+
+def test_modules_are_not_limited(system: System) -> None:
+    secret = (system.keys / "query.secret").read_text()
+    with system.client(system.token("query", secret)) as caller:
+        passed, last = drain(caller, f"{system.url('se-01')}/api/element", 400)
+        assert passed == 400
+        assert "ratelimit" not in last.headers
+
+
+@pytest.mark.parametrize("service", ["admin", "se-01", "ingester", "query"])
+def test_health_metrics_and_description_are_never_limited(system: System, service: str) -> None:
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.1"}, timeout=30) as stranger:
+        for path in OPEN:
+            assert drain(stranger, system.url(service) + path, 250)[0] == 250
+
+
+def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(system: System) -> None:
+    url = f"{system.url('admin')}/.well-known/jwks.json"
+    with httpx.Client(headers={"x-forwarded-for": "198.51.100.200, 203.0.113.2"}, timeout=30) as stranger:
+        first = stranger.get(url)
+        assert first.headers["ratelimit-policy"] == '"address";q=1200;w=60;artstore-burst=600'
+        passed, refused = drain(stranger, url, 5000)
+        assert 500 < passed < 5000
+        assert refused.headers["retry-after"] == "1"
+        # what the stranger wrote in front of what the proxy wrote does not help
+        assert stranger.get(url, headers={"x-forwarded-for": "192.0.2.77, 203.0.113.2"}).status_code == 429
+        assert stranger.get(url, headers={"x-forwarded-for": "203.0.113.3"}).status_code == 200
+
+
+def test_right_logins_do_not_use_up_the_address(system: System) -> None:
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.4"}, timeout=30) as caller:
+        for _ in range(40):
+            answer = caller.post(f"{system.url('admin')}/api/auth/token", json=system.credentials())
+            assert answer.status_code == 200
+        left = int(re.findall(r"r=(\d+)", answer.headers["ratelimit"])[0])
+        assert left >= 590
+
+
+@pytest.mark.parametrize("how", ["token", "login"])
+def test_an_address_with_many_failures_is_shut_out_for_a_while(system: System, how: str) -> None:
+    address = {"token": "203.0.113.5", "login": "203.0.113.6"}[how]
+    right = {"authorization": f"Bearer {system.token()}"}
+    with httpx.Client(headers={"x-forwarded-for": address}, timeout=30) as stranger:
+
+        def fail() -> httpx.Response:
+            if how == "token":
+                return stranger.get(
+                    f"{system.url('query')}/api/files", headers={"authorization": "Bearer no.such.token"}
+                )
+            return stranger.post(
+                f"{system.url('admin')}/api/auth/token", json={"client_id": "admin", "client_secret": "?"}
+            )
+
+        service = "query" if how == "token" else "admin"
+        statuses = []
+        while 429 not in statuses and len(statuses) < 1500:
+            answer = fail()
+            statuses.append(answer.status_code)
+        assert statuses.count(401) >= 200
+        assert statuses[-1] == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 3
+        path = "/api/files" if how == "token" else "/api/storage-elements"
+        assert stranger.get(system.url(service) + path, headers=right).status_code == 429
+        other = {**right, "x-forwarded-for": "203.0.113.7"}
+        assert stranger.get(system.url(service) + path, headers=other).status_code == 200
+        time.sleep(3.2)
+        assert stranger.get(system.url(service) + path, headers=right).status_code == 200
+
+
+def test_from_loopback_failures_are_refused_and_right_requests_never(system: System) -> None:
+    """The modules of a single machine all speak from there."""
+    url = f"{system.url('query')}/api/files"
+    with httpx.Client(timeout=30) as local:
+        statuses = []
+        while 429 not in statuses and len(statuses) < 1500:
+            statuses.append(local.get(url, headers={"authorization": "Bearer no.such.token"}).status_code)
+        assert statuses[-1] == 429
+        assert local.get(url, headers={"authorization": f"Bearer {system.token()}"}).status_code == 200
+    time.sleep(3.2)
