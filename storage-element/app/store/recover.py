@@ -84,8 +84,10 @@ def _redo(store: Store, wanted: dict[str, Wanted]) -> None:
         if want.attributes is None:
             store.files.remove(file_id)
         elif not _stands(store, file_id, want):
-            _make(store, file_id, want)
-            store.findings.redone_files += 1
+            if _make(store, file_id, want):
+                store.findings.redone_files += 1
+            else:
+                store.findings.damaged += 1
         hit("recover.file_redone")
 
 
@@ -101,14 +103,19 @@ def _stands(store: Store, file_id: str, want: Wanted) -> bool:
     return want.data is None or store.files.holds(file_id, wanted)
 
 
-def _make(store: Store, file_id: str, want: Wanted) -> None:
+def _make(store: Store, file_id: str, want: Wanted) -> bool:
+    """False for a patch whose bytes are nowhere: the frame that carried them rotted. No attr.json without its bytes."""
     assert want.attributes is not None
+    wanted = find_in(want.attributes, file_id)
+    if want.data is None and (wanted is None or not store.files.holds(file_id, wanted)):
+        return False
     temp = store.files.new_temp(file_id) + ".redo"
     store.files.drop_temps(temp)  # of a recovery that crashed here
     if want.data is None:
         store.files.replace_attributes(file_id, temp, want.attributes)
     else:
         store.files.replace_small(file_id, temp, bytes(want.data), want.attributes)
+    return True
 
 
 def _undo_unpublished(store: Store, unresolved: list[Operation]) -> None:

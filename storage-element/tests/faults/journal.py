@@ -62,6 +62,16 @@ def allowed_states(path: Path, until_ns: int | None = None) -> dict[str, list[St
     return allowed
 
 
+def histories(path: Path) -> dict[str, list[State]]:
+    """Per file every state that was acknowledged, in order, the first of them absent."""
+    found: dict[str, list[State]] = {}
+    for line in path.read_bytes().splitlines():
+        _, what, file_id, state = msgspec.json.decode(line, type=tuple[int, str, str, State])
+        if what == "done":
+            found.setdefault(file_id, [ABSENT]).append(state)
+    return found
+
+
 class KeptCatalog(RememberingCatalog):
     """Rows that outlive the process, as PostgreSQL's do. `fails_after` makes the next note take effect and then fail."""
 
@@ -76,7 +86,8 @@ class KeptCatalog(RememberingCatalog):
                 self.rows.pop(file_id, None)
             else:
                 self.rows[file_id] = (decode(encoded.encode()), saga_id)
-        self._file = Path(os.devnull if until_ns is not None else path).open("ab", buffering=0)
+        kept_in = path if until_ns is None else Path(os.devnull)
+        self._file = kept_in.open("ab", buffering=0)
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: str) -> None:
         await super().note(attributes, saga_id=saga_id, change=change)

@@ -63,28 +63,28 @@ def moments_of(scenario: str) -> list[Moment]:
     """Every moment of an undisturbed run, its start and end included."""
     with scratch() as folder:
         log = folder / "hits"
-        _require(_in_child(partial(_work, folder / "root", scenario), None, log), 0)
+        _require(in_child(partial(_work, folder / "root", scenario), None, log), 0)
         return _moments(log)
 
 
 def run_case(case: Case) -> Outcome:
     with scratch() as folder:
         root, log = folder / "root", folder / "hits"
-        kills = int(_in_child(partial(_work, root, case.scenario), case.moment, log).status == KILLED)
+        kills = int(in_child(partial(_work, root, case.scenario), case.moment, log).status == KILLED)
         again: tuple[Moment, ...] = case.in_recovery or ()
         if case.in_recovery is None and kills:
-            _copy(root, folder / "probe")
+            copy_root(root, folder / "probe")
             probe_log = folder / "probe-hits"
-            _require(_in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
+            _require(in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
             again = tuple(_moments(probe_log))
         in_recovery = 0
         for nth, moment in enumerate(again):
             copied = folder / f"copy-{nth}"
-            _copy(root, copied)
-            in_recovery += int(_in_child(partial(_recover, copied), moment, log).status == KILLED)
-            _require(_in_child(partial(_recover, copied), None, log), 0, case, moment)
+            copy_root(root, copied)
+            in_recovery += int(in_child(partial(_recover, copied), moment, log).status == KILLED)
+            _require(in_child(partial(_recover, copied), None, log), 0, case, moment)
             shutil.rmtree(copied)
-        _require(_in_child(partial(_recover, root), None, log), 0, case)
+        _require(in_child(partial(_recover, root), None, log), 0, case)
         return Outcome(kills, in_recovery, set(log.read_text().split()))
 
 
@@ -113,7 +113,7 @@ def _recover(root: Path) -> None:
     asyncio.run(run())
 
 
-def _copy(root: Path, target: Path) -> None:
+def copy_root(root: Path, target: Path) -> None:
     """What was written; empty folders are left to the store, which makes them anew."""
     for folder, _, names in os.walk(root):
         if names:
@@ -141,7 +141,7 @@ class _Ended:
     errors: str
 
 
-def _in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> _Ended:
+def in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> _Ended:
     log.touch()
     errors = log.with_suffix(".errors")
     child = os.fork()

@@ -12,6 +12,7 @@ from typing import TypeVar
 LONG = os.environ.get("ARTSTORE_FAULTS") == "long"
 PROCESSES = 2
 MOST_SHOWN = 8
+MOST_SHOWN_BYTES = 3000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,8 +27,10 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     """In fresh processes without threads, so that `function` may fork. All failures are told in one AssertionError."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         running = {pool.submit(function, item): item for item in items}
-        failed = [
-            f"{item}: {error!r}\n{error.__cause__}" for one, item in running.items() if (error := one.exception())
-        ]
+        failed = [_told(item, error) for one, item in running.items() if (error := one.exception())]
     assert not failed, f"{len(failed)} of {len(running)} cases failed\n" + "\n".join(failed[:MOST_SHOWN])
     return [one.result() for one in running]
+
+
+def _told(item: object, error: BaseException) -> str:
+    return f"{str(item)[:MOST_SHOWN_BYTES]}: {error!r}\n{str(error.__cause__)[-MOST_SHOWN_BYTES:]}"

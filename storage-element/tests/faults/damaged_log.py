@@ -1,0 +1,177 @@
+"""A log that was cut short or has a wrong byte, after a crash that found nothing of the small files' own names on disk.
+
+What is promised. The log is durable once it was synced, so only a broken medium cuts it or turns its bytes; then
+- a file none of whose frames was hit is exactly as acknowledged, and nothing is found that nobody put;
+- a file whose frame was hit is whole, in one of the states it was acknowledged in, or absent;
+- as long as the files themselves stand (the process crashed, the machine did not), one wrong byte loses nothing at all;
+- what takes away is written twice: no single byte brings a deleted file back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.store.paths import ATTRIBUTES_SUFFIX
+from app.store.records import Checkpoint, Intent, Kind, Mark, Step
+from app.store.segments import FIRST_FRAME_AT, SegmentRead, read_segment
+
+from ..store.support import opened
+from .invariants import check_invariants
+from .journal import Journal, KeptCatalog, State, histories
+from .kills import copy_root, in_child, scratch
+from .work import LARGE_BYTES, Work, catalog_of, journal_of
+
+SEGMENT_BYTES = 64 << 10
+BYTES = 40
+CHUNK = 512
+"""Damages that one worker does to one and the same log."""
+
+
+class Damage(enum.StrEnum):
+    FLIP = "flip"
+    CUT = "cut"
+    """The segment ends there."""
+    ZERO = "zero"
+    """From there on it is as it was before it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One damage at `position` of the segment; `files_stand` False: the power went, and no small file's own name was on disk."""
+
+    damage: Damage
+    position: int
+    files_stand: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What a frame is about, and where it lies. `twice`: there is another frame that says the same."""
+
+    file_id: str | None
+    start: int
+    end: int
+    opens: bool
+    twice: bool
+
+
+async def _history(root: Path) -> None:
+    """One file of each fate, and the process is gone before a checkpoint."""
+    catalog, journal = KeptCatalog(catalog_of(root)), Journal(journal_of(root))
+    async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
+        work = Work(store, journal, catalog)
+        await work.put(BYTES)
+        patched, rewritten, deleted = [await work.put(BYTES) for _ in range(3)]
+        await work.patch(patched)
+        await work.rewrite(rewritten, BYTES)
+        await work.delete(deleted)
+        large = await work.put(LARGE_BYTES)
+        await work.patch(large)
+        await work.put(BYTES)
+        os._exit(0)
+
+
+def make_log(root: Path) -> Path:
+    """The one segment that has it all."""
+    assert in_child(lambda: asyncio.run(_history(root)), None, root.with_suffix(".hits")).status == 0
+    reads = {path: read_segment(str(path)) for path in (root / "wal").glob("*.wal")}
+    (segment,) = [path for path, read in reads.items() if read is not None and len(read.frames) > 4]
+    return segment
+
+
+def frames_of(segment: Path) -> list[Touched]:
+    read = read_segment(str(segment))
+    assert isinstance(read, SegmentRead)
+    ends = [frame.position for frame in read.frames[1:]]
+    last = read.frames[-1]
+    ends.append(last.position + 64)
+    found = []
+    for frame, end in zip(read.frames, ends, strict=True):
+        record = frame.record
+        deletes = isinstance(record, Intent) and record.kind is Kind.DELETE
+        twice = (
+            isinstance(record, Checkpoint) or deletes or (isinstance(record, Mark) and record.step is not Step.CLOSED)
+        )
+        file_id = getattr(record, "file_id", None)
+        found.append(Touched(file_id, frame.position, end, isinstance(record, Intent), twice))
+    return found
+
+
+def all_cases() -> list[Case]:
+    with scratch() as folder:
+        end = frames_of(make_log(folder / "root"))[-1].end
+    return [
+        Case(damage, position, files_stand)
+        for damage in Damage
+        for position in ([*range(64), *range(2048, 2112), *range(FIRST_FRAME_AT, end)])
+        for files_stand in (True, False)
+    ]
+
+
+def run_cases(cases: list[Case]) -> int:
+    """The same history for all of them; returns how many frames were found unreadable."""
+    with scratch() as folder:
+        segment = make_log(folder / "root")
+        unreadable = 0
+        for case in cases:
+            copied = folder / "copy"
+            copy_root(folder / "root", copied)
+            if not case.files_stand:
+                forget_small_files(copied)
+            damage(copied / "wal" / segment.name, case)
+            allowed = allowed_after(journal_of(folder / "root"), frames_of(segment), case)
+            try:
+                unreadable += asyncio.run(_recover(copied, allowed, case))
+            except Exception as error:
+                raise AssertionError(f"{case}: {error!r}") from error
+            shutil.rmtree(copied)
+        return unreadable
+
+
+def damage(segment: Path, case: Case) -> None:
+    content = bytearray(segment.read_bytes())
+    if case.damage is Damage.FLIP:
+        content[case.position] ^= 1 << case.position % 8
+    elif case.damage is Damage.CUT:
+        del content[case.position :]
+    else:
+        content[case.position :] = bytes(len(content) - case.position)
+    segment.write_bytes(content)
+
+
+def forget_small_files(root: Path) -> None:
+    for data in [path for path in (root / "files").glob("*/*/*") if not path.name.endswith(ATTRIBUTES_SUFFIX)]:
+        if data.stat().st_size < LARGE_BYTES:
+            data.with_name(data.name + ATTRIBUTES_SUFFIX).unlink()
+            data.unlink()
+
+
+def allowed_after(journal: Path, frames: list[Touched], case: Case) -> dict[str, list[State]]:
+    allowed: dict[str, list[State]] = {}
+    for file_id, states in histories(journal).items():
+        mine = [frame for frame in frames if frame.file_id == file_id]
+        if case.damage is Damage.FLIP:
+            hit = any(frame.start <= case.position < frame.end and not frame.twice for frame in mine)
+            allowed[file_id] = states if hit and not case.files_stand else states[-1:]
+        else:
+            opened_before = sum(frame.opens and frame.end <= case.position for frame in mine)
+            allowed[file_id] = states[min(opened_before, len(states) - 1) :]
+    return allowed
+
+
+async def _recover(root: Path, allowed: dict[str, list[State]], case: Case) -> int:
+    catalog = KeptCatalog(catalog_of(root))
+    exact = case.damage is Damage.FLIP and case.files_stand
+    async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
+        check_invariants(
+            root,
+            allowed=allowed,
+            catalog=catalog.revisions() if exact else None,
+            open_intents=len(store.wal.open) + len(store.unsettled),
+        )
+        return store.findings.unreadable_frames
