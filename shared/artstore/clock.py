@@ -26,7 +26,7 @@ class Clock:
 
 def rfc3339(moment: datetime) -> str:
     """RFC 3339 in UTC with six digits, as attr.json and every answer carry it: 2026-01-01T00:00:00.000000Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 from artstore.errors import Conflict
 
@@ -32,27 +33,44 @@ class FileLocks:
         finally:
             self._watching = [other for other in self._watching if other is not locked]
 
-    @asynccontextmanager
-    async def hold(self, file_id: str) -> AsyncIterator[None]:
-        """Raises Conflict when another change of the same file does not end within LOCK_WAIT_S."""
-        lock, users = self._held.get(file_id) or (asyncio.Lock(), 0)
-        self._held[file_id] = (lock, users + 1)
+    def hold(self, file_id: str) -> Hold:
+        """`async with`. Raises Conflict when another change of the same file does not end within LOCK_WAIT_S."""
+        return Hold(self._held, self._watching, file_id)
+
+
+class Hold:
+    """A class and no generator: every put passes here."""
+
+    __slots__ = ("_file_id", "_held", "_watching")
+
+    def __init__(self, held: dict[str, tuple[asyncio.Lock, int]], watching: list[set[str]], file_id: str) -> None:
+        self._held, self._watching, self._file_id = held, watching, file_id
+
+    async def __aenter__(self) -> None:
+        lock, users = self._held.get(self._file_id) or (asyncio.Lock(), 0)
+        self._held[self._file_id] = (lock, users + 1)
         for locked in self._watching:
-            locked.add(file_id)
+            locked.add(self._file_id)
+        if users == 0:
+            await lock.acquire()
+            return
         try:
-            try:
-                async with asyncio.timeout(LOCK_WAIT_S if users else None):
-                    await lock.acquire()
-            except TimeoutError as error:
+            async with asyncio.timeout(LOCK_WAIT_S):
+                await lock.acquire()
+        except BaseException as error:
+            self._leave()
+            if isinstance(error, TimeoutError):
                 raise Conflict("another change of this file is under way") from error
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, users = self._held.pop(file_id)
-            if users > 1:
-                self._held[file_id] = (lock, users - 1)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._held[self._file_id][0].release()
+        self._leave()
+
+    def _leave(self) -> None:
+        lock, users = self._held.pop(self._file_id)
+        if users > 1:
+            self._held[self._file_id] = (lock, users - 1)
 
 
 class Running:
@@ -70,20 +88,24 @@ class Running:
         if self._limit is not None:
             self._limit.reschedule(asyncio.get_running_loop().time())
 
-    @asynccontextmanager
-    async def stoppable(self) -> AsyncIterator[None]:
-        """Around each wait for the sender. Raises Conflict once stopped."""
+    def stoppable(self) -> Running:
+        """`async with`, around each wait for the sender. Raises Conflict once stopped."""
+        return self
+
+    async def __aenter__(self) -> None:
+        self.require_wanted()
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        limit, self._limit = self._limit, None
+        assert limit is not None
         try:
-            self.require_wanted()
-            async with asyncio.timeout(None) as limit:
-                self._limit = limit
-                yield
-        except TimeoutError as error:
-            if not self.stopped:
-                raise
-            raise _stopped() from error
-        finally:
-            self._limit = None
+            await limit.__aexit__(kind, error, trace)
+        except TimeoutError as timeout:
+            raise _stopped() from timeout
 
     def require_wanted(self) -> None:
         if self.stopped:

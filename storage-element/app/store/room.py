@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 
 from artstore.errors import StorageFull
 
 from ..capacity import Reserve, Space, available_bytes
 from .counting import Counting
+
+LOOK_EVERY_S = 0.05
+"""What others write to the same disk in this time must fit into the reserve."""
 
 
 class Usage:
@@ -54,8 +56,16 @@ class Claim:
 
     def spend(self, size_bytes: int) -> None:
         """These bytes stand on the disk now, and the disk counts them itself."""
-        self._room.in_flight_bytes -= min(size_bytes, self.left_bytes)
-        self.left_bytes -= min(size_bytes, self.left_bytes)
+        spent = min(size_bytes, self.left_bytes)
+        self._room.in_flight_bytes -= spent
+        self._room.spent_bytes += spent
+        self.left_bytes -= spent
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spend(self.left_bytes)
 
 
 class Room:
@@ -67,6 +77,10 @@ class Room:
         self._quota_bytes = quota_bytes
         self.reserve = reserve
         self.in_flight_bytes = 0
+        self.spent_bytes = 0
+        """Written since the last look at the disk."""
+        self._looked = Space(0, 0)
+        self._looked_s = 0.0
 
     def look(self) -> Space:
         disk = os.statvfs(self._root)
@@ -80,16 +94,17 @@ class Room:
         return available_bytes(self.look(), self.reserve, self.in_flight_bytes)
 
     def take(self, size_bytes: int) -> None:
-        """Raises StorageFull."""
-        available = self.available_bytes()
-        if size_bytes > available:
-            raise StorageFull(f"{size_bytes} bytes more do not fit", available_bytes=available)
+        """Raises StorageFull, never on an old look."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_EVERY_S or size_bytes > self._left():
+            self._looked, self._looked_s, self.spent_bytes = self.look(), now_s, 0
+            if size_bytes > self._left():
+                raise StorageFull(f"{size_bytes} bytes more do not fit", available_bytes=self._left())
         self.in_flight_bytes += size_bytes
 
-    @contextmanager
-    def claim(self) -> Iterator[Claim]:
-        claim = Claim(self)
-        try:
-            yield claim
-        finally:
-            claim.spend(claim.left_bytes)
+    def claim(self) -> Claim:
+        """`with`: what it was promised and did not write goes back."""
+        return Claim(self)
+
+    def _left(self) -> int:
+        return available_bytes(self._looked, self.reserve, self.in_flight_bytes + self.spent_bytes)

@@ -61,12 +61,14 @@ class LocalBackend:
         return f"{file_id}.{next(self._temp_numbers)}"
 
     def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
-        """Steps 2 and 4 of a file whose bytes are durable in the log already: nothing here needs a sync of its own."""
-        self.stage(temp, data)
+        """Steps 2 and 4 of a file whose bytes are durable in the log already: nothing here needs a sync of its own.
+
+        The bytes need no temp either: nobody sees them before attr.json is there, and replay makes them again.
+        """
         self.stage(temp + ATTRIBUTES_SUFFIX, attributes)
         hit("put.small.staged")
-        self._move(temp, self.paths.data(file_id))
-        hit("put.small.data_renamed")
+        self._write_data(file_id, data)
+        hit("put.small.data_written")
         self._move(temp + ATTRIBUTES_SUFFIX, self.paths.attributes(file_id))
         hit("put.small.published")
 
@@ -212,16 +214,30 @@ class LocalBackend:
             if os.path.exists(source):
                 durable.rename(source, f"{self.paths.quarantine}/{file_id}{suffix}")
 
+    def _write_data(self, file_id: str, data: bytes) -> None:
+        path = self.paths.data(file_id)
+        try:
+            durable.write_new(path, [data])
+        except FileNotFoundError:
+            self._make_folder(os.path.dirname(path))
+            durable.write_new(path, [data])
+        except FileExistsError:
+            # Bytes without attributes, left by a failure that could not clear them away.
+            durable.remove(path)
+            durable.write_new(path, [data])
+
     def _move(self, temp: str, target: str) -> None:
         source = self.paths.temp(temp)
         try:
             durable.rename(source, target)
         except FileNotFoundError:
-            folder = os.path.dirname(target)
-            if durable.make_folder(folder):
-                # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
-                self._loose.add(folder)
+            self._make_folder(os.path.dirname(target))
             durable.rename(source, target)
+
+    def _make_folder(self, folder: str) -> None:
+        if durable.make_folder(folder):
+            # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
+            self._loose.add(folder)
 
 
 def _survey_folder(folder: str) -> list[Seen]:
