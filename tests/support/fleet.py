@@ -65,7 +65,11 @@ class Fleet:
 
     def ready(self, *names: str) -> None:
         for name in names:
-            eventually(lambda name=name: answers(f"{self.url(name)}/health/ready"))
+            try:
+                eventually(lambda name=name: answers(f"{self.url(name)}/health/ready"))
+            except AssertionError as error:
+                last = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
+                raise AssertionError(f"{name} is not ready: {last}") from error
 
     def credentials(self, client_id: str) -> dict[str, str]:
         accounts = json.loads((self.folder / "keys" / "accounts.json").read_text())
