@@ -14,6 +14,7 @@ from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError
 from artstore.http_head import fault_of_head
 from artstore.logs import get_logger, request_id
 from artstore.metrics import RequestMetrics
+from artstore.starting import run_lifespan
 from artstore.tracing import server_span
 
 log = get_logger("artstore.edge")
@@ -41,6 +42,9 @@ class Edge:
         self._app, self._metrics, self._clock = app, metrics, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(self._app, scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

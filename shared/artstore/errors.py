@@ -30,6 +30,10 @@ RETRY_AFTER_S = 5
 """What a caller is told when a part is away and nobody knows for how long."""
 
 
+class StartRefused(Exception):
+    """What keeps a service from starting, said to its operator. Never crosses the wire."""
+
+
 class ArtStoreError(Exception):
     """Base of all. `detail` is for the caller to read; `fields` become members of the problem document."""
 

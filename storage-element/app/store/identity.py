@@ -9,6 +9,7 @@ import msgspec
 import orjson
 
 from artstore.contracts.elements import Mode
+from artstore.errors import StartRefused
 
 from . import durable
 from .paths import Paths
@@ -16,7 +17,7 @@ from .paths import Paths
 SCHEMA_VERSION = 1
 
 
-class RootRefused(Exception):
+class RootRefused(StartRefused):
     """This root cannot be used; the text says why, for the operator."""
 
 

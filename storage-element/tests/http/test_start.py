@@ -1,0 +1,33 @@
+"""What an operator meets who starts an element on the wrong root."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from artstore.testing.services import free_port
+
+from ..running import Neighbours, environment, running_element, start_process
+
+
+def refusal_of(neighbours: Neighbours, root: Path, log: Path, **settings: str) -> list[str]:
+    process = start_process(environment(neighbours, root, free_port(), **settings), log)
+    assert process.wait(20) == 3
+    said = log.read_text()
+    assert "Traceback" not in said
+    return [line for line in said.splitlines() if "start refused" in line]
+
+
+async def test_a_second_process_on_a_root_says_so_in_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
+    async with running_element(neighbours, tmp_path / "root") as element:
+        lines = refusal_of(neighbours, tmp_path / "root", tmp_path / "second.log")
+        assert len(lines) == 1
+        assert f"another process uses {tmp_path / 'root'}" in lines[0]
+        assert (await element.put(b"the first goes on")).status == 201
+
+
+async def test_a_root_of_another_element_is_refused_in_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
+    async with running_element(neighbours, tmp_path / "root"):
+        pass
+    lines = refusal_of(neighbours, tmp_path / "root", tmp_path / "other.log", STORAGE_ELEMENT_ID="se-02")
+    assert len(lines) == 1
+    assert "belongs to the element se-01, not to se-02" in lines[0]
