@@ -32,6 +32,10 @@ PROBLEM_RESPONSE: dict[str, Any] = {
     "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 
+UUID_SCHEMA: dict[str, Any] = {"type": "string", "format": "uuid"}
+NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
+PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id", "upload_id"), UUID_SCHEMA)
+
 
 def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute]) -> Callable[[], dict[str, Any]]:
     """A function for `app.openapi`; the document is made at the first call."""
@@ -65,5 +69,5 @@ def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
             for part in (segment[1:-1] for segment in path.split("/") if segment.startswith("{")):
                 if part not in named:
                     operation.setdefault("parameters", []).append(
-                        {"name": part, "in": "path", "required": True, "schema": {"type": "string"}}
+                        {"name": part, "in": "path", "required": True, "schema": PATH_SCHEMAS.get(part, NAME_SCHEMA)}
                     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import cast
 
 from fastapi import FastAPI
@@ -9,17 +11,31 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 
-from artstore.errors import BY_STATUS, PROBLEM_JSON, ArtStoreError, InternalError, InvalidFields, Malformed
+from artstore.auth.access import ENDPOINTS
+from artstore.contracts.tokens import Audience
+from artstore.errors import (
+    BY_STATUS,
+    PROBLEM_JSON,
+    ArtStoreError,
+    InternalError,
+    InvalidFields,
+    Malformed,
+    MethodNotAllowed,
+)
 from artstore.logs import request_id
 
 MAX_FIELDS_NAMED = 20
 
+_Endpoint = tuple[str, re.Pattern[str], str]
+"""Path, its pattern, method."""
 
-def install_problem_handlers(app: FastAPI) -> None:
+
+def install_problem_handlers(app: FastAPI, audience: Audience) -> None:
     app.add_exception_handler(ArtStoreError, _answer_own)
     app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(HTTPException, partial(_answer_http, _methods_by_path(audience)))
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
     app.add_exception_handler(RecursionError, _answer_recursion)
 
@@ -42,11 +58,21 @@ async def _answer_validation(_request: Request, error: Exception) -> Response:
     return problem_response(InvalidFields(detail[:1000], fields=fields[:MAX_FIELDS_NAMED]))
 
 
-async def _answer_http(_request: Request, error: Exception) -> Response:
+async def _answer_http(methods_by_path: list[_Endpoint], request: Request, error: Exception) -> Response:
     raised = cast(HTTPException, error)
     known = BY_STATUS.get(raised.status_code, Malformed if raised.status_code < 500 else InternalError)
-    allow = (raised.headers or {}).get("Allow")
-    return problem_response(known(allow=allow) if allow else known())
+    if known is not MethodNotAllowed:
+        return problem_response(known())
+    # the framework names the methods of one of its routes only; RFC 9110 §10.2.1 wants the resource's
+    path = request.url.path
+    allowed = {method for name, _, method in methods_by_path if name == path}
+    allowed = allowed or {method for _, pattern, method in methods_by_path if pattern.fullmatch(path)}
+    return problem_response(MethodNotAllowed(allow=", ".join(sorted(allowed))))
+
+
+def _methods_by_path(audience: Audience) -> list[_Endpoint]:
+    endpoints = [name.partition(" ") for name in ENDPOINTS[audience]]
+    return [(path, compile_path(path)[0], method) for method, _, path in endpoints]
 
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:

@@ -120,7 +120,7 @@ def build_app(
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.limits = limits
-    install_problem_handlers(app)
+    install_problem_handlers(app, audience)
     for router in [status_router(audience, registry), *routers]:
         _check_listed(audience, router)
         app.include_router(router)

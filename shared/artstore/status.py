@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
@@ -25,7 +25,7 @@ def status_router(audience: Audience, registry: CollectorRegistry) -> APIRouter:
         health = request.app.state.runtime.health
         return JsonResponse(health.report(), 200 if health.ready else 503)
 
-    @router.get("/metrics", tags=["status"], summary="Prometheus exposition")
+    @router.get("/metrics", tags=["status"], summary="Prometheus exposition", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(exposition(registry), media_type=CONTENT_TYPE)
 

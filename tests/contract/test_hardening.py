@@ -78,8 +78,9 @@ def test_bodies_nested_deep_are_refused(system: System, client: httpx.Client) ->
     assert_problem(client.post(f"{admin}/api/auth/token", content=deep, headers=kind), 400, "malformed")
     deeper = b'{"description": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}"
     assert_problem(client.post(f"{admin}/api/service-accounts", content=deeper, headers=kind), 400, "malformed")
+    deepest = b'{"metadata": {"a": ' + b"[" * 3000 + b"]" * 3000 + b"}}"
     file_id = "00000000-0000-7000-8000-000000000000"
-    patch = client.patch(f"{system.url('ingester')}/api/files/{file_id}", content=deep, headers=kind)
+    patch = client.patch(f"{system.url('ingester')}/api/files/{file_id}", content=deepest, headers=kind)
     assert_problem(patch, 400, "malformed")
 
 

@@ -29,9 +29,12 @@ MAX_ROW_ID = 2**63 - 1
 def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base = "/api/audit"
-    routes.get(base, tags=["audit"], summary="Audit events, newest first; or all of them as NDJSON, chain after chain")(
-        list_all
-    )
+    routes.get(
+        base,
+        tags=["audit"],
+        summary="Audit events, newest first; or all of them as NDJSON, chain after chain",
+        responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    )(list_all)
     routes.get(f"{base}/verify", tags=["audit"], summary="Check every chain; what was done to them is named")(
         verify_all
     )

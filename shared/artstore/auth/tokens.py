@@ -122,4 +122,6 @@ def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
     rate = claims.get("rate")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
         raise Unauthenticated("the token's rate is no number")
-    return Principal(claims["client_id"], claims["sub"], role, permissions, float(claims["iat"]), float(claims["exp"]), rate)
+    return Principal(
+        claims["client_id"], claims["sub"], role, permissions, float(claims["iat"]), float(claims["exp"]), rate
+    )

@@ -25,8 +25,8 @@ def _header(name: str, *, required: bool = False) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
 
 
-def _query(name: str, kind: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": {"type": kind}}
+def _query(name: str, kind: str, **bounds: Any) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": kind, **bounds}}
 
 
 DIGESTS = [_header("Repr-Digest"), _header("Content-MD5")]
@@ -100,6 +100,6 @@ ROUTES = [
         files.get_files,
         "The files on this element's disk, in the order of its folders",
         {"200": RECORD},
-        [_query("limit", "integer"), _query("cursor", "string")],
+        [_query("limit", "integer", minimum=1, maximum=1000), _query("cursor", "string", format="uuid")],
     ),
 ]

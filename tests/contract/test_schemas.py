@@ -1,0 +1,50 @@
+"""What the OpenAPI documents say is so: schemathesis calls every operation of every service with right and wrong data."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.system import System
+
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+    "ignored_auth",
+]
+TIMEOUT_S = 120
+
+
+@pytest.mark.parametrize(
+    ("service", "account"),
+    [("admin", "admin"), ("se-01", "admin"), ("se-03", "ingester"), ("ingester", "admin"), ("query", "admin")],
+)
+def test_a_service_does_what_its_document_says(system: System, tmp_path: Path, service: str, account: str) -> None:
+    token = (
+        system.token() if account == "admin" else system.token(account, (system.keys / f"{account}.secret").read_text())
+    )
+    options = {
+        "--header": f"Authorization: Bearer {token}",
+        "--checks": ",".join(CHECKS),
+        "--phases": "examples,coverage,fuzzing",
+        "--max-examples": "5",
+        "--seed": "4",
+        "--request-timeout": "20",
+        "--warnings": "off",
+    }
+    arguments = [part for option in options.items() for part in option]
+    command = [Path(sys.executable).parent / "schemathesis", "run", f"{system.url(service)}/openapi.json"]
+    done = subprocess.run(
+        [*command, *arguments, "--no-shrink", "--continue-on-failure"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
