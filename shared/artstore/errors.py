@@ -7,7 +7,7 @@
     ├── TooSlow 408              │
     ├── Conflict 409             ├── ModeForbids 409
     ├── RevisionMismatch 412     ├── TooLarge 413
-    ├── UriTooLong 414           │
+    ├── UriTooLong 414           ├── Quarantined 410
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
     ├── InvalidFields 422        ├── RateLimited 429
     ├── TooManyHeaders 431       ├── InternalError 500
@@ -117,6 +117,12 @@ class Conflict(ArtStoreError):
 
 class ModeForbids(ArtStoreError):
     status, code, title = 409, "mode_forbids", "The element's mode forbids this"
+
+
+class Quarantined(ArtStoreError):
+    """Nobody deleted it: its bytes or attributes were found damaged, and lie in the element's quarantine for a person."""
+
+    status, code, title = 410, "quarantined", "The file was found damaged and was put aside"
 
 
 class RevisionMismatch(ArtStoreError):

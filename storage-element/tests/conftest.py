@@ -25,8 +25,8 @@ async def admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
         yield admin
 
 
-@pytest.fixture(scope="session")
-async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+async def new_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+    """With an empty catalog of their own."""
     database_url = postgres.url(await postgres.new_database())
     engine = create_async_engine(database_url)
     async with engine.begin() as connection:
@@ -35,3 +35,14 @@ async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: Hear
         await connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": SCHEMA_REVISION})
     await engine.dispose()
     return Neighbours(database_url, valkey.url(), admin)
+
+
+@pytest.fixture(scope="session")
+async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+    return await new_neighbours(postgres, valkey, admin)
+
+
+@pytest.fixture
+async def own_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+    """For a test whose element must be the only one with its id in the catalog."""
+    return await new_neighbours(postgres, valkey, admin)

@@ -8,11 +8,11 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -26,6 +26,8 @@ from artstore.testing.services import free_port
 from artstore.testing.tokens import Signer
 
 from .store.support import new_file
+
+T = TypeVar("T")
 
 MODULE = Path(__file__).parents[1]
 START_TIMEOUT_S = 30
@@ -180,3 +182,11 @@ async def _ready(element: RunningElement, log: Path) -> None:
             except aiohttp.ClientConnectionError:
                 pass
             await asyncio.sleep(0.02)
+
+
+async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 60) -> T:
+    """The first answer that is not false. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not (answer := await ask()):
+            await asyncio.sleep(0.05)
+        return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
@@ -17,6 +18,12 @@ from artstore.jsons import JsonResponse
 from ..core.context import Context
 
 
+class RebuildOrder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    force: bool = False
+    """Also where the disk looks empty, or most of the catalog's rows would go."""
+
+
 class ModeChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     mode: Mode
@@ -28,11 +35,33 @@ def router() -> APIRouter:
     routes.post("/api/element/mode", tags=["element"], summary="Go on to the next mode: rw to ro, ro to ar")(
         change_mode
     )
+    routes.post(
+        "/api/element/rebuild", tags=["element"], status_code=202, summary="Bring the catalog in line with the disk"
+    )(rebuild)
+    routes.post(
+        "/api/element/verify", tags=["element"], status_code=202, summary="Compare every file with its checksum"
+    )(verify)
     return routes
 
 
 async def show(request: Request) -> Response:
-    return JsonResponse(_context(request).element.report())
+    """What it reports to admin, and how far its upkeep is."""
+    context = _context(request)
+    return JsonResponse({**msgspec.to_builtins(context.element.report()), "upkeep": context.upkeep.status()})
+
+
+async def rebuild(request: Request, wanted: RebuildOrder | None = None) -> Response:
+    """Goes on in the background; one that runs already is answered with its state."""
+    upkeep = _context(request).upkeep
+    upkeep.start_rebuild(force=wanted is not None and wanted.force)
+    return JsonResponse(upkeep.status(), 202)
+
+
+async def verify(request: Request) -> Response:
+    """Goes on in the background; one that runs already is answered with its state."""
+    upkeep = _context(request).upkeep
+    upkeep.start_verify()
+    return JsonResponse(upkeep.status(), 202)
 
 
 async def change_mode(request: Request, wanted: ModeChange) -> Response:

@@ -41,3 +41,13 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     max_file_size_bytes: Count = 5 << 40
     body_idle_timeout_s: Seconds = 30
     body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
+    saga_lease_s: Seconds = 300
+    """As at admin: how long an upload that nobody has heard of may still be committed."""
+    storage_verify_bytes_per_s: Bytes = 20 << 20
+    """How fast files are read again to compare their hashes; 0: as fast as the disk gives them."""
+    storage_verify_every_s: Annotated[float, Field(ge=0)] = 30 * 86400
+    """From one verification of all files to the next; 0: only when asked to."""
+    storage_sweep_grace_s: Seconds = 86400
+    """How old halves of files and temps without an owner are before they are swept."""
+    storage_sweep_dry_run: bool = False
+    """Only report what would be swept."""

@@ -29,6 +29,8 @@ from ..store.opening import StoreSettings, locked_root, open_store
 from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
+from ..upkeep.rows import Rows
+from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
 from .metrics import show_store
 from .redis import open_outbox
@@ -43,6 +45,7 @@ class Context:
     verifier: TokenVerifier
     element: Element
     store: Store
+    upkeep: Upkeep
     files: FileMetrics
     patience: Patience
     clock: Clock
@@ -70,17 +73,22 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
         )
         admin = peers.to("admin", settings.admin_url)
-        catalog = PostgresCatalog(database, open_outbox(runtime, database, redis), settings.storage_element_id)
+        outbox = open_outbox(runtime, database, redis)
+        catalog = PostgresCatalog(database, outbox, settings.storage_element_id)
         store = await opened.enter_async_context(open_store(paths, store_settings(settings), catalog, runtime.clock))
         announced = Announced(settings.element_url, settings.storage_backend, settings.storage_priority)
         element = Element(identity, paths, store, announced, admin)
-        show_store(store, runtime, settings.storage_element_id)
+        rows = Rows(database, outbox, settings.storage_element_id)
+        upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
+        show_store(store, upkeep, runtime, settings.storage_element_id)
         runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce)
         runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
+        await upkeep.begin()
         yield Context(
             verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
             element=element,
             store=store,
+            upkeep=upkeep,
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
@@ -101,4 +109,14 @@ def store_settings(settings: Settings) -> StoreSettings:
         quota_bytes=settings.storage_quota_bytes,
         limits=Limits(settings.storage_small_file_bytes, settings.max_file_size_bytes),
         wal=WalLimits(settings.storage_wal_segment_bytes, settings.storage_wal_max_segments),
+    )
+
+
+def upkeep_settings(settings: Settings) -> UpkeepSettings:
+    return UpkeepSettings(
+        lease_s=settings.saga_lease_s,
+        verify_bytes_per_s=settings.storage_verify_bytes_per_s,
+        verify_every_s=settings.storage_verify_every_s,
+        sweep_grace_s=settings.storage_sweep_grace_s,
+        sweep_dry_run=settings.storage_sweep_dry_run,
     )

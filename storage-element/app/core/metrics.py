@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -10,13 +11,15 @@ from prometheus_client.registry import Collector
 from artstore.service import Runtime
 
 from ..store.store import Store
+from ..upkeep.journal import Problem
+from ..upkeep.upkeep import Upkeep
 
 FINDINGS = ("damaged", "torn_tails", "unreadable_frames", "swept_temps", "resolved_intents", "redone_files")
 
 
 class StoreCollector(Collector):
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, upkeep: Upkeep) -> None:
+        self._store, self._upkeep = store, upkeep
 
     def collect(self) -> Iterable[Metric]:
         store = self._store
@@ -26,6 +29,20 @@ class StoreCollector(Collector):
         for kind in FINDINGS:
             found.add_metric([kind], getattr(store.findings, kind))
         yield found
+        damaged = CounterMetricFamily(
+            "upkeep_findings", "What rebuild, verify and sweep found wrong with a file", labels=["problem"]
+        )
+        for problem in get_args(Problem):
+            damaged.add_metric([problem], self._upkeep.found.counts.get(problem, 0))
+        yield damaged
+        yield GaugeMetricFamily(
+            "element_usage_exact", "0 while files and bytes are still counted after a crash", value=store.usage.exact
+        )
+        yield GaugeMetricFamily(
+            "catalog_lost",
+            "1 when the catalog has none of this element's files",
+            value=self._upkeep.confirm.catalog_lost,
+        )
         yield CounterMetricFamily("wal_syncs", "Syncs of the log", value=store.wal.syncs)
         yield GaugeMetricFamily("wal_open_intents", "Operations under way or unsettled", value=len(store.wal.open))
         yield GaugeMetricFamily("wal_used_segments", "Segments that recovery would read", value=store.wal.used_segments)
@@ -43,6 +60,6 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.room.available_bytes())
 
 
-def show_store(store: Store, runtime: Runtime, element_id: str) -> None:
-    runtime.registry.register(StoreCollector(store))
+def show_store(store: Store, upkeep: Upkeep, runtime: Runtime, element_id: str) -> None:
+    runtime.registry.register(StoreCollector(store, upkeep))
     runtime.files.space_used.labels(element_id).set_function(lambda: store.usage.bytes_used)

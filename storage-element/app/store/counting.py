@@ -21,6 +21,9 @@ class Counting:
             self.files += files
             self.bytes_used += size_bytes
 
+    def has(self, folder: str) -> bool:
+        return folder in self._taken
+
     def take(self, folder: str, files: int, size_bytes: int) -> None:
         self._taken.add(folder)
         self.files += files

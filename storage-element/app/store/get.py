@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from artstore.contracts.files import Attributes
-from artstore.errors import InternalError, NotFound
+from artstore.errors import InternalError, NotFound, Quarantined
 
 from .attributes import find_in
 from .backends.base import OpenData
@@ -49,6 +49,8 @@ def _load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
     held = store.swapping.get(file_id)
     encoded = held.attributes if held is not None else store.files.find_attributes(file_id)
     if encoded is None:
+        if store.files.is_aside(file_id):
+            raise Quarantined("the file was found damaged and lies in this element's quarantine", file_id=file_id)
         raise NotFound("there is no such file here", file_id=file_id)
     return _decode(store, encoded, file_id), encoded
 

@@ -31,6 +31,9 @@ class OpenData(Protocol):
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Up to `size_bytes` from `offset`; none at the end."""
 
+    def forget(self) -> None:
+        """Let memory forget what it has, so that the next reading is one of the disk."""
+
     def again(self) -> OpenData:
         """For one more reader, who closes it himself."""
 
@@ -112,7 +115,10 @@ class Backend(Protocol):
         """attr.json, then data. Nothing there is no error."""
 
     def quarantine(self, file_id: str) -> None:
-        """Out of the way of listings and reads, kept for a person to look at."""
+        """Out of the way of listings and reads, attr.json first, kept for a person to look at."""
+
+    def is_aside(self, file_id: str) -> bool:
+        """Whether anything of the file lies in quarantine."""
 
     # Looking
 

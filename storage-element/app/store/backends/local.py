@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -40,6 +41,9 @@ class LocalData:
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         return os.pread(self.fd, size_bytes, offset)
+
+    def forget(self) -> None:
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def again(self) -> LocalData:
         return LocalData(os.dup(self.fd), self.size_bytes)
@@ -206,13 +210,23 @@ class LocalBackend:
                         yield file_id
 
     def quarantine(self, file_id: str) -> None:
-        """Out of the way of listings and reads, kept for a person to look at."""
+        """A later one of the same id never replaces what lies there already."""
+        moved = False
         for source, suffix in (
             (self.paths.attributes(file_id), ATTRIBUTES_SUFFIX),
             (self.paths.data(file_id), ""),
         ):
+            target = f"{self.paths.quarantine}/{file_id}{suffix}"
             if os.path.exists(source):
-                durable.rename(source, f"{self.paths.quarantine}/{file_id}{suffix}")
+                durable.rename(source, target if not os.path.exists(target) else f"{target}.{time.time_ns()}")
+                moved = True
+        if moved:
+            durable.sync_path(self.paths.folder(file_id))
+            durable.sync_path(self.paths.quarantine)
+
+    def is_aside(self, file_id: str) -> bool:
+        target = f"{self.paths.quarantine}/{file_id}"
+        return os.path.exists(target) or os.path.exists(target + ATTRIBUTES_SUFFIX)
 
     def _write_data(self, file_id: str, data: bytes) -> None:
         path = self.paths.data(file_id)
