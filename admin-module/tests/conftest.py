@@ -176,3 +176,26 @@ def second_admin(admin: Admin, start: Start) -> Callable[..., Any]:
         return client
 
     return another
+
+
+@pytest.fixture
+async def own_admin(
+    postgres: PostgresServer, valkey: ValkeyServer, tmp_path: Path, start: Start
+) -> AsyncIterator[Callable[..., Any]]:
+    """Starts an admin on a database of the test's own, or the next one there after the first has died."""
+    database_url = postgres.url(await postgres.new_database())
+    redis = Redis.from_url(valkey.url(6), decode_responses=True)
+    await redis.flushdb()
+    given = environment(database_url, valkey.url(6), tmp_path, AUDIT_FOLDER=str(tmp_path / "audit"))
+    clients: list[httpx.AsyncClient] = []
+
+    async def run(**settings: str) -> Admin:
+        url, process = start({**given, **settings})
+        clients.append(httpx.AsyncClient(base_url=url, timeout=20))
+        await until_ready(clients[-1])
+        return Admin(url, database_url, redis, clients[-1], given, process)
+
+    yield run
+    for client in clients:
+        await client.aclose()
+    await redis.aclose()

@@ -73,7 +73,10 @@ def is_away(error: BaseException) -> bool:
     """Whether the error says that PostgreSQL is not there, rather than that it refused the statement."""
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return bool(error.connection_invalidated) or isinstance(
-            error.orig.__cause__ if error.orig else None, asyncpg.PostgresConnectionError | OSError
+            error.orig.__cause__ if error.orig else None,
+            asyncpg.PostgresConnectionError
+            | OSError
+            | asyncpg.UndefinedTableError,  # there, but without the schema: that comes with admin
         )
     return isinstance(
         error,

@@ -122,7 +122,8 @@ class Compensation:
         # 1. claim: durable, so that no commit can follow once the element is asked to remove the file
         async with self._database.begin() as conn:
             claimed, urls = await self._claim(conn)
-        points.hit("admin.saga_claimed")
+        if claimed:
+            points.hit("admin.saga_claimed")
         # 2. ask the elements, outside any transaction, and close each saga as soon as its elements have answered
         limit = asyncio.Semaphore(CALLS_AT_ONCE)
 

@@ -1,0 +1,137 @@
+"""admin is killed at each of its points; the next one finds all of it or nothing, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from artstore.clock import uuid7
+
+QUICK = {"ELEMENT_CALL_TIMEOUT_S": "1"}
+
+
+def new_saga() -> dict[str, str]:
+    return {"saga_id": str(uuid7()), "file_id": str(uuid7()), "storage_element_id": "se-01", "owner": "boss"}
+
+
+def record(saga: dict[str, str]) -> dict[str, Any]:
+    moment = "2026-01-01T00:00:00.000000Z"
+    return {
+        "schema_version": 1, "file_id": saga["file_id"], "revision": 1, "filename": "a.txt", "content_type": "text/plain",
+        "size_bytes": 3, "checksum": "sha256:" + "0" * 64, "storage_element_id": "se-01", "created_at": moment,
+        "updated_at": moment, "owner": "boss", "tags": [], "metadata": {}, "retention": "permanent", "expires_at": None,
+    }  # fmt: skip
+
+
+async def killed_by(admin: Any, request: Any) -> None:
+    """The request, or what it sets off, kills the process; nobody gets an answer to say otherwise."""
+    try:
+        await request
+    except httpx.TransportError:
+        pass
+    assert await asyncio.to_thread(admin.process.wait, 30) == -9
+
+
+async def commit(admin: Any, saga: dict[str, str]) -> Any:
+    body = {"sagas": [{"saga_id": saga["saga_id"], "attributes": record(saga)}]}
+    return await admin.call("POST", "/api/sagas/commit", by="ingester", json=body)
+
+
+async def look(admin: Any, saga: dict[str, str]) -> str:
+    return str((await admin.call("GET", f"/api/sagas/{saga['saga_id']}")).json()["state"])
+
+
+@pytest.mark.parametrize(("point", "found"), [("admin.commit_written", "begun"), ("admin.committed", "committed")])
+async def test_a_killed_commit_happened_whole_or_not_at_all(own_admin: Any, point: str, found: str) -> None:
+    armed, saga = await own_admin(ARTSTORE_POINT=f"{point}:kill"), new_saga()
+    await armed.call("POST", "/api/sagas/uploads", by="ingester", json={"sagas": [saga]})
+    await killed_by(armed, commit(armed, saga))
+    admin = await own_admin()
+    rows = await admin.sql("SELECT state FROM files WHERE file_id = $1", saga["file_id"])
+    assert await look(admin, saga) == found
+    assert [row["state"] for row in rows] == (["available"] if found == "committed" else [])
+    # the ingester, which got no answer, asks again
+    assert (await commit(admin, saga)).json()["results"][0]["state"] == "committed"
+    rows = await admin.sql("SELECT state FROM files WHERE file_id = $1", saga["file_id"])
+    assert [row["state"] for row in rows] == ["available"]
+
+
+@pytest.fixture
+async def element() -> AsyncIterator[tuple[str, list[str]]]:
+    """(url, the files it was asked to remove)."""
+    removed: list[str] = []
+
+    async def delete(request: web.Request) -> web.Response:
+        removed.append(request.match_info["file_id"])
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_delete("/api/files/{file_id}", delete)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", removed
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(("point", "times"), [("admin.saga_claimed", 1), ("admin.saga_undone", 2)])
+async def test_a_killed_compensation_is_done_again(
+    own_admin: Any, element: Any, eventually: Any, point: str, times: int
+) -> None:
+    armed, saga = await own_admin(ARTSTORE_POINT=f"{point}:kill", **QUICK), new_saga()
+    url, removed = element
+    capacity = {"total_bytes": 10, "used_bytes": 0, "available_bytes": 10, "files": 0, "fill": "ok"}
+    report = {"id": "se-01", "url": url, "mode": "rw", "backend": "local", "version": "0", "capacity": capacity}
+    announced = await armed.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=report)
+    assert announced.status_code == 200, announced.text
+    await armed.call("POST", "/api/sagas/uploads", by="ingester", json={"sagas": [saga]})
+    body = {"sagas": [saga], "reason": "the client left"}
+    await killed_by(armed, armed.call("POST", "/api/sagas/abort", by="ingester", json=body))
+    admin = await own_admin(**QUICK)
+
+    async def undone() -> bool:
+        return await look(admin, saga) == "compensated"
+
+    await eventually(undone)
+    assert removed == [saga["file_id"]] * times
+
+
+async def test_a_killed_rotation_leaves_the_keys_as_they_were(own_admin: Any) -> None:
+    armed = await own_admin(ARTSTORE_POINT="admin.keys_rotated:kill:2")  # the first makes the first keys
+    before = await armed.sql("SELECT kid, state FROM signing_keys ORDER BY kid")
+    token = await armed.token("boss")
+    await killed_by(armed, armed.call("POST", "/api/auth/keys/rotate"))
+    admin = await own_admin()
+    assert await admin.sql("SELECT kid, state FROM signing_keys ORDER BY kid") == before
+    rotated = await admin.client.post("/api/auth/keys/rotate", headers={"authorization": f"Bearer {token}"})
+    assert sorted(key["state"] for key in rotated.json()["items"]) == ["active", "next", "retiring"]
+    assert (await admin.call("GET", "/api/audit/verify")).json()["findings"] == []
+
+
+@pytest.mark.parametrize("point", ["audit.spooled", "audit.shipped"])
+async def test_a_killed_writer_loses_no_event_and_writes_none_twice(
+    own_admin: Any, eventually: Any, point: str
+) -> None:
+    armed = await own_admin(ARTSTORE_POINT=f"{point}:kill")
+    await killed_by(armed, armed.client.get("/api/audit"))
+    admin = await own_admin()
+
+    async def there() -> list[Any]:
+        params = {"action": "access.denied"}
+        found: list[Any] = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
+        return found
+
+    await eventually(there)
+    await admin.client.get("/api/audit")
+
+    async def both() -> bool:
+        return len(await there()) == 2
+
+    await eventually(both)
+    assert [event["seq"] for event in await there()] == [2, 1]
+    assert (await admin.call("GET", "/api/audit/verify")).json()["findings"] == []
