@@ -129,6 +129,15 @@ def make_tree(folders: Iterable[str]) -> None:
         sync_path(parent)
 
 
+def make_path(path: str) -> None:
+    """The folder and those above it, where missing: with all their names durable, so that no power cut takes the whole root."""
+    missing: list[str] = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    make_tree(reversed(missing))
+
+
 def _as_failure(error: OSError, call: str) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return error

@@ -42,7 +42,7 @@ class StoreSettings:
 async def locked_root(root: str) -> AsyncIterator[Paths]:
     """The folders of a root, made where missing, and this process alone on it. Raises RootRefused."""
     paths = Paths(os.path.abspath(root))
-    os.makedirs(paths.root, exist_ok=True)
+    await asyncio.to_thread(durable.make_path, paths.root)
     lock = lock_root(paths)
     try:
         await asyncio.to_thread(durable.make_tree, paths.made_once())

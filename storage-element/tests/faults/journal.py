@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -20,6 +21,14 @@ ABSENT: State = None
 
 def state_of(content: bytes, revision: int) -> State:
     return (hashlib.sha256(content).hexdigest(), revision)
+
+
+class Notes(Protocol):
+    def begun(self, file_id: str, state: State) -> None: ...
+
+    def done(self, file_id: str, state: State) -> None: ...
+
+    def refused(self, file_id: str, state: State) -> None: ...
 
 
 class Journal:

@@ -18,8 +18,8 @@ from artstore.clock import uuid7
 from artstore.contracts.files import Changes
 from artstore.errors import ArtStoreError, Malformed
 
-from ..store.support import MAX_BYTES, body_of, chunks_of, new_file
-from .journal import ABSENT, Journal, KeptCatalog, State, state_of
+from ..store.support import MAX_BYTES, RememberingCatalog, body_of, chunks_of, new_file
+from .journal import ABSENT, KeptCatalog, Notes, State, state_of
 
 SMALL_BYTES, LARGE_BYTES = 700, 70_000
 
@@ -35,10 +35,14 @@ def catalog_of(root: Path) -> Path:
 class Work:
     """Files by id as they were answered last. A step that is refused ends `attempt` with False, whatever was refused."""
 
-    def __init__(self, store: Store, journal: Journal, catalog: KeptCatalog, random: Random | None = None) -> None:
+    def __init__(self, store: Store, journal: Notes, catalog: RememberingCatalog, random: Random | None = None) -> None:
         self.store, self.journal, self.catalog = store, journal, catalog
         self._random = random or Random()
         self._content: dict[str, tuple[bytes, int]] = {}
+
+    def know(self, file_id: str, content: bytes, revision: int) -> None:
+        """A file from before."""
+        self._content[file_id] = (content, revision)
 
     def bytes(self, size: int) -> bytes:
         return self._random.randbytes(size)
@@ -123,6 +127,7 @@ async def large(work: Work) -> None:
 
 async def refused(work: Work) -> None:
     """Puts and rewrites that fail on the way, with and without the catalog knowing."""
+    assert isinstance(work.catalog, KeptCatalog)
     kept = await work.put(SMALL_BYTES)
     for size in (SMALL_BYTES, LARGE_BYTES):
         work.catalog.away = True
