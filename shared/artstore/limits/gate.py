@@ -115,7 +115,7 @@ class Gate:
         if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
             await self._app(scope, receive, send)
             return
-        presented = any(name == b"authorization" for name, _ in scope["headers"])
+        presented = b"authorization" in [name for name, _ in scope["headers"]]
         refused = await self._refused(scope, presented)
         if refused is not None:
             await problem_response(refused)(scope, receive, _with_limit(scope, send))
