@@ -17,18 +17,20 @@ from sqlalchemy import text
 
 from artstore.catalog.recent import DROP, FLOOR_S, floor_key, floor_of, record_key
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
-from artstore.database import Database
+from artstore.database import LOOSELY, Database
 from artstore.logs import get_logger
 from artstore.service import Runtime
 
 log = get_logger("artstore.outbox")
 
 BATCH = 500
+GATHER_S = 0.01
+"""After a kick: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
 POLL_EVERY_S = 1.0
 """For messages of a process that died before it published them."""
 
 _TAKE = text("SELECT id, channel, message FROM outbox ORDER BY id LIMIT :limit")
-_DONE = text("DELETE FROM outbox WHERE id = ANY(:ids)")
+_DONE = text(f"DELETE FROM outbox USING {LOOSELY} WHERE id = ANY(:ids) AND loosely.level IS NOT NULL")
 
 
 class Outbox:
@@ -47,6 +49,7 @@ class Outbox:
         try:
             async with asyncio.timeout(POLL_EVERY_S):
                 await self._kicked.wait()
+                await asyncio.sleep(GATHER_S)
         except TimeoutError:
             pass
         self._kicked.clear()
@@ -54,7 +57,7 @@ class Outbox:
             pass
 
     async def _publish_batch(self) -> int:
-        async with self._database.begin() as connection:
+        async with self._database.alone() as connection:
             rows = (await connection.execute(_TAKE, {"limit": BATCH})).all()
         self._waiting.set(len(rows))
         if not rows:
@@ -65,7 +68,7 @@ class Outbox:
                     _drop_from_cache(pipeline, message)
                 pipeline.publish(channel, message)
             await pipeline.execute()
-        async with self._database.begin(durable=False) as connection:
+        async with self._database.alone() as connection:
             await connection.execute(_DONE, {"ids": [row[0] for row in rows]})
         return len(rows)
 

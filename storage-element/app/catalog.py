@@ -68,6 +68,10 @@ class PostgresCatalog:
         entries = [item for item in items if isinstance(item, Entry)]
         gone = [item for item in items if isinstance(item, FileChanged)]
         durable = bool(gone) or any(entry.saga_id is None for entry in entries)
-        async with self._database.begin(durable=durable) as connection:
+        if not gone:
+            async with self._database.alone() as connection:
+                await note(connection, entries, durable=durable)
+            return
+        async with self._database.begin() as connection:
             await note(connection, entries)
             await forget(connection, gone)

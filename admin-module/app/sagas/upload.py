@@ -18,7 +18,7 @@ from artstore import points
 from artstore.catalog.write import Entry, note
 from artstore.contracts.files import Attributes
 from artstore.contracts.sagas import SagaResult, UploadSaga
-from artstore.database import Database
+from artstore.database import LOOSELY, Database
 from artstore.errors import Conflict
 from artstore.groups import Group
 from artstore.logs import request_id
@@ -40,7 +40,7 @@ _ABANDONED = """array_remove(
 _BEGIN = text(
     f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at)
     SELECT saga_id, 'upload', 'begun', file_id, element, owner, now() + make_interval(secs => :lease_s)
-    FROM {_GIVEN} ORDER BY saga_id
+    FROM {_GIVEN}, {LOOSELY} WHERE loosely.level IS NOT NULL ORDER BY saga_id
     ON CONFLICT (saga_id) DO UPDATE SET due_at = excluded.due_at, updated_at = now(),
         abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
@@ -115,7 +115,7 @@ class UploadSagas:
 
     async def _begin(self, requests: list[list[UploadSaga]]) -> Sequence[list[SagaResult]]:
         sagas = {saga.saga_id: saga for request in requests for saga in request}
-        async with self._database.begin(durable=False) as conn:
+        async with self._database.alone() as conn:
             values = {**_columns(sagas.values()), "lease_s": self._lease_s}
             done = await _advanced(conn, _BEGIN, SagaEvent.BEGIN, SagaState.BEGUN, values)
             states = await _states(conn, sagas.keys() - done)

@@ -29,8 +29,8 @@ class Entry:
     saga_id: str | None = None
 
 
-# One statement for the whole group: rows come in as one JSON document, which costs a parse in the server and no
-# per-row protocol here. A pending row never replaces an available one; available replaces pending at the same revision.
+# One statement for the whole group and its events: rows come in as one JSON document, which costs a parse in the server
+# and no per-row protocol here. A pending row never replaces an available one; available replaces pending at the same revision.
 _UPSERT = text(
     """
     WITH entries AS (
@@ -38,6 +38,13 @@ _UPSERT = text(
             file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
             filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
             created_at timestamptz, updated_at timestamptz, expires_at timestamptz)
+    ), events AS (
+        INSERT INTO outbox (channel, message)
+        SELECT :channel, message
+        FROM jsonb_array_elements_text(CAST(:messages AS jsonb)) AS message, (
+            SELECT set_config('synchronous_commit', CASE WHEN :durable THEN current_setting('synchronous_commit')
+                              ELSE 'off' END, true) AS level) AS commits
+        WHERE commits.level IS NOT NULL
     )
     INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type,
                                size_bytes, owner, tags, metadata, created_at, updated_at, expires_at, checked_at)
@@ -72,13 +79,16 @@ _NOTIFY = text(
 )
 
 
-async def note(connection: AsyncConnection, entries: Sequence[Entry], *, tell: bool = True) -> None:
-    """Rows as the element wrote them to disk, and an event for each unless it is no news (`tell`)."""
+async def note(connection: AsyncConnection, entries: Sequence[Entry], *, durable: bool = True) -> None:
+    """Rows as the element wrote them to disk, and an event for each.
+
+    `durable=False` lets the commit of the transaction return before it is on PostgreSQL's disk.
+    """
     if not entries:
         return
-    await connection.execute(_UPSERT, {"entries": orjson.dumps([_row(entry) for entry in entries]).decode()})
-    if tell:
-        await _notify(connection, [(entry.attributes, entry.change) for entry in entries])
+    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries]
+    values = {"entries": orjson.dumps(rows).decode(), "messages": orjson.dumps(messages).decode(), "durable": durable}
+    await connection.execute(_UPSERT, {**values, "channel": FILES_CHANNEL})
 
 
 async def forget(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
@@ -95,17 +105,15 @@ async def notify(connection: AsyncConnection, channel: str, messages: Sequence[s
     await connection.execute(_NOTIFY, {"channel": channel, "messages": orjson.dumps(list(messages)).decode()})
 
 
-async def _notify(connection: AsyncConnection, changes: Sequence[tuple[Attributes, Change]]) -> None:
-    events = [
-        FileChanged(
-            file_id=attributes.file_id,
-            revision=attributes.revision,
-            change=change,
-            storage_element_id=attributes.storage_element_id,
-        )
-        for attributes, change in changes
-    ]
-    await notify(connection, FILES_CHANNEL, [msgspec.json.encode(event).decode() for event in events])
+def _message(entry: Entry) -> str:
+    attributes = entry.attributes
+    event = FileChanged(
+        file_id=attributes.file_id,
+        revision=attributes.revision,
+        change=entry.change,
+        storage_element_id=attributes.storage_element_id,
+    )
+    return msgspec.json.encode(event).decode()
 
 
 def _row(entry: Entry) -> dict[str, Any]:
