@@ -198,7 +198,7 @@ class Peer:
                 response = await self._ask(method, path, timeout, headers, source, options)
         except PeerFault as fault:
             raise fault.error from fault
-        if response.status == Unauthenticated.status:
+        if response.status in (Unauthenticated.status, Forbidden.status):  # forbidden: we may have been given more since
             self.token.void(token)
         return response
 

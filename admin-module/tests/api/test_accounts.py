@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 BASE = "/api/service-accounts"
@@ -41,6 +42,54 @@ async def test_both_secrets_are_valid_through_the_grace_and_the_old_one_not_afte
     last = (await admin.call("POST", f"{BASE}/{account['id']}/rotate-secret", json={"grace_s": 0})).json()
     assert await login(admin, account, rotated["client_secret"]) == 401
     assert await login(admin, account, last["client_secret"]) == 200
+
+
+async def test_the_old_secret_ends_with_its_grace(admin: Any, eventually: Any) -> None:
+    account = await make(admin)
+    rotated = await admin.call("POST", f"{BASE}/{account['id']}/rotate-secret", json={"grace_s": 2})
+    assert rotated.json()["previous_secret_valid_until"] is not None
+    assert rotated.headers["cache-control"] == "no-store"
+    assert await login(admin, account) == 200
+
+    async def ended() -> bool:
+        return await login(admin, account) == 401
+
+    await eventually(ended)
+    assert await login(admin, account, rotated.json()["client_secret"]) == 200
+
+
+async def test_an_account_has_a_name_a_description_or_both(admin: Any) -> None:
+    for given in (
+        {"name": "Scanner"},
+        {"description": "in the hall"},
+        {"name": "Scanner", "description": "in the hall"},
+    ):
+        account = await make(admin, **given)
+        assert {field: account[field] for field in given} == given
+        assert account["client_id"] != account["id"]
+    renamed = await admin.call("PATCH", f"{BASE}/{account['id']}", json={"name": "Printer"})
+    assert (renamed.json()["name"], renamed.json()["description"]) == ("Printer", "in the hall")
+
+
+async def test_a_token_ends_with_its_account(admin: Any) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=100)
+    account = await make(admin, expires_at=soon.isoformat())
+    credentials = {"client_id": account["client_id"], "client_secret": account["client_secret"]}
+    answer = (await admin.client.post("/api/auth/token", json=credentials)).json()
+    assert 90 <= answer["expires_in"] <= 100
+
+
+async def test_tokens_issued_after_a_suspension_is_lifted_are_valid(admin: Any) -> None:
+    """Even in the same second: the void ones were issued until then, the new ones after it."""
+    account = await make(admin, role="READONLY")
+    credentials = {"client_id": account["client_id"], "client_secret": account["client_secret"]}
+    for _ in range(3):
+        answer = await admin.client.post("/api/auth/token", json=credentials)
+        headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+        assert (await admin.client.get("/api/sagas", headers=headers)).status_code == 200
+        await admin.call("PATCH", f"{BASE}/{account['id']}", json={"suspended": True})
+        assert (await admin.client.get("/api/sagas", headers=headers)).status_code == 401
+        await admin.call("PATCH", f"{BASE}/{account['id']}", json={"suspended": False})
 
 
 async def test_a_suspended_expired_or_deleted_account_gets_no_token(admin: Any) -> None:

@@ -56,3 +56,20 @@ def key(kid: str, state: KeyState, **age: float) -> KeyAge:
 )
 def test_keys_change_state_when_they_are_due(keys: list[KeyAge], force: bool, expected: Plan) -> None:
     assert plan(keys, NOW, SCHEDULE, force=force) == expected
+
+
+@pytest.mark.parametrize(
+    ("revoked", "expected"),
+    [
+        pytest.param("a", Plan(remove=("a",), activate="n", create=(NEXT,)), id="the next one signs at once"),
+        pytest.param("n", Plan(remove=("n",), create=(NEXT,)), id="a next one is replaced"),
+        pytest.param("r", Plan(remove=("r",)), id="a retiring one is gone before its grace is over"),
+    ],
+)
+def test_a_revoked_key_goes_at_once(revoked: str, expected: Plan) -> None:
+    keys = [key("a", ACTIVE, hours=1), key("n", NEXT, minutes=1), key("r", RETIRING, minutes=1)]
+    assert plan(keys, NOW, SCHEDULE, revoke=revoked) == expected
+
+
+def test_a_revocation_of_the_only_key_makes_new_ones() -> None:
+    assert plan([key("a", ACTIVE, hours=1)], NOW, SCHEDULE, revoke="a") == Plan(remove=("a",), create=(ACTIVE, NEXT))
