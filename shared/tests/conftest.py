@@ -26,4 +26,6 @@ async def runtime() -> AsyncIterator[Runtime]:
         registry = new_registry()
         limiter = Limiter(Clock(), Load(1, 1000, registry), registry)
         audit = AuditWriter("test", None, Clock(), tasks, registry)
-        yield Runtime(ServiceSettings(port=1), Clock(), registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit)
+        yield Runtime(
+            ServiceSettings(port=1), Clock(), registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit
+        )

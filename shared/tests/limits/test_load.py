@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from artstore.limits.load import MIN_FACTOR, Load
+import asyncio
+import time
+
+from artstore.limits.load import MIN_FACTOR, TICK_S, Load
 from artstore.metrics import new_registry
 
 
@@ -43,3 +46,16 @@ def test_too_many_requests_under_way_tighten_too() -> None:
     for _ in range(10):
         one.note(0.0)
     assert one.factor == 1.0
+
+
+async def test_a_loop_that_is_held_up_is_noticed_and_forgiven() -> None:
+    one = Load(0.1, 100, new_registry())
+    watching = asyncio.create_task(one.watch())
+    for _ in range(6):
+        await asyncio.sleep(TICK_S / 2)
+        time.sleep(2 * TICK_S)
+    assert one.factor < 1.0
+    async with asyncio.timeout(60):
+        while one.factor < 1.0:
+            await asyncio.sleep(TICK_S)
+    watching.cancel()

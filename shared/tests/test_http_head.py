@@ -1,0 +1,108 @@
+"""The head of a request over real sockets: bounded in bytes and in time, whatever pieces it comes in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from artstore import http_head
+from artstore.http_head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_URL_BYTES, BoundedProtocol, fault_of_head
+from artstore.testing.services import free_port
+
+
+async def app(_scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    monkeypatch.setattr(http_head, "HEAD_TIMEOUT_S", 0.5)
+    number = free_port()
+    config = uvicorn.Config(app, port=number, http=BoundedProtocol, lifespan="off", log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield number
+    server.should_exit = True
+    await running
+
+
+async def talk(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+    """What comes back until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        async with asyncio.timeout(10):
+            return await reader.read()
+    except ConnectionError:
+        return b"reset"
+    finally:
+        writer.close()
+
+
+LAST = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+
+
+async def test_a_head_that_does_not_come_to_its_end_is_given_up(port: int) -> None:
+    assert await talk(port, b"GET / HTTP/1.1\r\nhost: a\r\n") == b""
+    assert await talk(port) == b""
+
+
+async def test_a_head_that_trickles_is_given_up_too(port: int) -> None:
+    drops = [b"x-%d: 1\r\n" % number for number in range(40)]
+    assert await talk(port, b"GET / HTTP/1.1\r\n", *drops, pause_s=0.05) in (b"", b"reset")
+
+
+async def test_a_head_may_come_in_pieces_and_a_body_slowly(port: int) -> None:
+    head = [b"POST / HTT", b"P/1.1\r\nhost: a\r\nconnec", b"tion: close\r\ncontent-length: 8\r\n\r\n"]
+    body = [b"ab", b"cd", b"ef", b"gh"]
+    assert (await talk(port, *head, *body, pause_s=0.2)).endswith(b"ok")
+
+
+async def test_the_second_request_of_a_connection_has_its_own_time(port: int) -> None:
+    first = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+    assert (await talk(port, first, first, LAST, pause_s=0.3)).count(b"200 OK") == 3
+    assert (await talk(port, first, b"GET / HTTP/1.1\r\nhost")).count(b"200 OK") == 1
+
+
+async def test_requests_may_come_all_at_once(port: int) -> None:
+    post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n\r\n" + b"x" * 60_000
+    assert (await talk(port, post * 3 + b"GET / HT", b"TP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).count(
+        b"200 OK"
+    ) == 4
+
+
+async def test_a_head_without_end_is_refused(port: int) -> None:
+    answer = await talk(port, b"GET / HTTP/1.1\r\nx: ", *[b"a" * 4096] * 200)
+    assert answer == b"reset" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def scope(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
+    return {"raw_path": path, "query_string": query, "headers": headers or []}
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (scope(b"/" * MAX_URL_BYTES), None),
+        (scope(b"/" * MAX_URL_BYTES, b"a"), 414),
+        (scope(headers=[(b"a", b"")] * MAX_FIELDS), None),
+        (scope(headers=[(b"a", b"")] * (MAX_FIELDS + 1)), 431),
+        (scope(headers=[(b"a", b"b" * (MAX_HEAD_BYTES - 1))]), None),
+        (scope(headers=[(b"a", b"b" * MAX_HEAD_BYTES)]), 431),
+    ],
+)
+def test_the_bounds_are_exact(given: dict[str, Any], status: int | None) -> None:
+    fault = fault_of_head(given)
+    assert (fault and fault.status) == status
