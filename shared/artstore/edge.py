@@ -111,7 +111,8 @@ class Edge:
 def _completed(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -> list[tuple[bytes, bytes]]:
     whole = [*fields, _DOCS_POLICY] if path in _DOCS else [*fields]
     names = {name for name, _ in whole}
-    whole.append((_REQUEST_ID_NAME, current.encode()))
+    if _REQUEST_ID_NAME not in names:
+        whole.append((_REQUEST_ID_NAME, current.encode()))
     whole += [field for field in SECURITY_HEADERS.items() if field[0] not in names]
     return whole
 
