@@ -1,0 +1,32 @@
+"""A store in this process with the real catalog: the element's own parts without HTTP around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.catalog import PostgresCatalog
+from app.upkeep.rows import Rows
+from artstore.breaker import Breakers
+from artstore.database import EDGE, Database, DatabaseAway
+
+from ..running import Neighbours
+
+
+class NoRelay:
+    """Change events stay in the outbox: nobody listens here."""
+
+    def kick(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def inside_rows(neighbours: Neighbours) -> AsyncIterator[tuple[Rows, PostgresCatalog]]:
+    engine = create_async_engine(neighbours.database_url)
+    database = Database(engine, Breakers(CollectorRegistry()).to(EDGE, (DatabaseAway,)))
+    outbox = NoRelay()
+    yield Rows(database, outbox, "se-01"), PostgresCatalog(database, outbox, "se-01")  # type: ignore[arg-type]
+    await engine.dispose()

@@ -1,0 +1,119 @@
+"""Files and bytes are right again after a crash, counted beside puts and deletes; and what is confirmed is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from app.store.store import Store
+from app.upkeep.align import Align
+from app.upkeep.aside import Found
+from app.upkeep.confirm import ALL_EVERY_ROUNDS, Confirm
+from app.upkeep.journal import Journal
+from app.upkeep.rows import Rows
+
+from ..running import Neighbours, RunningElement, eventually, running_element
+from ..store.support import opened, put_bytes
+from .catalog import all_confirmed, catalog_of, upkeep_of
+from .inside import inside_rows
+
+
+async def usage_of(element: RunningElement) -> tuple[int, int]:
+    capacity = (await element.ask("GET", "/api/element")).json["capacity"]
+    return capacity["files"], capacity["used_bytes"]
+
+
+def kept(root: Path) -> tuple[int, int]:
+    data = [path for path in (root / "files").rglob("*") if path.is_file() and path.suffix != ".json"]
+    return len(data), sum(path.stat().st_size for path in data)
+
+
+async def test_usage_is_counted_after_a_crash_while_files_come_and_go(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    root = tmp_path / "se"
+    async with running_element(own_neighbours, root) as element:
+        sizes = [100, 70_000, 5, 200_000, 0] * 8
+        puts = await asyncio.gather(*(element.put(os.urandom(size)) for size in sizes))
+        file_ids = [put.json["file_id"] for put in puts]
+        await element.ask("DELETE", f"/api/files/{file_ids[0]}")
+        element.stop(signal.SIGKILL)
+    async with running_element(own_neighbours, root) as element:
+        for number in range(1, 9):
+            await element.put(os.urandom(50 * number))
+            await element.ask("DELETE", f"/api/files/{file_ids[number]}")
+            await element.ask("PUT", f"/api/files/{file_ids[number + 10]}/content", data=os.urandom(number))
+
+        async def exact() -> bool:
+            return bool((await upkeep_of(element))["usage_exact"])
+
+        await eventually(exact)
+        assert await usage_of(element) == kept(root)
+        await element.put(b"one more")
+        assert await usage_of(element) == kept(root)
+        element.stop()
+    async with running_element(own_neighbours, root) as element:
+        assert (await upkeep_of(element))["usage_exact"]
+        assert await usage_of(element) == kept(root)
+
+
+async def test_committed_uploads_are_confirmed_and_open_ones_are_not(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    root = tmp_path / "se"
+    async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
+        file_ids = [(await element.put(b"bytes")).json["file_id"] for _ in range(4)]
+        await catalog.commit(*file_ids[:3])
+
+        async def one_left() -> bool:
+            return bool((await upkeep_of(element))["unconfirmed_files"] == 1)
+
+        await eventually(one_left)
+        await catalog.commit(file_ids[3])
+        await eventually(lambda: all_confirmed(element))
+        element.stop(signal.SIGKILL)
+        async with running_element(own_neighbours, root) as again:
+            await eventually(lambda: all_confirmed(again))
+
+
+async def test_an_upload_whose_row_was_lost_is_put_before_admin_again(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    """PostgreSQL crashed and lost the pending row with the begin: admin finds the row and undoes the upload."""
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened(tmp_path, catalog) as store,
+        catalog_of(own_neighbours) as sql,
+    ):
+        known, lost = [(await put_bytes(store, b"bytes")).attributes.file_id for _ in range(2)]
+        await sql.commit(known)
+        await sql.run("DELETE FROM files WHERE file_id = $1", lost)
+        await confirm_with(store, rows, lease_s=0.0).round()
+        assert await sql.states() == {known: "available", lost: "pending"}
+        assert set(store.unconfirmed) == {lost}
+
+
+async def test_a_catalog_that_is_lost_as_a_whole_waits_for_a_rebuild(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened(tmp_path, catalog) as store,
+        catalog_of(own_neighbours) as sql,
+    ):
+        confirm = confirm_with(store, rows, lease_s=0.0)
+        await sql.commit((await put_bytes(store, b"bytes")).attributes.file_id)
+        await confirm.round()
+        await put_bytes(store, b"acknowledged a moment before the catalog was lost")
+        await sql.run("TRUNCATE files")
+        for _ in range(ALL_EVERY_ROUNDS):
+            await confirm.round()
+        assert confirm.catalog_lost
+        assert await sql.states() == {}
+
+
+def confirm_with(store: Store, rows: Rows, *, lease_s: float) -> Confirm:
+    found = Found(store, Journal(store.files.paths))
+    return Confirm(store, rows, Align(store, rows, found, lease_s), lease_s)
