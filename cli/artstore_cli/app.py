@@ -1,4 +1,4 @@
-"""The command line: `./artstore up | down | status | test | audit`."""
+"""The command line: `./artstore up | down | status | test | audit | verify`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from .refusal import Refused
 from .status import status as look
 from .testing import test
 from .up import up as start
+from .verify import lines_of, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA = ROOT / ".artstore"
 NOT_RUNNING = 3
 """Exit code of `status` when nothing runs, as init scripts have it."""
+NO_ELEMENT = 2
+"""Exit code of `verify` for a folder that is no element's."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(audit, name="audit")
@@ -87,3 +90,18 @@ def check(
         raise typer.Exit(test(ROOT, parts or []))
     except Refused as error:
         raise refuse(error) from None
+
+
+@app.command("verify")
+def verify_folder(
+    folder: Annotated[Path, typer.Argument(help="An element's folder, or a copy of one. Nothing needs to run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole verdict as JSON.")] = False,
+) -> None:
+    """Check attr.json and hash of each file, and look for halves and leftovers; exit code 1 when something is damaged."""
+    try:
+        verdict = verify(folder)
+    except Refused as error:
+        refuse(error)
+        raise typer.Exit(NO_ELEMENT) from None
+    print(verdict.as_json().decode() if as_json else "\n".join(lines_of(verdict)))
+    raise typer.Exit(0 if verdict.sound else 1)
