@@ -17,11 +17,12 @@ KEY_KEPT = timedelta(days=30)
 CLOCKS_DIFFER = timedelta(seconds=60)
 """Of admin and the verifiers, at most."""
 
+# One second later than the last time, if need be: a token issued since then in that same second is dated so (issue.py).
 _REVOKE = text(
     """INSERT INTO revocations (kind, name, void_through, forget_at)
     VALUES (:kind, :name, :void_through, now() + CAST(:kept AS interval))
     ON CONFLICT (kind, name) DO UPDATE SET forget_at = excluded.forget_at,
-    void_through = greatest(revocations.void_through, excluded.void_through)"""
+    void_through = greatest(revocations.void_through + 1, excluded.void_through)"""
 )
 _ALL = text("SELECT kind, name, void_through FROM revocations WHERE forget_at > now() ORDER BY forget_at")
 _FORGET = text("DELETE FROM revocations WHERE forget_at <= now()")

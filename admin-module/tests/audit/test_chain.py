@@ -17,7 +17,7 @@ async def all_events(admin: Any) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        params = {"limit": 50, **({"cursor": cursor} if cursor else {})}
+        params = {"chain": "admin", "limit": 50, **({"cursor": cursor} if cursor else {})}
         answer = (await admin.call("GET", "/api/audit", by="watcher", params=params)).json()
         events += answer["items"]
         cursor = answer["next_cursor"]
