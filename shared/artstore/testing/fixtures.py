@@ -1,4 +1,4 @@
-"""pytest fixtures: one PostgreSQL and one Valkey per test run. A module's conftest.py imports what it uses."""
+"""pytest fixtures: one PostgreSQL, one Valkey and one SeaweedFS per test run, each when first asked for. A module's conftest.py imports what it uses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from artstore.testing.services import PostgresServer, ValkeyServer, start_postgres, start_valkey, temporary_folder
+from artstore.testing.services import (
+    PostgresServer,
+    S3Server,
+    ValkeyServer,
+    start_postgres,
+    start_s3,
+    start_valkey,
+    temporary_folder,
+)
 from artstore.testing.tokens import Signer
 
 
@@ -27,6 +35,13 @@ def postgres(servers_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def valkey(servers_folder: Path) -> Iterator[ValkeyServer]:
     server = start_valkey(servers_folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(servers_folder: Path) -> Iterator[S3Server]:
+    server = start_s3(servers_folder)
     yield server
     server.stop()
 

@@ -1,15 +1,18 @@
-"""PostgreSQL and Valkey for tests: started from their wheels on free ports, with folders of their own, gone with the test run."""
+"""PostgreSQL, Valkey and SeaweedFS for tests: started from their wheels on free ports, with folders of their own, gone with the test run."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import importlib.util
+import json
 import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ import asyncpg
 from artstore.postgres_wheel import HERE, find_account, load_program
 
 START_TIMEOUT_S = 30
+S3_PARTS = ("master", "volume", "filer", "s3")
 
 
 def free_port() -> int:
@@ -106,6 +110,27 @@ class ValkeyServer:
         _end(self.process, signal.SIGTERM)
 
 
+@dataclass(slots=True)
+class S3Server:
+    """SeaweedFS with one identity. Made to vanish and to come back on the same port with the same data."""
+
+    folder: Path
+    ports: dict[str, int]
+    access_key_id: str
+    secret_access_key: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3.port']}"
+
+    def stop(self) -> None:
+        _end(self.process, signal.SIGTERM)
+
+    def start_again(self) -> None:
+        self.process = _serve_s3(self.folder, self.ports)
+
+
 def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
     """initdb if `folder` is empty, then the server; durable, because what we test is."""
     port = port or free_port()
@@ -166,6 +191,63 @@ def start_valkey(folder: Path, port: int | None = None) -> ValkeyServer:
     )
     wait_for_port(port, process)
     return ValkeyServer(port, process)
+
+
+def start_s3(folder: Path) -> S3Server:
+    """With telemetry off, and open to nobody but its one identity. Buckets are made by who uses them."""
+    data = folder / "s3"
+    data.mkdir(mode=0o700)
+    access_key_id, secret_access_key = secrets.token_hex(10), secrets.token_urlsafe(32)
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": access_key_id, "secretKey": secret_access_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (data / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    ports = {f"{part}{kind}": free_port() for part in S3_PARTS for kind in (".port", ".port.grpc")}
+    return S3Server(data, ports, access_key_id, secret_access_key, _serve_s3(data, ports))
+
+
+def _serve_s3(data: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
+    program = Path(sys.executable).parent / "weed"
+    arguments: list[str | Path] = [
+        program,
+        "server",
+        f"-dir={data}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=128",
+        "-volume.max=0",
+        "-volume.preStopSeconds=0",
+        "-filer",
+        "-s3",
+        f"-s3.config={data / 'identities.json'}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+    with (data / "weed.log").open("ab") as log:
+        process = subprocess.Popen(
+            arguments, env={"PATH": os.defpath, "HOME": str(data)}, cwd=data, stdout=log, stderr=log
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if _is_healthy(ports["s3.port"]):
+            return process
+        time.sleep(0.05)
+    raise RuntimeError(f"SeaweedFS did not start: {(data / 'weed.log').read_text()[-2000:]}")
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status < 300
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _wheel(name: str) -> Path:
