@@ -1,0 +1,277 @@
+"""The files of an element in a bucket, under a prefix of its own. Bodies wait in temps on the element's disk until S3 took them.
+
+What S3 acknowledged is durable, so nothing rides in the log. There is no rename: data is uploaded under its name, then
+attr.json; each appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from artstore.contracts.files import Attributes
+from artstore.errors import Unavailable
+from artstore.points import hit
+
+from .. import durable
+from ..paths import ATTRIBUTES_SUFFIX, Paths
+from .s3_data import S3Data
+from .s3_settings import S3Settings
+from .s3_uploads import S3Uploads, Upload
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+Result = TypeVar("Result")
+
+MAX_PARTS = 10_000
+"""Of one multipart upload."""
+LOOKS_AT_ONCE = 16
+"""Objects asked for at the same time for one page of a listing."""
+LIST_PAGE = 1000
+NO_BUCKET = "NoSuchBucket"
+"""S3's word for it; without it a lost bucket would look like a lost file."""
+
+
+class S3Backend:
+    at_once = False
+    rides_in_log = False
+    keeps_old_open = False
+
+    def __init__(self, paths: Paths, settings: S3Settings) -> None:
+        self.paths = paths
+        self.settings = settings
+        self.uploads = S3Uploads(settings)
+        self.objects = open_objects(settings)
+        self._claimed = False
+        self._temp_numbers = count(1)
+
+    def admit(self, *, claimed: bool) -> None:
+        """Whether the prefix is known to be this root's. Until it is, every call raises Unavailable."""
+        self._claimed = claimed
+
+    # Temps
+
+    def new_temp(self, file_id: str) -> str:
+        return f"{file_id}.{next(self._temp_numbers)}"
+
+    def stage(self, temp: str, content: bytes) -> None:
+        durable.write_new(self.paths.temp(temp), [content])
+
+    def sync_new(self, temp: str) -> None:
+        """Nothing: a put counts once S3 has it, and its temps are thrown away after a crash."""
+
+    def sync_decided(self, temp: str) -> None:
+        durable.sync_path(self.paths.temp(temp))
+        durable.sync_path(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
+        durable.sync_path(self.paths.temps)
+
+    def drop_temps(self, temp: str) -> None:
+        durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
+        durable.remove(self.paths.temp(temp))
+
+    # A file comes
+
+    def publish(self, file_id: str, temp: str) -> None:
+        self._upload(file_id, temp)
+        hit("put.data_renamed")
+        self._put_attributes(file_id, self._staged_attributes(temp))
+        hit("put.renamed")
+        self.drop_temps(temp)
+
+    def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
+        self._ask(lambda: obstore.put(self.objects, data_key(file_id), data, use_multipart=False))
+        hit("put.small.data_renamed")
+        self._put_attributes(file_id, attributes)
+        hit("put.small.published")
+
+    def undo_put(self, file_id: str, temp: str) -> None:
+        """Also the upload that a crash or an outage has left unfinished; a request still on its way is the sweep's."""
+        self._delete(attributes_key(file_id))
+        self._delete(data_key(file_id))
+        for upload in self.unfinished_uploads(data_key(file_id)):
+            self.uploads.abort(upload)
+        self.drop_temps(temp)
+
+    # A file changes
+
+    def replace_attributes(self, file_id: str, temp: str, attributes: bytes) -> None:
+        self._put_attributes(file_id, attributes)
+        hit("update.renamed")
+
+    def replace_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
+        self.stage(temp, data)
+        self.stage(temp + ATTRIBUTES_SUFFIX, attributes)
+        self.swap(file_id, temp)
+
+    def swap(self, file_id: str, temp: str) -> None:
+        self._upload(file_id, temp)
+        hit("update.data_renamed")
+        self._put_attributes(file_id, self._staged_attributes(temp))
+        hit("update.swapped")
+        self.drop_temps(temp)
+
+    def finish_swap(self, file_id: str, temp: str) -> None:
+        self.swap(file_id, temp)
+
+    def sync_folder(self, file_id: str) -> None:
+        """Nothing: S3 has acknowledged."""
+
+    # A file goes
+
+    def remove(self, file_id: str) -> None:
+        self._delete(attributes_key(file_id))
+        hit("delete.attributes_removed")
+        self._delete(data_key(file_id))
+        hit("delete.data_removed")
+
+    def quarantine(self, file_id: str) -> None:
+        """Only attr.json moves: the bytes may be too many to copy. The sweep leaves them alone while it lies there."""
+        encoded = self.find_attributes(file_id)
+        if encoded is not None:
+            self._ask(lambda: obstore.put(self.objects, quarantine_key(file_id), encoded, use_multipart=False))
+            self._delete(attributes_key(file_id))
+
+    # Looking
+
+    def find_attributes(self, file_id: str) -> bytes | None:
+        try:
+            return self._ask(lambda: bytes(obstore.get(self.objects, attributes_key(file_id)).bytes()))
+        except FileNotFoundError:
+            return None
+
+    def find_many(self, file_ids: Sequence[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(LOOKS_AT_ONCE, "s3 looks") as threads:
+            return list(threads.map(self.find_attributes, file_ids))
+
+    def open_data(self, file_id: str) -> S3Data | None:
+        meta = self.find_meta(data_key(file_id))
+        if meta is None:
+            return None
+        return S3Data(self._get_part, data_key(file_id), meta["e_tag"], meta["size"])
+
+    def holds(self, file_id: str, attributes: Attributes) -> bool:
+        """By size: S3 checked each part against its signed hash, and an object is there whole or not at all."""
+        meta = self.find_meta(data_key(file_id))
+        return meta is not None and meta["size"] == attributes.size_bytes
+
+    def walk(self, after: str = "") -> Iterator[str]:
+        for meta in self.list_objects("files/", attributes_key(after) if after else None):
+            name = meta["path"].rpartition("/")[2]
+            if name.endswith(ATTRIBUTES_SUFFIX):
+                yield name.removesuffix(ATTRIBUTES_SUFFIX)
+
+    # Of this backend alone
+
+    def list_objects(self, folder: str, after: str | None = None) -> Iterator[ObjectMeta]:
+        """In the order of their keys, those after the key `after`."""
+        pages = self._ask(lambda: obstore.list(self.objects, folder, offset=after, chunk_size=LIST_PAGE))
+        while page := self._ask(lambda: next(pages, None)):
+            yield from page
+
+    def find_meta(self, key: str) -> ObjectMeta | None:
+        try:
+            return self._ask(lambda: obstore.head(self.objects, key))
+        except FileNotFoundError:
+            return None
+
+    def unfinished_uploads(self, key: str = "files/") -> list[Upload]:
+        """Of keys that begin so."""
+        return self._ask(lambda: list(self.uploads.unfinished(f"{self.settings.prefix}/{key}")))
+
+    def _get_part(self, key: str, etag: str | None, offset: int, end: int) -> bytes:
+        """Raises Unavailable also when the object was replaced or removed: never another revision's bytes."""
+
+        def get() -> bytes:
+            return bytes(obstore.get(self.objects, key, options={"range": (offset, end), "if_match": etag}).bytes())
+
+        try:
+            return self._ask(get)
+        except FileNotFoundError as error:
+            raise Unavailable("the file was removed while it was read") from error
+
+    def _upload(self, file_id: str, temp: str) -> None:
+        """One request, or one per part: a few parts are in memory, whatever the size."""
+        with open(self.paths.temp(temp), "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            part_bytes = max(self.settings.part_bytes, -(-size_bytes // MAX_PARTS))
+            self._ask(
+                lambda: obstore.put(
+                    self.objects,
+                    data_key(file_id),
+                    file,
+                    use_multipart=size_bytes > part_bytes,
+                    chunk_size=part_bytes,
+                    max_concurrency=self.settings.parts_at_once,
+                )
+            )
+
+    def _staged_attributes(self, temp: str) -> bytes:
+        with open(self.paths.temp(temp + ATTRIBUTES_SUFFIX), "rb") as file:
+            return file.read()
+
+    def _put_attributes(self, file_id: str, attributes: bytes) -> None:
+        self._ask(lambda: obstore.put(self.objects, attributes_key(file_id), attributes, use_multipart=False))
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._ask(lambda: obstore.delete(self.objects, key))
+        except FileNotFoundError:
+            pass
+
+    def _ask(self, call: Callable[[], Result]) -> Result:
+        """obstore's errors as ours. FileNotFoundError passes; the caller knows what it means."""
+        if not self._claimed:
+            raise Unavailable("this element has not claimed its prefix in S3 yet")
+        return asked(call)
+
+
+def asked(call: Callable[[], Result]) -> Result:
+    """Raises Unavailable for whatever obstore raises, but FileNotFoundError where only the object is missing."""
+    try:
+        return call()
+    except FileNotFoundError as error:
+        if NO_BUCKET in str(error):
+            raise Unavailable("S3 has no such bucket any more") from error
+        raise
+    except BaseError as error:
+        raise Unavailable(f"S3 did not do it: {str(error)[:300]}") from error
+
+
+def open_objects(settings: S3Settings) -> S3Store:
+    """No connection is made here. Payloads are signed by their SHA-256: S3 refuses what was changed on the way."""
+    return S3Store(
+        settings.bucket,
+        prefix=settings.prefix,
+        endpoint=settings.endpoint_url,
+        access_key_id=settings.access_key_id,
+        secret_access_key=settings.secret_access_key,
+        region=settings.region,
+        virtual_hosted_style_request=False,
+        client_options={
+            "allow_http": settings.endpoint_url.startswith("http://"),
+            "timeout": timedelta(seconds=settings.timeout_s),
+            "connect_timeout": timedelta(seconds=settings.connect_timeout_s),
+        },
+        retry_config={"max_retries": settings.retries, "retry_timeout": timedelta(seconds=settings.retry_for_s)},
+    )
+
+
+def data_key(file_id: str) -> str:
+    return f"files/{file_id[-4:-2]}/{file_id[-2:]}/{file_id}"
+
+
+def attributes_key(file_id: str) -> str:
+    return data_key(file_id) + ATTRIBUTES_SUFFIX
+
+
+def quarantine_key(file_id: str) -> str:
+    return f"quarantine/{file_id}{ATTRIBUTES_SUFFIX}"

@@ -1,0 +1,114 @@
+"""Whose prefix it is: one element with one root. Written in the bucket (`owner.json`) and on the root (`s3.json`).
+
+Two elements on one prefix would sweep each other's uploads, and a second root knows nothing of the first one's log. So a
+prefix is claimed once, by a create that S3 refuses to the second; another root takes it over only by an operator's hand, and
+the one that had it finds out at its next look and writes no more.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TypeVar
+
+import msgspec
+import obstore
+from obstore.exceptions import AlreadyExistsError
+
+from .. import durable
+from ..failing import Failing
+from ..identity import RootRefused
+from ..paths import Paths
+from .s3 import S3Backend, asked
+
+Kind = TypeVar("Kind")
+
+OWNER_KEY = "owner.json"
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    element_id: str
+    root_id: str
+    schema_version: int = 1
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """`s3.json`: which bucket and prefix the log of this root speaks of."""
+
+    bucket: str
+    prefix: str
+    root_id: str
+    schema_version: int = 1
+
+
+class Claim:
+    """Blocks; called from threads."""
+
+    def __init__(self, backend: S3Backend, paths: Paths, element_id: str, *, take_over: bool) -> None:
+        """Raises RootRefused when the root belongs to another bucket or prefix."""
+        self._backend = backend
+        self._take_over = take_over
+        binding = bind(paths, backend.settings.bucket, backend.settings.prefix)
+        self._mine = Owner(element_id=element_id, root_id=binding.root_id)
+
+    def make(self) -> None:
+        """At the start. Makes the bucket and the claim where there are none. Raises RootRefused, Unavailable."""
+        self._backend.uploads.require_bucket()
+        owner = self._find() or self._create()
+        if owner.element_id != self._mine.element_id:
+            raise RootRefused(f"{self._place()} belongs to the element {owner.element_id}")
+        if owner != self._mine:
+            if not self._take_over:
+                raise RootRefused(
+                    f"{self._place()} is written from another STORAGE_ROOT, which has the log of it; if that one is lost,"
+                    " start once with S3_TAKE_OVER=true and rebuild"
+                )
+            asked(lambda: obstore.put(self._backend.objects, OWNER_KEY, msgspec.json.encode(self._mine)))
+        self._backend.admit(claimed=True)
+
+    def check(self, failing: Failing) -> None:
+        """While running. Raises Unavailable; a prefix that was taken over makes the element read-only."""
+        owner = self._find()
+        if owner != self._mine:
+            raise failing.fail(f"{self._place()} was taken over by another root")
+
+    def _find(self) -> Owner | None:
+        try:
+            encoded = asked(lambda: bytes(obstore.get(self._backend.objects, OWNER_KEY).bytes()))
+        except FileNotFoundError:
+            return None
+        return _decoded(encoded, Owner, OWNER_KEY)
+
+    def _create(self) -> Owner:
+        def create() -> Owner | None:
+            try:
+                obstore.put(self._backend.objects, OWNER_KEY, msgspec.json.encode(self._mine), mode="create")
+            except AlreadyExistsError:
+                return self._find()  # another one was faster, or the answer to our own create was lost
+            return self._mine
+
+        return asked(create) or self._mine
+
+    def _place(self) -> str:
+        return f"s3://{self._backend.settings.bucket}/{self._backend.settings.prefix}"
+
+
+def bind(paths: Paths, bucket: str, prefix: str) -> Binding:
+    """The root's binding, made durably at its first start. Raises RootRefused."""
+    path = f"{paths.root}/s3.json"
+    if not os.path.exists(path):
+        binding = Binding(bucket=bucket, prefix=prefix, root_id=secrets.token_hex(16))
+        durable.replace_file(path, msgspec.json.encode(binding))
+        return binding
+    with open(path, "rb") as file:
+        binding = _decoded(file.read(), Binding, path)
+    if (binding.bucket, binding.prefix) != (bucket, prefix):
+        raise RootRefused(f"{paths.root} belongs to s3://{binding.bucket}/{binding.prefix}")
+    return binding
+
+
+def _decoded(encoded: bytes, kind: type[Kind], where: str) -> Kind:
+    try:
+        return msgspec.json.decode(encoded, type=kind)
+    except msgspec.MsgspecError as error:
+        raise RootRefused(f"{where} cannot be read: {error}") from error

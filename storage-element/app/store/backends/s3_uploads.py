@@ -1,0 +1,134 @@
+"""The four calls of S3 that obstore does not have: make a bucket, ask for it, list unfinished uploads, abort one.
+
+Signed as AWS Signature Version 4 says (docs.aws.amazon.com/general/latest/gr/sigv4.html); none of the four has a body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
+
+from artstore.errors import Unavailable
+
+from .s3_settings import S3Settings
+
+NO_BODY = hashlib.sha256(b"").hexdigest()
+PAGE = 1000
+MAX_ANSWER_BYTES = 8 << 20
+"""One page of a list: at most 1 000 entries of about 1 KiB."""
+OWN_BUCKET = b"BucketAlreadyOwnedByYou"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    begun_at: datetime
+
+
+class S3Uploads:
+    """Blocks; called from threads. Raises Unavailable for no answer, and for one that S3 should not give."""
+
+    def __init__(self, settings: S3Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._settings = settings
+        self._now = now
+        self._endpoint = urlsplit(settings.endpoint_url)
+
+    def require_bucket(self) -> None:
+        """Make the bucket if there is none."""
+        if self._ask("HEAD", "", {})[0] == 200:
+            return
+        status, body = self._ask("PUT", "", {})
+        if status != 200 and not (status == 409 and OWN_BUCKET in body):
+            raise _refused("make the bucket", status, body)
+
+    def unfinished(self, prefix: str) -> Iterator[Upload]:
+        """Uploads of keys that begin with `prefix`. No bucket, none."""
+        marker: dict[str, str] = {}
+        while True:
+            query = {"uploads": "", "prefix": prefix, "max-uploads": str(PAGE), **marker}
+            status, body = self._ask("GET", "", query)
+            if status != 200:
+                raise _refused("list unfinished uploads", status, body)
+            page = _parsed(body)
+            for upload in page.iterfind("{*}Upload"):
+                found = Upload(_text(upload, "Key"), _text(upload, "UploadId"), _moment(_text(upload, "Initiated")))
+                if found.key.startswith(prefix):
+                    yield found
+            if _text(page, "IsTruncated") != "true":
+                return
+            marker = {"key-marker": _text(page, "NextKeyMarker"), "upload-id-marker": _text(page, "NextUploadIdMarker")}
+
+    def abort(self, upload: Upload) -> None:
+        """One that is not there any more is no error."""
+        status, body = self._ask("DELETE", upload.key, {"uploadId": upload.upload_id})
+        if status not in (204, 200, 404):
+            raise _refused("abort an upload", status, body)
+
+    def _ask(self, method: str, key: str, query: dict[str, str]) -> tuple[int, bytes]:
+        path = quote(f"{self._endpoint.path.rstrip('/')}/{self._settings.bucket}" + (f"/{key}" if key else ""))
+        line = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
+        connection = self._connection()
+        try:
+            connection.request(method, f"{path}?{line}" if line else path, headers=self._signed(method, path, line))
+            answer = connection.getresponse()
+            return answer.status, answer.read(MAX_ANSWER_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable("S3 does not answer") from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port, timeout_s = self._endpoint.hostname or "", self._endpoint.port, self._settings.timeout_s
+        if self._endpoint.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+    def _signed(self, method: str, path: str, query: str) -> dict[str, str]:
+        at = self._now().strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{at[:8]}/{self._settings.region}/s3/aws4_request"
+        headers = {"host": self._endpoint.netloc, "x-amz-content-sha256": NO_BODY, "x-amz-date": at}
+        listed = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        request = f"{method}\n{path}\n{query}\n{listed}\n{';'.join(headers)}\n{NO_BODY}"
+        text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        key = f"AWS4{self._settings.secret_access_key}".encode()
+        for part in scope.split("/"):
+            key = _hmac(key, part)
+        credential = f"{self._settings.access_key_id}/{scope}"
+        signature = _hmac(key, text).hex()
+        authorization = (
+            f"AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={';'.join(headers)}, Signature={signature}"
+        )
+        return {**headers, "authorization": authorization}
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")
+
+
+def _parsed(body: bytes) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(body)  # noqa: S314 — from the service that keeps our files
+    except ElementTree.ParseError as error:
+        raise Unavailable("S3 answered something that is no XML") from error
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    return element.findtext(f"{{*}}{name}") or ""
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _refused(what: str, status: int, body: bytes) -> Unavailable:
+    return Unavailable(f"S3 refuses to {what}: {status} {body[:200].decode(errors='replace')}")
