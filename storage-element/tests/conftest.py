@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from artstore.catalog.tables import metadata
 from artstore.database import SCHEMA_REVISION
-from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
+from artstore.testing.fixtures import postgres, s3, servers_folder, signer, valkey
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
 from .running import HeardAdmin, Neighbours, heard_admin
 
-__all__ = ["postgres", "servers_folder", "signer", "valkey"]
+__all__ = ["postgres", "s3", "servers_folder", "signer", "valkey"]
 
 
 @pytest.fixture(scope="session")

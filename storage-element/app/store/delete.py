@@ -6,6 +6,7 @@ from artstore.errors import Conflict, NotFound, Unavailable
 from artstore.points import hit
 
 from .attributes import find_in
+from .owing import apply, pay
 from .records import Intent, Kind
 from .settle import settle
 from .store import Store
@@ -33,6 +34,7 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
 
 async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
     async with store.locks.hold(file_id):
+        await pay(store, file_id)
         encoded = await store.look(store.files.find_attributes, file_id)
         if encoded is None:
             raise NotFound("there is no such file here", file_id=file_id)
@@ -44,6 +46,7 @@ async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
 
 async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
     async with store.locks.hold(file_id):
+        await pay(store, file_id)
         encoded = await store.look(store.files.find_attributes, file_id)
         if encoded is None:
             return
@@ -72,16 +75,19 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
     revision = attributes.revision + 1 if attributes is not None else 1
     # 1 WAL, twice: from its sync on the file is gone, and replay of an earlier put does not bring it back.
     intent = Intent(Kind.DELETE, file_id, saga_id, revision=revision)
-    begun = store.wal.begin(intent, then=lambda: store.files.remove(file_id), copies=2)
+    begun, work = store.begin(intent, lambda: store.files.remove(file_id), copies=2)
     try:
         # 4 attr.json, then data, in the same thread hop
         await begun.durable
+        store.unconfirmed.pop(file_id, None)
+        if attributes is not None:
+            store.usage.add(file_id, -1, -attributes.size_bytes)
+        if work is not None:
+            hit("delete.intended")
+            await apply(store, begun, work, gone=True)
     except OSError as error:
         raise store.failing.fail(f"a file could not be removed: {error}") from error
     hit("delete.removed")
-    store.unconfirmed.pop(file_id, None)
-    if attributes is not None:
-        store.usage.add(file_id, -1, -attributes.size_bytes)
     # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
     await settle(store, file_id, begun)
     hit("delete.settled")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from artstore.contracts.files import Attributes
-from artstore.errors import InternalError, NotFound, Quarantined
+from artstore.errors import InternalError, NotFound, Quarantined, Unavailable
 
 from .attributes import find_in
 from .backends.base import OpenData
 from .store import Store
+
+LOOKS = 5
+"""At a file whose revisions are swapped while somebody looks."""
 
 
 @dataclass(slots=True)
@@ -41,12 +44,32 @@ async def load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes
 
 
 async def open_file(store: Store, file_id: str) -> Opened:
-    """The caller closes it. Raises as `load_attributes`; InternalError when the bytes are gone or of another size."""
-    return await store.look(_open_file, store, file_id)
+    """The caller closes it. Raises as `load_attributes`; InternalError when the bytes are gone or of another size.
+
+    A look in the event loop has no await between its two opens, so no swap can begin in the middle. One that was made in a
+    thread may have seen the old attributes and the new bytes: where a swap has begun meanwhile, it looks again.
+    """
+    for _ in range(LOOKS):
+        held = store.swapping.get(file_id)
+        if held is not None:
+            return Opened(_decode(store, held.attributes, file_id), held.attributes, held.data.again(), store)
+        swaps = store.swaps
+        try:
+            opened = await store.look(_open_file, store, file_id)
+        except InternalError:
+            if swaps == store.swaps:
+                raise
+        else:
+            if swaps == store.swaps:
+                return opened
+            opened.close()
+    raise Unavailable("the file is being replaced again and again")
 
 
 def _load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
     held = store.swapping.get(file_id)
+    if held is None and (owed := store.owed.get(file_id)) is not None and owed.gone:
+        raise NotFound("there is no such file here", file_id=file_id)
     encoded = held.attributes if held is not None else store.files.find_attributes(file_id)
     if encoded is None:
         if store.files.is_aside(file_id):
@@ -56,10 +79,8 @@ def _load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
 
 
 def _open_file(store: Store, file_id: str) -> Opened:
-    """In the event loop both opens happen without an await between: no swap can begin in the middle."""
     attributes, encoded = _load_attributes(store, file_id)
-    held = store.swapping.get(file_id)
-    data = held.data.again() if held is not None else store.files.open_data(file_id)
+    data = store.files.open_data(file_id)
     if data is None:
         if store.files.find_attributes(file_id) is None:
             raise NotFound("there is no such file here", file_id=file_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from artstore.errors import ElementFailed
 
 from ..capacity import Reserve
 from . import durable
+from .backends.base import Backend
 from .backends.local import LocalBackend
 from .catalog import Catalog
 from .checkpoint import checkpoint, keep_checkpointing
@@ -52,19 +54,23 @@ async def locked_root(root: str) -> AsyncIterator[Paths]:
 
 
 @asynccontextmanager
-async def open_store(paths: Paths, settings: StoreSettings, catalog: Catalog, clock: Clock) -> AsyncIterator[Store]:
-    """Recovered and ready. The root must be locked. Raises OSError when the disk refuses."""
+async def open_store(
+    paths: Paths, settings: StoreSettings, catalog: Catalog, clock: Clock, files: Backend | None = None
+) -> AsyncIterator[Store]:
+    """Recovered and ready. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk refuses."""
     failing, usage = Failing(), Usage()
+    files = files or LocalBackend(paths)
     store = Store(
         element_id=settings.element_id,
-        files=LocalBackend(paths),
+        files=files,
         wal=Wal(paths.wal, settings.wal, failing),
         catalog=catalog,
         clock=clock,
         failing=failing,
         usage=usage,
-        room=Room(paths.root, settings.reserve, usage, settings.quota_bytes),
+        room=Room(paths.root, settings.reserve, usage, settings.quota_bytes, files_here=files.at_once),
         limits=settings.limits,
+        threads=ThreadPoolExecutor(files.threads, "store"),
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
     )
     try:

@@ -4,8 +4,8 @@ to that file, and repeated by `settle` until it is done. A local disk is never a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
@@ -96,9 +96,14 @@ def _go_forward(store: Store, operation: Operation) -> None:
     encoded = store.files.find_attributes(file_id)
     standing = find_in(encoded, file_id) if encoded is not None else None
     if wanted is None or standing is None or standing.revision >= wanted.revision:
-        return  # a rewrite that was not decided, a file deleted since, or one that has it already
+        # A rewrite that was not decided, a file deleted since, or one that has it already
+        store.files.drop_temps(intent.temp)
+        return
     if decided is None:
         store.files.replace_attributes(file_id, intent.temp, attributes)
+        return
+    if not os.path.exists(store.files.paths.temp(decided.temp)):
+        store.findings.damaged += 1
         return
     durable.remove(store.files.paths.temp(decided.temp + ATTRIBUTES_SUFFIX))
     store.files.stage(decided.temp + ATTRIBUTES_SUFFIX, attributes)

@@ -6,20 +6,23 @@ in the same thread hop, without syncs of their own. Anything that fails rolls ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from artstore.contracts.files import Attributes, NewFile, encode
-from artstore.errors import Conflict
+from artstore.errors import Conflict, Unavailable
 from artstore.points import hit
 
 from .attributes import find_in, first_revision
 from .body import Body, Expected
 from .locks import Running
+from .owing import owe
 from .paths import ATTRIBUTES_SUFFIX
 from .records import Intent, Kind, Step, Unconfirmed
 from .room import Claim
-from .settle import settle
-from .store import Store
+from .settle import require_settled, settle
+from .store import Owed, Store
 from .taking import Hasher, take_into
 from .wal import Begun
 
@@ -52,6 +55,8 @@ async def _put_locked(store: Store, order: PutOrder, body: Body, running: Runnin
     async with store.locks.hold(order.file_id):
         if order.saga_id in store.compensated:
             raise Conflict("the saga was compensated")
+        # An earlier put of this id that is not undone to its end must be: its rest would strike the new file.
+        await require_settled(store, order.file_id)
         earlier = await _find_earlier(store, order)
         if earlier is not None:
             return PutResult(earlier, created=False)
@@ -79,7 +84,7 @@ async def _put(
 
     # 1 WAL: the intent, durable. A small file's frame carries its bytes and attributes: from here it will be.
     if small:
-        begun, attributes = _begin_small(store, order, b"".join(head), temp, hasher, claim)
+        begun, attributes, make = _begin_small(store, order, b"".join(head), temp, hasher, claim)
     else:
         begun = store.wal.begin(Intent(Kind.PUT_LARGE, order.file_id, order.saga_id, temp=temp))
     try:
@@ -97,6 +102,10 @@ async def _put(
             # 4 Rename data, then attr.json, and sync the folder: attr.json in its place is the commit point
             running.require_wanted()
             await store.in_thread(store.files.publish, order.file_id, temp)
+        elif make is not None:
+            # 2 to 4 in one, from memory, where a frame does not carry the bytes: S3 answers when it is durable
+            hit("put.intended")
+            await store.in_thread(make)
         hit("put.published")
         counted = _count(store, order, attributes)
         # 5 Catalog: the row, pending while its saga is open, and the change event in one transaction
@@ -120,7 +129,7 @@ async def _put(
 
 def _begin_small(
     store: Store, order: PutOrder, data: bytes, temp: str, hasher: Hasher, claim: Claim
-) -> tuple[Begun, Attributes]:
+) -> tuple[Begun, Attributes, Callable[[], None] | None]:
     """Everything that may be refused is refused before the frame is written: it cannot be taken back, only undone."""
     hasher.add(data)
     attributes = first_revision(
@@ -133,12 +142,14 @@ def _begin_small(
     )
     encoded = encode(attributes)
     claim.ensure(len(data) + len(encoded))
-    intent = Intent(Kind.PUT_SMALL, order.file_id, order.saga_id, encoded, temp)
+    kind = Kind.PUT_SMALL if store.files.rides_in_log else Kind.PUT_LARGE
+    intent = Intent(kind, order.file_id, order.saga_id, encoded, temp)
 
     def write_and_rename() -> None:
         store.files.put_small(order.file_id, temp, data, encoded)
 
-    return store.wal.begin(intent, data, then=write_and_rename), attributes
+    begun, make = store.begin(intent, write_and_rename, data)
+    return begun, attributes, make
 
 
 def _describe(store: Store, order: PutOrder, body: Body, hasher: Hasher) -> Attributes:
@@ -177,9 +188,13 @@ async def _roll_back(
     """attr.json, data, then the row; last the intent, as aborted.
 
     On a broken disk it takes away what it can and leaves the intent open: the next start decides by what it finds.
+    While S3 is away it is owed, and done once S3 is back.
     """
+    owed: Owed | None = None
     try:
         await store.in_thread(store.files.undo_put, order.file_id, temp)
+    except Unavailable:
+        owed = Owed(partial(store.files.undo_put, order.file_id, temp), gone=True)
     except OSError as error:
         # Whatever the disk's reason: what may still be seen was never answered, and must not be built upon.
         store.failing.fail(f"a failed put could not be undone: {error}")
@@ -192,7 +207,9 @@ async def _roll_back(
         return
     await store.wal.mark(begun, Step.ABORTED)
     hit("put.aborted")
-    if catalog_asked:
+    if owed is not None:
+        owe(store, [begun], order.file_id, owed)
+    elif catalog_asked:
         await settle(store, order.file_id, begun)
     else:
         store.wal.close_intent(begun)

@@ -15,10 +15,11 @@ from artstore.points import hit
 from . import durable
 from .attributes import find_in
 from .checkpoint import checkpoint
+from .owing import kept_temps, owe_unresolved
 from .paths import ATTRIBUTES_SUFFIX
 from .records import PUTS
 from .replay import Operation, Replay, Wanted
-from .settle import settle
+from .settle import settle, settle_all
 from .store import Store
 from .wal import Begun
 
@@ -27,6 +28,28 @@ async def recover(store: Store, replay: Replay) -> None:
     """The log must be open for writing already; nobody else uses the store yet. Raises OSError when the disk does."""
     await store.in_thread(_keep_aside, store, replay)
     hit("recover.kept_aside")
+    if store.files.rides_in_log:
+        kept: set[str] = set()
+        begun = await _bring_in_line(store, replay)
+    else:
+        # What S3 acknowledged stands. What was open is owed: it is done as soon as S3 is there, maybe now.
+        owe_unresolved(store, replay.unresolved)
+        kept = kept_temps(replay.unresolved)
+        begun = []
+    await store.in_thread(_sweep_temps, store, kept)
+    hit("recover.swept")
+    store.unconfirmed.update(replay.unconfirmed)
+    store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
+    # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
+    await checkpoint(store, rotate=True)
+    hit("recover.checkpointed")
+    await _resolve(store, begun)
+    await settle_all(store)
+    hit("recover.resolved")
+
+
+async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
+    """The disk, with what the log says."""
     # Decided rewrites first: their bytes are nowhere but in their temps. Then what the log carries, the last word per file.
     for operation in replay.unresolved:
         if operation.decided is not None and not operation.aborted:
@@ -36,16 +59,7 @@ async def recover(store: Store, replay: Replay) -> None:
     hit("recover.redone")
     await store.in_thread(_undo_unpublished, store, replay.unresolved)
     hit("recover.undone")
-    await store.in_thread(_sweep_temps, store)
-    hit("recover.swept")
-    store.unconfirmed.update(replay.unconfirmed)
-    store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
-    begun = [store.wal.adopt(operation.number, operation.to_carry()) for operation in replay.unresolved]
-    # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
-    await checkpoint(store, rotate=True)
-    hit("recover.checkpointed")
-    await _resolve(store, begun)
-    hit("recover.resolved")
+    return [store.wal.adopt(operation.number, operation.to_carry()) for operation in replay.unresolved]
 
 
 def _keep_aside(store: Store, replay: Replay) -> None:
@@ -131,8 +145,8 @@ def _undo_unpublished(store: Store, unresolved: list[Operation]) -> None:
         hit("recover.put_undone")
 
 
-def _sweep_temps(store: Store) -> None:
-    for name in os.listdir(store.files.paths.temps):
+def _sweep_temps(store: Store, kept: set[str]) -> None:
+    for name in set(os.listdir(store.files.paths.temps)) - kept:
         durable.remove(store.files.paths.temp(name))
         store.findings.swept_temps += 1
 

@@ -71,10 +71,13 @@ class Claim:
 class Room:
     """`quota_bytes` bounds an element that shares its disk with others."""
 
-    def __init__(self, root: str, reserve: Reserve, usage: Usage, quota_bytes: int | None = None) -> None:
+    def __init__(
+        self, root: str, reserve: Reserve, usage: Usage, quota_bytes: int | None = None, *, files_here: bool = True
+    ) -> None:
         self._root = root
         self._usage = usage
         self._quota_bytes = quota_bytes
+        self._files_here = files_here
         self.reserve = reserve
         self.in_flight_bytes = 0
         self.spent_bytes = 0
@@ -86,7 +89,10 @@ class Room:
         disk = os.statvfs(self._root)
         total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         inodes = disk.f_favail if disk.f_files else None
-        if self._quota_bytes is not None and self._quota_bytes < total:
+        if not self._files_here:
+            # A bucket has no size to ask for: beside a quota, what bounds a put is the disk that its body waits on.
+            total = self._quota_bytes or self._usage.bytes_used + free
+        if self._quota_bytes is not None and self._quota_bytes <= total:
             return Space(self._quota_bytes, min(free, max(0, self._quota_bytes - self._usage.bytes_used)), inodes)
         return Space(total, free, inodes)
 

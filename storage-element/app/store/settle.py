@@ -11,13 +11,14 @@ from artstore.errors import Unavailable
 from artstore.points import hit
 
 from .attributes import find_in
+from .owing import pay
 from .records import PUTS
 from .store import Store
 from .wal import Begun
 
 
 async def settle(store: Store, file_id: str, begun: Begun) -> bool:
-    """Close `begun` once catalog and event are written. False when the catalog is away: `settle_all` goes on with it."""
+    """Close `begun` once catalog and event are written. False when catalog or backend is away: `settle_all` goes on with it."""
     waiting = store.unsettled.setdefault(file_id, [])
     waiting.append(begun)
     return await _try(store, file_id)
@@ -31,11 +32,18 @@ async def settle_all(store: Store) -> None:
                 return
 
 
+async def require_settled(store: Store, file_id: str) -> None:
+    """Raises Unavailable while something about this file cannot be brought to its end."""
+    if file_id in store.unsettled and not await _try(store, file_id):
+        raise Unavailable("an earlier change of this file is not finished yet")
+
+
 async def _try(store: Store, file_id: str) -> bool:
     waiting = store.unsettled[file_id]
-    encoded = await store.look(store.files.find_attributes, file_id)
-    attributes = find_in(encoded, file_id) if encoded is not None else None
     try:
+        await pay(store, file_id)
+        encoded = await store.look(store.files.find_attributes, file_id)
+        attributes = find_in(encoded, file_id) if encoded is not None else None
         if attributes is not None:
             unconfirmed = store.unconfirmed.get(file_id)
             change: Change = "put" if waiting[-1].intent.kind in PUTS else "update"

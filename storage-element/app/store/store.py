@@ -14,7 +14,7 @@ from .backends.base import Backend, OpenData
 from .catalog import Catalog
 from .failing import Failing
 from .locks import FileLocks, Running
-from .records import Unconfirmed
+from .records import Intent, Unconfirmed
 from .room import Room, Usage
 from .wal import Begun, Wal
 
@@ -22,8 +22,6 @@ Result = TypeVar("Result")
 
 MAX_COMPENSATED = 10_000
 """Sagas remembered as compensated, so that a put of theirs still on the wire finds the door closed."""
-THREADS = 8
-"""For writes and syncs of larger files; small ones go with the log's own thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,24 @@ class Limits:
 
 @dataclass(slots=True)
 class Held:
-    """The revision before, for readers who come while data and attr.json are being swapped."""
+    """One revision, for readers who come while data and attr.json are being swapped: the one before where it stays open."""
 
     attributes: bytes
     data: OpenData
+
+    def move_on(self, attributes: bytes, staged: OpenData | None) -> None:
+        """To the revision that was decided, where the old one's bytes do not outlive the swap."""
+        if staged is not None:
+            self.data.close()
+            self.attributes, self.data = attributes, staged
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What was decided about a file while its backend was away. `gone`: readers must not see it any more."""
+
+    work: Callable[[], None]
+    gone: bool
 
 
 @dataclass(slots=True)
@@ -65,20 +77,35 @@ class Store:
     room: Room
     limits: Limits
     root_fd: int
+    threads: ThreadPoolExecutor
+    """For writes and syncs of larger files; small ones on a disk go with the log's own thread."""
     locks: FileLocks = field(default_factory=FileLocks)
     running: dict[str, Running] = field(default_factory=dict)
     swapping: dict[str, Held] = field(default_factory=dict)
+    swaps: int = 0
+    """Begun so far: a reader that looks from a thread sees by it that one has begun meanwhile."""
     unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
     """Files whose saga has not been seen committed: what a compensation may take away."""
     unsettled: dict[str, list[Begun]] = field(default_factory=dict)
     """Files whose catalog row may differ from the disk, with the intents that wait for it."""
+    owed: dict[str, Owed] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     compensated: dict[str, None] = field(default_factory=dict)
-    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "store"))
     _owned: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def now(self) -> str:
         return rfc3339(self.clock.now())
+
+    def begin(
+        self, intent: Intent, work: Callable[[], None], data: bytes = b"", *, copies: int = 1
+    ) -> tuple[Begun, Callable[[], None] | None]:
+        """An intent and what it decides. Where files ride in the log the work follows the sync in the same thread hop;
+        elsewhere it is given back, to be done once the intent is durable."""
+        if self.files.rides_in_log:
+            return self.wal.begin(intent, data, then=work, copies=copies), None
+        begun = self.wal.begin(intent, copies=copies)
+        begun.applied = True  # no checkpoint waits for it: it carries what is open
+        return begun, work
 
     async def look(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Ask the backend: here and now where that costs page cache only, else in a thread."""
@@ -87,7 +114,7 @@ class Store:
         return await self.in_thread(function, *arguments)
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result], running: Running | None = None) -> Result:
         """Run a protocol so that no cancellation splits it. A caller that goes away stops a put that lacks its body."""
@@ -117,4 +144,4 @@ class Store:
             await asyncio.wait(self._owned)
 
     def end_threads(self) -> None:
-        self._threads.shutdown()
+        self.threads.shutdown()

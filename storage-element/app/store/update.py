@@ -6,9 +6,10 @@ from there it goes forward, at the next start if need be. The catalog being away
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from artstore.contracts.files import Attributes, Changes, encode
 from artstore.errors import RevisionMismatch
@@ -18,6 +19,7 @@ from .attributes import with_changes, with_content
 from .body import Body, Expected
 from .get import load_attributes, open_file
 from .locks import Running
+from .owing import apply, pay
 from .paths import ATTRIBUTES_SUFFIX
 from .records import Intent, Kind, Step
 from .room import Claim
@@ -50,6 +52,7 @@ async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
 
 async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
     async with store.locks.hold(file_id):
+        await pay(store, file_id)
         attributes, _ = await load_attributes(store, file_id)
         require_revision(attributes, if_revision)
         changed = with_changes(attributes, changes, now=store.now())
@@ -59,8 +62,8 @@ async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int 
             claim.ensure(len(encoded))
             # 1 WAL: from its sync on the change is made; 2 to 4 (temp, rename) follow in the same thread hop.
             intent = Intent(Kind.PATCH, file_id, None, encoded, temp, changed.revision)
-            begun = store.wal.begin(intent, then=lambda: store.files.replace_attributes(file_id, temp, encoded))
-            await _applied(store, begun, temp)
+            begun, work = store.begin(intent, lambda: store.files.replace_attributes(file_id, temp, encoded))
+            await _applied(store, begun, temp, work)
         await _tell(store, file_id, begun)
         return changed
 
@@ -69,16 +72,16 @@ async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running
     async with store.locks.hold(order.file_id):
         store.running[order.file_id] = running
         try:
+            await pay(store, order.file_id)
             attributes, _ = await load_attributes(store, order.file_id)
             require_revision(attributes, order.if_revision)
             with store.room.claim() as claim:
                 claim.ensure(body.stated_bytes or 0)
                 async with running.stoppable():
                     head = await body.gather(store.limits.small_bytes + 1)
-                small = body.ended and body.seen_bytes <= store.limits.small_bytes
+                small = store.files.rides_in_log and body.ended and body.seen_bytes <= store.limits.small_bytes
                 way = _rewrite_small if small else _rewrite_large
                 begun, changed = await way(store, order, attributes, head, body, running, claim)
-            store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
             await _tell(store, order.file_id, begun)
             return changed
         except OSError as error:
@@ -104,10 +107,9 @@ async def _rewrite_small(
     temp = store.files.new_temp(order.file_id)
     async with _readers_held(store, order.file_id):
         intent = Intent(Kind.REWRITE_SMALL, order.file_id, None, encoded, temp, changed.revision)
-        begun = store.wal.begin(
-            intent, data, then=lambda: store.files.replace_small(order.file_id, temp, data, encoded)
-        )
-        await _applied(store, begun, temp)
+        begun, work = store.begin(intent, lambda: store.files.replace_small(order.file_id, temp, data, encoded), data)
+        await _applied(store, begun, temp, work)
+    store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
     return begun, changed
 
 
@@ -141,12 +143,14 @@ async def _rewrite_large(
             store.failing.explain(error)
         await _give_up(store, begun, temp)
         raise
-    async with _readers_held(store, order.file_id):
+    async with _readers_held(store, order.file_id) as held:
         await store.wal.mark(begun, Step.DECIDED, attributes=encoded, temp=temp)
         hit("update.decided")
+        store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
+        held.move_on(encoded, store.files.open_staged(temp))
         # 4 Rename both, sync the folder. A crash between the two is carried forward by the mark.
         try:
-            await store.in_thread(_swap_and_sync, store, order.file_id, temp)
+            await apply(store, begun, partial(_swap_and_sync, store, order.file_id, temp))
         except OSError as error:
             # Decided, so it will be: no answer but "the disk has failed" would be true, whatever its reason.
             raise store.failing.fail(f"a decided change could not be made: {error}") from error
@@ -160,14 +164,15 @@ def _swap_and_sync(store: Store, file_id: str, temp: str) -> None:
 
 
 @asynccontextmanager
-async def _readers_held(store: Store, file_id: str) -> AsyncIterator[None]:
-    """Readers get the old revision until the new one stands whole. After a failure in between they keep getting it."""
+async def _readers_held(store: Store, file_id: str) -> AsyncIterator[Held]:
+    """Readers get one revision, whole, until the new one stands. After a failure in between they keep getting it."""
     opened = await open_file(store, file_id)
-    store.swapping[file_id] = Held(opened.encoded, opened.data)
+    store.swaps += 1
+    store.swapping[file_id] = held = Held(opened.encoded, opened.data)
     try:
-        yield
+        yield held
     except BaseException:
-        if store.failing.reason is None:
+        if store.failing.reason is None and file_id not in store.owed:
             _let_go(store, file_id)
         raise
     _let_go(store, file_id)
@@ -177,10 +182,13 @@ def _let_go(store: Store, file_id: str) -> None:
     store.swapping.pop(file_id).data.close()
 
 
-async def _applied(store: Store, begun: Begun, temp: str) -> None:
+async def _applied(store: Store, begun: Begun, temp: str, work: Callable[[], None] | None) -> None:
     """Wait for log and rename. What failed before the rename is aborted; after it only a broken disk can have failed."""
     try:
         await begun.durable
+        if work is not None:
+            hit("update.intended")
+            await apply(store, begun, work)
     except OSError as error:
         failure = store.failing.explain(error)
         await _give_up(store, begun, temp)

@@ -5,7 +5,7 @@ comes, attr.json before data when it goes. So a file that can be seen is whole, 
 
 All methods block and are called from threads, but for the two looks of a backend that answers `at_once`. They raise OSError
 for the element's disk (Failing explains it) and Unavailable for a backend that is away; then nobody knows whether the last
-step took effect. Every method may be repeated: doing it twice is doing it once.
+step took effect. What takes away, `replace_attributes` and `finish_swap` may be repeated until they return.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Backend(Protocol):
     def rides_in_log(self) -> bool:
         """Small files ride in the log's frame and replay makes them. False: what a method returns from is durable."""
 
+    @property
+    def threads(self) -> int:
+        """How many calls at once are worth while."""
+
     # Temps
 
     def new_temp(self, file_id: str) -> str:
@@ -78,6 +82,9 @@ class Backend(Protocol):
 
     def sync_decided(self, temp: str) -> None:
         """Temps and their names outlive a power cut: the log is about to say that they go forward."""
+
+    def open_staged(self, temp: str) -> OpenData | None:
+        """The staged bytes, for readers while `swap` runs. None where the old revision stays readable once it is open."""
 
     def drop_temps(self, temp: str) -> None: ...
 

@@ -55,6 +55,7 @@ class LocalData:
 class LocalBackend:
     at_once = True
     rides_in_log = True
+    threads = 8
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
@@ -150,6 +151,9 @@ class LocalBackend:
         durable.remove(self.paths.attributes(file_id))
         durable.remove(self.paths.data(file_id))
         self.drop_temps(temp)
+
+    def open_staged(self, temp: str) -> None:
+        """An open descriptor keeps the old bytes."""
 
     def drop_temps(self, temp: str) -> None:
         durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))

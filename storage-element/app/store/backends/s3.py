@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +23,9 @@ from artstore.errors import Unavailable
 from artstore.points import hit
 
 from .. import durable
-from ..paths import ATTRIBUTES_SUFFIX, Paths
+from ..paths import ATTRIBUTES_SUFFIX, Paths, is_file_id
+from .base import Seen
+from .local import LocalData
 from .s3_data import S3Data
 from .s3_settings import S3Settings
 from .s3_uploads import S3Uploads, Upload
@@ -44,7 +47,7 @@ NO_BUCKET = "NoSuchBucket"
 class S3Backend:
     at_once = False
     rides_in_log = False
-    keeps_old_open = False
+    threads = 32
 
     def __init__(self, paths: Paths, settings: S3Settings) -> None:
         self.paths = paths
@@ -73,6 +76,11 @@ class S3Backend:
         durable.sync_path(self.paths.temp(temp))
         durable.sync_path(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
         durable.sync_path(self.paths.temps)
+
+    def open_staged(self, temp: str) -> LocalData:
+        """In S3 the old bytes are gone as soon as the new ones are there."""
+        fd = os.open(self.paths.temp(temp), os.O_RDONLY | os.O_CLOEXEC)
+        return LocalData(fd, os.fstat(fd).st_size)
 
     def drop_temps(self, temp: str) -> None:
         durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
@@ -162,6 +170,20 @@ class S3Backend:
         """By size: S3 checked each part against its signed hash, and an object is there whole or not at all."""
         meta = self.find_meta(data_key(file_id))
         return meta is not None and meta["size"] == attributes.size_bytes
+
+    def survey(self, first: str) -> list[Seen]:
+        seen: dict[str, Seen] = {}
+        for meta in self.list_objects(f"files/{first}/"):
+            name, changed_s = meta["path"].rpartition("/")[2], meta["last_modified"].timestamp()
+            file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
+            if not is_file_id(file_id):
+                continue
+            if name == file_id:
+                seen[file_id] = Seen(file_id, False, meta["size"], changed_s)
+            else:
+                data = seen.get(file_id) or Seen(file_id, False, None, changed_s)
+                seen[file_id] = replace(data, has_attributes=True)
+        return list(seen.values())
 
     def walk(self, after: str = "") -> Iterator[str]:
         for meta in self.list_objects("files/", attributes_key(after) if after else None):

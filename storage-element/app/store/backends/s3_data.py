@@ -1,4 +1,4 @@
-"""The bytes of one object, read in parts: each names the ETag, so a reader never gets half of one revision and half of another."""
+"""The bytes of one object, read in parts: each names the ETag, so nobody gets two revisions mixed."""
 
 from __future__ import annotations
 
