@@ -34,6 +34,7 @@ from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
 from .metrics import show_store
 from .redis import open_outbox
+from .s3 import open_bucket
 
 SETTLE_EVERY_S = 2.0
 
@@ -75,7 +76,13 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         admin = peers.to("admin", settings.admin_url)
         outbox = open_outbox(runtime, database, redis)
         catalog = PostgresCatalog(database, outbox, settings.storage_element_id)
-        store = await opened.enter_async_context(open_store(paths, store_settings(settings), catalog, runtime.clock))
+        bucket = await open_bucket(settings, paths) if settings.storage_backend == "s3" else None
+        files = bucket.backend if bucket is not None else None
+        store = await opened.enter_async_context(
+            open_store(paths, store_settings(settings), catalog, runtime.clock, files)
+        )
+        if bucket is not None:
+            bucket.watch(settings, runtime, store)
         announced = Announced(settings.element_url, settings.storage_backend, settings.storage_priority)
         element = Element(identity, paths, store, announced, admin)
         rows = Rows(database, outbox, settings.storage_element_id)

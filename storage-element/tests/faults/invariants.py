@@ -22,10 +22,12 @@ def check_invariants(
     catalog: Mapping[str, int] | None,
     open_intents: int,
     mode_before: Mode | None = None,
+    found: dict[str, State] | None = None,
 ) -> dict[str, State]:
     """`allowed`: per file the states it may be in. `catalog`: revisions by file id; None where the disk itself has lost
-    something and only a rebuild can make them equal again. Returns what is there."""
-    found = states_on_disk(root)
+    something and only a rebuild can make them equal again. `found`: what is there, where the files do not lie under the
+    root. Returns what is there."""
+    found = states_on_disk(root) if found is None else found
     for file_id, states in allowed.items():
         assert found.get(file_id) in states, f"{file_id} is {found.get(file_id)}, which is none of {states}"
     assert set(found) <= set(allowed), f"nobody put {set(found) - set(allowed)}"

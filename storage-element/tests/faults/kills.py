@@ -63,8 +63,8 @@ def moments_of(scenario: str) -> list[Moment]:
     """Every moment of an undisturbed run, its start and end included."""
     with scratch() as folder:
         log = folder / "hits"
-        _require(in_child(partial(_work, folder / "root", scenario), None, log), 0)
-        return _moments(log)
+        require(in_child(partial(_work, folder / "root", scenario), None, log), 0)
+        return moments_in(log)
 
 
 def run_case(case: Case) -> Outcome:
@@ -75,16 +75,16 @@ def run_case(case: Case) -> Outcome:
         if case.in_recovery is None and kills:
             copy_root(root, folder / "probe")
             probe_log = folder / "probe-hits"
-            _require(in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
-            again = tuple(_moments(probe_log))
+            require(in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
+            again = tuple(moments_in(probe_log))
         in_recovery = 0
         for nth, moment in enumerate(again):
             copied = folder / f"copy-{nth}"
             copy_root(root, copied)
             in_recovery += int(in_child(partial(_recover, copied), moment, log).status == KILLED)
-            _require(in_child(partial(_recover, copied), None, log), 0, case, moment)
+            require(in_child(partial(_recover, copied), None, log), 0, case, moment)
             shutil.rmtree(copied)
-        _require(in_child(partial(_recover, root), None, log), 0, case)
+        require(in_child(partial(_recover, root), None, log), 0, case)
         return Outcome(kills, in_recovery, set(log.read_text().split()))
 
 
@@ -126,7 +126,7 @@ def copy_root(root: Path, target: Path) -> None:
             shutil.copyfile(of(root), of(target))
 
 
-def _moments(log: Path) -> list[Moment]:
+def moments_in(log: Path) -> list[Moment]:
     counted: Counter[str] = Counter()
     moments = []
     for name in log.read_text().split():
@@ -136,12 +136,12 @@ def _moments(log: Path) -> list[Moment]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
+class Ended:
     status: int
     errors: str
 
 
-def in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> _Ended:
+def in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> Ended:
     log.touch()
     errors = log.with_suffix(".errors")
     child = os.fork()
@@ -159,8 +159,8 @@ def in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> 
             os._exit(status)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return _Ended(code, errors.read_text() if code == 1 else "")
+    return Ended(code, errors.read_text() if code == 1 else "")
 
 
-def _require(ended: _Ended, status: int, *what: object) -> None:
+def require(ended: Ended, status: int, *what: object) -> None:
     assert ended.status == status, f"{what} ended with {ended.status}:\n{ended.errors}"

@@ -11,6 +11,8 @@ from .lengths import LONG, chosen, in_processes
 from .work import SCENARIOS
 
 STORE = Path(__file__).parents[2] / "app" / "store"
+ONLY_S3 = frozenset({"delete.intended", "owing.kept", "owing.paid", "owing.resolved"})
+"""Points that only an element in S3 comes by: test_kills_s3.py goes through them."""
 SHORT_MOMENTS = 8
 """Per scenario, beside the first hit of each point."""
 SHORT_RECOVERIES = 3
@@ -20,7 +22,7 @@ def test_a_kill_at_any_point_and_in_the_recovery_after_it_leaves_all_or_nothing(
     outcomes = in_processes(run_case, cases())
     hits = set().union(*(outcome.hits for outcome in outcomes))
     print(described(outcomes), f"{len(hits)} points")
-    missed = points_in_source() - hits
+    missed = points_in_source() - hits - ONLY_S3
     assert not missed, f"no kill goes through {sorted(missed)}"
 
 

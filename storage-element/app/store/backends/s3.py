@@ -54,12 +54,9 @@ class S3Backend:
         self.settings = settings
         self.uploads = S3Uploads(settings)
         self.objects = open_objects(settings)
-        self._claimed = False
-        self._temp_numbers = count(1)
-
-    def admit(self, *, claimed: bool) -> None:
+        self.claimed = False
         """Whether the prefix is known to be this root's. Until it is, every call raises Unavailable."""
-        self._claimed = claimed
+        self._temp_numbers = count(1)
 
     # Temps
 
@@ -251,7 +248,7 @@ class S3Backend:
 
     def _ask(self, call: Callable[[], Result]) -> Result:
         """obstore's errors as ours. FileNotFoundError passes; the caller knows what it means."""
-        if not self._claimed:
+        if not self.claimed:
             raise Unavailable("this element has not claimed its prefix in S3 yet")
         return asked(call)
 

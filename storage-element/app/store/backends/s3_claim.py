@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -19,11 +20,12 @@ from .. import durable
 from ..failing import Failing
 from ..identity import RootRefused
 from ..paths import Paths
-from .s3 import S3Backend, asked
+from .s3 import S3Backend, asked, open_objects
 
 Kind = TypeVar("Kind")
 
 OWNER_KEY = "owner.json"
+ANSWER_TIMEOUT_S = 3.0
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,8 @@ class Claim:
         """Raises RootRefused when the root belongs to another bucket or prefix."""
         self._backend = backend
         self._take_over = take_over
+        # Asked every few seconds, so with little patience: S3 being away must not fill the store's threads.
+        self._objects = open_objects(replace(backend.settings, timeout_s=ANSWER_TIMEOUT_S, retries=0))
         binding = bind(paths, backend.settings.bucket, backend.settings.prefix)
         self._mine = Owner(element_id=element_id, root_id=binding.root_id)
 
@@ -63,18 +67,22 @@ class Claim:
                     f"{self._place()} is written from another STORAGE_ROOT, which has the log of it; if that one is lost,"
                     " start once with S3_TAKE_OVER=true and rebuild"
                 )
-            asked(lambda: obstore.put(self._backend.objects, OWNER_KEY, msgspec.json.encode(self._mine)))
-        self._backend.admit(claimed=True)
+            asked(lambda: obstore.put(self._objects, OWNER_KEY, msgspec.json.encode(self._mine)))
+        self._backend.claimed = True
 
     def check(self, failing: Failing) -> None:
-        """While running. Raises Unavailable; a prefix that was taken over makes the element read-only."""
-        owner = self._find()
-        if owner != self._mine:
-            raise failing.fail(f"{self._place()} was taken over by another root")
+        """While running. Raises Unavailable; a prefix that is another root's makes the element read-only."""
+        if not self._backend.claimed:
+            try:
+                self.make()
+            except RootRefused as error:
+                raise failing.fail(str(error)) from error
+        elif self._find() != self._mine:
+            raise failing.fail(f"{self._place()} was taken over by another root, or emptied")
 
     def _find(self) -> Owner | None:
         try:
-            encoded = asked(lambda: bytes(obstore.get(self._backend.objects, OWNER_KEY).bytes()))
+            encoded = asked(lambda: bytes(obstore.get(self._objects, OWNER_KEY).bytes()))
         except FileNotFoundError:
             return None
         return _decoded(encoded, Owner, OWNER_KEY)
@@ -82,7 +90,7 @@ class Claim:
     def _create(self) -> Owner:
         def create() -> Owner | None:
             try:
-                obstore.put(self._backend.objects, OWNER_KEY, msgspec.json.encode(self._mine), mode="create")
+                obstore.put(self._objects, OWNER_KEY, msgspec.json.encode(self._mine), mode="create")
             except AlreadyExistsError:
                 return self._find()  # another one was faster, or the answer to our own create was lost
             return self._mine

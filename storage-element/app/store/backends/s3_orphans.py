@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from artstore.points import hit
-
 from ..paths import ATTRIBUTES_SUFFIX, check_file_id
 from ..store import Store
 from .s3 import S3Backend, attributes_key, data_key, quarantine_key
@@ -84,7 +82,6 @@ def _sweep(backend: S3Backend, orphan: Orphan, before: datetime) -> bool:
     if backend.find_meta(quarantine_key(orphan.file_id)) is not None:
         return False  # its attr.json was put aside; a person decides about the bytes
     backend.remove(orphan.file_id)
-    hit("sweep.orphan_removed")
     return True
 
 

@@ -1,0 +1,76 @@
+"""The bucket of an element whose files lie in S3: its claim, its health, what a crash has left in it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from artstore.errors import Unavailable
+from artstore.logs import get_logger
+from artstore.service import Runtime
+
+from ..store.backends.s3 import S3Backend
+from ..store.backends.s3_claim import ANSWER_TIMEOUT_S, Claim
+from ..store.backends.s3_orphans import sweep_orphans
+from ..store.backends.s3_settings import S3Settings
+from ..store.paths import Paths
+from ..store.store import Store
+from .config import Settings
+
+log = get_logger("element.s3")
+
+CHECK_EVERY_S = 2.0
+CHECK_TIMEOUT_S = ANSWER_TIMEOUT_S + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    backend: S3Backend
+    claim: Claim
+
+    def watch(self, settings: Settings, runtime: Runtime, store: Store) -> None:
+        """Health and sweep, for as long as the service runs."""
+
+        async def check() -> None:
+            await store.in_thread(self.claim.check, store.failing)
+
+        async def sweep() -> None:
+            swept = await sweep_orphans(store, self.backend, settings.s3_orphan_grace_s)
+            if swept.data_objects or swept.uploads or swept.quarantined:
+                log.warning("orphans swept", **asdict(swept))
+
+        runtime.health.add("s3", check, every_s=CHECK_EVERY_S, timeout_s=CHECK_TIMEOUT_S)
+        runtime.tasks.every("s3 orphans", settings.s3_sweep_every_s, sweep)
+
+
+async def open_bucket(settings: Settings, paths: Paths) -> Bucket:
+    """S3 may be away: then the claim is made later, and until then every call raises Unavailable. Raises RootRefused."""
+    backend = S3Backend(paths, s3_settings(settings))
+    claim = await asyncio.to_thread(
+        partial(Claim, backend, paths, settings.storage_element_id, take_over=settings.s3_take_over)
+    )
+    try:
+        await asyncio.to_thread(claim.make)
+    except Unavailable as error:
+        log.warning("S3 is away at the start; it is asked again", error=error.detail)
+    return Bucket(backend, claim)
+
+
+def s3_settings(settings: Settings) -> S3Settings:
+    given = (settings.s3_endpoint_url, settings.s3_bucket, settings.s3_access_key_id, settings.s3_secret_access_key)
+    endpoint_url, bucket, access_key_id, secret_access_key = given
+    if not (endpoint_url and bucket and access_key_id and secret_access_key):
+        raise ValueError("the settings of S3 are not whole, which was checked when they were read")
+    return S3Settings(
+        endpoint_url=endpoint_url,
+        bucket=bucket,
+        prefix=settings.s3_prefix or settings.storage_element_id,
+        access_key_id=access_key_id.get_secret_value(),
+        secret_access_key=secret_access_key.get_secret_value(),
+        region=settings.s3_region,
+        timeout_s=settings.s3_timeout_s,
+        connect_timeout_s=settings.s3_connect_timeout_s,
+        part_bytes=settings.s3_part_bytes,
+        parts_at_once=settings.s3_parts_at_once,
+    )
