@@ -27,7 +27,7 @@ KILLS = [
     (LARGE, "put.staged"),
     (LARGE, "put.data_renamed"),
     (LARGE, "put.renamed"),
-    (SMALL, "put.small.data_renamed"),
+    (SMALL, "put.small.data_written"),
     (SMALL, "put.noted"),
 ]
 MORE_KILLS = [

@@ -94,7 +94,7 @@ class S3Backend:
 
     def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
         self._ask(lambda: obstore.put(self.objects, data_key(file_id), data, use_multipart=False))
-        hit("put.small.data_renamed")
+        hit("put.small.data_written")
         self._put_attributes(file_id, attributes)
         hit("put.small.published")
 
