@@ -55,9 +55,6 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     s3_part_bytes: Annotated[int, Field(ge=5 << 20, le=1 << 30)] = 8 << 20
     """Of a multipart upload. An upload holds about S3_PARTS_AT_ONCE + 1 of them in memory."""
     s3_parts_at_once: Annotated[int, Field(ge=1, le=16)] = 3
-    s3_orphan_grace_s: Seconds = 24 * 3600
-    """How old what a crash has left in the bucket must be before it is swept."""
-    s3_sweep_every_s: Seconds = 3600
     s3_take_over: bool = False
     """Take the prefix from another STORAGE_ROOT that is lost. For an operator's hand, once; rebuild after it."""
     max_file_size_bytes: Count = 5 << 40
@@ -70,7 +67,7 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     storage_verify_every_s: Annotated[float, Field(ge=0)] = 30 * 86400
     """From one verification of all files to the next; 0: only when asked to."""
     storage_sweep_grace_s: Seconds = 86400
-    """How old halves of files and temps without an owner are before they are swept."""
+    """How old halves of files, temps and uploads to S3 without an owner are before they are swept."""
     storage_sweep_dry_run: bool = False
     """Only report what would be swept."""
 

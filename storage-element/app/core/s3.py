@@ -1,9 +1,10 @@
-"""The bucket of an element whose files lie in S3: its claim, its health, what a crash has left in it."""
+"""The bucket of an element whose files lie in S3: its claim, its health, uploads that nobody completes any more."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from artstore.errors import Unavailable
@@ -12,7 +13,6 @@ from artstore.service import Runtime
 
 from ..store.backends.s3 import S3Backend
 from ..store.backends.s3_claim import ANSWER_TIMEOUT_S, Claim
-from ..store.backends.s3_orphans import sweep_orphans
 from ..store.backends.s3_settings import S3Settings
 from ..store.paths import Paths
 from ..store.store import Store
@@ -21,6 +21,7 @@ from .config import Settings
 log = get_logger("element.s3")
 
 CHECK_EVERY_S = 2.0
+SWEEP_EVERY_S = 3600.0
 CHECK_TIMEOUT_S = ANSWER_TIMEOUT_S + 1
 
 
@@ -36,12 +37,13 @@ class Bucket:
             await store.in_thread(self.claim.check, store.failing)
 
         async def sweep() -> None:
-            swept = await sweep_orphans(store, self.backend, settings.s3_orphan_grace_s)
-            if swept.data_objects or swept.uploads or swept.quarantined:
-                log.warning("orphans swept", **asdict(swept))
+            before = runtime.clock.now() - timedelta(seconds=settings.storage_sweep_grace_s)
+            aborted = await store.in_thread(self.backend.abort_unfinished, before, store.running)
+            if aborted:
+                log.warning("unfinished uploads aborted", uploads=aborted)
 
         runtime.health.add("s3", check, every_s=CHECK_EVERY_S, timeout_s=CHECK_TIMEOUT_S)
-        runtime.tasks.every("s3 orphans", settings.s3_sweep_every_s, sweep)
+        runtime.tasks.every("s3 uploads", SWEEP_EVERY_S, sweep)
 
 
 async def open_bucket(settings: Settings, paths: Paths) -> Bucket:

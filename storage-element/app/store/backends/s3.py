@@ -7,10 +7,11 @@ attr.json; each appears whole or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,6 +38,9 @@ Result = TypeVar("Result")
 
 MAX_PARTS = 10_000
 """Of one multipart upload."""
+MAX_COPY_BYTES = 5 << 30
+"""Of one copy inside S3."""
+QUARANTINE = "quarantine"
 LOOKS_AT_ONCE = 16
 """Objects asked for at the same time for one page of a listing."""
 LIST_PAGE = 1000
@@ -139,11 +143,19 @@ class S3Backend:
         hit("delete.data_removed")
 
     def quarantine(self, file_id: str) -> None:
-        """Only attr.json moves: the bytes may be too many to copy. The sweep leaves them alone while it lies there."""
-        encoded = self.find_attributes(file_id)
-        if encoded is not None:
-            self._ask(lambda: obstore.put(self.objects, quarantine_key(file_id), encoded, use_multipart=False))
-            self._delete(attributes_key(file_id))
+        """A later one of the same id never replaces what lies there already."""
+        for key in (attributes_key(file_id), data_key(file_id)):
+            meta = self.find_meta(key)
+            if meta is not None:
+                target = f"{QUARANTINE}/{key.rpartition('/')[2]}"
+                if self.find_meta(target) is not None:
+                    target = f"{target}.{time.time_ns()}"
+                self._copy(key, target, meta["size"])
+                self._delete(key)
+
+    def is_aside(self, file_id: str) -> bool:
+        target = f"{QUARANTINE}/{file_id}"
+        return any(self.find_meta(key) is not None for key in (target + ATTRIBUTES_SUFFIX, target))
 
     # Looking
 
@@ -216,6 +228,24 @@ class S3Backend:
             return self._ask(get)
         except FileNotFoundError as error:
             raise Unavailable("the file was removed while it was read") from error
+
+    def _copy(self, source: str, target: str, size_bytes: int) -> None:
+        """S3 copies by itself up to a limit; what is larger goes through here, a piece at a time."""
+        if size_bytes <= MAX_COPY_BYTES:
+            self._ask(lambda: obstore.copy(self.objects, source, target))
+            return
+        pieces = self._ask(lambda: obstore.get(self.objects, source)).stream(min_chunk_size=self.settings.part_bytes)
+        part_bytes = max(self.settings.part_bytes, -(-size_bytes // MAX_PARTS))
+        self._ask(lambda: obstore.put(self.objects, target, pieces, chunk_size=part_bytes, max_concurrency=1))
+
+    def abort_unfinished(self, before: datetime, busy: Container[str]) -> int:
+        """Multipart uploads begun before then, of files that nobody works on. Returns how many there were."""
+        aborted = 0
+        for upload in self.unfinished_uploads():
+            if upload.begun_at < before and upload.key.rpartition("/")[2] not in busy:
+                self.uploads.abort(upload)
+                aborted += 1
+        return aborted
 
     def _upload(self, file_id: str, temp: str) -> None:
         """One request, or one per part: a few parts are in memory, whatever the size."""
@@ -290,7 +320,3 @@ def data_key(file_id: str) -> str:
 
 def attributes_key(file_id: str) -> str:
     return data_key(file_id) + ATTRIBUTES_SUFFIX
-
-
-def quarantine_key(file_id: str) -> str:
-    return f"quarantine/{file_id}{ATTRIBUTES_SUFFIX}"

@@ -37,6 +37,9 @@ class S3Data:
         self._begins = offset
         return self._window[:size_bytes]
 
+    def forget(self) -> None:
+        self._window = b""
+
     def again(self) -> S3Data:
         return S3Data(self._get, self._key, self._etag, self.size_bytes)
 

@@ -212,6 +212,9 @@ def test_a_quarantined_file_is_out_of_the_way(files: Backend) -> None:
     files.quarantine(attributes.file_id)
     assert files.find_attributes(attributes.file_id) is None
     assert list(files.walk()) == []
+    assert seen_ids(files) == set()
+    assert files.is_aside(attributes.file_id)
+    assert not files.is_aside(str(uuid7()))
 
 
 def seen_ids(files: Backend) -> set[str]:
