@@ -16,6 +16,8 @@ MAX_PAUSE_S = 30.0
 """The longest pause after repeated failures of a periodic task."""
 MAX_RESTART_PAUSE_S = 2.0
 """The longest pause before a loop is begun again: what it listens to may be back already."""
+MIN_FAILURE_PAUSE_S = 0.05
+"""Where the growing pauses of a loop without a pause of its own begin: else it would spin while its neighbour is away."""
 
 CANCEL_AGAIN_S = 0.5
 
@@ -76,5 +78,6 @@ async def _repeat(
         except Exception as error:  # periodic-task runner: the next round may succeed
             failures += 1
             log.warning("task round failed", task=name, error=str(error) or type(error).__name__, failures=failures)
-        pause_s = min(seconds * 2 ** min(failures, 8), max(max_pause_s, seconds)) if failures else seconds
+        slow_s = max(seconds, MIN_FAILURE_PAUSE_S) * 2 ** min(failures, 8)
+        pause_s = min(slow_s, max(max_pause_s, seconds)) if failures else seconds
         await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))

@@ -24,6 +24,20 @@ async def test_a_loop_that_fails_is_begun_again() -> None:
     assert tries == 3
 
 
+async def test_a_loop_without_a_pause_does_not_spin_while_it_fails() -> None:
+    tries = 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        raise ConnectionError("away")
+
+    async with Tasks.open() as tasks:
+        tasks.forever("loop", work, pause_s=0.0)
+        await asyncio.sleep(0.3)
+    assert 1 <= tries <= 4
+
+
 async def test_closing_waits_for_a_task_that_lets_one_cancellation_pass() -> None:
     """As redis-py does while it reconnects."""
     swallowed = ended = False

@@ -59,6 +59,7 @@ class Element:
         self._announced = announced
         self._admin = admin
         self._changing = asyncio.Lock()
+        self._failure_told = False
 
     @property
     def mode(self) -> Mode:
@@ -74,7 +75,10 @@ class Element:
             if not check_change(self.mode, wanted):
                 return False
             changed = msgspec.structs.replace(self._identity, mode=wanted, changed_at=self._store.now())
-            await asyncio.to_thread(keep_identity, self._paths, changed)
+            try:
+                await asyncio.to_thread(keep_identity, self._paths, changed)
+            except OSError as error:
+                raise self._store.failing.explain(error) from error
             log.warning("mode changed", element_id=changed.element_id, was=self.mode.value, mode=wanted.value)
             self._identity = changed
         return True
@@ -111,3 +115,12 @@ class Element:
             await self.announce()
         except ArtStoreError as error:
             log.warning("not announced", error=error.detail)
+
+    async def check_disk(self) -> None:
+        """Raises ElementFailed once the disk has failed. The first time it is also said aloud, to the log and to admin."""
+        reason = self._store.failing.reason
+        if reason is not None and not self._failure_told:
+            self._failure_told = True
+            log.error("the disk failed: read-only until restarted", element_id=self._identity.element_id, reason=reason)
+            await self.announce_now()
+        self._store.failing.require_sound()

@@ -37,6 +37,7 @@ from .redis import open_outbox
 from .s3 import open_bucket
 
 SETTLE_EVERY_S = 2.0
+LOOK_AT_DISK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
         show_store(store, upkeep, runtime, settings.storage_element_id)
         runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce)
+        # Not required: what is there is still read.
+        runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
         runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
         await upkeep.begin()
         yield Context(
