@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import cast
 
@@ -13,8 +14,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from artstore.auth.access import ENDPOINTS
-from artstore.contracts.tokens import Audience
 from artstore.errors import (
     BY_STATUS,
     PROBLEM_JSON,
@@ -32,10 +31,11 @@ _Endpoint = tuple[str, re.Pattern[str], str]
 """Path, its pattern, method."""
 
 
-def install_problem_handlers(app: FastAPI, audience: Audience) -> None:
+def install_problem_handlers(app: FastAPI, endpoints: Iterable[str] = ()) -> None:
+    """`endpoints` is what the application has, as "METHOD /path/{with}/parameters"."""
     app.add_exception_handler(ArtStoreError, _answer_own)
     app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(HTTPException, partial(_answer_http, _methods_by_path(audience)))
+    app.add_exception_handler(HTTPException, partial(_answer_http, _methods_by_path(endpoints)))
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
     app.add_exception_handler(RecursionError, _answer_recursion)
 
@@ -67,12 +67,13 @@ async def _answer_http(methods_by_path: list[_Endpoint], request: Request, error
     path = request.url.path
     allowed = {method for name, _, method in methods_by_path if name == path}
     allowed = allowed or {method for _, pattern, method in methods_by_path if pattern.fullmatch(path)}
-    return problem_response(MethodNotAllowed(allow=", ".join(sorted(allowed))))
+    own = (raised.headers or {}).get("Allow", "")
+    return problem_response(MethodNotAllowed(allow=", ".join(sorted(allowed)) or own))
 
 
-def _methods_by_path(audience: Audience) -> list[_Endpoint]:
-    endpoints = [name.partition(" ") for name in ENDPOINTS[audience]]
-    return [(path, compile_path(path)[0], method) for method, _, path in endpoints]
+def _methods_by_path(endpoints: Iterable[str]) -> list[_Endpoint]:
+    split = [name.partition(" ") for name in endpoints]
+    return [(path, compile_path(path)[0], method) for method, _, path in split]
 
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from artstore import __version__, points
 from artstore.audit.writer import AuditWriter, open_writer
-from artstore.auth.access import authorize
+from artstore.auth.access import ENDPOINTS, authorize
 from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
@@ -120,7 +120,7 @@ def build_app(
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.limits = limits
-    install_problem_handlers(app, audience)
+    install_problem_handlers(app, ENDPOINTS[audience])
     for router in [status_router(audience, registry), *routers]:
         _check_listed(audience, router)
         app.include_router(router)
