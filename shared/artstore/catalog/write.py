@@ -79,14 +79,16 @@ _NOTIFY = text(
 )
 
 
-async def note(connection: AsyncConnection, entries: Sequence[Entry], *, durable: bool = True) -> None:
-    """Rows as the element wrote them to disk, and an event for each.
+async def note(
+    connection: AsyncConnection, entries: Sequence[Entry], *, durable: bool = True, tell: bool = True
+) -> None:
+    """Rows as the element wrote them to disk, and an event for each unless it is no news (`tell`).
 
     `durable=False` lets the commit of the transaction return before it is on PostgreSQL's disk.
     """
     if not entries:
         return
-    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries]
+    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries if tell]
     values = {"entries": orjson.dumps(rows).decode(), "messages": orjson.dumps(messages).decode(), "durable": durable}
     await connection.execute(_UPSERT, {**values, "channel": FILES_CHANNEL})
 
