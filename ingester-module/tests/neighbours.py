@@ -54,7 +54,7 @@ async def served(routes: Sequence[Route], port: int = 0) -> AsyncIterator[str]:
 @asynccontextmanager
 async def served_app(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
     config = uvicorn.Config(
-        app, port=port, log_config=None, http="httptools", ws="none", timeout_graceful_shutdown=1, access_log=False
+        app, port=port, log_config=None, ws="none", timeout_keep_alive=75, timeout_graceful_shutdown=1, access_log=False
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
