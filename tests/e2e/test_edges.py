@@ -187,3 +187,11 @@ def test_every_service_describes_itself(system: System, service: str) -> None:
     described = httpx.get(f"{system.url(service)}/openapi.json").json()
     assert described["paths"]
     assert httpx.get(f"{system.url(service)}/docs").status_code == 200
+
+
+@pytest.mark.parametrize("service", OFFSETS)
+def test_no_web_page_may_call_unless_its_origin_is_named(system: System, service: str) -> None:
+    headers = {"origin": "https://desk.example", "access-control-request-method": "GET"}
+    for method in ("OPTIONS", "GET"):
+        answer = httpx.request(method, f"{system.url(service)}/api/files", headers=headers)
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
