@@ -14,6 +14,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ADMIN_CLIENT_ID = "admin"
@@ -87,11 +88,23 @@ class Folder:
         path.chmod(0o600 if group is None else 0o640)
 
 
+def known_secret(folder: Folder, client_id: str) -> str:
+    """The secret this account was made with, when only its own file was lost; a new account's first one otherwise."""
+    try:
+        kept = {
+            one["client_id"]: str(one["client_secret"])
+            for one in json.loads((folder.path / "accounts.json").read_text())
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        kept = {}
+    return kept.get(client_id) or secret_text()
+
+
 def keep_admin(folder: Folder) -> dict[str, str]:
     """The first ADMIN account's credentials: the body of a token request, as it stands."""
 
     def make() -> str:
-        return json.dumps({"client_id": ADMIN_CLIENT_ID, "client_secret": secret_text()}) + "\n"
+        return json.dumps({"client_id": ADMIN_CLIENT_ID, "client_secret": known_secret(folder, ADMIN_CLIENT_ID)}) + "\n"
 
     text = folder.keep("admin-client.json", make)
     try:
@@ -108,7 +121,7 @@ def keep_accounts(folder: Folder) -> None:
     ]
     for client_id, permissions in SERVICE_PERMISSIONS.items():
         group = {"ingester": INGESTER_GROUP, "query": QUERY_GROUP}.get(client_id, ELEMENT_GROUP)
-        secret = folder.keep(f"{client_id}.secret", secret_text, group=group)
+        secret = folder.keep(f"{client_id}.secret", partial(known_secret, folder, client_id), group=group)
         client = {"client_id": client_id, "client_secret": secret}
         accounts.append({**client, "role": "SERVICE", "permissions": permissions})
     folder.write("accounts.json", json.dumps(accounts, indent=1) + "\n", group=ADMIN_GROUP)

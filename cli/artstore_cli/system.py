@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -65,6 +65,8 @@ class Running:
     id: ProcessId
     started_s: float
     ready: bool = False
+    start_again_s: float | None = None
+    """Set once it has died: when it is to be started again."""
 
 
 @dataclass(slots=True)
@@ -75,7 +77,8 @@ class System:
     record: Record
     reporter: Reporter
     running: dict[str, Running] = field(default_factory=dict)
-    deaths: deque[float] = field(default_factory=deque)
+    deaths: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    """By part: when it died of late."""
 
     def start(self, parts: Sequence[Part]) -> None:
         """Returns when all are ready. Raises Died, Interrupted or Slow."""
@@ -97,8 +100,12 @@ class System:
         while True:
             time.sleep(POLL_S * 4)
             for one in list(self.running.values()):
-                if one.process.poll() is not None:
-                    self._restart(one)
+                if one.process.poll() is None:
+                    continue
+                if one.start_again_s is None:
+                    one.start_again_s = time.monotonic() + self._pause_after_death(one)
+                elif one.start_again_s <= time.monotonic():
+                    self._start(one.part)
 
     def stop(self) -> None:
         """Stops all, those first that others do not need. Nothing is left running when it returns."""
@@ -137,17 +144,18 @@ class System:
                 one.ready = True
                 self.reporter.ready(name, time.monotonic() - one.started_s)
 
-    def _restart(self, one: Running) -> None:
+    def _pause_after_death(self, one: Running) -> float:
+        """Seconds until it is started again, longer each time. Raises Died when it has died too often."""
         now = time.monotonic()
-        self.deaths.append(now)
-        while self.deaths[0] < now - DEATHS_WITHIN_S:
-            self.deaths.popleft()
+        deaths = self.deaths[one.part.name]
+        deaths.append(now)
+        while deaths[0] < now - DEATHS_WITHIN_S:
+            deaths.popleft()
         death = _death(one)
-        if len(self.deaths) >= MAX_DEATHS:
+        if len(deaths) >= MAX_DEATHS:
             raise death
         self.reporter.restarting(death)
-        time.sleep(2 ** len(self.deaths) / 2)
-        self._start(one.part)
+        return float(2 ** len(deaths) / 2)
 
 
 def _death(one: Running) -> Died:

@@ -22,7 +22,7 @@ from .system import Died, Interrupted, Slow, System
 from .welcome import welcome
 
 KEYS_TIMEOUT_S = 30
-KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-key")
+KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-key", "accounts.json")
 """What a database was made with: new ones would not open it."""
 
 

@@ -11,6 +11,7 @@
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
     ├── InvalidFields 422        ├── RateLimited 429
     ├── TooManyHeaders 431       ├── InternalError 500
+    ├── FileDamaged 500          │
     ├── BadGateway 502           ├── Unavailable 503
     ├── ElementFailed 503        └── StorageFull 507
 
@@ -162,6 +163,12 @@ class TooManyHeaders(ArtStoreError):
 
 class InternalError(ArtStoreError):
     status, code, title = 500, "internal_error", "Something broke inside; the request id finds it in the logs"
+
+
+class FileDamaged(ArtStoreError):
+    """One file's bytes or attributes are not what they were. The element that says so is well."""
+
+    status, code, title = 500, "file_damaged", "The file is damaged"
 
 
 class BadGateway(ArtStoreError):

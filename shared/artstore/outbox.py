@@ -26,6 +26,8 @@ log = get_logger("artstore.outbox")
 BATCH = 500
 GATHER_S = 0.01
 """After a kick: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
+FLUSH_WAIT_S = 0.5
+"""The longest that an acknowledgement waits for its event: readers that were not told catch up by revision."""
 POLL_EVERY_S = 1.0
 """For messages of a process that died before it published them."""
 
@@ -39,22 +41,44 @@ class Outbox:
     def __init__(self, runtime: Runtime, database: Database, redis: Redis) -> None:
         self._database, self._redis = database, redis
         self._kicked = asyncio.Event()
+        self._flushes: list[asyncio.Future[None]] = []
         self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
         runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
 
     def kick(self) -> None:
         self._kicked.set()
 
+    async def flush(self) -> None:
+        """Returns once what was committed before the call is published, so that its caller reads what it wrote.
+
+        While Redis or PostgreSQL is away it returns after FLUSH_WAIT_S: the messages wait in the table then.
+        """
+        published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append(published)
+        self._kicked.set()
+        try:
+            async with asyncio.timeout(FLUSH_WAIT_S):
+                await published
+        except TimeoutError:
+            log.warning("messages not published yet")
+
     async def _relay(self) -> None:
         try:
             async with asyncio.timeout(POLL_EVERY_S):
                 await self._kicked.wait()
-                await asyncio.sleep(GATHER_S)
+                if not self._flushes:
+                    await asyncio.sleep(GATHER_S)
         except TimeoutError:
             pass
         self._kicked.clear()
-        while await self._publish_batch() == BATCH:
-            pass
+        flushes, self._flushes = self._flushes, []
+        try:
+            while await self._publish_batch() == BATCH:
+                pass
+        finally:
+            for published in flushes:
+                if not published.done():
+                    published.set_result(None)
 
     async def _publish_batch(self) -> int:
         async with self._database.alone() as connection:

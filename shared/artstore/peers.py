@@ -14,22 +14,29 @@ from typing import Any, Protocol
 import aiohttp
 
 from artstore.breaker import Breaker, Breakers
+from artstore.clock import uuid7
 from artstore.config import PeerSettings
 from artstore.edge import REQUEST_ID_HEADER
 from artstore.errors import (
     ArtStoreError,
     BadGateway,
+    FileDamaged,
     Forbidden,
     StorageFull,
     Unauthenticated,
     Unavailable,
     from_wire,
 )
-from artstore.logs import request_id
+from artstore.logs import get_logger, request_id
 from artstore.origins import GuardedResolver
+from artstore.tasks import Tasks
 from artstore.tracing import trace_headers
 
+log = get_logger("artstore.peers")
+
 KEEP_CONNECTION_S = 30
+PROBE_EVERY_S = 1.0
+"""How often a peer whose breaker is open is asked whether it is ready again."""
 MAX_CONNECTIONS = 256
 MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that is taken whole; streams have no limit."""
@@ -54,7 +61,7 @@ class PeerAnswer:
 
 
 class PeerFault(Exception):
-    """Counts against the peer: no connection, a timeout, or an answer of 500 and above but 507. Never leaves this file."""
+    """Counts against the peer: no connection, a timeout, most answers of 500 and above. Never leaves this file."""
 
     def __init__(self, error: ArtStoreError) -> None:
         super().__init__(str(error))
@@ -69,11 +76,29 @@ class Peers:
     ) -> None:
         self._session, self._token, self._breakers = session, token, breakers
         self._connect_timeout_s = connect_timeout_s
+        self._urls: dict[str, str] = {}
 
     def to(self, name: str, url: str) -> Peer:
         """`name` is a module's or an element's: it names the breaker and stands in errors."""
         breaker = self._breakers.to(name, (PeerFault,))
+        self._urls[name] = url
         return Peer(name, url.rstrip("/"), self._session, self._token, breaker, self._connect_timeout_s)
+
+    async def probe(self) -> None:
+        """One round over the peers whose breaker is not closed: who is ready again need not wait for the half-open call."""
+        for name, url in list(self._urls.items()):
+            breaker = self._breakers.to(name, (PeerFault,))
+            if not breaker.closed and await self._is_ready(url):
+                log.info("peer is back", peer=name)
+                breaker.heal()
+
+    async def _is_ready(self, url: str) -> bool:
+        timeout = aiohttp.ClientTimeout(total=self._connect_timeout_s)
+        try:
+            async with self._session.get(f"{url.rstrip('/')}/health/ready", timeout=timeout) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +183,7 @@ class Peer:
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response once its status is known and below 400. Only the wait for the status counts for the breaker."""
-        headers[REQUEST_ID_HEADER] = request_id.get() or "-"
+        headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
         headers |= trace_headers()
         response = await self._ask_as_ourselves(method, path, timeout, headers, source, options)
         if response.status == Unauthenticated.status and source is None:
@@ -198,7 +223,10 @@ class Peer:
                 response = await self._ask(method, path, timeout, headers, source, options)
         except PeerFault as fault:
             raise fault.error from fault
-        if response.status in (Unauthenticated.status, Forbidden.status):  # forbidden: we may have been given more since
+        if response.status in (
+            Unauthenticated.status,
+            Forbidden.status,
+        ):  # forbidden: we may have been given more since
             self.token.void(token)
         return response
 
@@ -219,9 +247,14 @@ class Peer:
             if source is not None and source.failed is not None:
                 raise source.failed from error
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
-        if response.status >= 500 and response.status != StorageFull.status:
-            raise PeerFault(await _failure(response))
+        if response.status >= 500:
+            failure = await _failure(response)
+            raise PeerFault(failure) if self._is_at_fault(failure) else failure
         return response
+
+    def _is_at_fault(self, error: ArtStoreError) -> bool:
+        """Not when its disk is full, when one file is damaged, or when it says that somebody behind it is away."""
+        return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", self.name) == self.name
 
 
 class _Source:
@@ -276,4 +309,7 @@ async def open_peers(
     async with aiohttp.ClientSession(
         connector=connector, auto_decompress=False, skip_auto_headers=["Accept-Encoding", "User-Agent", "Content-Type"]
     ) as session:
-        yield Peers(session, token(session), breakers, settings.peer_connect_timeout_s)
+        peers = Peers(session, token(session), breakers, settings.peer_connect_timeout_s)
+        async with Tasks.open() as tasks:
+            tasks.every("peers", PROBE_EVERY_S, peers.probe)
+            yield peers

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from artstore.auth.client import ServiceTokens
+from artstore.auth.client import open_account
 from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
 from artstore.breaker import Breakers
@@ -49,7 +49,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers, required=False))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
+            open_peers(settings, breakers, open_account(settings, runtime, required=True))
         )
         admin = peers.to("admin", settings.admin_url)
         verifier = open_verifier(runtime, settings, Audience.QUERY, admin, redis)

@@ -45,7 +45,8 @@ class Changes:
             self._lookup.forget_all()
             return
         floor = floor_of(event)
-        # Redis before memory: a lookup in between would bring the old revision back from there
+        self._lookup.forget(event.file_id, floor)
         if floor > 1:  # below the first there is nothing to drop
             await self._level.drop(event.file_id, floor)
-        self._lookup.forget(event.file_id, floor)
+            # again: a lookup in between may have brought the old revision back from Redis
+            self._lookup.forget(event.file_id, floor)

@@ -6,6 +6,7 @@ So a module goes on for at least a quarter of an hour while admin is away.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import aiohttp
 import msgspec
@@ -14,8 +15,9 @@ import orjson
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
-from artstore.errors import ArtStoreError, Unavailable, from_wire
+from artstore.errors import ArtStoreError, BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
+from artstore.service import Runtime
 
 log = get_logger("artstore.auth")
 
@@ -34,7 +36,7 @@ class ServiceTokens:
         self._fetch: asyncio.Task[None] | None = None
 
     async def __call__(self) -> str:
-        """Raises Unavailable when admin is away and no token holds, Unauthenticated when admin refuses the account."""
+        """Raises Unavailable when admin is away and no token holds, BadGateway when admin refuses the account."""
         now_s = self._clock.monotonic_s()
         if now_s < self._renew_at_s:
             return self._token
@@ -46,6 +48,10 @@ class ServiceTokens:
             return self._token
         await asyncio.shield(self._fetch)
         return self._token
+
+    async def check(self) -> None:
+        """Raises while there is no token to call anybody with: for readiness."""
+        await self()
 
     def void(self, token: str) -> None:
         """A peer refused the token: it was taken back. The next call fetches another, at most one in RETRY_EVERY_S."""
@@ -77,6 +83,8 @@ class ServiceTokens:
                 if response.status != 200:
                     raise from_wire(response.status, answer)
                 issued = msgspec.json.decode(answer, type=TokenAnswer)
+        except (Unauthenticated, Forbidden) as error:
+            raise BadGateway(f"admin refuses this service's account: {error.detail}") from error
         except ArtStoreError:
             raise
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
@@ -84,3 +92,16 @@ class ServiceTokens:
         self._token, self._fetched_s = issued.access_token, asked_s
         self._renew_at_s = asked_s + issued.expires_in / 2
         self._expires_at_s = asked_s + issued.expires_in - 5
+
+
+def open_account(
+    settings: AdminClientSettings, runtime: Runtime, *, required: bool
+) -> Callable[[aiohttp.ClientSession], ServiceTokens]:
+    """For open_peers. Adds the health check `account`: whether this module has a token to call others with."""
+
+    def begin(session: aiohttp.ClientSession) -> ServiceTokens:
+        tokens = ServiceTokens(settings, session, runtime.clock)
+        runtime.health.add("account", tokens.check, required=required)
+        return tokens
+
+    return begin

@@ -1,4 +1,7 @@
-"""pytest fixtures: one PostgreSQL, one Valkey and one SeaweedFS per test run, each when first asked for. A module's conftest.py imports what it uses."""
+"""pytest fixtures: one PostgreSQL, one Valkey and one SeaweedFS per test run, each when first asked for.
+
+A module's conftest.py imports what it uses.
+"""
 
 from __future__ import annotations
 

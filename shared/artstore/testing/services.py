@@ -1,4 +1,4 @@
-"""PostgreSQL, Valkey and SeaweedFS for tests: started from their wheels on free ports, with folders of their own, gone with the test run."""
+"""PostgreSQL, Valkey and SeaweedFS for tests: from their wheels, on free ports, in folders that go with the test run."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ async def patch_file(request: Request) -> Response:
         context.element.require(Operation.UPDATE)
         changes = await read_json(request, Changes)
         attributes = await patch(context.store, file_id, changes, _if_revision(request))
+        await context.outbox.flush()
     return _record(attributes, 200)
 
 
@@ -68,6 +69,7 @@ async def put_content(request: Request) -> Response:
             file_id, _if_revision(request), request.headers.get("content-type"), expected_digests(request)
         )
         attributes = await rewrite(context.store, order, body_of(request, context.patience))
+        await context.outbox.flush()
     return _record(attributes, 200)
 
 
@@ -82,6 +84,7 @@ async def delete_file(request: Request) -> Response:
         else:
             context.element.require(Operation.DELETE)
             await delete(context.store, file_id, _if_revision(request))
+            await context.outbox.flush()
     return Response(status_code=204)
 
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from artstore.auth.client import ServiceTokens
+from artstore.auth.client import open_account
 from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
 from artstore.breaker import Breakers
@@ -17,6 +17,7 @@ from artstore.contracts.elements import ANNOUNCE_EVERY_S
 from artstore.contracts.tokens import Audience
 from artstore.database import open_database
 from artstore.metrics import FileMetrics
+from artstore.outbox import Outbox
 from artstore.peers import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
@@ -48,6 +49,7 @@ class Context:
     element: Element
     store: Store
     upkeep: Upkeep
+    outbox: Outbox
     files: FileMetrics
     patience: Patience
     clock: Clock
@@ -72,7 +74,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, lambda session: ServiceTokens(settings, session, runtime.clock))
+            open_peers(settings, breakers, open_account(settings, runtime, required=False))
         )
         admin = peers.to("admin", settings.admin_url)
         outbox = open_outbox(runtime, database, redis)
@@ -99,6 +101,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             element=element,
             store=store,
             upkeep=upkeep,
+            outbox=outbox,
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from artstore.contracts.files import Attributes
-from artstore.errors import InternalError, NotFound, Quarantined, Unavailable
+from artstore.errors import FileDamaged, NotFound, Quarantined, Unavailable
 
 from .attributes import find_in
 from .backends.base import OpenData
@@ -39,12 +39,12 @@ class Opened:
 
 
 async def load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
-    """Decoded and as they lie on disk. Raises NotFound, Unavailable; InternalError for a damaged attr.json."""
+    """Decoded and as they lie on disk. Raises NotFound, Unavailable; FileDamaged for a damaged attr.json."""
     return await store.look(_load_attributes, store, file_id)
 
 
 async def open_file(store: Store, file_id: str) -> Opened:
-    """The caller closes it. Raises as `load_attributes`; InternalError when the bytes are gone or of another size.
+    """The caller closes it. Raises as `load_attributes`; FileDamaged when the bytes are gone or of another size.
 
     A look in the event loop has no await between its two opens, so no swap can begin in the middle. One that was made in a
     thread may have seen the old attributes and the new bytes: where a swap has begun meanwhile, it looks again.
@@ -56,7 +56,7 @@ async def open_file(store: Store, file_id: str) -> Opened:
         swaps = store.swaps
         try:
             opened = await store.look(_open_file, store, file_id)
-        except InternalError:
+        except FileDamaged:
             if swaps == store.swaps:
                 raise
         else:
@@ -98,6 +98,6 @@ def _decode(store: Store, encoded: bytes, file_id: str) -> Attributes:
     return attributes
 
 
-def _damaged(store: Store, what: str) -> InternalError:
+def _damaged(store: Store, what: str) -> FileDamaged:
     store.findings.damaged += 1
-    return InternalError(f"the file is damaged: {what}")
+    return FileDamaged(f"the file is damaged: {what}")
