@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from artstore.catalog.recent import DROP, FLOOR_S, floor_key, floor_of, record_key
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
-from artstore.database import LOOSELY, Database
+from artstore.database import Database
 from artstore.logs import get_logger
 from artstore.service import Runtime
 
@@ -32,7 +32,10 @@ POLL_EVERY_S = 1.0
 """For messages of a process that died before it published them."""
 
 _TAKE = text("SELECT id, channel, message FROM outbox ORDER BY id LIMIT :limit")
-_DONE = text(f"DELETE FROM outbox USING {LOOSELY} WHERE id = ANY(:ids) AND loosely.level IS NOT NULL")
+_DONE = text(
+    """DELETE FROM outbox USING (SELECT set_config('synchronous_commit', 'off', true) AS level) AS loosely
+    WHERE id = ANY(:ids) AND loosely.level IS NOT NULL"""
+)
 
 
 class Outbox:
