@@ -77,9 +77,17 @@ def _methods_by_path(endpoints: Iterable[str]) -> list[_Endpoint]:
 
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
-    return problem_response(Malformed("the body was cut off"))
+    return problem_response(was_cut_off())
 
 
 async def _answer_recursion(_request: Request, _error: Exception) -> Response:
+    return problem_response(too_deep())
+
+
+def was_cut_off() -> ArtStoreError:
+    return Malformed("the body was cut off")
+
+
+def too_deep() -> ArtStoreError:
     """Only a parser goes as deep as its input does."""
-    return problem_response(Malformed("the request is nested too deeply"))
+    return Malformed("the request is nested too deeply")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,15 @@ from starlette.routing import Route
 
 from artstore import __version__, points
 from artstore.audit.writer import AuditWriter, open_writer
-from artstore.auth.access import ENDPOINTS, authorize
+from artstore.auth.access import ENDPOINTS
 from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
+from artstore.data_plane import DataPlane, PlainRoute
+from artstore.data_plane import Handler as Handler
 from artstore.edge import Edge
+from artstore.errors import NotFound
 from artstore.health import Health
 from artstore.http_head import BoundedProtocol
 from artstore.limits.gate import Gate, Limits
@@ -54,10 +58,10 @@ EXPOSED_HEADERS = (
 )
 """What scripts of an allowed origin may read of an answer."""
 
+GC_AFTER_OBJECTS = 10_000
+"""Objects kept until the collector looks for cycles. Python's 700 are a dozen requests, which have none."""
 KEEP_ALIVE_S = 75
 """Longer than our own clients keep a connection, so that none is closed under a request just sent."""
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ def build_app(
             tasks.start("load", load.watch())
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
+                _calm_collector()
                 log.info("started", version=__version__)
                 yield
                 log.info("stopping")
@@ -124,9 +129,13 @@ def build_app(
     for router in [status_router(audience, registry), *routers]:
         _check_listed(audience, router)
         app.include_router(router)
-    for path in dict.fromkeys(route.path for route in data_routes):
-        app.router.routes.append(_data_route(audience, [route for route in data_routes if route.path == path]))
+    plain = [
+        _plain_route(audience, [route for route in data_routes if route.path == path])
+        for path in dict.fromkeys(route.path for route in data_routes)
+    ]
+    app.router.routes.extend(one.route for one in plain)
     app.openapi = describe(app, audience, data_routes)  # type: ignore[method-assign]
+    app.add_middleware(DataPlane, routes=plain)
     app.add_middleware(Gate, limits=limits)
     if settings.cors_allowed_origins:
         app.add_middleware(
@@ -140,6 +149,13 @@ def build_app(
     return app
 
 
+def _calm_collector() -> None:
+    """What the start has made stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_AFTER_OBJECTS, *gc.get_threshold()[1:])
+
+
 def _check_listed(audience: Audience, router: APIRouter) -> None:
     for route in router.routes:
         if not isinstance(route, GuardedRoute):
@@ -148,23 +164,21 @@ def _check_listed(audience: Audience, router: APIRouter) -> None:
             needed_for(audience, method, route.path)
 
 
-def _data_route(audience: Audience, routes: Sequence[DataRoute]) -> Route:
-    """One Starlette route for a path, so that a wrong method is answered with every right one in Allow."""
+def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
+    """One for a path, so that a wrong method is answered with every right one in Allow."""
     by_method = {
         method: (route.handler, needed_for(audience, method, route.path))
         for route in routes
         for method in route.methods
     }
-
-    async def dispatch(request: Request) -> Response:
-        request.scope["route"] = made  # for the edge's metrics
-        handler, needed = by_method[request.method]
-        await authorize(request, needed)
-        return await handler(request)
-
-    made = Route(routes[0].path, dispatch, methods=list(by_method), include_in_schema=False)
+    made = Route(routes[0].path, _never_asked, methods=list(by_method), include_in_schema=False)
     made.methods = set(by_method)  # no HEAD that nobody wrote
-    return made
+    return PlainRoute(made, by_method)
+
+
+async def _never_asked(_request: Request) -> Response:
+    """The framework meets a data route only to refuse a method: the others were answered by DataPlane."""
+    raise NotFound()
 
 
 def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:

@@ -1,0 +1,86 @@
+"""The way of the data plane, plain ASGI: from the path to the handler, past the framework's layers that only models need.
+
+Those layers cost as much as all the rest of a small request. What is not found here (another path, a wrong method) goes on
+to the framework, which has the same routes and answers as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from artstore.auth.access import authorize
+from artstore.contracts.tokens import Permission
+from artstore.errors import ArtStoreError
+from artstore.problems import problem_response, too_deep, was_cut_off
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRoute:
+    """A path with its handlers and what each needs. `route` is the framework's, for its pattern and the metrics' label."""
+
+    route: Route
+    by_method: Mapping[str, tuple[Handler, Permission | None]]
+
+
+class DataPlane:
+    """Wraps the application inside all other layers."""
+
+    def __init__(self, app: ASGIApp, *, routes: Sequence[PlainRoute]) -> None:
+        self._app = app
+        self._fixed = {plain.route.path: plain for plain in routes if not plain.route.param_convertors}
+        self._patterns = [plain for plain in routes if plain.route.param_convertors]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._find(scope) if scope["type"] == "http" else None
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noted_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        handler, needed = found
+        request = Request(scope, receive, noted_send)
+        try:
+            await authorize(request, needed)
+            response = await handler(request)
+            await response(scope, receive, noted_send)
+        except (ArtStoreError, ClientDisconnect, RecursionError) as error:
+            if started:
+                raise  # the edge breaks the connection
+            await problem_response(_problem(error))(scope, receive, send)
+
+    def _find(self, scope: Scope) -> tuple[Handler, Permission | None] | None:
+        path, method = scope["path"], scope["method"]
+        plain = self._fixed.get(path)
+        if plain is not None and method in plain.by_method:
+            scope["path_params"] = {}
+            scope["route"] = plain.route
+            return plain.by_method[method]
+        for plain in self._patterns:
+            match = plain.route.path_regex.match(path)
+            if match is not None and method in plain.by_method:
+                convertors = plain.route.param_convertors
+                scope["path_params"] = {
+                    name: convertors[name].convert(value) for name, value in match.groupdict().items()
+                }
+                scope["route"] = plain.route
+                return plain.by_method[method]
+        return None
+
+
+def _problem(error: ArtStoreError | ClientDisconnect | RecursionError) -> ArtStoreError:
+    if isinstance(error, ArtStoreError):
+        return error
+    return was_cut_off() if isinstance(error, ClientDisconnect) else too_deep()
