@@ -84,10 +84,13 @@ def check(
     parts: Annotated[
         list[str] | None, typer.Argument(help="Only these, for instance storage-element or static.")
     ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Try every fault that the short form samples: `test faults --long`.")
+    ] = False,
 ) -> None:
     """Run the static checks and all tests."""
     try:
-        raise typer.Exit(test(ROOT, parts or []))
+        raise typer.Exit(test(ROOT, parts or [], long=long))
     except Refused as error:
         raise refuse(error) from None
 

@@ -15,6 +15,8 @@ MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
 PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli"}
 TOGETHER = "tests"
 """The folder of tests that need more than one module; each folder in it with tests is run by itself."""
+PROOFS = "tests/faults"
+"""Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 
@@ -50,9 +52,13 @@ def _static(root: Path) -> list[Check]:
 
 def _own_tests(root: Path) -> list[Check]:
     return [
-        Check(f"tests of {part}", part, _pytest("tests"), root / part, [root / part, root / "shared"], counted=True)
-        for part in PACKAGES
+        *(_tests_of(root, f"tests of {part}", part, *_pytest("tests"), f"--ignore={PROOFS}") for part in PACKAGES),
+        _tests_of(root, "faults", "storage-element", *_pytest(PROOFS), "--capture=no"),
     ]
+
+
+def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
+    return Check(name, part, arguments, root / part, [root / part, root / "shared"], counted=True)
 
 
 def _tests_together(root: Path) -> list[Check]:
