@@ -33,8 +33,19 @@ class Bucket:
     def watch(self, settings: Settings, runtime: Runtime, store: Store) -> None:
         """Health and sweep, for as long as the service runs."""
 
+        told = False
+
         async def check() -> None:
-            await store.in_thread(self.claim.check, store.failing)
+            """In a thread of its own: the store's may all be waiting for S3."""
+            nonlocal told
+            try:
+                await asyncio.to_thread(self.claim.check, store.failing)
+            except Unavailable as error:
+                if not told:
+                    log.warning("S3 is away", error=error.detail, cause=str(error.__cause__)[:500])
+                told = True
+                raise
+            told = False
 
         async def sweep() -> None:
             before = runtime.clock.now() - timedelta(seconds=settings.storage_sweep_grace_s)

@@ -135,6 +135,23 @@ async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
             await check_changed(store, catalog, *file_ids)
 
 
+async def test_s3_that_missed_two_checks_is_not_waited_for(tmp_path: Path, way: Way, settings: S3Settings) -> None:
+    async with locked_root(str(tmp_path / "root")) as paths:
+        backend = S3Backend(paths, settings)
+        claim = Claim(backend, paths, "se-01", take_over=False)
+        claim.make()
+        way.open = False
+        for away in (False, True):
+            with pytest.raises(Unavailable):
+                claim.check(Failing())
+            assert backend.away is away
+        way.mend()
+        with pytest.raises(Unavailable, match="S3 is away"):
+            backend.find_attributes(str(uuid7()))
+        claim.check(Failing())
+        assert backend.find_attributes(str(uuid7())) is None
+
+
 async def test_a_second_root_cannot_write_to_the_prefix_and_can_take_it_over_once(
     tmp_path: Path, settings: S3Settings
 ) -> None:

@@ -40,6 +40,12 @@ MAX_PARTS = 10_000
 """Of one multipart upload."""
 MAX_COPY_BYTES = 5 << 30
 """Of one copy inside S3."""
+WORDS = {
+    "PermissionDeniedError": "S3 forbids it to this element's key",
+    "UnauthenticatedError": "S3 does not know this element's key",
+    "PreconditionError": "the file was replaced while it was read",
+    "AlreadyExistsError": "S3 has such an object already",
+}
 QUARANTINE = "quarantine"
 LOOKS_AT_ONCE = 16
 """Objects asked for at the same time for one page of a listing."""
@@ -60,6 +66,8 @@ class S3Backend:
         self.objects = open_objects(settings)
         self.claimed = False
         """Whether the prefix is known to be this root's. Until it is, every call raises Unavailable."""
+        self.away = False
+        """S3 did not answer several checks in a row: calls are refused at once, instead of waiting one timeout each."""
         self._temp_numbers = count(1)
 
     # Temps
@@ -280,6 +288,8 @@ class S3Backend:
         """obstore's errors as ours. FileNotFoundError passes; the caller knows what it means."""
         if not self.claimed:
             raise Unavailable("this element has not claimed its prefix in S3 yet")
+        if self.away:
+            raise Unavailable("S3 is away")
         return asked(call)
 
 
@@ -292,7 +302,8 @@ def asked(call: Callable[[], Result]) -> Result:
             raise Unavailable("S3 has no such bucket any more") from error
         raise
     except BaseError as error:
-        raise Unavailable(f"S3 did not do it: {str(error)[:300]}") from error
+        # In our own words: the library's name addresses and keys, and what is raised here is shown to callers.
+        raise Unavailable(WORDS.get(type(error).__name__, "S3 did not answer as it should")) from error
 
 
 def open_objects(settings: S3Settings) -> S3Store:

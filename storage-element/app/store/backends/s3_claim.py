@@ -16,6 +16,8 @@ import msgspec
 import obstore
 from obstore.exceptions import AlreadyExistsError
 
+from artstore.errors import Unavailable
+
 from .. import durable
 from ..failing import Failing
 from ..identity import RootRefused
@@ -26,6 +28,8 @@ Kind = TypeVar("Kind")
 
 OWNER_KEY = "owner.json"
 ANSWER_TIMEOUT_S = 3.0
+MISSED_CHECKS = 2
+"""In a row, after which S3 is taken to be away."""
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +54,7 @@ class Claim:
         """Raises RootRefused when the root belongs to another bucket or prefix."""
         self._backend = backend
         self._take_over = take_over
+        self._missed = 0
         # Asked every few seconds, so with little patience: S3 being away must not fill the store's threads.
         self._objects = open_objects(replace(backend.settings, timeout_s=ANSWER_TIMEOUT_S, retries=0))
         binding = bind(paths, backend.settings.bucket, backend.settings.prefix)
@@ -71,7 +76,16 @@ class Claim:
         self._backend.claimed = True
 
     def check(self, failing: Failing) -> None:
-        """While running. Raises Unavailable; a prefix that is another root's makes the element read-only."""
+        """While running, again and again. Raises Unavailable; a prefix that is another root's makes the element read-only."""
+        try:
+            self._look(failing)
+        except Unavailable:
+            self._missed += 1
+            self._backend.away = self._missed >= MISSED_CHECKS
+            raise
+        self._missed, self._backend.away = 0, False
+
+    def _look(self, failing: Failing) -> None:
         if not self._backend.claimed:
             try:
                 self.make()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ NO_BODY = hashlib.sha256(b"").hexdigest()
 PAGE = 1000
 MAX_ANSWER_BYTES = 8 << 20
 """One page of a list: at most 1 000 entries of about 1 KiB."""
+CODE = re.compile(rb"<Code>(\w+)</Code>")
 OWN_BUCKET = b"BucketAlreadyOwnedByYou"
 
 
@@ -131,4 +133,5 @@ def _moment(text: str) -> datetime:
 
 
 def _refused(what: str, status: int, body: bytes) -> Unavailable:
-    return Unavailable(f"S3 refuses to {what}: {status} {body[:200].decode(errors='replace')}")
+    code = CODE.search(body)
+    return Unavailable(f"S3 refuses to {what}: {status} {code.group(1).decode() if code else ''}".rstrip())
