@@ -12,7 +12,7 @@ from uuid import UUID
 
 from artstore.catalog.find import find_file
 from artstore.contracts.elements import Element
-from artstore.errors import ArtStoreError, NotFound, Unavailable
+from artstore.errors import ArtStoreError, NotFound, Quarantined, Unavailable
 from artstore.logs import get_logger
 from artstore.peers import PeerAnswer
 
@@ -91,6 +91,8 @@ async def _holds(context: Context, element: Element, file_id: str) -> bool | Non
         await context.elements.load(element, file_id)
     except NotFound:
         return False
+    except Quarantined:
+        raise
     except ArtStoreError:
         return None
     return True

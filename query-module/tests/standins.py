@@ -17,7 +17,7 @@ from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
-from artstore.errors import NotFound, RevisionMismatch
+from artstore.errors import NotFound, Quarantined, RevisionMismatch
 from artstore.testing.tokens import Signer
 
 
@@ -60,6 +60,8 @@ class StandInElement:
     id: str
     socket: Socket = field(default_factory=bound_socket)
     files: dict[str, tuple[Attributes, bytes]] = field(default_factory=dict)
+    aside: set[str] = field(default_factory=set)
+    """Ids of files it has put into quarantine."""
     attribute_requests: int = 0
     breaks_after: int | None = None
     stalls_after: int | None = None
@@ -107,13 +109,17 @@ class StandInElement:
         await asyncio.sleep(self.answers_after_s)
         held = self.files.get(request.match_info["file_id"])
         if held is None:
-            return web.Response(status=404, body=NotFound().to_wire(), content_type="application/problem+json")
+            return self._nothing(request)
         return web.Response(body=encode(held[0]), content_type="application/json")
+
+    def _nothing(self, request: web.Request) -> web.Response:
+        refusal = Quarantined() if request.match_info["file_id"] in self.aside else NotFound()
+        return web.Response(status=refusal.status, body=refusal.to_wire(), content_type="application/problem+json")
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         held = self.files.get(request.match_info["file_id"])
         if held is None:
-            return web.Response(status=404, body=NotFound().to_wire(), content_type="application/problem+json")
+            return self._nothing(request)
         attributes, content = held
         etag = f'"{attributes.checksum}"'
         if request.headers.get("if-match", etag) != etag:

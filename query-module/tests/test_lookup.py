@@ -164,6 +164,20 @@ async def test_reads_go_on_while_the_catalog_is_emptied_and_redis_flushed(rig: R
         await until(lambda: _has_rows(rig, len(files)))
 
 
+async def test_a_file_in_quarantine_is_called_so_and_not_missing(rig: Rig) -> None:
+    file = rig.second.put(b"content")
+    await rig.note(file)
+    assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 200
+    del rig.second.files[file.file_id]
+    rig.second.aside.add(file.file_id)
+    answer = await rig.get(f"/api/files/{file.file_id}/content")
+    assert (answer.status_code, answer.json()["code"]) == (410, "quarantined")
+    async with rig.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM files"))
+    await rig.announce(file, "delete")
+    await until(lambda: _answers(rig, file.file_id, 410))
+
+
 async def test_metrics_tell_the_hits_of_each_level(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.source(file)

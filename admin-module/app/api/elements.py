@@ -49,6 +49,13 @@ class ElementChange(BaseModel):
     priority: Priority | None = None
 
 
+class RebuildOrder(BaseModel):
+    """`force`: also where the element's disk looks empty, or most of its rows would go."""
+
+    model_config = ConfigDict(extra="forbid")
+    force: bool = False
+
+
 class ModeChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     mode: Mode
@@ -151,16 +158,16 @@ async def change_mode(request: Request, element_id: str, wanted: ModeChange) -> 
     return JsonResponse(element)
 
 
-async def rebuild(request: Request, element_id: str) -> Response:
-    return await _run(request, element_id, "rebuild")
+async def rebuild(request: Request, element_id: str, wanted: RebuildOrder | None = None) -> Response:
+    return await _run(request, element_id, "rebuild", wanted.model_dump() if wanted is not None else {})
 
 
 async def verify(request: Request, element_id: str) -> Response:
-    return await _run(request, element_id, "verify")
+    return await _run(request, element_id, "verify", {})
 
 
-async def _run(request: Request, element_id: str, task: str) -> Response:
-    answer = await _context(request).commands.run(element_id, task, principal_of(request).client_id)
+async def _run(request: Request, element_id: str, task: str, order: dict[str, Any]) -> Response:
+    answer = await _context(request).commands.run(element_id, task, order, principal_of(request).client_id)
     return JsonResponse(answer.body, answer.status)
 
 

@@ -34,9 +34,9 @@ class Commands:
             await self._auditor.record(conn, event)
         return element
 
-    async def run(self, element_id: str, task: str, by: str) -> PeerAnswer:
+    async def run(self, element_id: str, task: str, order: dict[str, Any], by: str) -> PeerAnswer:
         """`rebuild` or `verify`: the element's own answer. Raises what the element raises."""
-        answer = await self._tell(element_id, task, {}, by)
+        answer = await self._tell(element_id, task, order, by)
         await self._auditor.note(Event(f"element.{task}", by, f"storage-elements/{element_id}"))
         return answer
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from artstore.contracts.elements import Element
 from artstore.contracts.files import decode
 from artstore.discovery import Discovery
-from artstore.errors import ArtStoreError, BadGateway, NotFound
+from artstore.errors import ArtStoreError, BadGateway, NotFound, Quarantined
 from artstore.peers import Peers
 
 from .memory import Record
@@ -25,6 +25,8 @@ class Asked:
 
     record: Record | None
     silent: tuple[str, ...] = ()
+    aside: Quarantined | None = None
+    """An element's word that it has found the file damaged."""
 
 
 class AttributesLevel:
@@ -41,7 +43,7 @@ class AttributesLevel:
         rest = await self._ask_all(file_id, [element for element in elements if element.id != likely_element_id])
         unknown = (likely_element_id,) if likely_element_id and not likely else ()
         nobody = () if elements else ("discovery",)
-        return Asked(rest.record, (*first.silent, *rest.silent, *unknown, *nobody))
+        return Asked(rest.record, (*first.silent, *rest.silent, *unknown, *nobody), first.aside or rest.aside)
 
     async def still_has(self, file_id: str, element_id: str) -> bool | None:
         """Whether this element has the file now; None when it does not say."""
@@ -54,15 +56,18 @@ class AttributesLevel:
     async def _ask_all(self, file_id: str, elements: Sequence[Element]) -> Asked:
         best: Record | None = None
         silent: list[str] = []
+        aside: Quarantined | None = None
         for start in range(0, len(elements), MAX_ASKED_AT_ONCE):
             some = elements[start : start + MAX_ASKED_AT_ONCE]
             answers = await asyncio.gather(*(self._ask_one(file_id, element) for element in some))
             for element, answer in zip(some, answers, strict=True):
-                if isinstance(answer, ArtStoreError):
+                if isinstance(answer, Quarantined):
+                    aside = answer
+                elif isinstance(answer, ArtStoreError):
                     silent.append(element.id)
                 elif answer is not None and (best is None or answer.revision > best.revision):
                     best = answer
-        return Asked(best, tuple(silent))
+        return Asked(best, tuple(silent), aside)
 
     async def _ask_one(self, file_id: str, element: Element) -> Record | ArtStoreError | None:
         """None is the element's word that it has no such file; an error is no word at all."""

@@ -169,6 +169,8 @@ class Lookup:
             if "database" not in away:
                 self._levels.refill.offer(asked.record)
             return Found(asked.record, "attributes", tuple(away))
+        if asked.aside is not None:
+            raise asked.aside
         if row is not None and (asked.silent or asked.record is not None):
             log.warning("catalog row not confirmed by an element", file_id=file_id, silent=asked.silent)
             return Found(row, "database", tuple(away))
