@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 from .ports import LOOPBACK
@@ -47,14 +48,17 @@ def serve(data: Path, ports: Mapping[str, int], identities: Path, log: Path) -> 
 
 def is_ready(ports: Mapping[str, int]) -> bool:
     """Whether S3 answers, and the bucket is there: made through the filer, which keeps buckets as folders."""
-    return _asked("GET", ports["s3.port"], "/healthz") and _asked("POST", ports["filer.port"], f"/buckets/{BUCKET}/")
+    made = (200, 201, HTTPStatus.CONFLICT)  # a conflict: it was there before
+    return _asked("GET", ports["s3.port"], "/healthz", (200,)) and _asked(
+        "POST", ports["filer.port"], f"/buckets/{BUCKET}/", made
+    )
 
 
-def _asked(method: str, port: int, path: str) -> bool:
+def _asked(method: str, port: int, path: str, wanted: Collection[int]) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=ANSWER_TIMEOUT_S)
     try:
         connection.request(method, path)
-        return connection.getresponse().status < 300
+        return connection.getresponse().status in wanted
     except (OSError, http.client.HTTPException):
         return False
     finally:
