@@ -129,7 +129,6 @@ async def test_a_mode_goes_back_only_by_force(own_neighbours: Neighbours, tmp_pa
     root = tmp_path / "se"
     for configured, force, mode in [
         ("ar", "false", "ar"),
-        ("edit", "false", "ar"),
         ("rw", "true", "rw"),
         ("edit", "false", "rw"),
     ]:
