@@ -14,6 +14,8 @@ MOMENTS = st.datetimes(
     timezones=st.integers(-23, 23).map(lambda hours: timezone(timedelta(hours=hours))),
 )
 
+BEYOND = ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00")
+
 
 @given(MOMENTS)
 def test_a_moment_survives_being_written_down(moment: datetime) -> None:
@@ -25,7 +27,7 @@ def test_moments_are_written_in_utc_with_six_digits() -> None:
     assert rfc3339(moment) == "2026-01-01T00:00:00.000000Z"
 
 
-@pytest.mark.parametrize("text", ["", "2026-01-01", "2026-01-01T00:00:00", "tomorrow", "2026-13-01T00:00:00Z"])
+@pytest.mark.parametrize("text", ["", "2026-01-01", "2026-01-01T00:00:00", "tomorrow", "2026-13-01T00:00:00Z", *BEYOND])
 def test_a_text_without_offset_or_sense_is_no_moment(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse_rfc3339(text)

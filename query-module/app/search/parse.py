@@ -86,8 +86,9 @@ def encode_cursor(search: Search, value: SortValue, file_id: str) -> str:
 
 
 def _take(name: str, value: str, found: dict[str, Any]) -> None:
-    if len(value.encode()) > MAX_VALUE_BYTES or "\x00" in value:
-        raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes or with U+0000 in it")
+    for text in (name, value):  # a name may be a key of the metadata: it goes the same way as a value
+        if len(text.encode()) > MAX_VALUE_BYTES or "\x00" in text:
+            raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes or with U+0000 in it")
     if name == "tag":
         found["tags"].append(value)
     elif name.startswith(METADATA) and len(name) > len(METADATA):
@@ -128,7 +129,7 @@ def _moment(value: str) -> datetime:
     # "+" in a query string is a blank: 2026-01-01T00:00:00+03:00 often comes unescaped
     try:
         return parse_rfc3339(value.replace(" ", "+") if value.count(" ") == 1 and "T" in value else value)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ValueError("an RFC 3339 time with an offset, like 2026-01-01T00:00:00Z") from error
 
 
