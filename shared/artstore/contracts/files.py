@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any, Literal
 from uuid import UUID
 
@@ -33,7 +34,11 @@ Retention = Literal["permanent", "temporary"]
 
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[\x20-\x7e\t]*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TURNS_TEXT = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+"""Bidirectional embeddings, overrides and isolates: with them evil\u202efdp.exe is shown as evilexe.pdf."""
+_INVISIBLE = frozenset({"Zs", "Cf", "Mn", "Me"})
+"""Categories of characters that show nothing by themselves: blanks, zero-width ones, variation selectors."""
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +140,10 @@ def check_new_file(new: NewFile) -> None:
 
 
 def check_filename(name: str) -> None:
-    """A name, not a path: 1 to 255 bytes of UTF-8, no separator, no control character."""
+    """A name, not a path: 1 to 255 bytes of UTF-8, no separator, no control character, and something to see.
+
+    Joiners (U+200C, U+200D) and the marks U+200E and U+200F stay allowed: emoji, Persian, Arabic and Hebrew need them.
+    """
     problem = ""
     if not name or name in (".", ".."):
         problem = "filename is empty or no name"
@@ -147,6 +155,10 @@ def check_filename(name: str) -> None:
         problem = "filename holds a path separator"
     elif _CONTROL.search(name):
         problem = "filename holds a control character"
+    elif _TURNS_TEXT.search(name):
+        problem = "filename holds a character that turns the direction of text"
+    elif all(unicodedata.category(character) in _INVISIBLE for character in name):
+        problem = "filename shows nothing"
     if problem:
         raise InvalidFields(problem, fields=["filename"])
 

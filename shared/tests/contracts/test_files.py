@@ -133,9 +133,27 @@ def test_a_field_that_is_missing_is_damage(missing: str) -> None:
         decode(orjson.dumps(fields))
 
 
+JOINED = ["👩\u200d🚀.png", "❤\ufe0f", "می\u200cخواهم.txt", "שלום\u200f.pdf", "é.txt", "e\u0301", "中文 名"]
+HIDING = [" ", "\u3000\xa0", "\u200b", "\u200d", "\ufeff", "\u2060\u200c", "\u0301", "a\x85b", "a\x9f", "a\u2028b"]
+TURNING = [f"evil{mark}fdp.exe" for mark in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"]
+
+
 @pytest.mark.parametrize(
     "name",
-    ["a", "Договор №5.pdf", "🗄️", "x" * 255, "я" * 127, ".hidden", "a b", "..a", 'qu"ote', "semi;colon", "%2e%2e"],
+    [
+        "a",
+        "Договор №5.pdf",
+        "🗄️",
+        "x" * 255,
+        "я" * 127,
+        ".hidden",
+        "a b",
+        "..a",
+        'qu"ote',
+        "semi;colon",
+        "%2e%2e",
+        *JOINED,
+    ],
 )
 def test_a_name_may_be_in_any_script(name: str) -> None:
     check_filename(name)
@@ -145,6 +163,13 @@ def test_a_name_may_be_in_any_script(name: str) -> None:
     "name", ["", ".", "..", "a/b", "../a", "a\\b", "a\x00b", "a\nb", "\x7f", "x" * 256, "я" * 128, "a\ud800"]
 )
 def test_a_path_or_an_unprintable_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        check_filename(name)
+    assert caught.value.fields["fields"] == ["filename"]
+
+
+@pytest.mark.parametrize("name", [*HIDING, *TURNING])
+def test_a_name_that_shows_nothing_or_another_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidFields) as caught:
         check_filename(name)
     assert caught.value.fields["fields"] == ["filename"]
