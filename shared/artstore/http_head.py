@@ -12,7 +12,11 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from artstore.clock import uuid7
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Malformed, TooManyHeaders, UriTooLong
+from artstore.logs import get_logger
+
+log = get_logger("artstore.http_head")
 
 MAX_URL_BYTES = 8192
 MAX_FIELDS = 64
@@ -73,6 +77,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_came()
         super().on_headers_complete()
 
+    def eof_received(self) -> None:
+        """The other side sends no more. In the middle of a body it may still listen (RFC 9112 §8): it is told.
+
+        What handles the request sees a disconnect, as of a connection that is lost, and its own answer goes nowhere.
+        """
+        cycle = self.cycle
+        cut = cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline
+        if cut and not self.transport.is_closing():
+            self._refuse(Malformed("the body was cut off"))
+
     def send_400_response(self, msg: str) -> None:
         """uvicorn's own answer to what is no HTTP, in our shape."""
         self._refuse(Malformed(msg.rstrip(".")))
@@ -86,8 +100,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, error: ArtStoreError) -> None:
-        body = error.to_wire()
-        head: dict[str, Any] = {"content-type": PROBLEM_JSON, "content-length": len(body), "connection": "close"}
+        current = str(uuid7())
+        log.warning("refused before the edge", request_id=current, code=error.code, detail=error.detail)
+        body = error.to_wire(current)
+        head: dict[str, Any] = {
+            "content-type": PROBLEM_JSON,
+            "content-length": len(body),
+            "x-request-id": current,
+            "connection": "close",
+        }
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         self.transport.write(f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n".encode() + body)
         self.transport.close()

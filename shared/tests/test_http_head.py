@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 import uvicorn
 
@@ -86,6 +87,31 @@ async def test_requests_may_come_all_at_once(port: int) -> None:
 async def test_a_head_without_end_is_refused(port: int) -> None:
     answer = await talk(port, b"GET / HTTP/1.1\r\nx: ", *[b"a" * 4096] * 200)
     assert answer == b"reset" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def problem_in(answer: bytes) -> tuple[bytes, dict[str, Any]]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, orjson.loads(body)
+
+
+async def test_a_refusal_before_the_edge_has_an_id_too(port: int) -> None:
+    head, problem = problem_in(await talk(port, b"no http at all\r\n\r\n"))
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert problem["request_id"]
+    assert f"x-request-id: {problem['request_id']}".encode() in head
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 8", b"transfer-encoding: chunked"])
+async def test_who_closes_only_its_own_side_in_the_middle_of_a_body_is_answered(port: int, framing: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST / HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n\r\n3\r\n")
+    await writer.drain()
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        head, problem = problem_in(await reader.read())
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert (problem["code"], problem["detail"]) == ("malformed", "the body was cut off")
 
 
 def scope(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
