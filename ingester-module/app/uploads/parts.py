@@ -134,7 +134,8 @@ class FormBody:
             except ParserLimitReached as error:  # no other limit is set
                 raise TooManyHeaders(f"a part has {MAX_PART_HEADERS} headers of {MAX_HEADER_BYTES} bytes") from error
             except MultipartError as error:
-                raise Malformed(f"the form cannot be read: {error}") from error
+                # the first argument only: behind it the library puts what it caught, which is not for a caller
+                raise Malformed(f"the form cannot be read: {error.args[0]}") from error
 
 
 def _parser(content_type: str) -> PushMultipartParser:

@@ -241,6 +241,11 @@ async def test_a_form_that_is_not_right_is_refused_and_never_ends_well(
     assert sum(server.passed_on) < max(len(body), 1)
 
 
+async def test_what_is_wrong_with_a_form_is_said_in_words(server: Server) -> None:
+    answer = await server.form(file_part(b"x").replace(b"a.bin", b"\xff.bin") + END)
+    assert orjson.loads(answer.body)["detail"] == "the form cannot be read: Segment header failed to decode"
+
+
 @pytest.mark.parametrize("boundary", ["", "x" * 5000, '""'])
 async def test_a_form_without_a_usable_boundary_is_malformed(server: Server, boundary: str) -> None:
     head = f" HTTP/1.1\r\nhost: t\r\ncontent-type: multipart/form-data; boundary={boundary}\r\ncontent-length: 0"
