@@ -123,7 +123,7 @@ def build_app(
                 await tasks.close()  # before what they use is closed under them
             audit.close()
 
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
     install_problem_handlers(app, ENDPOINTS[audience])
     for router in [status_router(audience, registry), *routers]:

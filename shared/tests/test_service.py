@@ -100,6 +100,12 @@ def bearer(role: Role = Role.READONLY, permissions: frozenset[Permission] | None
     return {"authorization": f"Bearer {SIGNER.token(role, permissions)}"}
 
 
+@pytest.mark.parametrize("path", ["/api/files/", "/health/live/", "/api/files/x/"])
+async def test_a_slash_too_many_is_another_address(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(path, headers=bearer())
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 async def test_who_may_is_let_in_and_known(client: httpx.AsyncClient) -> None:
     answer = await client.get("/api/files", headers=bearer())
     assert (answer.status_code, answer.json()) == (200, {"client_id": "tester"})
