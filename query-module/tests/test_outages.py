@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,11 +18,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from tests.rig import Rig, running, until
 
 from artstore.catalog.recent import record_key
+from artstore.clock import uuid7
 from artstore.contracts.files import encode
 from artstore.testing.services import (
     PostgresServer,
     ValkeyServer,
+    start_postgres,
     start_valkey,
+    temporary_folder,
 )
 from artstore.testing.tokens import Signer
 
@@ -46,6 +54,14 @@ async def own(postgres: PostgresServer, signer: Signer, tmp_path: Path) -> Async
     held.stop()
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    with temporary_folder("artstore-frozen-") as folder:
+        server = start_postgres(folder)
+        yield server
+        server.discard()
+
+
 async def test_without_redis_reads_go_on_and_say_so(own: WithOwnValkey) -> None:
     rig = own.rig
     known, unknown = rig.first.put(b"known"), rig.first.put(b"unknown")
@@ -61,6 +77,55 @@ async def test_without_redis_reads_go_on_and_say_so(own: WithOwnValkey) -> None:
     assert (content.content, content.headers["x-artstore-source"]) == (b"known", "memory")
     assert content.headers["x-artstore-degraded"] == "redis"
     assert (await rig.get("/health/ready")).status_code == 200
+
+
+async def test_every_answer_says_what_is_away_whatever_level_it_comes_from(own: WithOwnValkey) -> None:
+    rig = own.rig
+    file = rig.first.put(b"content")
+    await rig.note(file)
+    path = f"/api/files/{file.file_id}"
+    for _ in range(2):
+        assert "x-artstore-degraded" not in (await rig.get(path)).headers
+    own.stop()
+    await until(lambda: not rig.context.changes.heard)
+    for asked in (path, path, f"{path}/content", "/api/files", f"/api/files/{uuid7()}", "/api/files/no-id"):
+        assert (await rig.get(asked)).headers["x-artstore-degraded"] == "redis", asked
+
+
+async def test_a_lookup_in_memory_or_redis_says_that_postgresql_is_away(
+    valkey: ValkeyServer, postgres: PostgresServer, signer: Signer
+) -> None:
+    async with running(postgres, valkey, signer) as rig:
+        file, other = rig.first.put(b"content"), rig.first.put(b"other")
+        await rig.note(file, other)
+        for each in (file, other):
+            await rig.source(each)
+        rig.context.lookup.forget(other.file_id, 2)
+        name = await _name_of(rig)
+        await rig.engine.dispose()
+        await _forbid(postgres, name)
+        await until(lambda: _says_away(rig, "database"))
+        for each, source in ((file, "memory"), (other, "redis")):
+            answer = await rig.get(f"/api/files/{each.file_id}")
+            assert (answer.headers["x-artstore-source"], answer.headers["x-artstore-degraded"]) == (source, "database")
+        listing = await rig.get("/api/files")
+        assert (listing.status_code, listing.headers["x-artstore-degraded"]) == (503, "database")
+
+
+async def test_a_database_that_accepts_and_never_answers_does_not_hold_a_lookup(
+    own_postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
+) -> None:
+    """With a command timeout of a minute: only the lookup's own patience can have ended the wait."""
+    async with running(own_postgres, valkey, signer, catalog_timeout_s=0.5, database_command_timeout_s=60) as rig:
+        files = [rig.first.put(b"%d" % number) for number in range(8)]
+        await rig.note(*files)
+        await rig.engine.dispose()
+        with _frozen(own_postgres):
+            for file in files:
+                async with asyncio.timeout(5):
+                    answer = await rig.get(f"/api/files/{file.file_id}")
+                assert (answer.status_code, answer.headers["x-artstore-source"]) == (200, "attributes")
+                assert answer.headers["x-artstore-degraded"] == "database"
 
 
 async def test_after_redis_is_back_changes_are_heard_again(own: WithOwnValkey) -> None:
@@ -100,15 +165,38 @@ async def test_without_postgresql_files_are_read_and_lists_refused(
 ) -> None:
     async with running(postgres, valkey, signer) as rig:
         file = rig.first.put(b"content")
-        async with rig.engine.connect() as connection:
-            name = await connection.scalar(text("SELECT current_database()"))
+        name = await _name_of(rig)
         await rig.engine.dispose()
-        await _forbid(postgres, str(name))
+        await _forbid(postgres, name)
         answer = await rig.get(f"/api/files/{file.file_id}")
         assert (answer.status_code, answer.headers["x-artstore-source"]) == (200, "attributes")
         assert answer.headers["x-artstore-degraded"] == "database"
         assert (await rig.get(f"/api/files/{file.file_id}/content")).content == b"content"
         assert (await rig.get("/api/files")).status_code == 503
+
+
+async def _name_of(rig: Rig) -> str:
+    async with rig.engine.connect() as connection:
+        return str(await connection.scalar(text("SELECT current_database()")))
+
+
+async def _says_away(rig: Rig, name: str) -> bool:
+    report: dict[str, Any] = (await rig.get("/health/ready")).json()
+    return not report["checks"][name]["ok"]
+
+
+@contextmanager
+def _frozen(server: PostgresServer) -> Iterator[None]:
+    """The server and the backends it has: connections are accepted, and nothing is answered."""
+    pid = server.process.pid
+    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    for each in pids:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in reversed(pids):
+            os.kill(each, signal.SIGCONT)
 
 
 async def _forbid(postgres: PostgresServer, database: str) -> None:

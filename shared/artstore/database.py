@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,13 +44,16 @@ class Database:
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
-    async def begin(self, *, durable: bool = True) -> AsyncIterator[AsyncConnection]:
+    async def begin(
+        self, *, durable: bool = True, patience_s: float | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed at the end of the block. Raises DatabaseAway.
 
         `durable=False` lets the commit return before it is on disk (synchronous_commit off): a crash of PostgreSQL may
-        lose it, never half of it. For what is repaired anyway.
+        lose it, never half of it. For what is repaired anyway. `patience_s` is for the block as a whole, for who has
+        another way to an answer; giving a connection up that does not answer may take two seconds more.
         """
-        async with self._guarded(), self.engine.begin() as connection:
+        async with self._guarded(patience_s), self.engine.begin() as connection:
             if not durable:
                 await connection.execute(text("SET LOCAL synchronous_commit = off"))
             yield connection
@@ -61,10 +65,11 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def _guarded(self) -> AsyncIterator[None]:
+    async def _guarded(self, patience_s: float | None = None) -> AsyncIterator[None]:
         async with self._breaker.guard():
             try:
-                yield
+                async with asyncio.timeout(patience_s):
+                    yield
             except Exception as error:
                 if is_away(error):
                     raise DatabaseAway("PostgreSQL is away", away=EDGE) from error

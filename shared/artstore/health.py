@@ -69,6 +69,10 @@ class Health:
     def ready(self) -> bool:
         return all(check.ok for check in self._checks.values() if check.required)
 
+    def away(self) -> tuple[str, ...]:
+        """The checks that failed when they last ran, required or not. One that has not run yet says nothing."""
+        return tuple(name for name, check in self._checks.items() if not check.ok and check.detail != NOT_YET)
+
     def report(self) -> dict[str, Any]:
         """{"status": "ready"|"not_ready", "checks": {name: {"ok", "required", "detail"}}}"""
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import cast
 from uuid import UUID
 
@@ -18,10 +17,10 @@ from ..reading.conditions import Validators, is_known_to_client, validators_of
 from ..reading.lookup import Found
 from ..search.parse import parse
 from ..search.search import search
-from . import documents
+from . import degraded, documents
+from .degraded import saying_what_is_away
 
 SOURCE_HEADER = "x-artstore-source"
-DEGRADED_HEADER = "x-artstore-degraded"
 
 
 async def attributes(request: Request) -> Response:
@@ -32,7 +31,7 @@ async def attributes(request: Request) -> Response:
     record = found.record
     dated = validators_of(record.attributes)
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
-    fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(context, found)}
+    fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
     if request.headers.get("if-none-match") and is_known_to_client(request.headers, validators):
         return Response(status_code=304, headers=fields)
     return JsonResponse(record.encoded, headers=fields)
@@ -45,7 +44,7 @@ async def content(request: Request) -> Response:
     except ArtStoreError as error:  # once the answer has begun, Relay counts how it ended
         context.files.operations.labels("download", error.code).inc()
         raise
-    answer.headers.update(_origin(context, found))
+    answer.headers.update(_origin(found))
     return answer
 
 
@@ -75,17 +74,16 @@ def _file_id(request: Request) -> str:
     return file_id
 
 
-def _origin(context: Context, found: Found) -> dict[str, str]:
-    """Which level answered, and what was away: also that changes are not heard, so that memory may be behind."""
-    away: Iterable[str] = found.away if context.changes.heard else (*found.away, "redis")
-    fields: dict[str, str] = {SOURCE_HEADER: found.source}
-    if named := ", ".join(dict.fromkeys(away)):
-        fields[DEGRADED_HEADER] = named
+def _origin(found: Found) -> dict[str, str]:
+    """Which level answered, and what was away on the way to it."""
+    fields = {SOURCE_HEADER: found.source}
+    if found.away:
+        fields[degraded.HEADER] = ", ".join(found.away)
     return fields
 
 
 ROUTES = [
-    DataRoute("/api/files", ["GET"], listing, documents.LISTING),
-    DataRoute("/api/files/{file_id}", ["GET"], attributes, documents.ATTRIBUTES),
-    DataRoute("/api/files/{file_id}/content", ["GET", "HEAD"], content, documents.CONTENT),
+    DataRoute("/api/files", ["GET"], saying_what_is_away(listing), documents.LISTING),
+    DataRoute("/api/files/{file_id}", ["GET"], saying_what_is_away(attributes), documents.ATTRIBUTES),
+    DataRoute("/api/files/{file_id}/content", ["GET", "HEAD"], saying_what_is_away(content), documents.CONTENT),
 ]

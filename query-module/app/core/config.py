@@ -23,6 +23,8 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """Level 2."""
     cache_catalog_ttl_s: Seconds = 86_400
     """Level 3: how long a row counts after it was last seen on disk."""
+    catalog_timeout_s: Seconds = 1.5
+    """How long a lookup waits for level 3 before it asks the elements; lists, which have no other way, wait longer."""
     element_idle_timeout_s: Seconds = 30
     """An element that sends nothing for so long has failed."""
     body_idle_timeout_s: Seconds = 30

@@ -64,7 +64,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 absent_ttl_s=settings.cache_absent_ttl_s,
             ),
             redis=open_level(redis, settings),
-            catalog=CatalogLevel(database, runtime.clock, ttl_s=settings.cache_catalog_ttl_s),
+            catalog=CatalogLevel(
+                database, runtime.clock, ttl_s=settings.cache_catalog_ttl_s, patience_s=settings.catalog_timeout_s
+            ),
             attributes=attributes,
             refill=Refill(database, attributes, runtime.registry),
             metrics=LevelMetrics(runtime.registry),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from artstore.catalog.find import find_file
+from artstore.catalog.find import Row, find_file
 from artstore.clock import Clock
 from artstore.contracts.files import decode
 from artstore.database import Database
@@ -29,18 +30,17 @@ class Known:
 
 
 class CatalogLevel:
-    def __init__(self, database: Database, clock: Clock, *, ttl_s: float) -> None:
+    """A database that accepts and does not answer costs a lookup `patience_s`, until its breaker opens."""
+
+    def __init__(self, database: Database, clock: Clock, *, ttl_s: float, patience_s: float) -> None:
         self._database, self._clock = database, clock
         self._ttl = timedelta(seconds=ttl_s)
+        self._patience_s = patience_s
+        self._asking: set[asyncio.Task[Row | None]] = set()
 
     async def find(self, file_id: str) -> Known | None:
         """None for no row, or one that cannot be read. Raises Unavailable when PostgreSQL, or the table, is away."""
-        try:
-            async with self._database.begin() as connection:
-                row = await find_file(connection, file_id)
-        except SQLAlchemyError as error:  # a cache that refuses is a cache that is away: the truth is on disk
-            log.warning("catalog refused", error=str(error))
-            raise Unavailable("the catalog cannot be read", away="database") from error
+        row = await self._ask(file_id)
         if row is None:
             return None
         if not row.available:
@@ -51,3 +51,26 @@ class CatalogLevel:
             log.warning("catalog row unreadable", file_id=file_id, error=str(error))
             return None
         return Known(record, row.storage_element_id, fresh=row.checked_at + self._ttl > self._clock.now())
+
+    async def _ask(self, file_id: str) -> Row | None:
+        """In a task of its own, which goes on when patience ends: it still has a dead connection to put away."""
+        asking = asyncio.create_task(self._read(file_id))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asked)
+        done, _ = await asyncio.wait((asking,), timeout=self._patience_s)
+        if not done:
+            raise Unavailable(f"the catalog does not answer within {self._patience_s:g} s", away="database")
+        return asking.result()
+
+    async def _read(self, file_id: str) -> Row | None:
+        try:
+            async with self._database.begin(patience_s=self._patience_s) as connection:
+                return await find_file(connection, file_id)
+        except SQLAlchemyError as error:  # a cache that refuses is a cache that is away: the truth is on disk
+            log.warning("catalog refused", error=str(error))
+            raise Unavailable("the catalog cannot be read", away="database") from error
+
+    def _asked(self, asking: asyncio.Task[Row | None]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # looked at: who asked may have gone

@@ -6,6 +6,7 @@ The revision decides which of two answers is newer, and a change that overtakes 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -119,7 +120,7 @@ class Lookup:
         # 3. the catalog
         known = await self._ask_catalog(file_id, away)
         if known is not None and known.record is None:
-            raise _not_found(file_id)  # its upload is not committed
+            raise _not_found(file_id, away)  # its upload is not committed
         if known is not None and known.record is not None and known.fresh and freshness == "cached":
             await self._keep_in_redis(known.record, away)
             return Found(known.record, "database", tuple(away))
@@ -179,8 +180,8 @@ class Lookup:
             raise Unavailable(f"nobody can tell while these are away: {', '.join(away)}", away=away, file_id=file_id)
         if row is not None:
             self._levels.refill.offer_gone(row)
-        raise _not_found(file_id)
+        raise _not_found(file_id, away)
 
 
-def _not_found(file_id: str) -> NotFound:
-    return NotFound("there is no file with this id", file_id=file_id)
+def _not_found(file_id: str, away: Sequence[str] = ()) -> NotFound:
+    return NotFound("there is no file with this id", file_id=file_id, **({"away": list(away)} if away else {}))

@@ -35,8 +35,9 @@ async def search(database: Database, wanted: Search) -> Page:
     try:
         async with database.begin() as connection:
             rows = (await connection.execute(statement(wanted))).all()
-    except SQLAlchemyError as error:
-        raise Unavailable("the catalog cannot be read", away="database") from error
+    except (SQLAlchemyError, Unavailable) as error:
+        retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
+        raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error
     more = len(rows) > wanted.limit
     rows = rows[: wanted.limit]
     return Page([row.attributes.encode() for row in rows], _cursor_after(wanted, rows[-1]) if more else None)
