@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import cast
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.contracts.files import canonical_id
 from artstore.errors import ArtStoreError, NotFound
 from artstore.jsons import JsonResponse
 from artstore.service import DataRoute
@@ -64,19 +64,15 @@ def _context(request: Request) -> Context:
 
 def _file_id(request: Request) -> str:
     """In the canonical form. What is no UUID is the id of no file."""
-    given = request.path_params["file_id"]
-    try:
-        file_id = str(UUID(given))
-    except ValueError as error:
-        raise NotFound("there is no file with this id") from error
-    if file_id != given.lower():
+    file_id = canonical_id(request.path_params["file_id"])
+    if file_id is None:
         raise NotFound("there is no file with this id")
     return file_id
 
 
 def _origin(found: Found) -> dict[str, str]:
     """Which level answered, and what was away on the way to it."""
-    fields = {SOURCE_HEADER: found.source}
+    fields: dict[str, str] = {SOURCE_HEADER: found.source}
     if found.away:
         fields[degraded.HEADER] = ", ".join(found.away)
     return fields
