@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from artstore.errors import NotFound, Unavailable
 from artstore.logs import get_logger
@@ -184,4 +184,5 @@ class Lookup:
 
 
 def _not_found(file_id: str, away: Sequence[str] = ()) -> NotFound:
-    return NotFound("there is no file with this id", file_id=file_id, **({"away": list(away)} if away else {}))
+    met: dict[str, Any] = {"away": list(away)} if away else {}
+    return NotFound("there is no file with this id", file_id=file_id, **met)
