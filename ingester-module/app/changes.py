@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from uuid import UUID
 
 from artstore.catalog.find import find_file
 from artstore.contracts.elements import Element
@@ -43,8 +42,6 @@ async def find_holder(context: Context, file_id: str) -> Element:
 
     Raises NotFound, or Unavailable when the file may be on an element that does not answer.
     """
-    if not _is_id(file_id):
-        raise NotFound("no file has such an id")
     element_id = await _ask_catalog(context, file_id)
     if element_id is None:
         return await _ask_elements(context, file_id)
@@ -96,10 +93,3 @@ async def _holds(context: Context, element: Element, file_id: str) -> bool | Non
     except ArtStoreError:
         return None
     return True
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

@@ -121,6 +121,31 @@ async def test_a_file_that_may_be_on_a_silent_element_is_not_called_missing(flee
     assert (await fleet.ask("DELETE", f"/api/files/{uuid7()}")).status == 404
 
 
+async def test_an_idempotency_key_is_refused_and_nothing_is_done(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    path, key = f"/api/files/{record['file_id']}", {"idempotency-key": "abc"}
+    for method, where in (("PATCH", path), ("PUT", f"{path}/content"), ("DELETE", path), ("POST", "/api/files/upload")):
+        answer = await fleet.ask(method, where, data=b"{}", headers={**key, "content-type": "application/json"})
+        assert (answer.status, answer.json["code"]) == (422, "invalid_fields")
+        assert "not supported yet" in answer.json["detail"]
+    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
+    assert len(fleet.elements[1].files) == 1
+
+
+async def test_an_id_may_be_written_in_upper_case(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    path = f"/api/files/{record['file_id'].upper()}"
+    assert (await fleet.ask("PATCH", path, json={"tags": ["a"]})).json["file_id"] == record["file_id"]
+    assert (await fleet.ask("DELETE", path)).status == 204
+
+
+async def test_every_line_of_if_match_is_passed_on(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    headers = [("if-match", '"7"'), ("if-match", '"1"')]
+    await fleet.ask("PATCH", f"/api/files/{record['file_id']}", json={}, headers=headers)
+    assert fleet.elements[1].headers["if-match"] == '"7", "1"'
+
+
 WRONG_PATCHES: list[tuple[Any, str, int]] = [
     (b"{", "application/json", 400),
     (b'{"metadata": ' + b'{"a":' * 10_000, "application/json", 400),

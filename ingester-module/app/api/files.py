@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
-from artstore.contracts.files import Changes, check_filename, check_metadata, check_tags
-from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
+from artstore.contracts.files import Changes, canonical_id, check_filename, check_metadata, check_tags
+from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
 from artstore.jsons import JsonResponse
 from artstore.peers import PeerAnswer
 from artstore.service import DataRoute
@@ -18,6 +18,7 @@ from .. import changes
 from ..core.context import Context
 from ..uploads.body import FORM, media_type, open_raw, stated_type
 from ..uploads.receive import Received
+from .idempotency import without_idempotency_key
 from .schemas import DIGEST_HEADERS, FILENAME, IF_MATCH, METADATA, RECORD_ANSWER, TAGS
 
 MAX_PATCH_BYTES = 64 * 1024
@@ -28,7 +29,7 @@ async def patch_file(request: Request) -> Response:
     context: Context = request.app.state.context
     with context.files.operation("update"):
         wanted = await _read_changes(request, context)
-        answer = await changes.patch(context, request.path_params["file_id"], wanted, _conditions(request))
+        answer = await changes.patch(context, _file_id(request), wanted, _conditions(request))
     return _record(answer)
 
 
@@ -41,13 +42,13 @@ async def replace_content(request: Request) -> Response:
         headers = _conditions(request)
         if given := stated_type(request):
             headers["content-type"] = given
-        answer = await changes.replace(context, request.path_params["file_id"], body, headers)
+        answer = await changes.replace(context, _file_id(request), body, headers)
     return _record(answer)
 
 
 async def delete_file(request: Request) -> Response:
     context: Context = request.app.state.context
-    file_id = request.path_params["file_id"]
+    file_id = _file_id(request)
     with context.files.operation("delete"):
         await changes.delete(context, file_id, _conditions(request))
         # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
@@ -78,9 +79,18 @@ async def _read_changes(request: Request, context: Context) -> bytes:
     return msgspec.json.encode(wanted)
 
 
+def _file_id(request: Request) -> str:
+    """In the canonical form. What is no UUID is the id of no file."""
+    file_id = canonical_id(request.path_params["file_id"])
+    if file_id is None:
+        raise NotFound("no file has such an id")
+    return file_id
+
+
 def _conditions(request: Request) -> dict[str, str]:
-    given = request.headers.get("if-match")
-    return {} if given is None else {"if-match": given}
+    """A field of several lines is one list (RFC 9110 §5.3)."""
+    given = request.headers.getlist("if-match")
+    return {"if-match": ", ".join(given)} if given else {}
 
 
 def _record(answer: PeerAnswer) -> Response:
@@ -91,7 +101,7 @@ FILE_ROUTES = [
     DataRoute(
         path="/api/files/{file_id}",
         methods=["PATCH"],
-        handler=patch_file,
+        handler=without_idempotency_key(patch_file),
         openapi={
             "patch": {
                 "tags": ["files"],
@@ -117,7 +127,7 @@ FILE_ROUTES = [
     DataRoute(
         path="/api/files/{file_id}",
         methods=["DELETE"],
-        handler=delete_file,
+        handler=without_idempotency_key(delete_file),
         openapi={
             "delete": {
                 "tags": ["files"],
@@ -131,7 +141,7 @@ FILE_ROUTES = [
     DataRoute(
         path="/api/files/{file_id}/content",
         methods=["PUT"],
-        handler=replace_content,
+        handler=without_idempotency_key(replace_content),
         openapi={
             "put": {
                 "tags": ["files"],

@@ -12,6 +12,7 @@ from artstore.service import DataRoute
 
 from ..core.context import Context
 from ..uploads.upload import upload
+from .idempotency import without_idempotency_key
 from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, RECORD_ANSWER
 
 
@@ -33,7 +34,7 @@ UPLOAD_ROUTES = [
     DataRoute(
         path="/api/files/upload",
         methods=["POST"],
-        handler=upload_file,
+        handler=without_idempotency_key(upload_file),
         openapi={
             "post": {
                 "tags": ["files"],

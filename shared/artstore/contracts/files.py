@@ -34,6 +34,7 @@ Retention = Literal["permanent", "temporary"]
 
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[\x20-\x7e\t]*")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TURNS_TEXT = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 """Bidirectional embeddings, overrides and isolates: with them evil\u202efdp.exe is shown as evilexe.pdf."""
@@ -126,6 +127,12 @@ def _check_decoded(attributes: Attributes) -> None:
     for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
         if moment is not None:
             parse_rfc3339(moment)
+
+
+def canonical_id(text: str) -> str | None:
+    """A UUID as it is kept, in lower case; None for what is none. Braces, URNs and bare digits are none (RFC 9562 §4)."""
+    lower = text.lower()
+    return lower if _UUID.fullmatch(lower) else None
 
 
 def check_new_file(new: NewFile) -> None:

@@ -128,7 +128,8 @@ def _context(request: Request) -> Context:
 
 
 def _file_id(request: Request) -> str:
-    return check_file_id(request.path_params["file_id"])
+    """In lower case, whatever case it was asked in."""
+    return check_file_id(request.path_params["file_id"].lower())
 
 
 def _required(request: Request, name: str) -> str:
