@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from artstore.clock import parse_rfc3339
+from artstore.errors import Unavailable
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
 
@@ -32,6 +33,7 @@ log = get_logger("element.upkeep")
 
 CONFIRM_EVERY_S = 2.0
 EXPIRE_EVERY_S = 60.0
+AWAY_PAUSE_S = 30.0
 SWEEP_EVERY_S = 6 * 3600.0
 CHECK_VERIFY_EVERY_S = 3600.0
 
@@ -76,7 +78,7 @@ class Upkeep:
         if self.verify is not None and self.verify.finished_at is None:
             self._start(VERIFY, self._verify(self.verify))
         if not self._store.usage.exact:
-            self._start("count", count(self._store))
+            self._start("count", _while_away(partial(count, self._store)))
         self._tasks.every("confirm", CONFIRM_EVERY_S, self.confirm.round)
         self._tasks.every("expire", EXPIRE_EVERY_S, self._expire)
         self._tasks.start("later", self._begin_later())
@@ -136,7 +138,8 @@ class Upkeep:
 
     async def _verify(self, state: VerifyState) -> None:
         rate = self._settings.verify_bytes_per_s
-        await Verify(self._store, self._align, self.found, self._journal, self._store.clock, rate).run(state)
+        verify = Verify(self._store, self._align, self.found, self._journal, self._store.clock, rate)
+        await _while_away(partial(verify.run, state))
 
     async def _expire(self) -> None:
         await expire(self._store, self._rows, self._allowed(), self._store.clock.now())
@@ -157,6 +160,17 @@ class Upkeep:
         every = timedelta(seconds=self._settings.verify_every_s)
         if last is None or parse_rfc3339(last) + every <= self._store.clock.now():
             self.start_verify()
+
+
+async def _while_away(work: Callable[[], Awaitable[None]]) -> None:
+    """The backend may be away for a while: begun again until it comes to its end."""
+    while True:
+        try:
+            await work()
+            return
+        except Unavailable as error:
+            log.warning("upkeep waits", error=error.detail)
+            await asyncio.sleep(AWAY_PAUSE_S)
 
 
 def allowed_in(mode_of: Callable[[], Any]) -> Callable[[], frozenset[Operation]]:

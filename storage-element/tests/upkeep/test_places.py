@@ -1,0 +1,108 @@
+"""Rebuild, count, verify and sweep where the files lie on a disk, and where they lie in S3."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import obstore
+import pytest
+
+from app.store.backends.s3 import S3Backend, attributes_key, data_key
+from app.store.get import open_file
+from app.store.paths import ATTRIBUTES_SUFFIX
+from app.store.store import Store
+from app.upkeep.align import Align
+from app.upkeep.aside import Found
+from app.upkeep.count import count
+from app.upkeep.journal import Journal
+from app.upkeep.rebuild import Rebuild, RebuildState
+from app.upkeep.sweep import Sweep, SweepState
+from app.upkeep.verify import Verify, VerifyState
+from artstore.clock import Clock, uuid7
+from artstore.errors import Quarantined
+from artstore.testing.services import S3Server
+
+from ..running import Neighbours
+from ..store.places import Place, in_s3, on_disk, opened_at, s3_settings
+from ..store.support import put_bytes
+from .catalog import catalog_of
+from .inside import inside_rows
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, s3: S3Server) -> Place:
+    return on_disk if request.param == "disk" else in_s3(s3_settings(s3))
+
+
+def write(store: Store, file_id: str, content: bytes, *, attributes: bool = False) -> None:
+    """Behind the store's back."""
+    if isinstance(store.files, S3Backend):
+        key = attributes_key(file_id) if attributes else data_key(file_id)
+        obstore.put(store.files.objects, key, content)
+        return
+    paths = store.files.paths
+    os.makedirs(paths.folder(file_id), exist_ok=True)
+    Path(paths.data(file_id) + (ATTRIBUTES_SUFFIX if attributes else "")).write_bytes(content)
+
+
+def remove(store: Store, file_id: str) -> None:
+    """Its attr.json, behind the store's back."""
+    if isinstance(store.files, S3Backend):
+        obstore.delete(store.files.objects, attributes_key(file_id))
+    else:
+        os.unlink(store.files.paths.attributes(file_id))
+
+
+async def test_upkeep_does_the_same_wherever_the_files_lie(
+    own_neighbours: Neighbours, tmp_path: Path, place: Place
+) -> None:
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened_at(tmp_path / "se", place, catalog) as store,  # type: ignore[arg-type]
+        catalog_of(own_neighbours) as sql,
+    ):
+        found = Found(store, journal := Journal(store.files.paths))
+        align = Align(store, rows, found, 300.0)
+        contents = [os.urandom(size) for size in (0, 1000, 70_000, 20, 5000, 300)]
+        file_ids = [(await put_bytes(store, content)).attributes.file_id for content in contents]
+        await sql.commit(*file_ids)
+        store.unconfirmed.clear()
+        before = await sql.attributes()
+
+        # rebuild: the same rows again; a damaged attr.json is put aside
+        await sql.run("TRUNCATE files")
+        await Rebuild(store, rows, align, found, journal).run(state := RebuildState(started_at=store.now()))
+        assert (state.phase, state.files) == ("done", 6)
+        assert await sql.attributes() == before
+        write(store, file_ids[0], b"{", attributes=True)
+        await Rebuild(store, rows, align, found, journal).run(state := RebuildState(started_at=store.now()))
+        assert (state.phase, state.put_aside) == ("done", 1)
+
+        # verify: other bytes of the same length under an old checksum
+        write(store, file_ids[1], bytes(1000))
+        await Verify(store, align, found, journal, Clock(), 0).run(verified := VerifyState(started_at=store.now()))
+        assert (verified.files, verified.damaged) == (5, 1)
+        for file_id in file_ids[:2]:
+            with pytest.raises(Quarantined):
+                await _read(store, file_id)
+
+        # sweep: data without attributes, of a file the catalog knows and of one that nobody does
+        remove(store, file_ids[2])
+        write(store, unknown := str(uuid7()), b"left by a crash")
+        await Sweep(store, rows, found, -5.0).run(swept := SweepState(started_at="", dry_run=False))
+        assert swept.orphans == 2
+        assert store.files.open_data(unknown) is None
+        assert store.files.is_aside(file_ids[2])
+        assert not store.files.is_aside(unknown)
+
+        # count: what is left
+        await count(store)
+        assert (store.usage.files, store.usage.bytes_used) == (3, 5320)
+        await Rebuild(store, rows, align, found, journal).run(RebuildState(started_at=store.now()))
+        assert set(await sql.states()) == set(file_ids[3:])
+
+
+async def _read(store: Store, file_id: str) -> None:
+
+    (await open_file(store, file_id)).close()
