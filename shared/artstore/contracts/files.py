@@ -9,7 +9,6 @@ import math
 import re
 import unicodedata
 from typing import Any, Literal
-from uuid import UUID
 
 import msgspec
 import orjson
@@ -32,6 +31,7 @@ MAX_TTL_DAYS = 365
 
 Retention = Literal["permanent", "temporary"]
 
+_FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[\x20-\x7e\t]*")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -118,7 +118,7 @@ def decode(encoded: bytes) -> Attributes:
 def _check_decoded(attributes: Attributes) -> None:
     if attributes.schema_version != SCHEMA_VERSION:
         raise ValueError(f"schema_version {attributes.schema_version} is not known")
-    if str(UUID(attributes.file_id)) != attributes.file_id:
+    if not _FILE_ID.fullmatch(attributes.file_id):
         raise ValueError("file_id is not in its canonical form")
     if attributes.revision < 1 or attributes.size_bytes < 0:
         raise ValueError("revision or size_bytes is out of range")
