@@ -26,6 +26,7 @@ from ..api.receiving import Patience
 from ..capacity import Reserve
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element, start_identity
+from ..store.backends.s3_claim import require_backend
 from ..store.opening import StoreSettings, locked_root, open_store
 from ..store.ring import WalLimits
 from ..store.settle import settle_all
@@ -60,6 +61,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
     """Needs its root and nothing else: PostgreSQL, Redis and admin may come later. Raises RootRefused."""
     async with AsyncExitStack() as opened:
         paths = await opened.enter_async_context(locked_root(str(settings.storage_root)))
+        await asyncio.to_thread(require_backend, paths, s3=settings.storage_backend == "s3")
         identity = await asyncio.to_thread(
             partial(
                 start_identity,

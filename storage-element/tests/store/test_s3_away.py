@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.store.backends.s3 import S3Backend
-from app.store.backends.s3_claim import Claim
+from app.store.backends.s3_claim import Claim, require_backend
 from app.store.backends.s3_settings import S3Settings
 from app.store.body import Body
 from app.store.delete import compensate, delete
@@ -29,7 +29,7 @@ from artstore.errors import ElementFailed, NotFound, Unavailable
 from artstore.testing.services import S3Server
 
 from .cutting import Way, way_to
-from .places import Place, in_s3, opened_at, s3_settings
+from .places import Place, in_s3, on_disk, opened_at, s3_settings
 from .support import MAX_BYTES, RememberingCatalog, body_of, new_file, put_bytes
 
 SIZES = [100, 6_000_000]
@@ -178,6 +178,18 @@ async def test_a_root_is_bound_to_its_bucket_and_prefix(tmp_path: Path, settings
         other = replace(settings, prefix="another")
         with pytest.raises(RootRefused):
             Claim(S3Backend(paths, other), paths, "se-01", take_over=True)
+
+
+async def test_a_root_is_of_one_backend_for_ever(tmp_path: Path, settings: S3Settings) -> None:
+    async with opened_at(tmp_path / "disk", on_disk) as store:
+        await put_bytes(store, b"here")
+        require_backend(store.files.paths, s3=False)
+        with pytest.raises(RootRefused):
+            require_backend(store.files.paths, s3=True)
+    async with opened_at(tmp_path / "bucket", in_s3(settings)) as store:
+        require_backend(store.files.paths, s3=True)
+        with pytest.raises(RootRefused):
+            require_backend(store.files.paths, s3=False)
 
 
 async def test_uploads_that_nobody_completes_are_found_and_aborted(

@@ -47,6 +47,8 @@ WORDS = {
     "AlreadyExistsError": "S3 has such an object already",
 }
 QUARANTINE = "quarantine"
+SMALL_TIMEOUT_S = 8.0
+"""For a request that carries at most a small file: who waits for it gives up sooner than for a part."""
 LOOKS_AT_ONCE = 16
 """Objects asked for at the same time for one page of a listing."""
 LIST_PAGE = 1000
@@ -64,6 +66,7 @@ class S3Backend:
         self.settings = settings
         self.uploads = S3Uploads(settings)
         self.objects = open_objects(settings)
+        self._small = open_objects(replace(settings, timeout_s=min(SMALL_TIMEOUT_S, settings.timeout_s)))
         self.claimed = False
         """Whether the prefix is known to be this root's. Until it is, every call raises Unavailable."""
         self.away = False
@@ -105,7 +108,7 @@ class S3Backend:
         self.drop_temps(temp)
 
     def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
-        self._ask(lambda: obstore.put(self.objects, data_key(file_id), data, use_multipart=False))
+        self._ask(lambda: obstore.put(self._small, data_key(file_id), data, use_multipart=False))
         hit("put.small.data_written")
         self._put_attributes(file_id, attributes)
         hit("put.small.published")
@@ -169,7 +172,7 @@ class S3Backend:
 
     def find_attributes(self, file_id: str) -> bytes | None:
         try:
-            return self._ask(lambda: bytes(obstore.get(self.objects, attributes_key(file_id)).bytes()))
+            return self._ask(lambda: bytes(obstore.get(self._small, attributes_key(file_id)).bytes()))
         except FileNotFoundError:
             return None
 
@@ -218,7 +221,7 @@ class S3Backend:
 
     def find_meta(self, key: str) -> ObjectMeta | None:
         try:
-            return self._ask(lambda: obstore.head(self.objects, key))
+            return self._ask(lambda: obstore.head(self._small, key))
         except FileNotFoundError:
             return None
 
@@ -276,11 +279,11 @@ class S3Backend:
             return file.read()
 
     def _put_attributes(self, file_id: str, attributes: bytes) -> None:
-        self._ask(lambda: obstore.put(self.objects, attributes_key(file_id), attributes, use_multipart=False))
+        self._ask(lambda: obstore.put(self._small, attributes_key(file_id), attributes, use_multipart=False))
 
     def _delete(self, key: str) -> None:
         try:
-            self._ask(lambda: obstore.delete(self.objects, key))
+            self._ask(lambda: obstore.delete(self._small, key))
         except FileNotFoundError:
             pass
 

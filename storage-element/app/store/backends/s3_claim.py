@@ -21,7 +21,7 @@ from artstore.errors import Unavailable
 from .. import durable
 from ..failing import Failing
 from ..identity import RootRefused
-from ..paths import Paths
+from ..paths import FAN_OUT, Paths
 from .s3 import S3Backend, asked, open_objects
 
 Kind = TypeVar("Kind")
@@ -115,9 +115,18 @@ class Claim:
         return f"s3://{self._backend.settings.bucket}/{self._backend.settings.prefix}"
 
 
+def require_backend(paths: Paths, *, s3: bool) -> None:
+    """A root is of one kind for ever: the other backend would not see its files. Raises RootRefused."""
+    bound = os.path.exists(_binding_path(paths))
+    if bound and not s3:
+        raise RootRefused(f"the files of {paths.root} lie in a bucket (s3.json): STORAGE_BACKEND is s3")
+    if s3 and not bound and any(_holds_files(f"{paths.files}/{first}") for first in FAN_OUT):
+        raise RootRefused(f"{paths.root} holds files of its own: STORAGE_BACKEND=s3 needs another STORAGE_ROOT")
+
+
 def bind(paths: Paths, bucket: str, prefix: str) -> Binding:
     """The root's binding, made durably at its first start. Raises RootRefused."""
-    path = f"{paths.root}/s3.json"
+    path = _binding_path(paths)
     if not os.path.exists(path):
         binding = Binding(bucket=bucket, prefix=prefix, root_id=secrets.token_hex(16))
         durable.replace_file(path, msgspec.json.encode(binding))
@@ -127,6 +136,15 @@ def bind(paths: Paths, bucket: str, prefix: str) -> Binding:
     if (binding.bucket, binding.prefix) != (bucket, prefix):
         raise RootRefused(f"{paths.root} belongs to s3://{binding.bucket}/{binding.prefix}")
     return binding
+
+
+def _binding_path(paths: Paths) -> str:
+    return f"{paths.root}/s3.json"
+
+
+def _holds_files(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return next(entries, None) is not None
 
 
 def _decoded(encoded: bytes, kind: type[Kind], where: str) -> Kind:
