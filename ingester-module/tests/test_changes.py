@@ -132,11 +132,14 @@ async def test_an_idempotency_key_is_refused_and_nothing_is_done(fleet: Fleet) -
     assert len(fleet.elements[1].files) == 1
 
 
-async def test_an_id_may_be_written_in_upper_case(fleet: Fleet) -> None:
-    record = await upload(fleet)
-    path = f"/api/files/{record['file_id'].upper()}"
-    assert (await fleet.ask("PATCH", path, json={"tags": ["a"]})).json["file_id"] == record["file_id"]
-    assert (await fleet.ask("DELETE", path)).status == 204
+@pytest.mark.parametrize(
+    ("method", "where", "status"), [("PATCH", "", 200), ("PUT", "/content", 200), ("DELETE", "", 204)]
+)
+async def test_an_id_may_be_written_in_upper_case(fleet: Fleet, method: str, where: str, status: int) -> None:
+    file_id = (await upload(fleet))["file_id"].upper()
+    headers = {"content-type": "application/json"}
+    answer = await fleet.ask(method, f"/api/files/{file_id}{where}", data=b"{}", headers=headers)
+    assert answer.status == status
 
 
 async def test_every_line_of_if_match_is_passed_on(fleet: Fleet) -> None:
