@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from app.reading.conditions import Plan, Validators, plan
-from app.reading.ranges import ByteRange
 from artstore.errors import RangeNotSatisfiable, RevisionMismatch
+from artstore.ranges import ByteRange
 
 ETAG = '"sha256:aa"'
 BEFORE = "Thu, 01 Jan 2026 11:59:59 GMT"

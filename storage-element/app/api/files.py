@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from artstore.contracts.files import Attributes, Changes, check_new_file, encode
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch
 from artstore.jsons import JsonResponse, page, read_json
+from artstore.ranges import choose_range
 
 from ..core.context import Context
 from ..modes import Operation
@@ -20,13 +20,14 @@ from ..store.get import load_attributes, open_file
 from ..store.listing import list_files
 from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
+from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
+from .if_match import if_match, revisions_in
 from .receiving import body_of, expected_digests
-from .sending import FileResponse, chosen_part
+from .sending import FileResponse
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
-_REVISION = re.compile(r'"(\d{1,10})"')
 
 
 async def put_file(request: Request) -> Response:
@@ -55,7 +56,7 @@ async def patch_file(request: Request) -> Response:
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
         changes = await read_json(request, Changes)
-        attributes = await patch(context.store, file_id, changes, _if_revision(request))
+        attributes = await patch(context.store, file_id, changes, await _if_revision(request, context.store, file_id))
         await context.outbox.flush()
     return _record(attributes, 200)
 
@@ -66,7 +67,10 @@ async def put_content(request: Request) -> Response:
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
         order = RewriteOrder(
-            file_id, _if_revision(request), request.headers.get("content-type"), expected_digests(request)
+            file_id,
+            await _if_revision(request, context.store, file_id),
+            request.headers.get("content-type"),
+            expected_digests(request),
         )
         attributes = await rewrite(context.store, order, body_of(request, context.patience))
         await context.outbox.flush()
@@ -83,7 +87,7 @@ async def delete_file(request: Request) -> Response:
             await compensate(context.store, file_id, check_file_id(saga_id))
         else:
             context.element.require(Operation.DELETE)
-            await delete(context.store, file_id, _if_revision(request))
+            await delete(context.store, file_id, await _if_revision(request, context.store, file_id))
             await context.outbox.flush()
     return Response(status_code=204)
 
@@ -96,7 +100,8 @@ async def get_content(request: Request) -> Response:
         try:
             attributes = opened.attributes
             _require_same(request, attributes)
-            part = chosen_part(request.headers.get("range"), attributes.size_bytes)
+            asked = request.headers.get("range")
+            part = choose_range(asked, attributes.size_bytes) if asked is not None else None
         except BaseException:
             opened.close()
             raise
@@ -115,6 +120,8 @@ async def get_files(request: Request) -> Response:
     """Straight from the disk, in the order of its folders; the cursor is the last id."""
     context = _context(request)
     with context.files.operation("list"):
+        if unknown := sorted(set(request.query_params) - {"limit", "cursor"}):
+            raise InvalidFields(f"not known here: {', '.join(unknown)}", fields=unknown)
         after = request.query_params.get("cursor", "")
         if after:
             check_file_id(after)
@@ -139,26 +146,29 @@ def _required(request: Request, name: str) -> str:
     return value
 
 
-def _if_revision(request: Request) -> int | None:
-    """If-Match: "<revision>" (RFC 9110 §13.1.1); `*` asks only that there is a file, which is asked anyway."""
-    value = request.headers.get("if-match", "*").strip()
-    if value == "*":
+async def _if_revision(request: Request, store: Store, file_id: str) -> int | None:
+    """The revision the store must find under its lock, from If-Match. Raises RevisionMismatch where none can be meant."""
+    tags = if_match(request.headers.getlist("if-match"))
+    if tags is None:
         return None
-    found = _REVISION.fullmatch(value)
-    if found is None:
-        raise Malformed('If-Match here is "<revision>"')
-    return int(found.group(1))
+    revisions = revisions_in(tags)
+    if len(revisions) == 1:
+        return revisions[0]
+    attributes, _ = await load_attributes(store, file_id)
+    if attributes.revision not in revisions:
+        raise RevisionMismatch(f"the file is at revision {attributes.revision}", revision=attributes.revision)
+    return attributes.revision
 
 
 def _require_same(request: Request, attributes: Attributes) -> None:
-    wanted = request.headers.get("if-match")
-    if wanted is not None and wanted.strip() not in ("*", f'"{attributes.checksum}"'):
+    tags = if_match(request.headers.getlist("if-match"))
+    if tags is not None and f'"{attributes.checksum}"' not in tags:
         raise RevisionMismatch("the file has other bytes by now", revision=attributes.revision)
 
 
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT):
         raise InvalidFields(f"limit is a number from 1 to {MAX_LIMIT}", fields=["limit"])
     return int(text)
 

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from artstore.errors import RangeNotSatisfiable, TooSlow
+from artstore.errors import TooSlow
 
 from ..store.get import Opened
 
 PIECE_BYTES = 1 << 20
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-
-
-def chosen_part(header: str | None, size_bytes: int) -> tuple[int, int] | None:
-    """First and last byte (RFC 9110 §14.2). None for the whole: no range, several, or one that cannot be read.
-
-    Raises RangeNotSatisfiable.
-    """
-    found = _RANGE.fullmatch(header.strip()) if header is not None else None
-    if found is None or found.groups() == ("", ""):
-        return None
-    first_text, last_text = found.groups()
-    if not first_text:
-        first, last = max(0, size_bytes - int(last_text)), size_bytes - 1
-    else:
-        first, last = int(first_text), min(int(last_text), size_bytes - 1) if last_text else size_bytes - 1
-        if last_text and int(last_text) < first:
-            return None
-    if first > last or first >= size_bytes:
-        raise RangeNotSatisfiable("the range begins after the last byte", size_bytes=size_bytes)
-    return first, last
 
 
 class FileResponse(Response):

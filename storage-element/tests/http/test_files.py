@@ -53,6 +53,8 @@ async def test_one_range_of_the_bytes(element: RunningElement) -> None:
         answer = await element.ask("GET", path, headers={"range": header})
         assert (answer.status, answer.body) == (206, expected)
     assert (await element.ask("GET", path, headers={"range": "bytes=200000-"})).status == 416
+    for digits in ("9" * 5000, "0" * 5000):
+        assert (await element.ask("GET", path, headers={"range": f"bytes=0-{digits}"})).status == 206
     head = await element.ask("HEAD", path)
     assert (head.status, head.headers["content-length"]) == (200, "200000")
 
@@ -86,6 +88,49 @@ async def test_a_patch_makes_the_next_revision(element: RunningElement) -> None:
     assert (await element.ask("PATCH", path, json={"tags": []}, headers={"if-match": '"1"'})).status == 412
     assert (await element.ask("PATCH", path, json={"owner": "me"})).status == 422
     assert (await element.ask("GET", path)).json == answer.json
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("*", 200),
+        ('"1"', 200),
+        ('"3", "1"', 200),
+        ('"3","4"', 412),
+        ('"01"', 412),
+        ('W/"1"', 412),
+        ('"2"', 412),
+        ('"sha256:00"', 412),
+        ('""', 412),
+        ('"9999999999999999999999999"', 412),
+        ("1", 400),
+        ('"1', 400),
+        ("", 400),
+        ('*, "1"', 400),
+    ],
+)
+async def test_if_match_is_a_condition_on_the_revision(element: RunningElement, given: str, status: int) -> None:
+    path = f"/api/files/{(await element.put(b'content')).json['file_id']}"
+    assert (await element.ask("PATCH", path, json={"tags": ["a"]}, headers={"if-match": given})).status == status
+    assert (await element.ask("GET", path)).json["revision"] == (2 if status == 200 else 1)
+
+
+async def test_if_match_of_a_file_that_is_not_there_is_not_found(element: RunningElement) -> None:
+    for given in ("*", '"1"', '"1", "2"'):
+        answer = await element.ask("DELETE", f"/api/files/{uuid7()}", headers={"if-match": given})
+        assert answer.status == 404
+
+
+@pytest.mark.parametrize("query", ["limit=000000001000000", "limit=0", "limit=1001", "limit=%D9%A3", "colour=red"])
+async def test_a_wrong_parameter_of_the_listing_is_refused(element: RunningElement, query: str) -> None:
+    answer = await element.ask("GET", f"/api/files?{query}")
+    assert (answer.status, answer.json["code"]) == (422, "invalid_fields")
+
+
+async def test_an_id_may_be_written_in_upper_case(element: RunningElement) -> None:
+    record = (await element.put(b"content")).json
+    answer = await element.ask("GET", f"/api/files/{record['file_id'].upper()}")
+    assert (answer.status, answer.json) == (200, record)
 
 
 @pytest.mark.parametrize("size", [100, 500_000])

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.reading.ranges import ByteRange, choose_range
 from artstore.errors import RangeNotSatisfiable
+from artstore.ranges import ByteRange, choose_range
 
 HUGE = "9" * 5000
 
