@@ -10,27 +10,40 @@ from artstore.errors import StorageFull, Unavailable
 
 WANTED_MODE: dict[Retention, Mode] = {"permanent": Mode.RW, "temporary": Mode.EDIT}
 AWAY = "away"
+EXPECTED_BYTES = 1 << 30
+"""What is expected of a body whose length nobody states. Small bodies are read before they are placed: this one is large."""
 
 
 def candidates(
-    elements: Iterable[Element], *, size_bytes: int, retention: Retention, broken: Collection[str]
+    elements: Iterable[Element], *, size_bytes: int | None, retention: Retention, broken: Collection[str]
 ) -> list[Element]:
     """Elements that may take `size_bytes`, lowest priority number first: one is filled, then the next.
 
-    `size_bytes` is 0 where nobody knows it; `broken` holds the ids whose breaker is open. With none left it raises
-    StorageFull when room is all that lacks, else Unavailable; both say why of every element.
+    `size_bytes` is None where nobody knows it: then those without room for EXPECTED_BYTES come last, the roomiest of them
+    first, since half a file that does not fit has been sent in vain. `broken` holds the ids whose breaker is open.
+
+    With none left it raises StorageFull when room is all that lacks, else Unavailable; both say why of every element.
     """
     wanted = WANTED_MODE[retention]
     fit: list[Element] = []
     reasons: dict[str, str] = {}
     for element in elements:
-        if reason := _why_not(element, wanted, size_bytes, element.id in broken):
+        if reason := _why_not(element, wanted, size_bytes or 0, element.id in broken):
             reasons[element.id] = reason
         else:
             fit.append(element)
     if not fit:
         raise _none_left(wanted, reasons)
-    return sorted(fit, key=lambda element: (element.priority, element.id))
+    return sorted(fit, key=_place_of_unknown if size_bytes is None else _place)
+
+
+def _place(element: Element) -> tuple[int, str]:
+    return element.priority, element.id
+
+
+def _place_of_unknown(element: Element) -> tuple[int, int, str]:
+    room = element.capacity.available_bytes
+    return (0, *_place(element)) if room >= EXPECTED_BYTES + MAX_ATTRIBUTES_BYTES else (1, -room, element.id)
 
 
 def _why_not(element: Element, wanted: Mode, size_bytes: int, broken: bool) -> str:

@@ -9,7 +9,7 @@ from artstore.contracts.elements import Capacity, Element, Fill, Mode
 from artstore.contracts.files import Retention
 from artstore.errors import ArtStoreError, StorageFull, Unavailable
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 def element(name: str, mode: Mode = Mode.RW, *, room: int = 100 * GIB, fill: Fill = Fill.OK, **fields: Any) -> Element:
@@ -31,12 +31,14 @@ def element(name: str, mode: Mode = Mode.RW, *, room: int = 100 * GIB, fill: Fil
     )
 
 
-def chosen(elements: list[Element], size: int = 1, retention: Retention = "permanent", broken: str = "") -> list[str]:
+def chosen(
+    elements: list[Element], size: int | None = 1, retention: Retention = "permanent", broken: str = ""
+) -> list[str]:
     found = candidates(elements, size_bytes=size, retention=retention, broken=broken.split())
     return [one.id for one in found]
 
 
-CHOICES: list[tuple[str, list[Element], int, Retention, str, list[str]]] = [
+CHOICES: list[tuple[str, list[Element], int | None, Retention, str, list[str]]] = [
     ("one", [element("a")], 1, "permanent", "", ["a"]),
     ("permanent goes to rw", [element("a", Mode.EDIT), element("b")], 1, "permanent", "", ["b"]),
     ("temporary goes to edit", [element("a", Mode.EDIT), element("b")], 1, "temporary", "", ["a"]),
@@ -45,7 +47,25 @@ CHOICES: list[tuple[str, list[Element], int, Retention, str, list[str]]] = [
     ("a full one is passed over", [element("a", room=100), element("b")], 4096, "permanent", "", ["b"]),
     ("attributes need room too", [element("a", room=4096 + 4095), element("b")], 4096, "permanent", "", ["b"]),
     ("exact room is room", [element("a", room=8192)], 4096, "permanent", "", ["a"]),
-    ("unknown size", [element("a", room=4096)], 0, "permanent", "", ["a"]),
+    ("unknown size", [element("a", room=4096)], None, "permanent", "", ["a"]),
+    ("unknown size: not into the fullest", [element("a", room=MIB), element("b")], None, "permanent", "", ["b", "a"]),
+    (
+        "unknown size: room enough, so by priority",
+        [element("a", priority=2), element("b", priority=1, room=2 * GIB)],
+        None,
+        "permanent",
+        "",
+        ["b", "a"],
+    ),
+    (
+        "unknown size: of narrow ones the roomiest",
+        [element("a", priority=1, room=MIB), element("b", priority=2, room=2 * MIB), element("c", room=100)],
+        None,
+        "permanent",
+        "",
+        ["b", "a"],
+    ),
+    ("known size: fill up", [element("a", room=MIB), element("b")], 1, "permanent", "", ["a", "b"]),
     ("marked full", [element("a", fill=Fill.FULL), element("b")], 1, "permanent", "", ["b"]),
     ("critical still takes", [element("a", fill=Fill.CRITICAL)], 1, "permanent", "", ["a"]),
     ("away", [element("a", status="away"), element("b")], 1, "permanent", "", ["b"]),
@@ -61,7 +81,7 @@ CHOICES: list[tuple[str, list[Element], int, Retention, str, list[str]]] = [
     ids=[row[0] for row in CHOICES],
 )
 def test_candidates_are_those_that_can_take_the_file_in_order(
-    elements: list[Element], size: int, retention: Retention, broken: str, expected: list[str]
+    elements: list[Element], size: int | None, retention: Retention, broken: str, expected: list[str]
 ) -> None:
     assert chosen(elements, size, retention, broken) == expected
 

@@ -52,9 +52,11 @@ class RawBody:
 
 
 class Body:
-    """`size_bytes` is exact or None; `at_most_bytes` what placement may count on, 0 when nobody knows."""
+    """`size_bytes` is exact or None; `at_most_bytes` what placement may count on; None when nobody knows."""
 
-    def __init__(self, source: _Source, *, size_bytes: int | None, at_most_bytes: int, digests: tuple[Digest, ...]):
+    def __init__(
+        self, source: _Source, *, size_bytes: int | None, at_most_bytes: int | None, digests: tuple[Digest, ...]
+    ):
         self.size_bytes = size_bytes
         self.at_most_bytes = at_most_bytes
         self.digests = digests
@@ -138,8 +140,8 @@ def open_raw(request: Request, limits: BodyLimits, clock: Clock) -> Body:
     """The body as a file, nothing of it read yet. Raises Malformed, TooLarge, UnsupportedMediaType."""
     received = Received(request, limits, max_bytes=limits.max_file_bytes, clock=clock)
     digests = stated(request.headers)
-    at_most = received.stated_bytes or 0
-    return Body(RawBody(received, digests), size_bytes=received.stated_bytes, at_most_bytes=at_most, digests=digests)
+    size = received.stated_bytes
+    return Body(RawBody(received, digests), size_bytes=size, at_most_bytes=size, digests=digests)
 
 
 async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimits, clock: Clock) -> Opened:
@@ -152,7 +154,7 @@ async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimit
         of_body=stated(request.headers),
     )
     part = await form.read_fields(fields)
-    body = Body(form, size_bytes=None, at_most_bytes=received.stated_bytes or 0, digests=part.digests)
+    body = Body(form, size_bytes=None, at_most_bytes=received.stated_bytes, digests=part.digests)
     await body.hold_head()
     return Opened(body, fields, part.filename, part.content_type)
 
