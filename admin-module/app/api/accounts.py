@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +26,8 @@ from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, takes_back
 from ..identity.secrets import new_secret
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
+from .moments import Moment
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
 MAX_GRACE_S = 30 * 24 * 3600
 MAX_RATE_PER_MINUTE = 1_000_000
@@ -45,7 +46,7 @@ class NewAccount(BaseModel):
     name: Name = ""
     description: Description = ""
     rate_per_minute: RateLimit | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class AccountChange(BaseModel):
@@ -58,7 +59,7 @@ class AccountChange(BaseModel):
     description: Description = ""
     suspended: bool = False
     rate_per_minute: RateLimit | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
 
 class SecretRotation(BaseModel):
@@ -73,7 +74,7 @@ def router() -> APIRouter:
     base, one = "/api/service-accounts", "/api/service-accounts/{account_id}"
     tags: list[Any] = ["accounts"]
     routes.post(base, tags=tags, status_code=201, summary="Make an account; the answer holds its secret")(create)
-    routes.get(base, tags=tags, summary="All accounts")(list_all)
+    routes.get(base, tags=tags, summary="All accounts", dependencies=[known_only()])(list_all)
     routes.get(one, tags=tags, summary="One account")(show)
     routes.patch(one, tags=tags, summary="Change role, permissions, limits; suspend")(change)
     routes.delete(one, tags=tags, status_code=204, summary="Delete an account")(delete)
@@ -96,7 +97,7 @@ async def create(request: Request, new: NewAccount) -> Response:
         description=new.description,
         suspended=False,
         rate_per_minute=new.rate_per_minute,
-        expires_at=_utc(new.expires_at),
+        expires_at=new.expires_at,
         secret_hash=context.hasher.hash(secret),
         previous_secret_hash=None,
         previous_secret_until=None,
@@ -128,8 +129,6 @@ async def change(request: Request, account_id: UUID, wanted: AccountChange) -> R
     given = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if "permissions" in given:
         given["own_permissions"] = tuple(dict.fromkeys(given.pop("permissions")))
-    if "expires_at" in given:
-        given["expires_at"] = _utc(given["expires_at"])
     async with context.database.begin() as conn:
         before = await stored.load_account(conn, account_id, for_update=True)
         if given.get("role", Role.SERVICE) is not Role.SERVICE:
@@ -217,10 +216,6 @@ def _is_admin(account: Account, now: datetime) -> bool:
 
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else rfc3339(moment)
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.astimezone(UTC)
 
 
 def _context(request: Request) -> Context:

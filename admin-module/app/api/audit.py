@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -19,10 +18,11 @@ from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
 from ..audit.verify import verify
 from ..core.context import Context
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
+from .moments import Moment
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
 Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
-Moment = Annotated[AwareDatetime | None, Query()]
+FILTERS = tuple(field.name for field in fields(Filters))
 MAX_ROW_ID = 2**63 - 1
 
 
@@ -33,12 +33,18 @@ def router() -> APIRouter:
         base,
         tags=["audit"],
         summary="Audit events, newest first; or all of them as NDJSON, chain after chain",
+        dependencies=[known_only("format", *FILTERS)],
         responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
     )(list_all)
     routes.get(f"{base}/verify", tags=["audit"], summary="Check every chain; what was done to them is named")(
         verify_all
     )
-    routes.get(f"{base}/checkpoints", tags=["audit"], summary="Signed ends of all chains, newest first")(checkpoints)
+    routes.get(
+        f"{base}/checkpoints",
+        tags=["audit"],
+        summary="Signed ends of all chains, newest first",
+        dependencies=[known_only()],
+    )(checkpoints)
     return routes
 
 
@@ -49,8 +55,8 @@ def filters(
     service: Filter = None,
     chain: Filter = None,
     resource: Filter = None,
-    since: Moment = None,
-    until: Moment = None,
+    since: Annotated[Moment | None, Query()] = None,
+    until: Annotated[Moment | None, Query()] = None,
 ) -> Filters:
     """`since` is inside, `until` is not."""
     return Filters(
@@ -60,8 +66,8 @@ def filters(
         service=service,
         chain=chain,
         resource=resource,
-        since=None if since is None else since.astimezone(UTC),
-        until=None if until is None else until.astimezone(UTC),
+        since=since,
+        until=until,
     )
 
 
@@ -97,7 +103,7 @@ async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cu
 
 
 def _row_id(cursor: str) -> int:
-    value = int(cursor)
+    value = int(cursor) if cursor.isascii() and cursor.isdigit() else -1
     if not 0 <= value <= MAX_ROW_ID:
         raise ValueError("out of range")
     return value

@@ -23,7 +23,7 @@ from ..core.context import Context
 from ..elements import registry
 from ..elements.registry import ELEMENT_ID
 from ..sagas.resume import wake
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
 log = get_logger("admin.elements")
 
@@ -65,7 +65,7 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base, one = "/api/storage-elements", "/api/storage-elements/{element_id}"
     tags: list[Any] = ["elements"]
-    routes.get(base, tags=tags, summary="The registry, in the order of filling")(list_all)
+    routes.get(base, tags=tags, summary="The registry, in the order of filling", dependencies=[known_only()])(list_all)
     routes.post(base, tags=tags, status_code=201, summary="Register an element before it announces itself")(register)
     routes.get(one, tags=tags, summary="One element")(show)
     routes.patch(one, tags=tags, summary="Change url or priority")(change)
@@ -81,7 +81,8 @@ async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Curso
     async with _context(request).database.begin() as conn:
         snapshot = await registry.load_snapshot(conn)
     ids = [element.id for element in snapshot.elements]
-    begin = ids.index(cursor) + 1 if cursor in ids else 0
+    begin = parse_cursor(cursor, ids.index)
+    begin = 0 if begin is None else begin + 1
     shown, following = cut(snapshot.elements[begin : begin + limit + 1], limit, lambda element: element.id)
     return JsonResponse(
         {

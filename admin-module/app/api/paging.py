@@ -1,13 +1,14 @@
-"""`limit` and `cursor`, the same for every list."""
+"""`limit` and `cursor`, the same for every list, and no parameter that is not understood."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
+from starlette.requests import Request
 
-from artstore.errors import Malformed
+from artstore.errors import InvalidFields, Malformed
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -15,6 +16,21 @@ C = TypeVar("C")
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[str | None, Query(max_length=128)]
 DEFAULT_LIMIT = 100
+MAX_NAMED = 20
+
+
+def known_only(*names: str) -> Any:
+    """A dependency that raises InvalidFields for query parameters other than the page's and `names`, and for those given
+    twice."""
+    known = {"limit", "cursor", *names}
+
+    async def check(request: Request) -> None:
+        given = [name for name, _ in request.query_params.multi_items()]
+        wrong = sorted({name for name in given if name not in known or given.count(name) > 1})
+        if wrong:
+            raise InvalidFields(f"not known here, or given twice: {', '.join(wrong)}"[:1000], fields=wrong[:MAX_NAMED])
+
+    return Depends(check)
 
 
 def parse_cursor(cursor: str | None, parse: Callable[[str], C]) -> C | None:

@@ -27,7 +27,7 @@ from ..elements.registry import ELEMENT_ID
 from ..sagas.look import list_sagas, load_saga
 from ..sagas.saga import SagaState
 from ..sagas.upload import Abort, Commit
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, parse_cursor
+from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
 MAX_OWNER_CHARS = 256
@@ -71,7 +71,7 @@ async def abort(request: Request) -> Response:
 def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     tags: list[Any] = ["sagas"]
-    routes.get("/api/sagas", tags=tags, summary="Sagas, newest first")(list_all)
+    routes.get("/api/sagas", tags=tags, summary="Sagas, newest first", dependencies=[known_only("state")])(list_all)
     routes.get("/api/sagas/{saga_id}", tags=tags, summary="One saga")(show)
     return routes
 
