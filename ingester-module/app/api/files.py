@@ -9,6 +9,7 @@ from starlette.responses import Response
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, canonical_id, check_filename, check_metadata, check_tags
+from artstore.contracts.schemas import FILENAME, METADATA, TAGS
 from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
 from artstore.jsons import JsonResponse
 from artstore.peers import PeerAnswer
@@ -19,7 +20,7 @@ from ..core.context import Context
 from ..uploads.body import FORM, media_type, open_raw, stated_type
 from ..uploads.receive import Received
 from .idempotency import without_idempotency_key
-from .schemas import DIGEST_HEADERS, FILENAME, IF_MATCH, METADATA, RECORD_ANSWER, TAGS
+from .schemas import DIGEST_HEADERS, IF_MATCH, RECORD_ANSWER
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})

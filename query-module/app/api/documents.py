@@ -4,30 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from artstore.contracts.schemas import RECORD
+
 from ..search.parse import DEFAULT_LIMIT, DEFAULT_SORT, MAX_LIMIT, SORTS
 
-_RECORD: dict[str, Any] = {
-    "type": "object",
-    "description": "The file's attr.json",
-    "required": ["file_id", "revision", "filename", "content_type", "size_bytes", "checksum", "storage_element_id"],
-    "properties": {
-        "schema_version": {"type": "integer"},
-        "file_id": {"type": "string", "format": "uuid"},
-        "revision": {"type": "integer", "minimum": 1},
-        "filename": {"type": "string"},
-        "content_type": {"type": "string"},
-        "size_bytes": {"type": "integer", "minimum": 0},
-        "checksum": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
-        "storage_element_id": {"type": "string"},
-        "created_at": {"type": "string", "format": "date-time"},
-        "updated_at": {"type": "string", "format": "date-time"},
-        "owner": {"type": "string"},
-        "tags": {"type": "array", "items": {"type": "string"}},
-        "metadata": {"type": "object"},
-        "retention": {"type": "string", "enum": ["permanent", "temporary"]},
-        "expires_at": {"type": ["string", "null"], "format": "date-time"},
-    },
-}
 _TEXT = {"type": "string"}
 _SOURCE = {
     "X-ArtStore-Source": {"description": "The level that answered", "schema": _TEXT},
@@ -86,7 +66,7 @@ LISTING: dict[str, Any] = {
                             "type": "object",
                             "required": ["items", "next_cursor"],
                             "properties": {
-                                "items": {"type": "array", "items": _RECORD},
+                                "items": {"type": "array", "items": RECORD},
                                 "next_cursor": {"type": ["string", "null"]},
                             },
                         }
@@ -103,7 +83,7 @@ ATTRIBUTES: dict[str, Any] = {
         "summary": "A file's attributes; the ETag is the revision",
         "parameters": [_header("If-None-Match", "304 when the revision is still this one")],
         "responses": {
-            "200": _answer("The record", content={"application/json": {"schema": _RECORD}}),
+            "200": _answer("The record", content={"application/json": {"schema": RECORD}}),
             "304": _answer("Not changed"),
         },
     }
