@@ -1,7 +1,4 @@
-"""A request's body as the store takes it: cut off when the sender stalls or is slower than the minimum rate.
-
-uvicorn has no limit of its own here (uvicorn#157).
-"""
+"""A request's body as the store takes it: cut off when the sender stalls or is slower than the minimum rate."""
 
 from __future__ import annotations
 
@@ -14,12 +11,11 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from artstore.errors import Malformed, TooSlow
+from artstore.errors import Malformed
+from artstore.receiving import Pace, next_chunk, stated_length
 
 from ..store.body import Body, Expected
 
-RATE_WINDOW_S = 10.0
-"""Waiting time over which the minimum rate must be kept."""
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 
 
@@ -34,7 +30,7 @@ class Patience:
 
 def body_of(request: Request, patience: Patience) -> Body:
     """Raises TooLarge and Malformed; nothing is read yet, so nothing was taken from a refused sender."""
-    return Body(_chunks(request, patience), stated_bytes=_stated(request), max_bytes=patience.max_file_bytes)
+    return Body(_chunks(request, patience), stated_bytes=stated_length(request), max_bytes=patience.max_file_bytes)
 
 
 def expected_digests(request: Request) -> Expected:
@@ -48,35 +44,11 @@ def expected_digests(request: Request) -> Expected:
 
 
 async def _chunks(request: Request, patience: Patience) -> AsyncIterator[bytes]:
-    loop = asyncio.get_running_loop()
-    waited_s, came_bytes = 0.0, 0
+    pace, now_s = Pace(patience.min_rate_bytes_per_s), asyncio.get_running_loop().time
     more = True
     while more:
-        began_s = loop.time()
-        try:
-            async with asyncio.timeout(patience.idle_timeout_s):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise TooSlow(f"nothing of the body came for {patience.idle_timeout_s:g} s") from error
-        if message["type"] == "http.disconnect":
-            raise Malformed("the body was cut off")
-        chunk: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        waited_s, came_bytes = waited_s + loop.time() - began_s, came_bytes + len(chunk)
-        if waited_s >= RATE_WINDOW_S:
-            if came_bytes < patience.min_rate_bytes_per_s * waited_s:
-                raise TooSlow(f"the body comes slower than {patience.min_rate_bytes_per_s} bytes/s")
-            waited_s, came_bytes = 0.0, 0
+        chunk, more = await next_chunk(request.receive, pace, patience.idle_timeout_s, now_s)
         yield chunk
-
-
-def _stated(request: Request) -> int | None:
-    stated = request.headers.get("content-length")
-    if stated is None:
-        return None if "transfer-encoding" in request.headers else 0
-    if not (stated.isascii() and stated.isdigit() and len(stated) <= 19):
-        raise Malformed("Content-Length is no number")
-    return int(stated)
 
 
 def _decoded(encoded: str, size_bytes: int) -> bytes:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.uploads.receive import RATE_WINDOW_S, Pace
 from artstore.errors import TooSlow
+from artstore.receiving import RATE_WINDOW_S, Pace
 
 
 def test_only_a_whole_window_of_waiting_counts() -> None:
