@@ -44,9 +44,7 @@ class Database:
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
-    async def begin(
-        self, *, durable: bool = True, patience_s: float | None = None
-    ) -> AsyncIterator[AsyncConnection]:
+    async def begin(self, *, durable: bool = True, patience_s: float | None = None) -> AsyncIterator[AsyncConnection]:
         """One transaction, committed at the end of the block. Raises DatabaseAway.
 
         `durable=False` lets the commit return before it is on disk (synchronous_commit off): a crash of PostgreSQL may

@@ -1,4 +1,4 @@
-"""4 KiB puts over HTTP to an element as a process, with a real PostgreSQL: python -m tests.bench.element FOLDER, here.
+"""4 KiB puts to an element as a process, with a real PostgreSQL: `python -m tests.bench.element FOLDER`, in the module folder.
 
 Prints puts per second, their latency, and the CPU that the element took for each (the client and PostgreSQL not counted).
 """
