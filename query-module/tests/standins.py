@@ -16,6 +16,7 @@ from aiohttp import web
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, encode
+from artstore.contracts.storage import SAGA_HEADER
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
 from artstore.errors import NotFound, Quarantined, RevisionMismatch
 from artstore.testing.tokens import Signer
@@ -62,6 +63,8 @@ class StandInElement:
     files: dict[str, tuple[Attributes, bytes]] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
     """Ids of files it has put into quarantine."""
+    unconfirmed: dict[str, str] = field(default_factory=dict)
+    """Saga ids of files whose upload it has not seen committed."""
     attribute_requests: int = 0
     breaks_after: int | None = None
     stalls_after: int | None = None
@@ -110,7 +113,8 @@ class StandInElement:
         held = self.files.get(request.match_info["file_id"])
         if held is None:
             return self._nothing(request)
-        return web.Response(body=encode(held[0]), content_type="application/json")
+        saga = {SAGA_HEADER: self.unconfirmed[held[0].file_id]} if held[0].file_id in self.unconfirmed else {}
+        return web.Response(body=encode(held[0]), content_type="application/json", headers=saga)
 
     def _nothing(self, request: web.Request) -> web.Response:
         refusal = Quarantined() if request.match_info["file_id"] in self.aside else NotFound()

@@ -39,6 +39,15 @@ async def test_the_answer_is_attr_json_to_the_byte_whatever_level_gives_it(rig: 
         assert "x-artstore-degraded" not in answer.headers
 
 
+async def test_reading_does_not_make_an_open_upload_available(rig: Rig) -> None:
+    uploading, sound = rig.first.put(b"content"), rig.first.put(b"other")
+    rig.first.unconfirmed[uploading.file_id] = str(uuid7())
+    for file in (uploading, sound):
+        assert await rig.source(file) == "attributes"
+    await until(lambda: _is_in_catalog(rig, sound.file_id))
+    assert uploading.file_id not in await rig.catalog()
+
+
 async def test_a_file_whose_upload_is_not_committed_is_not_found(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.note(file, saga_id=str(uuid7()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from artstore.contracts.elements import Element
 from artstore.contracts.files import decode
+from artstore.contracts.storage import SAGA_HEADER
 from artstore.discovery import Discovery
 from artstore.errors import ArtStoreError, BadGateway, NotFound, Quarantined
 from artstore.peers import Peers
@@ -74,7 +75,7 @@ class AttributesLevel:
         peer = self._peers.to(element.id, element.url)
         try:
             answer = await peer.call("GET", f"/api/files/{file_id}", timeout_s=ASK_TIMEOUT_S)
-            record = Record(decode(answer.body), answer.body)
+            record = Record(decode(answer.body), answer.body, saga_open=SAGA_HEADER in answer.headers)
         except NotFound:
             return None
         except ArtStoreError as error:

@@ -167,7 +167,7 @@ class Lookup:
         row = known.record if known else None
         if asked.record is not None and (row is None or row.revision <= asked.record.revision):
             await self._keep_in_redis(asked.record, away)
-            if "database" not in away:
+            if "database" not in away and not asked.record.saga_open:
                 self._levels.refill.offer(asked.record)
             return Found(asked.record, "attributes", tuple(away))
         if asked.aside is not None:

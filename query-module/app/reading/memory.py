@@ -18,6 +18,8 @@ class Record:
 
     attributes: Attributes
     encoded: bytes
+    saga_open: bool = False
+    """The element has not seen its upload committed yet: answered, but not written into the catalog as available."""
 
     @property
     def revision(self) -> int:

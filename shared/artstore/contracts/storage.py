@@ -1,7 +1,8 @@
 """How the other modules speak to an element over HTTP.
 
 PUT /api/files/{id}: the body is the file's bytes; SAGA_HEADER and NEW_FILE_HEADER say the rest; 201 with attr.json, or 200
-with it when the same saga has put the file already. DELETE with SAGA_HEADER is a compensation and allowed in every mode.
+with it when the same saga has put the file already. GET answers with SAGA_HEADER while the element has not seen the upload
+committed. DELETE with SAGA_HEADER is a compensation and allowed in every mode.
 """
 
 from __future__ import annotations

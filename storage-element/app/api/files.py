@@ -47,7 +47,11 @@ async def get_file(request: Request) -> Response:
     context = _context(request)
     with context.files.operation("read"):
         attributes, encoded = await load_attributes(context.store, _file_id(request))
-    return JsonResponse(encoded, headers=_revision_tag(attributes))
+    headers = _revision_tag(attributes)
+    unconfirmed = context.store.unconfirmed.get(attributes.file_id)
+    if unconfirmed is not None:
+        headers[SAGA_HEADER] = unconfirmed.saga_id
+    return JsonResponse(encoded, headers=headers)
 
 
 async def patch_file(request: Request) -> Response:
