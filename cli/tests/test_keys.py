@@ -48,6 +48,11 @@ def test_only_what_is_missing_is_made(tmp_path: Path, generate: Generate) -> Non
     (tmp_path / "query.secret").unlink()
     generate(tmp_path)
     changed = {name for name, text in contents(tmp_path).items() if text != before[name]}
+    assert changed == set(), "the account's secret stands in the list of accounts: a new one would be refused"
+    (tmp_path / "query.secret").unlink()
+    (tmp_path / "accounts.json").unlink()
+    generate(tmp_path)
+    changed = {name for name, text in contents(tmp_path).items() if text != before[name]}
     assert changed == {"query.secret", "accounts.json"}
 
 
