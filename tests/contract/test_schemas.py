@@ -16,8 +16,8 @@ CHECKS = [
     "response_headers_conformance",
     "response_schema_conformance",
     "allow_header_conformance",
-    "ignored_auth",
 ]
+"""Not `ignored_auth`: so many wrong tokens from one address are rightly answered 429; test_tokens.py forges them one by one."""
 TIMEOUT_S = 120
 
 

@@ -71,6 +71,11 @@ class Fleet:
                 last = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
                 raise AssertionError(f"{name} is not ready: {last}") from error
 
+    def elements_are_announced(self) -> bool:
+        """Both, which an element does by itself once admin is there."""
+        listed = self.call("GET", "admin-1", "/api/storage-elements").json().get("items", [])
+        return {element["id"] for element in listed} >= {name for name in NAMES if name.startswith("se-")}
+
     def credentials(self, client_id: str) -> dict[str, str]:
         accounts = json.loads((self.folder / "keys" / "accounts.json").read_text())
         (found,) = (one for one in accounts if one["client_id"] == client_id)
@@ -138,6 +143,7 @@ def running_fleet(**settings: str) -> Iterator[Fleet]:
             for name in NAMES:
                 fleet.start(name)
             fleet.ready(*NAMES)
+            eventually(fleet.elements_are_announced)
             yield fleet
         finally:
             for name in list(fleet.processes):
