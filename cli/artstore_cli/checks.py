@@ -17,6 +17,8 @@ TOGETHER = "tests"
 """The folder of tests that need more than one module; each folder in it with tests is run by itself."""
 PROOFS = "tests/faults"
 """Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
+BY_NAME_ONLY = frozenset({"tests/faults"})
+"""Two minutes of rotations, revocations and outages of a whole fleet: `test tests/faults`, which CI runs too."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 
@@ -35,9 +37,11 @@ class Check:
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
-    """All checks of the wanted parts, in the order to start them; of all parts when none is named."""
+    """All checks of the wanted parts, in the order to start them; when none is named all but those BY_NAME_ONLY."""
     every = [*_static(root), *_own_tests(root), *_tests_together(root)]
-    return [check for check in every if not wanted or check.part in wanted or check.name in wanted]
+    if not wanted:
+        return [check for check in every if check.name not in BY_NAME_ONLY]
+    return [check for check in every if check.part in wanted or check.name in wanted]
 
 
 def _static(root: Path) -> list[Check]:
