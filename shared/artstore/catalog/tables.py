@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 metadata = MetaData()
@@ -44,9 +57,9 @@ sagas = Table(
     "sagas",
     metadata,
     Column("saga_id", UUID, primary_key=True),
-    Column("kind", Text, nullable=False, comment="upload"),
+    Column("kind", Text, nullable=False, comment="upload, update, delete, mode"),
     Column("state", Text, nullable=False),
-    Column("file_id", UUID, nullable=False),
+    Column("file_id", UUID, comment="null: of a whole element"),
     Column("storage_element_id", Text, nullable=False),
     Column(
         "abandoned",
@@ -62,10 +75,34 @@ sagas = Table(
     Column("last_error", Text, nullable=False, server_default=text("''")),
     Column("begun_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("wanted", JSONB, comment="what a change is to do; null for an upload"),
+    Column("problem", JSONB, comment="why the element refused a change for good"),
     Index("sagas_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     Index("sagas_finished", "updated_at", postgresql_where=text("due_at IS NULL")),
+    Index("sagas_queued_by_file", "file_id", postgresql_where=text("state = 'queued'")),
+    Index("sagas_queued_by_element", "storage_element_id", postgresql_where=text("state = 'queued'")),
 )
-"""Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost."""
+"""Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost, the ingester to see
+what is queued for a file."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False, comment="of the request, all but its body"),
+    Column("saga_id", UUID, nullable=False, comment="the saga of the try that runs, or that was answered"),
+    Column("file_id", UUID),
+    Column("from_revision", Integer, comment="what an update found before it changed anything"),
+    Column("held_until", DateTime(timezone=True), nullable=False, comment="the lease of the running try"),
+    Column("status", Integer, comment="of the first answer; null: none yet"),
+    Column("headers", JSONB),
+    Column("body", LargeBinary),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Index("idempotency_keys_by_saga", "saga_id", unique=True),
+    Index("idempotency_keys_by_age", "created_at"),
+)
+"""The ingester's to write, but for the answer of an upload, which admin writes with the commit."""
 
 outbox = Table(
     "outbox",
