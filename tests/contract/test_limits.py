@@ -95,6 +95,42 @@ def test_right_logins_do_not_use_up_the_address(system: System) -> None:
         assert left >= 590
 
 
+def test_right_logins_are_limited_by_account_and_do_not_count_as_its_requests(
+    system: System, client: httpx.Client
+) -> None:
+    account = client.post(
+        f"{system.url('admin')}/api/service-accounts", json={"role": "USER", "rate_per_minute": 6}
+    ).json()
+    credentials = {name: account[name] for name in ("client_id", "client_secret")}
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.8"}, timeout=30) as caller:
+        answers = [caller.post(f"{system.url('admin')}/api/auth/token", json=credentials) for _ in range(12)]
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) in (9, 10)
+    assert statuses[-1] == 429
+    assert answers[-1].headers["cache-control"] == "no-store"
+    assert 8 <= int(answers[-1].headers["retry-after"]) <= 10
+    with system.client(answers[0].json()["access_token"]) as caller:
+        assert drain(caller, f"{system.url('query')}/api/files", 100)[0] in (9, 10)
+
+
+def test_the_audit_log_names_the_address_that_the_proxy_names(system: System, client: httpx.Client) -> None:
+    address = "2001:db8:7::42"
+    with httpx.Client(headers={"x-forwarded-for": address}, timeout=30) as stranger:
+        assert stranger.get(f"{system.url('query')}/api/files").status_code == 401
+        wrong = {"client_id": "admin", "client_secret": "?"}
+        assert stranger.post(f"{system.url('admin')}/api/auth/token", json=wrong).status_code == 401
+    missing = {"access.denied", "auth.token"}
+    for _ in range(100):
+        for action in sorted(missing):
+            events = client.get(f"{system.url('admin')}/api/audit", params={"action": action, "result": "denied"})
+            if address in {event["metadata"].get("address") for event in events.json()["items"]}:
+                missing.remove(action)
+        if not missing:
+            break
+        time.sleep(0.1)
+    assert not missing
+
+
 @pytest.mark.parametrize("how", ["token", "login"])
 def test_an_address_with_many_failures_is_shut_out_for_a_while(system: System, how: str) -> None:
     address = {"token": "203.0.113.5", "login": "203.0.113.6"}[how]

@@ -229,3 +229,21 @@ def test_no_secret_is_in_any_log(fleet: Fleet) -> None:
     logs = "".join((fleet.folder / f"{name}.log").read_text(errors="replace") for name in NAMES)
     secrets = [path.read_text().strip() for path in Path(fleet.folder, "keys").glob("*.secret")]
     assert [secret for secret in secrets if secret in logs] == []
+
+
+def test_an_event_whose_place_was_taken_by_a_forged_one_is_not_lost(fleet: Fleet) -> None:
+    """The last test of this fleet: the log is spoilt by it."""
+    chain = events(fleet, service="query", action="access.denied")[0]["chain"]
+    sql(
+        fleet,
+        f"""INSERT INTO audit_events (chain, seq, prev, "timestamp", service, action, user_id, resource, result, metadata,
+            signature, hash)
+        SELECT chain, seq + 1, hash, now(), service, 'nothing.happened', '-', '-', 'ok', '{{}}', signature, hash
+        FROM audit_events WHERE chain = '{chain}' ORDER BY seq DESC LIMIT 1""",
+    )
+    assert httpx.get(f"{fleet.url('query')}/api/files/mallory").status_code == 401
+    (displaced,) = eventually(lambda: events(fleet, action="audit.displaced"))
+    assert displaced["metadata"]["event"]["resource"] == "/api/files/mallory"
+    place = (chain, displaced["metadata"]["event"]["seq"])
+    findings = fleet.call("GET", "admin-1", "/api/audit/verify").json()["findings"]
+    assert place in {(one["chain"], one["seq"]) for one in findings}

@@ -36,9 +36,12 @@ def router() -> APIRouter:
         dependencies=[known_only("format", *FILTERS)],
         responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
     )(list_all)
-    routes.get(f"{base}/verify", tags=["audit"], summary="Check every chain; what was done to them is named")(
-        verify_all
-    )
+    routes.get(
+        f"{base}/verify",
+        tags=["audit"],
+        summary="Check every chain, from its begin or from a checkpoint on; what was done to them is named",
+        dependencies=[known_only("from_checkpoint")],
+    )(verify_chains)
     routes.get(
         f"{base}/checkpoints",
         tags=["audit"],
@@ -89,9 +92,11 @@ async def list_all(
     return page([event for _, event in shown], following)
 
 
-async def verify_all(request: Request) -> Response:
+async def verify_chains(
+    request: Request, from_checkpoint: Annotated[int | None, Query(ge=1, le=MAX_ROW_ID)] = None
+) -> Response:
     context = _context(request)
-    return JsonResponse(await verify(context.database, context.auditor, context.checkpoints))
+    return JsonResponse(await verify(context.database, context.auditor, context.checkpoints, from_checkpoint))
 
 
 async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:

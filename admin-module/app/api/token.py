@@ -12,6 +12,7 @@ from artstore.audit.event import Event
 from artstore.body_limit import limited_receive
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
 from artstore.jsons import JsonResponse
+from artstore.limits.gate import Limits
 from artstore.problems import problem_response
 from artstore.service import DataRoute
 
@@ -33,11 +34,11 @@ async def give_token(request: Request) -> Response:
         credentials = parse_credentials(
             request.headers.get("content-type", ""), request.headers.get("authorization"), body
         )
-        access_token, lifetime_s = await _login(context, credentials)
+        access_token, lifetime_s = await _login(request, context, credentials)
     except OAuthError as error:
         return _oauth_problem(error)
     except Refused as error:
-        await _audit(context, credentials, error.reason)
+        await _audit(request, context, credentials, error.reason)
         if form:
             return _oauth_problem(OAuthError("invalid_client", error.detail, status=401, basic=credentials.basic))
         return _no_store(problem_response(error))
@@ -49,16 +50,21 @@ async def give_token(request: Request) -> Response:
     return JsonResponse(orjson.dumps(answer), headers=NO_STORE)
 
 
-async def _login(context: Context, credentials: Credentials) -> tuple[str, int]:
+async def _login(request: Request, context: Context, credentials: Credentials) -> tuple[str, int]:
     if not plausible(credentials):
         raise Refused("malformed")
-    return await context.issuer.login(credentials.client_id, credentials.client_secret)
+    account = await context.issuer.authenticate(credentials.client_id, credentials.client_secret)
+    # Before the signature, which is what a login costs.
+    limits: Limits = request.app.state.limits
+    await limits.admit_login(request, str(account.account_id), account.role, account.rate_per_minute)
+    return context.issuer.issue(account)
 
 
-async def _audit(context: Context, credentials: Credentials, reason: str) -> None:
+async def _audit(request: Request, context: Context, credentials: Credentials, reason: str) -> None:
     shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
     name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
-    await context.auditor.note(Event("auth.token", name, "token", "denied", {"reason": reason}))
+    metadata = {"reason": reason, "address": str(request.app.state.limits.find_client(request.scope) or "-")}
+    await context.auditor.note(Event("auth.token", name, "token", "denied", metadata))
 
 
 def _oauth_problem(error: OAuthError, headers: dict[str, str] | None = None) -> Response:

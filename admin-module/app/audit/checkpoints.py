@@ -37,7 +37,7 @@ _INSERT = text("INSERT INTO audit_checkpoints (number, body) VALUES (:number, :b
 _PAGE = text(
     """SELECT body FROM audit_checkpoints WHERE number < CAST(:before AS bigint) ORDER BY number DESC LIMIT :limit"""
 )
-_ALL = text("SELECT body FROM audit_checkpoints ORDER BY number")
+_FROM = text("SELECT body FROM audit_checkpoints WHERE number >= :number ORDER BY number")
 
 
 class Checkpoints:
@@ -97,6 +97,6 @@ async def list_checkpoints(conn: AsyncConnection, before: int, limit: int) -> li
     return [orjson.loads(body) for body in rows.scalars()]
 
 
-async def all_checkpoints(conn: AsyncConnection) -> list[Signed]:
-    """In their order."""
-    return [orjson.loads(body) for body in (await conn.execute(_ALL)).scalars()]
+async def load_checkpoints(conn: AsyncConnection, first: int = 0) -> list[Signed]:
+    """In their order, from number `first` on."""
+    return [orjson.loads(body) for body in (await conn.execute(_FROM, {"number": first})).scalars()]

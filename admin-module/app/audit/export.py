@@ -15,7 +15,7 @@ from artstore.audit.event import Signed
 from artstore.clock import Clock, rfc3339
 from artstore.database import Database
 
-from .checkpoints import all_checkpoints
+from .checkpoints import load_checkpoints
 from .read import Filters, load_public_keys, walk_events
 
 NDJSON = "application/x-ndjson"
@@ -25,7 +25,7 @@ async def export(database: Database, clock: Clock, filters: Filters) -> AsyncIte
     """A part of the log, chosen by filters, has no checkpoints: nothing can be said of its gaps."""
     async with database.begin() as conn:
         keys = await load_public_keys(conn)
-        checkpoints = await all_checkpoints(conn) if filters.empty else []
+        checkpoints = await load_checkpoints(conn) if filters.empty else []
     head: Signed = {"type": "export", "whole": filters.empty, "exported_at": rfc3339(clock.now())}
     key_lines: list[Signed] = [
         {"type": "key", "chain": chain, "public_key": base64.b64encode(key).decode()} for chain, key in keys.items()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,6 +56,7 @@ _PAGE = text(
 _WALK = text(
     f"""SELECT id, {ROW_COLUMNS} FROM audit_events AS e
     WHERE (chain, seq, id) > (:after_chain, :after_seq, :after_id) AND {_MATCHES}
+      AND seq > coalesce((CAST(:known AS jsonb) ->> chain)::bigint, 0)
     ORDER BY chain, seq, id LIMIT :limit"""
 )
 _KEYS = text("SELECT chain, public_key FROM audit_keys ORDER BY chain")
@@ -68,12 +70,16 @@ async def list_events(
     return [(row["id"], to_event(row)) for row in rows.mappings()]
 
 
-async def walk_events(database: Database, filters: Filters) -> AsyncIterator[list[Signed]]:
-    """Every event, chain after chain, in pieces; no transaction stays open between them."""
+async def walk_events(
+    database: Database, filters: Filters, known: Mapping[str, int] | None = None
+) -> AsyncIterator[list[Signed]]:
+    """Every event, chain after chain, in pieces; no transaction stays open between them. `known`: by chain the `seq` of the
+    last event that is left out."""
     place = {"after_chain": "", "after_seq": 0, "after_id": 0}
+    left_out = orjson.dumps(dict(known or {})).decode()
     while True:
         async with database.begin() as conn:
-            found = await conn.execute(_WALK, {**place, "limit": WALK_AT_ONCE, **_values(filters)})
+            found = await conn.execute(_WALK, {**place, "limit": WALK_AT_ONCE, "known": left_out, **_values(filters)})
             rows = found.mappings().all()
         if rows:
             yield [to_event(row) for row in rows]

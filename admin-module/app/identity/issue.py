@@ -48,8 +48,8 @@ class Issuer:
         self._database, self._hasher, self._signer, self._clock, self._new_id = database, hasher, signer, clock, new_id
         self._lookups: Group[str, Account | None] = Group(self._find, max_items=LOOKUPS_AT_ONCE)
 
-    async def login(self, client_id: str, client_secret: str) -> tuple[str, int]:
-        """An access token for the account, and how many seconds it lives. Raises Refused, Unavailable."""
+    async def authenticate(self, client_id: str, client_secret: str) -> Account:
+        """The account, if it may have a token now. Raises Refused, Unavailable."""
         # 1. the account as it is now: concurrent logins share one SELECT, nothing is remembered
         account = await self._lookups.add(client_id)
         # 2. the secret, in the same time whether the account exists or not
@@ -59,7 +59,12 @@ class Issuer:
             raise Refused("unknown client_id" if account is None else "wrong secret")
         if not account.usable(now):
             raise Refused("suspended" if account.suspended else "expired")
+        return account
+
+    def issue(self, account: Account) -> tuple[str, int]:
+        """An access token for the account, and how many seconds it lives."""
         # 3. a token that ends with the account, and is not among those taken back in this very second
+        now = self._clock.now()
         issued_s = max(int(now.timestamp()), (account.void_through or 0) + 1)
         lifetime_s = self.lifetime_s
         if account.expires_at is not None:

@@ -33,6 +33,15 @@ OTHER_KEY = "UPDATE audit_keys SET public_key = decode(repeat('d7', 32), 'hex') 
 ADMIN_KEY = "UPDATE audit_keys SET public_key = decode(repeat('d7', 32), 'hex') WHERE chain = 'admin'"
 PROMISE = "UPDATE audit_checkpoints SET body = replace(body, '\"seq\":', '\"seq\":1') WHERE number = 2"
 
+PUT_BACK = "; ".join(
+    f"DELETE FROM {table}; INSERT INTO {table} {columns} TABLE honest_{table}"
+    for table, columns in {
+        "audit_events": "OVERRIDING SYSTEM VALUE",
+        "audit_checkpoints": "",
+        "audit_keys": "",
+    }.items()
+)
+
 
 @pytest.fixture(scope="module")
 async def client(
@@ -87,9 +96,7 @@ async def attacked(client: Any) -> AsyncIterator[Callable[[str], Any]]:
         await database.execute(f"SET session_replication_role = replica; {statements}")
 
     yield attack
-    for table in ("audit_events", "audit_checkpoints", "audit_keys"):
-        columns = "OVERRIDING SYSTEM VALUE" if table == "audit_events" else ""
-        await database.execute(f"DELETE FROM {table}; INSERT INTO {table} {columns} TABLE honest_{table}")
+    await database.execute(PUT_BACK)
 
 
 async def verified(client: Any) -> list[tuple[str, str, int]]:
@@ -139,6 +146,27 @@ async def test_an_attack_is_found_and_named(
     what, chain, seq = expected
     found = await verified(client)
     assert any(one[:2] == (what, chain) and seq in (0, one[2]) for one in found), found
+
+
+async def test_a_check_goes_on_from_the_checkpoint_the_last_one_ended_with(client: Any, attacked: Any) -> None:
+    async def verify(number: int) -> httpx.Response:
+        return await client[0].get("/api/audit/verify", params={"from_checkpoint": number})
+
+    whole, part = (await client[0].get("/api/audit/verify")).json(), (await verify(1)).json()
+    assert (part["ok"], part["from_checkpoint"]) == (True, 1)
+    assert part["last_checkpoint"] == whole["last_checkpoint"]
+    assert 6 <= part["events"] < whole["events"]
+    assert (await verify(whole["last_checkpoint"] + 1)).status_code == 404
+    last = await client[1].fetchval("SELECT max(seq) FROM audit_events WHERE chain = 'admin'")
+    for attack, what in {
+        f"DELETE FROM audit_events WHERE chain = 'admin' AND seq = {last - 2}": "deleted",
+        f"DELETE FROM audit_events WHERE chain = 'admin' AND seq >= {last - 2}": "cut_off",
+        f"UPDATE audit_events SET user_id = 'nobody' WHERE chain = 'admin' AND seq = {last - 2}": "changed",
+        "UPDATE audit_checkpoints SET body = replace(body, '\"seq\":', '\"seq\":1') WHERE number = 1": "changed",
+    }.items():
+        await attacked(attack)
+        assert what in {one["what"] for one in (await verify(1)).json()["findings"]}, attack
+        await attacked(PUT_BACK)
 
 
 async def test_the_export_is_checked_offline(client: Any, attacked: Any, tmp_path: Path) -> None:

@@ -42,11 +42,15 @@ class _Place:
 
 @dataclass(slots=True)
 class Checker:
-    """Give it every event, each chain in the order of `seq`; then `finish()`. `whole=False`: a part, so gaps say nothing."""
+    """Give it every event, each chain in the order of `seq`; then `finish()`. `whole=False`: a part, so gaps say nothing.
+
+    `began`: the checkpoint that an earlier check ended with. Then only the events and checkpoints after it are given.
+    """
 
     keys: Mapping[str, bytes]
     checkpoints: Sequence[Signed] = ()
     whole: bool = True
+    began: Signed | None = None
     events: int = 0
     findings: list[Finding] = field(default_factory=list)
     _places: dict[str, _Place] = field(default_factory=dict)
@@ -58,6 +62,9 @@ class Checker:
     _promised: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.began is not None:
+            for chain, head in self.began["heads"].items():
+                self._places[chain] = _Place(head["seq"], head["hash"])
         for checkpoint in self.checkpoints:
             for chain, head in checkpoint["heads"].items():
                 self._promised.setdefault((chain, head["seq"]), (head["hash"], checkpoint["number"]))
@@ -137,7 +144,7 @@ class Checker:
                 self._find("cut_off", chain, place.seq + 1, what)
 
     def _check_checkpoints(self, known_number: int) -> None:
-        number, prev = 0, GENESIS
+        number, prev = (0, GENESIS) if self.began is None else (self.began["number"], hash_of(self.began))
         key = self._key_of(ADMIN_CHAIN) if self.checkpoints else None
         for checkpoint in self.checkpoints:
             seq = checkpoint["number"]

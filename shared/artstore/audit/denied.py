@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from artstore.audit.event import Event
 from artstore.audit.writer import AuditWriter
 from artstore.errors import ArtStoreError
+from artstore.limits.gate import Limits
 from artstore.logs import request_id
 
 NOBODY = "-"
@@ -17,12 +18,12 @@ NOBODY = "-"
 async def note_denied(connection: HTTPConnection, error: ArtStoreError, client_id: str = NOBODY) -> None:
     """Records who was refused what, and from where. Never raises: the refusal stands."""
     audit = cast(AuditWriter, connection.app.state.runtime.audit)
-    came_from = connection.client.host if connection.client is not None else NOBODY
+    limits = cast(Limits, connection.app.state.limits)
     metadata = {
         "method": connection.scope.get("method", NOBODY),
         "code": error.code,
         "reason": error.detail,
-        "address": came_from,
+        "address": str(limits.find_client(connection.scope) or NOBODY),
         "request_id": request_id.get(),
     }
     await audit.note_denied(Event("access.denied", client_id, connection.url.path, "denied", metadata))

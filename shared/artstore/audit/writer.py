@@ -144,10 +144,14 @@ class AuditWriter:
             return
         try:
             async with database.begin() as connection:
-                await ship_events(connection, self.chain, self._public_key, batch)
+                displaced = await ship_events(connection, self.chain, self._public_key, batch)
         except SQLAlchemyError as error:
             # The tables are not there yet, or not any more: they come with admin's migrations.
             raise Unavailable("the audit log's tables do not take the events", away="postgresql") from error
+        # Before they leave the waiting ones: a crash here ships and finds them again.
+        for event in displaced:
+            log.error("an audit event's place was taken", chain=self.chain, seq=event["seq"])
+            await self.record(Event("audit.displaced", "-", f"{self.chain}/{event['seq']}", "failed", {"event": event}))
         points.hit("audit.shipped")
         for _ in batch:
             self._waiting.popleft()

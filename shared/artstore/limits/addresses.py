@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNKNOWN = "unknown"
 """A peer without an address: a unix socket."""
@@ -15,27 +16,34 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(text.strip()) for text in texts)
 
 
-def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
+def find_client(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
     """The nearest address that is not a trusted proxy's: X-Forwarded-For is read from its end, and only as far as it was
-    written by trusted ones. An IPv6 caller is its /64, since one host has all of it."""
+    written by trusted ones."""
     address = _parse(peer or "")
     if address is None:
-        return UNKNOWN
+        return None
     hops = [hop for line in forwarded for hop in line.split(",")] if trusted else []
     while hops and any(address in network for network in trusted):
         before = _parse(hops.pop())
         if before is None:
             break
         address = before
-    return _shown(address)
+    return address
+
+
+def as_caller(address: Address | None) -> str:
+    """Whom a limit counts. An IPv6 caller is its /64, since one host has all of it."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return UNKNOWN if address is None else str(address)
 
 
 def is_loopback(shown: str) -> bool:
-    """Of an address as `client_address` shows it."""
+    """Of an address as `as_caller` shows it."""
     return shown == "::/64" or shown.startswith("127.")
 
 
-def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse(text: str) -> Address | None:
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -48,9 +56,3 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def _shown(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -14,7 +14,7 @@ from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
-from artstore.limits.addresses import Network, client_address, is_loopback, parse_networks
+from artstore.limits.addresses import Address, Network, as_caller, find_client, is_loopback, parse_networks
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
@@ -50,16 +50,32 @@ class Limits:
 
     async def admit(self, connection: HTTPConnection, principal: Principal) -> None:
         """Counts a request of a known account. Raises RateLimited."""
-        if principal.role is Role.SERVICE:
+        await self._count("account", connection, principal.subject, principal.role, principal.rate_per_minute)
+
+    async def admit_login(
+        self, connection: HTTPConnection, subject: str, role: Role, rate_per_minute: int | None
+    ) -> None:
+        """Counts a login whose secret was right, apart from the account's requests. Raises RateLimited."""
+        await self._count("login", connection, subject, role, rate_per_minute)
+
+    async def _count(
+        self, what: str, connection: HTTPConnection, subject: str, role: Role, rate_per_minute: int | None
+    ) -> None:
+        if role is Role.SERVICE:
             return
-        decision = await self.limiter.take(f"account:{principal.subject}", self._quota_of(principal))
+        decision = await self.limiter.take(f"{what}:{subject}", self._quota_of(rate_per_minute))
         connection.scope.setdefault("state", {})[STATE] = decision
         if not decision.allowed:
             raise refusal(decision)
 
-    def address_of(self, scope: Scope) -> str:
+    def find_client(self, scope: Scope) -> Address | None:
+        """Where a request comes from, as far as the trusted proxies tell."""
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        return client_address((scope.get("client") or (None,))[0], forwarded, self._trusted)
+        return find_client((scope.get("client") or (None,))[0], forwarded, self._trusted)
+
+    def address_of(self, scope: Scope) -> str:
+        """Whom the limits count."""
+        return as_caller(self.find_client(scope))
 
     async def meet(self, address: str) -> Decision:
         """Counts a request that shows no credentials."""
@@ -90,8 +106,7 @@ class Limits:
     def blocks(self) -> bool:
         return bool(self._blocked_until_s)
 
-    def _quota_of(self, principal: Principal) -> Quota:
-        rate = principal.rate_per_minute
+    def _quota_of(self, rate: int | None) -> Quota:
         if rate is None:
             return self._account
         if rate not in self._own:
