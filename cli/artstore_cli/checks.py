@@ -19,6 +19,8 @@ PROOFS = "tests/faults"
 """Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
 BY_NAME_ONLY = frozenset({"tests/faults"})
 """Two minutes of rotations, revocations and outages of a whole fleet: `test tests/faults`, which CI runs too."""
+LONGEST = frozenset({"faults", "tests of storage-element", "tests/contract", "tests/faults"})
+"""Begun first, so that none of them is what everything waits for at the end."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 
@@ -32,13 +34,13 @@ class Check:
     folder: Path
     python_path: Sequence[Path]
     counted: bool = False
-    alone: bool = False
-    """Runs whole systems: nothing else runs beside it."""
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
     """All checks of the wanted parts, in the order to start them; when none is named all but those BY_NAME_ONLY."""
-    every = [*_static(root), *_own_tests(root), *_tests_together(root)]
+    every = sorted(
+        [*_static(root), *_own_tests(root), *_tests_together(root)], key=lambda check: check.name not in LONGEST
+    )
     if not wanted:
         return [check for check in every if check.name not in BY_NAME_ONLY]
     return [check for check in every if check.part in wanted or check.name in wanted]
@@ -72,7 +74,7 @@ def _tests_together(root: Path) -> list[Check]:
     )
     path = [folder, root / "shared", root / "cli"]
     return [
-        Check(f"{TOGETHER}/{name}", TOGETHER, _pytest(name), folder, path, counted=True, alone=True)
+        Check(f"{TOGETHER}/{name}", TOGETHER, _pytest(name), folder, path, counted=True)
         for name in found
         if name != "bench"
     ]
