@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from artstore import safe_secrets
+from artstore.http_head import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
 from artstore.safe_secrets import check_private
 from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
@@ -48,6 +49,8 @@ class ServiceSettings(LimitSettings):
     """Share of traces begun here that is sampled; a caller's decision is kept."""
     audit_folder: Path | None = None
     """Where audit events are kept until PostgreSQL has them, and the key they are signed with; none: in memory."""
+    max_connections: Count = MAX_CONNECTIONS
+    """Open at once in this process; who comes beyond is told 503. The process's limit of open files must be above it."""
     shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
     """How long running requests may take to end after SIGTERM."""
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -191,7 +192,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, max_connections=settings.max_connections),  # type: ignore[arg-type]  # called, no more
         ws="none",
         lifespan="on",
         log_config=None,

@@ -44,6 +44,7 @@ SETTING_NAMES = frozenset(
         "LIMIT_LOOP_LAG_S",
         "LOG_FORMAT",
         "LOG_LEVEL",
+        "MAX_CONNECTIONS",
         "MAX_FILE_SIZE_BYTES",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_TRACES_SAMPLER_ARG",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,9 +15,11 @@ from artstore import http_head
 from artstore.http_head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_URL_BYTES, BoundedProtocol, fault_of_head
 from artstore.testing.services import free_port
 
+CONNECTIONS = 20
 
-async def app(_scope: Any, receive: Any, send: Any) -> None:
-    while (await receive()).get("more_body"):
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    while scope["path"] != "/at-once" and (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
@@ -24,9 +27,11 @@ async def app(_scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr(http_head, "HEAD_TIMEOUT_S", 0.5)
+    for name in ("HEAD_TIMEOUT_S", "LINGER_S", "SURPLUS_S"):
+        monkeypatch.setattr(http_head, name, 0.5)
     number = free_port()
-    config = uvicorn.Config(app, port=number, http=BoundedProtocol, lifespan="off", log_config=None, ws="none")
+    bounded: Any = partial(BoundedProtocol, max_connections=CONNECTIONS)
+    config = uvicorn.Config(app, port=number, http=bounded, lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -87,6 +92,41 @@ async def test_requests_may_come_all_at_once(port: int) -> None:
 async def test_a_head_without_end_is_refused(port: int) -> None:
     answer = await talk(port, b"GET / HTTP/1.1\r\nx: ", *[b"a" * 4096] * 200)
     assert answer == b"reset" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+@pytest.mark.parametrize("endless", [b"0\r\na: ", b"0\r\n", b"1;a="], ids=["trailer", "trailers", "extension"])
+async def test_what_stands_around_a_body_is_bounded_too(port: int, endless: bytes) -> None:
+    piece = b"b: c\r\n" * 512 if endless == b"0\r\n" else b"a" * 4096
+    answer = await talk(port, CHUNKED % b"/" + endless, *[piece] * 200)
+    assert answer == b"reset" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_trailers_say_nothing(port: int) -> None:
+    trailers = b"0\r\nauthorization: Bearer x\r\nhost: b\r\n\r\n"
+    assert (await talk(port, CHUNKED % b"/" + trailers, LAST)).count(b"200 OK") == 2
+
+
+async def test_who_was_answered_may_not_send_for_ever(port: int) -> None:
+    answer = await talk(port, CHUNKED % b"/at-once", *[b"1\r\nx\r\n"] * 40, pause_s=0.05)
+    assert answer == b"reset" or answer.count(b"200 OK") == 1
+    whole = CHUNKED % b"/at-once" + b"0\r\n\r\n"
+    assert (await talk(port, whole, whole, LAST, pause_s=0.3)).count(b"200 OK") == 3
+
+
+async def test_a_connection_too_many_is_told_so_and_room_is_room_again(port: int) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
+    head, problem = problem_in(await talk(port, LAST))
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in head
+    assert problem["code"] == "unavailable"
+    assert await talk(port) == b""
+    for _, writer in idle:
+        writer.close()
+    await asyncio.sleep(0.1)
+    assert b"200 OK" in await talk(port, LAST)
 
 
 def problem_in(answer: bytes) -> tuple[bytes, dict[str, Any]]:

@@ -1,0 +1,41 @@
+"""Bodies of endpoints that are not for files: bounded in bytes and in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from artstore import body_limit
+from artstore.body_limit import limited_receive
+from artstore.errors import TooLarge, TooSlow
+
+
+def request(*pieces: bytes, pause_s: float = 0.0, length: str | None = None) -> Request:
+    left = list(pieces)
+
+    async def receive() -> Any:
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    headers = [] if length is None else [(b"content-length", length.encode())]
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+async def test_a_body_that_trickles_is_given_up_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_limit, "JSON_TIMEOUT_S", 0.2)
+    slow = request(*[b"x"] * 100, pause_s=0.05)
+    with pytest.raises(TooSlow):
+        await Request(slow.scope, limited_receive(slow)).body()
+
+
+async def test_a_body_too_large_is_refused_by_what_it_says_and_by_what_it_is() -> None:
+    with pytest.raises(TooLarge):
+        limited_receive(request(b"", length="11"), 10)
+    long = request(b"12345", b"67890", b"1")
+    with pytest.raises(TooLarge):
+        await Request(long.scope, limited_receive(long, 10)).body()
+    exact = request(b"12345", b"67890")
+    assert await Request(exact.scope, limited_receive(exact, 10)).body() == b"1234567890"
