@@ -26,7 +26,7 @@ PLENTY = "100000000"
 
 def environment(folder: Path, database_url: str, redis_url: str, port: int) -> dict[str, str]:
     accounts = folder / "accounts.json"
-    accounts.write_text(json.dumps([{**CLIENT, "role": "ADMIN"}]))
+    accounts.write_text(json.dumps([{**CLIENT, "role": "ADMIN", "rate_per_minute": int(PLENTY)}]))
     accounts.chmod(0o600)
     return {
         "PATH": os.environ["PATH"],

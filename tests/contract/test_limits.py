@@ -86,6 +86,18 @@ def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(syste
         assert stranger.get(url, headers={"x-forwarded-for": "203.0.113.3"}).status_code == 200
 
 
+def test_a_token_that_nobody_asks_for_makes_no_stranger_known(system: System) -> None:
+    url = f"{system.url('admin')}/.well-known/jwks.json"
+    shown = {"x-forwarded-for": "203.0.113.9", "authorization": "Bearer no.such.token"}
+    with httpx.Client(headers=shown, timeout=30) as stranger:
+        passed, refused = drain(stranger, url, 5000)
+        assert 500 < passed < 5000
+        assert refused.headers["retry-after"] == "1"
+        assert stranger.get(f"{system.url('admin')}/no/such/thing").status_code == 429
+        wrong = {"client_id": "admin", "client_secret": "?"}
+        assert stranger.post(f"{system.url('admin')}/api/auth/token", json=wrong).status_code == 429
+
+
 def test_right_logins_do_not_use_up_the_address(system: System) -> None:
     with httpx.Client(headers={"x-forwarded-for": "203.0.113.4"}, timeout=30) as caller:
         for _ in range(40):

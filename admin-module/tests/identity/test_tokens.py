@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 
 import jwt
@@ -37,9 +38,13 @@ async def test_every_refusal_of_credentials_looks_the_same(admin: Any) -> None:
     assert len({(answer.json()["code"], answer.json()["detail"]) for answer in answers}) == 1
 
 
-async def test_refused_logins_are_audited_without_the_secret(admin: Any) -> None:
+async def test_refused_logins_are_audited_without_the_secret(admin: Any, eventually: Any) -> None:
     await admin.client.post("/api/auth/token", json={"client_id": "mallory", "client_secret": "guess-guess"})
-    events = (await admin.call("GET", "/api/audit", params={"user_id": "mallory"})).json()["items"]
+
+    async def recorded() -> Any:
+        return (await admin.call("GET", "/api/audit", params={"user_id": "mallory"})).json()["items"]
+
+    events = await eventually(recorded)
     assert [(event["action"], event["result"]) for event in events] == [("auth.token", "denied")]
     assert "guess-guess" not in str(events)
 
@@ -52,6 +57,13 @@ async def test_the_form_of_rfc_6749_gets_errors_of_rfc_6749(admin: Any) -> None:
     assert (bad.status_code, bad.json()["error"]) == (401, "invalid_client")
     assert bad.headers["www-authenticate"].startswith("Basic")
     assert bad.headers["cache-control"] == "no-store"
+
+
+async def test_of_two_authorization_headers_none_is_taken(admin: Any) -> None:
+    right = f"Basic {base64.b64encode(b'boss:' + b'b' * 43).decode()}"
+    headers = [("authorization", right), ("authorization", right)]
+    answer = await admin.client.post("/api/auth/token", data={"grant_type": "client_credentials"}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
 async def test_tokens_of_the_old_key_stay_valid_after_a_rotation(admin: Any) -> None:

@@ -10,6 +10,7 @@ from artstore.audit.denied import note_denied
 from artstore.auth.tokens import Principal, TokenVerifier
 from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import Forbidden, Unauthenticated
+from artstore.limits.gate import PRINCIPAL
 
 P = Permission
 
@@ -96,12 +97,12 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
     except Unauthenticated as error:
         await note_denied(connection, error)
         raise
+    connection.scope.setdefault("state", {})[PRINCIPAL] = principal
     await connection.app.state.limits.admit(connection, principal)
     if needed not in principal.permissions:
         refusal = Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
         await note_denied(connection, refusal, principal.client_id)
         raise refusal
-    connection.scope.setdefault("state", {})["principal"] = principal
 
 
 def bearer_token(connection: HTTPConnection) -> str:
@@ -118,4 +119,4 @@ def bearer_token(connection: HTTPConnection) -> str:
 def principal_of(connection: HTTPConnection) -> Principal:
     """The caller of an endpoint that needs a permission."""
     state: dict[str, Any] = connection.scope["state"]
-    return cast(Principal, state["principal"])
+    return cast(Principal, state[PRINCIPAL])

@@ -27,7 +27,14 @@ NEVER_LIMITED = frozenset(
 TOKEN_PATH = "/api/auth/token"
 FAILURES_PER_MINUTE = 60
 """A client whose secret has run out and that tries each second is a nuisance, not an attack."""
+FAILURES_OF_ACCOUNT = 5
+"""An account may have so many times the failures of an address: more are told to be too many, from wherever they come. Right
+logins never are, or whoever knows its name could lock an account out."""
 MAX_BLOCKED = 10_000
+PRINCIPAL = "principal"
+"""Key in the request's state: who is known by a token."""
+FAILED = "failed_login"
+"""Key in the request's state: credentials were wrong, whatever the status says."""
 STATE = "limit"
 """Key in the request's state: the Decision that the answer's headers tell."""
 
@@ -45,25 +52,30 @@ class Limits:
         self._failures = Quota(
             "failures", FAILURES_PER_MINUTE, settings.ip_block_after_failures, penalty_s=settings.ip_block_s
         )
+        self._failed_logins = Quota(
+            "logins", FAILURES_OF_ACCOUNT * FAILURES_PER_MINUTE, FAILURES_OF_ACCOUNT * settings.ip_block_after_failures
+        )
         self._own: dict[int, Quota] = {}
         self._blocked_until_s: dict[str, float] = {}
 
     async def admit(self, connection: HTTPConnection, principal: Principal) -> None:
-        """Counts a request of a known account. Raises RateLimited."""
-        await self._count("account", connection, principal.subject, principal.role, principal.rate_per_minute)
+        """Counts a request of a known account; of a module's none, since it acts for others. Raises RateLimited."""
+        if principal.role is not Role.SERVICE:
+            await self._count(connection, f"account:{principal.subject}", principal.rate_per_minute)
 
-    async def admit_login(
-        self, connection: HTTPConnection, subject: str, role: Role, rate_per_minute: int | None
-    ) -> None:
-        """Counts a login whose secret was right, apart from the account's requests. Raises RateLimited."""
-        await self._count("login", connection, subject, role, rate_per_minute)
+    async def admit_login(self, connection: HTTPConnection, subject: str, rate_per_minute: int | None) -> None:
+        """Counts a login whose secret was right, apart from the account's requests, of modules too. Raises RateLimited."""
+        await self._count(connection, f"login:{subject}", rate_per_minute)
 
-    async def _count(
-        self, what: str, connection: HTTPConnection, subject: str, role: Role, rate_per_minute: int | None
-    ) -> None:
-        if role is Role.SERVICE:
-            return
-        decision = await self.limiter.take(f"{what}:{subject}", self._quota_of(rate_per_minute))
+    async def fail_login(self, connection: HTTPConnection, client_id: str) -> None:
+        """Counts a login whose secret was wrong, for the account as well as for the address. Raises RateLimited."""
+        connection.scope.setdefault("state", {})[FAILED] = True
+        decision = await self.limiter.take(f"logins:{client_id}", self._failed_logins)
+        if not decision.allowed:
+            raise RateLimited("too many logins of this client_id fail", retry_after_s=decision.retry_after_s)
+
+    async def _count(self, connection: HTTPConnection, key: str, rate_per_minute: int | None) -> None:
+        decision = await self.limiter.take(key, self._quota_of(rate_per_minute))
         connection.scope.setdefault("state", {})[STATE] = decision
         if not decision.allowed:
             raise refusal(decision)
@@ -130,7 +142,8 @@ class Gate:
         if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
             await self._app(scope, receive, send)
             return
-        presented = b"authorization" in [name for name, _ in scope["headers"]]
+        # a login's own credentials make nobody known before they are looked at
+        presented = scope["path"] != TOKEN_PATH and b"authorization" in [name for name, _ in scope["headers"]]
         refused = await self._refused(scope, presented)
         if refused is not None:
             await problem_response(refused)(scope, receive, _with_limit(scope, send))
@@ -166,20 +179,28 @@ class _Answer:
         if self._replaced:
             return
         if message["type"] == "http.response.start":
-            status, login = message["status"], self._scope["path"] == TOKEN_PATH
-            if status == 401 and (self._presented or login):
-                decision = await self._limits.fail(self._limits.address_of(self._scope))
-                if not decision.allowed:
-                    self._replaced = True
-                    error = RateLimited(
-                        "too many failures came from this address", retry_after_s=decision.retry_after_s
-                    )
-                    await problem_response(error)(self._scope, self._receive, self._send)
-                    return
-            elif login and status == 200 and not self._presented:
-                self._limits.limiter.give_back(f"address:{self._limits.address_of(self._scope)}")
+            refused = await self._late_refusal(message["status"])
+            if refused is not None:
+                self._replaced = True
+                await problem_response(refused)(self._scope, self._receive, self._send)
+                return
             _tell(self._scope, message)
         await self._send(message)
+
+    async def _late_refusal(self, status: int) -> RateLimited | None:
+        """Counts what only the answer shows; what was done for it cost no more than the refusal."""
+        state, login = self._scope.setdefault("state", {}), self._scope["path"] == TOKEN_PATH
+        if FAILED in state or (status == 401 and (self._presented or login)):
+            decision = await self._limits.fail(self._limits.address_of(self._scope))
+            told = RateLimited("too many failures came from this address", retry_after_s=decision.retry_after_s)
+            return None if decision.allowed else told
+        if self._presented and PRINCIPAL not in state:
+            # what is shown where nobody asks for a token makes nobody known
+            decision = state[STATE] = await self._limits.meet(self._limits.address_of(self._scope))
+            return None if decision.allowed else refusal(decision)
+        if login and status == 200:
+            self._limits.limiter.give_back(f"address:{self._limits.address_of(self._scope)}")
+        return None
 
 
 def _tell(scope: Scope, message: Message) -> None:

@@ -1,0 +1,47 @@
+"""Logins are limited by account: wrong ones wherever they come from, right ones because each costs a signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+FAILURES = 5 * 5
+"""FAILURES_OF_ACCOUNT times the setting below."""
+
+
+async def log_in(client: httpx.AsyncClient, client_id: str, secret: str, address: str) -> httpx.Response:
+    given = {"client_id": client_id, "client_secret": secret}
+    return await client.post("/api/auth/token", json=given, headers={"x-forwarded-for": address})
+
+
+async def test_an_account_is_guessed_at_from_many_addresses_and_still_lets_its_owner_in(
+    admin: Any, second_admin: Any
+) -> None:
+    other = await second_admin(TRUSTED_PROXIES="127.0.0.1", IP_BLOCK_AFTER_FAILURES="5", IP_BLOCK_S="600")
+    wanted = {"client_id": "guessed-at", "role": "USER", "rate_per_minute": 60}
+    account = (await admin.call("POST", "/api/service-accounts", json=wanted)).json()
+    known, unknown = [], []
+    for number in range(FAILURES + 10):
+        known.append(await log_in(other, "guessed-at", "wrong", f"198.51.100.{number}"))
+        unknown.append(await log_in(other, "not-there", "wrong", f"198.51.100.{number}"))
+    statuses = [answer.status_code for answer in known]
+    assert FAILURES <= statuses.count(401) < FAILURES + 10
+    assert statuses[-1] == 429
+    assert int(known[-1].headers["retry-after"]) >= 1
+    assert abs(statuses.count(401) - [answer.status_code for answer in unknown].count(401)) <= 2
+    right = await log_in(other, "guessed-at", account["client_secret"], "203.0.113.200")
+    assert right.status_code == 200
+    # what is refused as too many counts as a failure of its address all the same
+    guesser = [(await log_in(other, "guessed-at", "wrong", "203.0.113.201")).status_code for _ in range(12)]
+    assert guesser.count(429) >= 4
+    assert (await log_in(other, "guessed-at", account["client_secret"], "203.0.113.201")).status_code == 429
+    await other.aclose()
+
+
+async def test_a_module_account_may_not_burn_signatures_either(admin: Any, second_admin: Any) -> None:
+    other = await second_admin(RATE_LIMIT_PER_MINUTE="6", RATE_LIMIT_BURST="5")
+    answers = [await log_in(other, "se-02", "s" * 43, "127.0.0.1") for _ in range(8)]
+    assert [answer.status_code for answer in answers].count(200) in (5, 6)
+    assert (answers[-1].status_code, answers[-1].headers["cache-control"]) == (429, "no-store")
+    await other.aclose()
