@@ -16,7 +16,7 @@ from .detach import detached
 from .down import down as stop
 from .refusal import Refused
 from .status import status as look
-from .testing import test
+from .testing import Chaos, test
 from .up import up as start
 from .verify import lines_of, verify
 
@@ -87,10 +87,12 @@ def check(
     long: Annotated[
         bool, typer.Option("--long", help="Try every fault that the short form samples: `test faults --long`.")
     ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the chaos run in tests/faults: the same seed, the same faults.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long the long chaos run lasts.")] = None,
 ) -> None:
     """Run the static checks and all tests."""
     try:
-        raise typer.Exit(test(ROOT, parts or [], long=long))
+        raise typer.Exit(test(ROOT, parts or [], long=long, chaos=Chaos(seed, minutes)))
     except Refused as error:
         raise refuse(error) from None
 

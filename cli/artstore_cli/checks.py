@@ -74,7 +74,7 @@ def _tests_together(root: Path) -> list[Check]:
     )
     path = [folder, root / "shared", root / "cli"]
     return [
-        Check(f"{TOGETHER}/{name}", TOGETHER, _pytest(name), folder, path, counted=True)
+        Check(f"{TOGETHER}/{name}", TOGETHER, [*_pytest(name), "--capture=no"], folder, path, counted=True)
         for name in found
         if name != "bench"
     ]

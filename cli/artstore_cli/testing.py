@@ -44,13 +44,26 @@ class _Started:
     since_s: float
 
 
-def test(root: Path, wanted: Sequence[str], *, long: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Chaos:
+    """What is wanted of the chaos run in tests/faults; None: a new seed, its own length."""
+
+    seed: int | None
+    minutes: float | None
+
+    def settings(self) -> dict[str, str]:
+        given = {"ARTSTORE_CHAOS_SEED": self.seed, "ARTSTORE_CHAOS_MINUTES": self.minutes}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
     """Prints each outcome, then all failures, and as the last line the sums. Returns the exit code.
 
     `long`: the proofs of the store whole, and what they counted.
     """
     if long:
         os.environ[LONG] = "long"
+    os.environ.update(chaos.settings())
     checks = plan(root, wanted)
     if not checks:
         known = sorted({check.part for check in plan(root, [])})

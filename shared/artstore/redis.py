@@ -56,6 +56,19 @@ class CountedRedis(Redis):
         self._breaker.heal()
 
 
+class _Noticing:
+    """A pooled connection that was closed from the other side is a lost one: redis-py then tries once more, on a new one.
+
+    uvloop says so with a RuntimeError, of which redis-py knows nothing.
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)  # type: ignore[misc]  # mixed into a Connection
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection was lost: {error}") from error
+
+
 @asynccontextmanager
 async def open_redis(
     settings: RedisSettings, runtime: Runtime, breakers: Breakers, *, required: bool = False
@@ -70,6 +83,7 @@ async def open_redis(
         decode_responses=True,
         retry=Retry(NoBackoff(), 1),
     )
+    pool.connection_class = type("NoticingConnection", (_Noticing, pool.connection_class), {})
     operations = Counter(
         "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
     )

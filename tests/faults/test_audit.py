@@ -12,9 +12,7 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from support.fleet import NAMES, Fleet, eventually, running_fleet
-
-from artstore.testing.services import start_postgres
+from support.fleet import Fleet, eventually, running_fleet
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_no_event_is_lost_while_postgresql_is_away_and_the_writer_dies(fleet: Fl
     assert acknowledged or deleted.status_code in (502, 503)
     for name in ("query", "ingester"):
         fleet.stop(name, signal.SIGKILL)
-    fleet.postgres = start_postgres(fleet.folder, fleet.postgres.port)
+    fleet.start_postgres()
     before = len(events_when_back(fleet, action="access.denied", service="query"))
     for name in ("query", "ingester"):
         fleet.start(name)
@@ -226,7 +224,7 @@ def sql(fleet: Fleet, statement: str) -> None:
 
 
 def test_no_secret_is_in_any_log(fleet: Fleet) -> None:
-    logs = "".join((fleet.folder / f"{name}.log").read_text(errors="replace") for name in NAMES)
+    logs = "".join((fleet.folder / f"{name}.log").read_text(errors="replace") for name in fleet.names)
     secrets = [path.read_text().strip() for path in Path(fleet.folder, "keys").glob("*.secret")]
     assert [secret for secret in secrets if secret in logs] == []
 

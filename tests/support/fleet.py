@@ -1,4 +1,5 @@
-"""A fleet with two admins, started by hand so that each process can have settings of its own, be killed and be started again."""
+"""A fleet with two admins or more of everything, started by hand so that each process can have settings of its own, be killed,
+paused and started again; PostgreSQL and Valkey too. Wired, every edge of every process passes a proxy."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
+from artstore.testing.network import Network
 from artstore.testing.services import (
     PostgresServer,
     ValkeyServer,
@@ -26,9 +28,9 @@ from artstore.testing.services import (
     temporary_folder,
 )
 
+from .layout import ADMIN, CALLERS, EDIT, MODULES, POSTGRES, REDIS, SMALL, Wiring, account_of, kind_of, wire
+
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {"admin": "admin-module", "se": "storage-element", "ingester": "ingester-module", "query": "query-module"}
-NAMES = ("admin-1", "admin-2", "se-01", "se-02", "ingester", "query")
 WAIT_S = 60
 UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "1000000", "RATE_LIMIT_BURST": "1000000", "IP_RATE_LIMIT_PER_MINUTE": "1000000",
              "IP_RATE_LIMIT_BURST": "1000000", "IP_BLOCK_AFTER_FAILURES": "1000000"}  # fmt: skip
@@ -42,19 +44,30 @@ class Fleet:
     valkey: ValkeyServer
     database: str
     settings: dict[str, str]
+    names: tuple[str, ...] = SMALL
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def url(self, name: str) -> str:
+        """Past all proxies."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
-    def start(self, name: str, *, account: str | None = None, **settings: str) -> None:
-        """A known name gets its old port. Settings given here win; an empty one takes a setting away."""
+    def front(self, name: str) -> str:
+        """Where callers reach it: in a wired fleet through a proxy."""
+        return f"http://127.0.0.1:{self._port(name, CALLERS, self.ports[name])}"
+
+    def start(self, name: str, *, account: str | None = None, skew_s: float = 0, **settings: str) -> None:
+        """A known name gets its old port. Settings given here win; an empty one takes a setting away.
+
+        `skew_s`: how far its clock goes ahead of ours.
+        """
         self.ports.setdefault(name, free_port())
-        environment = {**self._environment(name, account or name), **self.settings, **settings}
+        environment = {**self._environment(name, account or account_of(name)), **self.settings, **settings}
+        program = [str(ROOT / "tests" / "support" / "skewed.py"), str(skew_s)] if skew_s else ["-m", "app.main"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "app.main"], cwd=ROOT / MODULES[name.partition("-")[0]], stdout=log, stderr=log,
+                [sys.executable, *program], cwd=ROOT / MODULES[kind_of(name)], stdout=log, stderr=log,
                 env={key: value for key, value in environment.items() if value},
             )  # fmt: skip
 
@@ -62,6 +75,14 @@ class Fleet:
         process = self.processes.pop(name)
         process.send_signal(how)
         process.wait(30)
+
+    def start_postgres(self) -> None:
+        """Again, on its old port."""
+        self.postgres = start_postgres(self.folder, self.postgres.port)
+
+    def start_valkey(self) -> None:
+        """Again, on its old port, and empty."""
+        self.valkey = start_valkey(self.folder, self.valkey.port)
 
     def ready(self, *names: str) -> None:
         for name in names:
@@ -72,9 +93,9 @@ class Fleet:
                 raise AssertionError(f"{name} is not ready: {last}") from error
 
     def elements_are_announced(self) -> bool:
-        """Both, which an element does by itself once admin is there."""
+        """All of them, which an element does by itself once admin is there."""
         listed = self.call("GET", "admin-1", "/api/storage-elements").json().get("items", [])
-        return {element["id"] for element in listed} >= {name for name in NAMES if name.startswith("se-")}
+        return {element["id"] for element in listed} >= {name for name in self.names if kind_of(name) == "se"}
 
     def credentials(self, client_id: str) -> dict[str, str]:
         accounts = json.loads((self.folder / "keys" / "accounts.json").read_text())
@@ -109,9 +130,10 @@ class Fleet:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT / "shared"),
             "PORT": str(self.ports[name]),
-            "DATABASE_URL": self.postgres.url(self.database),
+            "DATABASE_URL": self.postgres.url(self.database, self._port(name, POSTGRES, self.postgres.port)),
             "DATABASE_POOL_SIZE": "8",
-            "REDIS_URL": self.valkey.url(),
+            "DATABASE_MAX_OVERFLOW": "4",
+            "REDIS_URL": self.valkey.url(port=self._port(name, REDIS, self.valkey.port)),
             "AUDIT_FOLDER": str(self.folder / f"{name}-audit"),
             **UNLIMITED,
         }
@@ -119,39 +141,75 @@ class Fleet:
             return {**common, "BOOTSTRAP_ACCOUNTS_FILE": str(keys / "accounts.json"),
                     "KEY_ENCRYPTION_KEY_FILE": str(keys / "key-encryption-key"),
                     "SECRET_HASH_KEY_FILE": str(keys / "secret-hash-key")}  # fmt: skip
-        client = {**common, "ADMIN_URL": self.url("admin-2" if account == "query" else "admin-1"),
+        admin = self.ports["admin-2" if account == "query" else "admin-1"]
+        client = {**common, "ADMIN_URL": f"http://127.0.0.1:{self._port(name, ADMIN, admin)}",
                   "SERVICE_CLIENT_ID": account, "SERVICE_CLIENT_SECRET_FILE": str(keys / f"{account}.secret"),
                   "JWKS_FILE": str(self.folder / f"{name}-jwks.json")}  # fmt: skip
-        if not name.startswith("se-"):
-            return client
-        mode = "edit" if name == "se-01" else "rw"
+        if kind_of(name) != "se":
+            kept = {"DISCOVERY_FILE": str(self.folder / f"{name}-elements.json")} if self.wiring else {}
+            return {**client, **kept}
+        mode = "edit" if name in EDIT else "rw"
         return {**client, "STORAGE_ELEMENT_ID": name, "STORAGE_MODE": mode, "STORAGE_BACKEND": "local",
-                "STORAGE_ROOT": str(self.folder / name), "ELEMENT_URL": self.url(name)}  # fmt: skip
+                "STORAGE_ROOT": str(self.folder / name), "ELEMENT_URL": self.front(name)}  # fmt: skip
+
+    def _port(self, name: str, edge: str, direct: int) -> int:
+        """The edge's proxy where there is one; a process that came later has none."""
+        known = self.wiring is not None and (name, edge) in self.wiring.proxies
+        return self.wiring.port(name, edge) if self.wiring is not None and known else direct
 
 
 @contextmanager
-def running_fleet(**settings: str) -> Iterator[Fleet]:
-    """All of it ready; `settings` go to every process that knows them."""
-    with temporary_folder("artstore-fleet-") as folder:
+def running_fleet(
+    names: tuple[str, ...] = SMALL, network: Network | None = None, **settings: str
+) -> Iterator[Fleet]:
+    """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
+    with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
         postgres, valkey = start_postgres(folder), start_valkey(folder)
-        fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), settings)
+        fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), settings, names)
+        stopped_last.callback(lambda: fleet.postgres.discard())
+        stopped_last.callback(lambda: fleet.valkey.stop())
         subprocess.run([sys.executable, ROOT / "keys" / "generate.py", folder / "keys"], check=True)
+        add_accounts(fleet)
+        make_database(fleet)
+        fleet.ports |= {name: free_port() for name in names}
+        if network is not None:
+            fleet.wiring = wire(network, names, fleet.ports, postgres.port, valkey.port)
         try:
-            make_database(fleet)
-            for name in NAMES:
-                fleet.ports[name] = free_port()
-            for name in NAMES:
+            for name in names:
                 fleet.start(name)
-            fleet.ready(*NAMES)
+            fleet.ready(*names)
             eventually(fleet.elements_are_announced)
             yield fleet
         finally:
-            for name in list(fleet.processes):
-                fleet.processes[name].terminate()
-            for process in fleet.processes.values():
-                process.wait(30)
-            fleet.valkey.stop()
-            fleet.postgres.stop()
+            end_all(fleet)
+
+
+def end_all(fleet: Fleet) -> None:
+    """Also those that were paused."""
+    for process in fleet.processes.values():
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+    for process in fleet.processes.values():
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def add_accounts(fleet: Fleet) -> None:
+    """For elements that the generator of keys does not know."""
+    path = fleet.folder / "keys" / "accounts.json"
+    accounts = json.loads(path.read_text())
+    known = {account["client_id"] for account in accounts}
+    for name in fleet.names:
+        if kind_of(name) == "se" and name not in known:
+            secret = secrets.token_urlsafe(32)
+            accounts.append({"client_id": name, "client_secret": secret, "role": "SERVICE", "permissions": ["elements:report"]})
+            file = fleet.folder / "keys" / f"{name}.secret"
+            file.touch(mode=0o600)
+            file.write_text(secret)
+    path.write_text(json.dumps(accounts))
 
 
 def make_database(fleet: Fleet) -> None:

@@ -76,9 +76,9 @@ class PostgresServer:
     port: int
     process: subprocess.Popen[bytes]
 
-    def url(self, database: str) -> str:
-        """For SQLAlchemy."""
-        return f"postgresql+asyncpg://postgres@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, port: int | None = None) -> str:
+        """For SQLAlchemy. `port`: of a proxy that stands before the server."""
+        return f"postgresql+asyncpg://postgres@127.0.0.1:{port or self.port}/{database}"
 
     async def new_database(self) -> str:
         """The name of a fresh, empty database."""
@@ -103,8 +103,17 @@ class ValkeyServer:
     port: int
     process: subprocess.Popen[bytes]
 
-    def url(self, database: int = 0) -> str:
-        return f"redis://127.0.0.1:{self.port}/{database}"
+    def url(self, database: int = 0, port: int | None = None) -> str:
+        """`port`: of a proxy that stands before the server."""
+        return f"redis://127.0.0.1:{port or self.port}/{database}"
+
+    def flush(self) -> None:
+        """Forget everything (FLUSHALL)."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=START_TIMEOUT_S) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            answer = connection.recv(64)
+        if not answer.startswith(b"+OK"):
+            raise RuntimeError(f"Valkey did not flush: {answer!r}")
 
     def stop(self) -> None:
         _end(self.process, signal.SIGTERM)

@@ -1,0 +1,192 @@
+"""A network whose faults are switched while it runs: TCP proxies with delay, slices, black holes, resets and refusals.
+
+A `Network` has a thread and an event loop of its own, so tests that block do not hold up the bytes. Its surprise: a black
+hole delays and does not lose, as TCP does, so what was sent into one arrives when it ends, however late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+CHUNK_BYTES = 256 << 10
+SLICE_PAUSE_S = 0.001
+CONNECT_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 10.0
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time to linger: the close is an RST, not a FIN."""
+
+T = TypeVar("T")
+Target = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What happens to the bytes that go one way."""
+
+    delay_s: float = 0.0
+    slice_bytes: int = 0
+    """Each read is passed on in pieces of at most this size, each a segment by itself; 0: as it came."""
+    blackhole: bool = False
+    """Nothing passes and nobody is told."""
+
+
+CLEAR = Way()
+
+
+class Proxy:
+    """One edge of one process. `up` goes to the target, `down` comes from it. Methods may be called from any thread."""
+
+    def __init__(self, network: Network, targets: Sequence[Target], chance: random.Random) -> None:
+        self._network, self._targets, self._chance = network, tuple(targets), chance
+        self._up, self._down, self._refusing = CLEAR, CLEAR, False
+        self._changed = asyncio.Event()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server
+        self.port = 0
+        self.connections = 0
+
+    def fault(self, *, up: Way = CLEAR, down: Way = CLEAR, refuse: bool = False) -> None:
+        """From now on, for open connections too. `refuse` resets those and every new one; what was set before is over."""
+        self._network.call(self._set(up, down, refuse))
+
+    def heal(self) -> None:
+        self.fault()
+
+    def reset(self) -> None:
+        """Reset every open connection once."""
+        self._network.call(self._reset())
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=CHUNK_BYTES)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        self._server.close()
+        await self._reset()
+
+    async def _set(self, up: Way, down: Way, refuse: bool) -> None:
+        self._up, self._down, self._refusing = up, down, refuse
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        if refuse:
+            await self._reset()
+
+    async def _reset(self) -> None:
+        for writer in list(self._open):
+            _abort(writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        ends = [writer]
+        self._open.add(writer)
+        try:
+            if self._refusing:
+                raise ConnectionRefusedError
+            from_target, to_target = await self._connect()
+            ends.append(to_target)
+            self._open.add(to_target)
+            for end in ends:
+                end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass_on(reader, to_target, lambda: self._up))
+                both.create_task(self._pass_on(from_target, writer, lambda: self._down))
+        except* OSError:
+            for end in ends:
+                _abort(end)
+        finally:
+            for end in ends:
+                self._open.discard(end)
+                end.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Any of the targets: the others when the first one refuses, as a balancer in front of them does."""
+        order = self._chance.sample(self._targets, len(self._targets))
+        for host, port in order[:-1]:
+            try:
+                return await self._connect_to(host, port)
+            except OSError:
+                continue
+        return await self._connect_to(*order[-1])
+
+    async def _connect_to(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            return await asyncio.open_connection(host, port, limit=CHUNK_BYTES)
+
+    async def _pass_on(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, way: Callable[[], Way]
+    ) -> None:
+        while chunk := await source.read(CHUNK_BYTES):
+            if delay_s := way().delay_s:
+                await asyncio.sleep(delay_s)
+            await self._passable(way)
+            size = way().slice_bytes or len(chunk)
+            for start in range(0, len(chunk), size):
+                target.write(chunk[start : start + size])
+                await target.drain()
+                if size < len(chunk):
+                    await asyncio.sleep(SLICE_PAUSE_S)
+                    await self._passable(way)
+        await self._passable(way)
+        target.write_eof()
+
+    async def _passable(self, way: Callable[[], Way]) -> None:
+        while way().blackhole:
+            await self._changed.wait()
+
+
+class Network:
+    """All proxies of a test; closing it closes them. `seed` decides which of several targets a connection goes to."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._chance = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
+        self._proxies: list[Proxy] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CALL_TIMEOUT_S)
+        self._loop.close()
+
+    def proxy(self, *targets: Target) -> Proxy:
+        """Listens on a free port of 127.0.0.1 from now on; the targets need not be there yet."""
+        made = Proxy(self, targets, self._chance)
+        self.call(made.open())
+        self._proxies.append(made)
+        return made
+
+    def heal(self) -> None:
+        for proxy in self._proxies:
+            proxy.heal()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(CALL_TIMEOUT_S)
+
+    async def _close(self) -> None:
+        for proxy in self._proxies:
+            await proxy.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()

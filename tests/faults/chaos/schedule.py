@@ -1,0 +1,140 @@
+"""What strikes whom and when: one pure decision from a seed. The same seed, length and fleet give the same schedule.
+
+Kinds are drawn like cards, so that a short run has seen every one. No two strikes hold the same process or server at a time.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from support.layout import edges_of, kind_of
+
+HOUR_S = 3600.0
+
+
+class Kind(enum.StrEnum):
+    DELAY = "delay"
+    """An edge answers late."""
+    SLICE = "slice"
+    """An edge passes its bytes in small pieces."""
+    BLACKHOLE = "blackhole"
+    """An edge passes nothing, one way or both, and says nothing."""
+    RESET = "reset"
+    """An edge resets what is open."""
+    REFUSE = "refuse"
+    """An edge resets whatever comes."""
+    KILL = "kill"
+    """kill -9, and a start some time later."""
+    RESTART = "restart"
+    """SIGTERM, and a start right after."""
+    PAUSE = "pause"
+    """SIGSTOP, SIGCONT some time later."""
+    SKEW = "skew"
+    """The clock of one process is wrong by an hour."""
+    FLUSH = "flush"
+    """FLUSHALL."""
+    REDIS = "redis"
+    """Redis stops, and comes back empty."""
+    POSTGRES = "postgres"
+    """PostgreSQL crashes (immediate shutdown), and comes back."""
+
+
+EDGES = frozenset({Kind.DELAY, Kind.SLICE, Kind.BLACKHOLE, Kind.RESET, Kind.REFUSE})
+PROCESSES = frozenset({Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.SKEW})
+SERVERS = {Kind.FLUSH: "redis", Kind.REDIS: "redis", Kind.POSTGRES: "postgres"}
+MOMENTARY = frozenset({Kind.RESET, Kind.FLUSH, Kind.RESTART})
+"""These have no length."""
+LASTS_S = {
+    **dict.fromkeys(Kind, (1.0, 6.0)),
+    Kind.KILL: (0.2, 4.0),
+    Kind.REDIS: (0.5, 5.0),
+    Kind.POSTGRES: (0.2, 3.0),
+    Kind.SKEW: (4.0, 8.0),
+}
+GAP_S = (0.3, 2.0)
+"""From the beginning of one strike to that of the next."""
+REST_S = 4.0
+"""A process that was down has this long to come back before it is struck again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """`target` is a process, "process>edge", "redis" or "postgres". `how` has what the kind needs to know besides."""
+
+    at_s: float
+    kind: Kind
+    target: str
+    lasts_s: float
+    how: str = ""
+
+    @property
+    def until_s(self) -> float:
+        return self.at_s + self.lasts_s
+
+    @property
+    def process(self) -> str:
+        return self.target.partition(">")[0]
+
+    @property
+    def edge(self) -> str:
+        return self.target.partition(">")[2]
+
+    def __str__(self) -> str:
+        lasting = f" for {self.lasts_s:.1f} s" if self.lasts_s else ""
+        return f"{self.at_s:6.1f} s  {self.kind.value:<9} {self.target}{f' ({self.how})' if self.how else ''}{lasting}"
+
+
+def schedule(seed: int, length_s: float, names: Sequence[str]) -> list[Strike]:
+    """Strikes in the order of their beginnings; all have ended when `length_s` is over."""
+    chance = random.Random(seed)
+    strikes: list[Strike] = []
+    deck: list[Kind] = []
+    now_s = chance.uniform(*GAP_S)
+    while now_s < length_s:
+        if not deck:
+            deck = list(Kind)
+            chance.shuffle(deck)
+        struck = _strike(chance, now_s, deck.pop(), length_s, names)
+        if not any(_collide(struck, other) for other in strikes):
+            strikes.append(struck)
+        now_s += chance.uniform(*GAP_S)
+    return strikes
+
+
+def _strike(chance: random.Random, at_s: float, kind: Kind, length_s: float, names: Sequence[str]) -> Strike:
+    lasts_s = 0.0 if kind in MOMENTARY else min(chance.uniform(*LASTS_S[kind]), length_s - at_s)
+    return Strike(round(at_s, 2), kind, _target(chance, kind, names), round(lasts_s, 2), _how(chance, kind))
+
+
+def _target(chance: random.Random, kind: Kind, names: Sequence[str]) -> str:
+    if kind in SERVERS:
+        return SERVERS[kind]
+    # by module first: four elements are not four times as likely to be struck as two admins
+    module = chance.choice(sorted({kind_of(name) for name in names}))
+    name = chance.choice([name for name in names if kind_of(name) == module])
+    return f"{name}>{chance.choice(edges_of(name))}" if kind in EDGES else name
+
+
+def _how(chance: random.Random, kind: Kind) -> str:
+    match kind:
+        case Kind.DELAY:
+            return f"{chance.choice((0.02, 0.2, 0.8, 3.0))}"
+        case Kind.SLICE:
+            return f"{chance.choice((1, 13, 512))}"
+        case Kind.BLACKHOLE:
+            return chance.choice(("up", "down", "both"))
+        case Kind.SKEW:
+            return f"{chance.choice((-HOUR_S, HOUR_S)):+.0f}"
+        case _:
+            return ""
+
+
+def _collide(one: Strike, other: Strike) -> bool:
+    """Edges of one process may be struck together, but not one edge twice; a process is not struck while it is down."""
+    if one.process != other.process or (one.edge and other.edge and one.edge != other.edge):
+        return False
+    rest_s = 0.0 if one.edge and other.edge else REST_S
+    return one.at_s < other.until_s + rest_s and other.at_s < one.until_s + rest_s

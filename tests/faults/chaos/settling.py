@@ -1,0 +1,82 @@
+"""The end of the weather: everything heals, and then must come to rest by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+from support.fleet import Fleet
+from support.layout import kind_of
+
+RESTING_GAUGES = ("wal_open_intents", "element_unconfirmed_files", "element_unsettled_files", "element_owed_files")
+"""Metrics of an element that are 0 when nothing is half-done."""
+LOOK_EVERY_S = 0.5
+UNFINISHED = {
+    "open sagas": "SELECT count(*) FROM sagas WHERE due_at IS NOT NULL OR state IN ('begun', 'queued', 'compensating')",
+    "pending rows": "SELECT count(*) FROM files WHERE state = 'pending'",
+    "outbox": "SELECT count(*) FROM outbox",
+}
+
+
+@dataclass(slots=True)
+class Settled:
+    """`waited_s` until everything rested; `last` is what was not at rest a look before, `restless` what never was."""
+
+    waited_s: float
+    last: dict[str, Any]
+    restless: dict[str, Any]
+
+
+async def settle(fleet: Fleet, patience_s: float) -> Settled:
+    began_s, last = time.monotonic(), dict[str, Any]()
+    while True:
+        restless = await _restless(fleet)
+        waited_s = time.monotonic() - began_s
+        if not restless or waited_s > patience_s:
+            return Settled(waited_s, last, restless)
+        last = restless
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _restless(fleet: Fleet) -> dict[str, Any]:
+    async with httpx.AsyncClient(timeout=5) as client:
+        not_ready = {name: await _readiness(client, fleet.url(name)) for name in fleet.names}
+        restless: dict[str, Any] = {name: why for name, why in not_ready.items() if why}
+        if restless:
+            return restless
+        for name in fleet.names:
+            if kind_of(name) == "se":
+                gauges = gauges_of((await client.get(f"{fleet.url(name)}/metrics")).text)
+                restless |= {f"{name} {gauge}": gauges[gauge] for gauge in RESTING_GAUGES if gauges[gauge]}
+    for what, question in UNFINISHED.items():
+        number = (await rows(fleet, question))[0][0]
+        if number:
+            restless[what] = number
+    return restless
+
+
+async def _readiness(client: httpx.AsyncClient, url: str) -> str:
+    """Why it is not ready; empty when it is."""
+    try:
+        answer = await client.get(f"{url}/health/ready")
+    except httpx.HTTPError as error:
+        return type(error).__name__
+    return "" if answer.status_code == 200 else answer.text
+
+
+def gauges_of(metrics: str) -> dict[str, float]:
+    """Those without labels."""
+    lines = [line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#") and "{" not in line]
+    return {name: float(value) for name, value in lines}
+
+
+async def rows(fleet: Fleet, question: str) -> list[Any]:
+    connection = await asyncpg.connect(fleet.postgres.url(fleet.database).replace("+asyncpg", ""), timeout=10)
+    try:
+        return list(await connection.fetch(question))
+    finally:
+        await connection.close()

@@ -1,0 +1,132 @@
+"""Carries the strikes out, ends each of them, and remembers when which was in force: what excuses an answer that is not given."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from support.fleet import Fleet
+
+from artstore.testing.network import Proxy, Way
+
+from .schedule import EDGES, Kind, Strike
+
+AFTERMATH_S = 4.0
+"""A process that is started again, or an edge whose connections were reset, disturbs its callers for this long at most."""
+
+
+@dataclass(slots=True)
+class Struck:
+    """`ended_s` is None while it lasts."""
+
+    strike: Strike
+    began_s: float
+    ended_s: float | None = None
+
+
+@dataclass(slots=True)
+class Weather:
+    """Times are seconds since the run began."""
+
+    fleet: Fleet
+    began_s: float = field(default_factory=time.monotonic)
+    log: list[Struck] = field(default_factory=list)
+    died: list[str] = field(default_factory=list)
+    """Processes that were found dead and that nobody had killed."""
+
+    @property
+    def now_s(self) -> float:
+        return time.monotonic() - self.began_s
+
+    async def run(self, strikes: Iterable[Strike]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for strike in strikes:
+                group.create_task(self._strike(strike))
+
+    def struck(
+        self, since_s: float, until_s: float, *, targets: Iterable[str] = (), kinds: Iterable[Kind] = (),
+        aftermath_s: float = AFTERMATH_S,
+    ) -> list[Strike]:  # fmt: skip
+        """Strikes of these kinds, or on these targets (a process without an edge means any of it), in force meanwhile."""
+        wanted, of_kind = set(targets), set(kinds)
+        return [
+            struck.strike
+            for struck in self.log
+            if (struck.strike.target in wanted or struck.strike.process in wanted or struck.strike.kind in of_kind)
+            and struck.began_s <= until_s
+            and (struck.ended_s is None or struck.ended_s + aftermath_s >= since_s)
+        ]
+
+    def dead(self) -> list[str]:
+        """What ended and was not ended by a strike."""
+        gone = {name: process.returncode for name, process in self.fleet.processes.items() if process.poll() is not None}
+        return [*self.died, *(f"{name} has ended by itself with {code}" for name, code in gone.items())]
+
+    async def _strike(self, strike: Strike) -> None:
+        await asyncio.sleep(max(0.0, strike.at_s - self.now_s))
+        struck = Struck(strike, self.now_s)
+        self.log.append(struck)
+        async with AsyncExitStack() as ending:
+            if strike.kind in EDGES:
+                self._edge(strike, ending)
+            else:
+                await self._process_or_server(strike, ending)
+            await asyncio.sleep(strike.lasts_s)
+        struck.ended_s = self.now_s
+
+    def _edge(self, strike: Strike, ending: AsyncExitStack) -> None:
+        assert self.fleet.wiring is not None
+        proxy: Proxy = self.fleet.wiring.proxies[strike.process, strike.edge]
+        ending.callback(proxy.heal)
+        match strike.kind:
+            case Kind.DELAY:
+                way = Way(delay_s=float(strike.how))
+                proxy.fault(up=way, down=way)
+            case Kind.SLICE:
+                way = Way(slice_bytes=int(strike.how))
+                proxy.fault(up=way, down=way)
+            case Kind.BLACKHOLE:
+                way = Way(blackhole=True)
+                proxy.fault(**{name: way for name in ("up", "down") if strike.how in (name, "both")})
+            case Kind.RESET:
+                proxy.reset()
+            case _:
+                proxy.fault(refuse=True)
+
+    async def _process_or_server(self, strike: Strike, ending: AsyncExitStack) -> None:
+        fleet, name = self.fleet, strike.target
+        match strike.kind:
+            case Kind.PAUSE:
+                fleet.processes[name].send_signal(signal.SIGSTOP)
+                ending.callback(fleet.processes[name].send_signal, signal.SIGCONT)
+            case Kind.KILL:
+                await self._stop(name, signal.SIGKILL)
+                ending.callback(fleet.start, name)
+            case Kind.RESTART:
+                await self._stop(name)
+                fleet.start(name)
+            case Kind.SKEW:
+                await self._stop(name)
+                fleet.start(name, skew_s=float(strike.how))
+                ending.push_async_callback(self._set_right, name)
+            case Kind.FLUSH:
+                await asyncio.to_thread(fleet.valkey.flush)
+            case Kind.REDIS:
+                await asyncio.to_thread(fleet.valkey.stop)
+                ending.push_async_callback(asyncio.to_thread, fleet.start_valkey)
+            case _:
+                await asyncio.to_thread(fleet.postgres.discard)
+                ending.push_async_callback(asyncio.to_thread, fleet.start_postgres)
+
+    async def _set_right(self, name: str) -> None:
+        await self._stop(name)
+        self.fleet.start(name)
+
+    async def _stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.fleet.processes[name].poll() is not None:
+            self.died.append(f"{name} had ended by itself with {self.fleet.processes[name].returncode}")
+        await asyncio.to_thread(self.fleet.stop, name, how)
