@@ -87,25 +87,27 @@ class Database:
             raise ConnectionError(f"the schema is at {revision}, {SCHEMA_REVISION} is needed")
 
 
+_AWAY = (
+    OSError,  # refused, reset, and TimeoutError of a command
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,  # it starts, recovers or stops
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+)
+
+
 def is_away(error: BaseException) -> bool:
-    """Whether the error says that PostgreSQL is not there, rather than that it refused the statement."""
+    """Whether the error says that PostgreSQL is not there, rather than that it refused the statement.
+
+    Where a connection is made asyncpg's errors come as they are or wrapped by SQLAlchemy, which knows few of them.
+    """
     if isinstance(error, sqlalchemy.exc.DBAPIError):
-        return bool(error.connection_invalidated) or isinstance(
-            error.orig.__cause__ if error.orig else None,
-            asyncpg.PostgresConnectionError
-            | OSError
-            | asyncpg.UndefinedTableError,  # there, but without the schema: that comes with admin
-        )
-    return isinstance(
-        error,
-        OSError  # refused, reset, and TimeoutError of a command
-        | sqlalchemy.exc.TimeoutError  # no connection came free in the pool
-        | asyncpg.PostgresConnectionError
-        | asyncpg.CannotConnectNowError
-        | asyncpg.AdminShutdownError
-        | asyncpg.TooManyConnectionsError
-        | asyncpg.InterfaceError,
-    )
+        cause = error.orig.__cause__ if error.orig else None
+        # a table that is not there: PostgreSQL is, but without the schema, and that comes with admin
+        return bool(error.connection_invalidated) or isinstance(cause, (*_AWAY, asyncpg.UndefinedTableError))
+    return isinstance(error, (*_AWAY, sqlalchemy.exc.TimeoutError))  # the last: no connection came free in the pool
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,7 +88,7 @@ class Fleet:
     def ready(self, *names: str) -> None:
         for name in names:
             try:
-                eventually(lambda name=name: answers(f"{self.url(name)}/health/ready"))
+                eventually(partial(answers, f"{self.url(name)}/health/ready"))
             except AssertionError as error:
                 last = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
                 raise AssertionError(f"{name} is not ready: {last}") from error
@@ -159,9 +160,7 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(
-    names: tuple[str, ...] = SMALL, network: Network | None = None, **settings: str
-) -> Iterator[Fleet]:
+def running_fleet(names: tuple[str, ...] = SMALL, network: Network | None = None, **settings: str) -> Iterator[Fleet]:
     """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
     with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
         postgres, valkey = start_postgres(folder), start_valkey(folder)
@@ -205,7 +204,9 @@ def add_accounts(fleet: Fleet) -> None:
     for name in fleet.names:
         if kind_of(name) == "se" and name not in known:
             secret = secrets.token_urlsafe(32)
-            accounts.append({"client_id": name, "client_secret": secret, "role": "SERVICE", "permissions": ["elements:report"]})
+            accounts.append(
+                {"client_id": name, "client_secret": secret, "role": "SERVICE", "permissions": ["elements:report"]}
+            )
             file = fleet.folder / "keys" / f"{name}.secret"
             file.touch(mode=0o600)
             file.write_text(secret)

@@ -56,6 +56,7 @@ def wire(network: Network, names: tuple[str, ...], ports: dict[str, int], postgr
 
     def targets(name: str, edge: str) -> list[Target]:
         admins = [(host, ports[admin]) for admin in admins_of(names)]
-        return {POSTGRES: [(host, postgres)], REDIS: [(host, redis)], ADMIN: admins, CALLERS: [(host, ports[name])]}[edge]
+        at = {POSTGRES: [(host, postgres)], REDIS: [(host, redis)], ADMIN: admins, CALLERS: [(host, ports[name])]}
+        return at[edge]
 
     return Wiring({(name, edge): network.proxy(*targets(name, edge)) for name in names for edge in edges_of(name)})

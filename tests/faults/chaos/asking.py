@@ -89,7 +89,11 @@ class Caller:
         answer = await self._send(instance, "POST", "/api/auth/token", json=wanted)
         self._judge("token", "POST /api/auth/token", answer)
         if answer.status != 200:
-            return answer if answer.status in REFUSALS else Answer(0, {}, b"", "", instance, answer.began_s, answer.ended_s)
+            return (
+                answer
+                if answer.status in REFUSALS
+                else Answer(0, {}, b"", "", instance, answer.began_s, answer.ended_s)
+            )
         self._token = str(answer.json["access_token"])
         return None
 
@@ -116,7 +120,9 @@ class Caller:
         self.findings.counts[f"{what} {answer.status or 'unanswered'}"] += 1
         touched = self.weather.struck(answer.began_s, answer.ended_s, targets=[answer.instance])
         hindered = [
-            strike for strike in touched if strike.edge == "callers" or strike.kind in (Kind.PAUSE, Kind.KILL, Kind.SKEW)
+            strike
+            for strike in touched
+            if strike.edge == "callers" or strike.kind in (Kind.PAUSE, Kind.KILL, Kind.SKEW)
         ]
         if took_s > PROMPT_S[what] and not hindered:
             self.findings.add(answer.ended_s, f"took {took_s:.1f} s: {said}")
@@ -138,6 +144,4 @@ class Caller:
             self.findings.add(answer.ended_s, f"a problem document that says something else: {said}")
 
     def _skewed(self, answer: Answer) -> bool:
-        return bool(
-            self.weather.struck(answer.began_s, answer.ended_s, kinds=[Kind.SKEW], aftermath_s=SKEW_MEMORY_S)
-        )
+        return bool(self.weather.struck(answer.began_s, answer.ended_s, kinds=[Kind.SKEW], aftermath_s=SKEW_MEMORY_S))

@@ -1,4 +1,4 @@
-"""A client of the run: uploads, changes, deletes, reads and searches its own files, and holds every answer against their history."""
+"""A client: uploads, changes, deletes, reads and searches its own files, and holds each answer against their history."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ class Client:
         path = "/api/files/upload"
         if not as_form:
             headers = {"content-type": "application/octet-stream"}
-            return await self._caller.ask("upload", "POST", "ingester", path, params=fields, data=content, headers=headers)
+            return await self._caller.ask(
+                "upload", "POST", "ingester", path, params=fields, data=content, headers=headers
+            )
         form = aiohttp.FormData()
         for name, value in fields.items():
             if name != "filename":
@@ -97,7 +99,9 @@ class Client:
     async def replace(self) -> None:
         content = self._chance.randbytes(self._chance.choice((100, SMALL_BYTES, 70_000, 1 << 20)))
         effect = replaced(hashlib.sha256(content).hexdigest())
-        await self._change("PUT", "/content", effect, data=content, headers={"content-type": "application/octet-stream"})
+        await self._change(
+            "PUT", "/content", effect, data=content, headers={"content-type": "application/octet-stream"}
+        )
 
     async def delete(self) -> None:
         await self._change("DELETE", "", deleted, conditional=self._chance.random() < 0.7, headers={})
@@ -114,10 +118,11 @@ class Client:
         path = f"/api/files/{history.file_id}{below}"
         answer = await self._caller.ask("change", method, "ingester", path, headers=headers | condition, **body)
         if answer.status in (200, 204):
-            self._changed(history, answer, [effect(state) for state in history.alive if state.revision == revision or not conditional])
+            before = [state for state in history.alive if state.revision == revision or not conditional]
+            self._changed(history, answer, [effect(state) for state in before])
         elif answer.status in (0, 408, *REFUSALS):
             history.doubt(effect, revision if conditional else None)
-        elif answer.status == 412 and history.possible != {state for state in history.alive if state.revision == revision}:
+        elif answer.status == 412 and history.may_have_left(revision):
             history.exclude(revision)
         elif answer.status == 404 and None in history.possible:
             history.acknowledge(None, self._caller.weather.now_s)
@@ -220,7 +225,9 @@ class Client:
         return f"{self.name}-{self._number}"
 
     def _found(self, answer: Answer, what: str) -> None:
-        headers = {name: answer.headers[name] for name in answer.headers if name.startswith(("x-artstore", "x-request"))}
+        headers = {
+            name: answer.headers[name] for name in answer.headers if name.startswith(("x-artstore", "x-request"))
+        }
         self._caller.findings.add(
             answer.ended_s, f"{what}: {answer.instance} answered {answer.status} {headers} {answer.body[:300]!r}"
         )

@@ -51,7 +51,9 @@ class History:
     @property
     def alive(self) -> list[State]:
         """What it may be if it is there, in a fixed order."""
-        return sorted((state for state in self.possible if state is not None), key=lambda one: (one.revision, one.label))
+        return sorted(
+            (state for state in self.possible if state is not None), key=lambda one: (one.revision, one.label)
+        )
 
     def acknowledge(self, state: State | None, now_s: float) -> None:
         """A change was answered, and this is what the file is by it."""
@@ -65,6 +67,10 @@ class History:
         """A change was not answered, or with an error that does not say what became of it."""
         self.pending.append(Pending(effect, if_revision))
         self._close()
+
+    def may_have_left(self, revision: int) -> bool:
+        """Whether it may be at another revision, or gone."""
+        return any(state is None or state.revision != revision for state in self.possible)
 
     def exclude(self, revision: int) -> None:
         """A change was refused because this is not its revision; revisions only grow, so it never will be again."""

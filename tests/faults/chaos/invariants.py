@@ -38,7 +38,7 @@ async def check(fleet: Fleet, clients: Sequence[Client], token: str, findings: F
 
 
 def _disks(fleet: Fleet, findings: Findings, now_s: float) -> dict[str, dict[str, Any]]:
-    """attr.json of every file by its id. Each parses, has its bytes beside it, and they have its hash; nothing else lies there."""
+    """attr.json of every file by its id. Each parses, and the bytes beside it have its hash; nothing else lies there."""
     found: dict[str, dict[str, Any]] = {}
     for name in fleet.names:
         if kind_of(name) != "se":
@@ -50,7 +50,9 @@ def _disks(fleet: Fleet, findings: Findings, now_s: float) -> dict[str, dict[str
 
 
 def _leftovers(root: Path) -> list[str]:
-    return [f"left: {path}" for folder in ("tmp", "quarantine") for path in (root / folder).glob("**/*") if path.is_file()]
+    return [
+        f"left: {path}" for folder in ("tmp", "quarantine") for path in (root / folder).glob("**/*") if path.is_file()
+    ]
 
 
 def _read_files(root: Path, found: dict[str, dict[str, Any]]) -> list[str]:
@@ -66,7 +68,10 @@ def _read_files(root: Path, found: dict[str, dict[str, Any]]) -> list[str]:
         except (ValueError, OSError) as error:
             problems.append(f"{path.name}: {error}")
             continue
-        if (len(content), f"sha256:{hashlib.sha256(content).hexdigest()}") != (record["size_bytes"], record["checksum"]):
+        if (len(content), f"sha256:{hashlib.sha256(content).hexdigest()}") != (
+            record["size_bytes"],
+            record["checksum"],
+        ):
             problems.append(f"{file_id} has other bytes than its attr.json says")
         if file_id in found:
             problems.append(f"{file_id} lies on two elements")
@@ -160,6 +165,10 @@ async def _audit(fleet: Fleet, clients: Sequence[Client], token: str) -> list[st
     if answer.status_code != 200:
         return [f"audit cannot be verified: {answer.status_code} {answer.text[:300]}"]
     problems = [f"audit: {finding}" for finding in answer.json()["findings"]]
-    written = {row["resource"] for row in await rows(fleet, "SELECT resource FROM audit_events WHERE action = 'file.delete'")}
+    written = {
+        row["resource"] for row in await rows(fleet, "SELECT resource FROM audit_events WHERE action = 'file.delete'")
+    }
     deleted = {file_id for one in clients for file_id in one.deleted}
-    return problems + [f"nobody wrote of the delete of {file_id}" for file_id in deleted if f"files/{file_id}" not in written]
+    return problems + [
+        f"nobody wrote of the delete of {file_id}" for file_id in deleted if f"files/{file_id}" not in written
+    ]

@@ -57,7 +57,9 @@ class Report:
         lines = [
             f"seed {self.seed}: started in {self.started_s:.0f} s, {self.length_s:.0f} s of chaos, at rest after "
             f"{self.settled.waited_s:.1f} s (the last: {self.settled.last}), {self.took_s:.0f} s in all",
-            f"faults: {len(self.strikes)} (" + ", ".join(f"{kind} {number}" for kind, number in sorted(struck.items())) + ")",
+            f"faults: {len(self.strikes)} ("
+            + ", ".join(f"{kind} {number}" for kind, number in sorted(struck.items()))
+            + ")",
             f"files: {self.files} acknowledged, {self.untold} uploads without an acknowledgement",
             "answers: " + ", ".join(f"{what}: {number}" for what, number in sorted(self.findings.counts.items())),
             f"findings: {len(self.findings.found)}",

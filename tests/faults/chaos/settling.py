@@ -70,7 +70,9 @@ async def _readiness(client: httpx.AsyncClient, url: str) -> str:
 
 def gauges_of(metrics: str) -> dict[str, float]:
     """Those without labels."""
-    lines = [line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#") and "{" not in line]
+    lines = [
+        line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#") and "{" not in line
+    ]
     return {name: float(value) for name, value in lines}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from support.fleet import Fleet
 
-from artstore.testing.network import Proxy, Way
+from artstore.testing.network import CLEAR, Proxy, Way
 
 from .schedule import EDGES, Kind, Strike
 
@@ -63,7 +63,9 @@ class Weather:
 
     def dead(self) -> list[str]:
         """What ended and was not ended by a strike."""
-        gone = {name: process.returncode for name, process in self.fleet.processes.items() if process.poll() is not None}
+        gone = {
+            name: process.returncode for name, process in self.fleet.processes.items() if process.poll() is not None
+        }
         return [*self.died, *(f"{name} has ended by itself with {code}" for name, code in gone.items())]
 
     async def _strike(self, strike: Strike) -> None:
@@ -90,8 +92,8 @@ class Weather:
                 way = Way(slice_bytes=int(strike.how))
                 proxy.fault(up=way, down=way)
             case Kind.BLACKHOLE:
-                way = Way(blackhole=True)
-                proxy.fault(**{name: way for name in ("up", "down") if strike.how in (name, "both")})
+                hole = Way(blackhole=True)
+                proxy.fault(up=CLEAR if strike.how == "down" else hole, down=CLEAR if strike.how == "up" else hole)
             case Kind.RESET:
                 proxy.reset()
             case _:

@@ -1,0 +1,73 @@
+"""The parts of the chaos run that decide: what strikes when, and what a file may be."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from faults.chaos.history import History, State, deleted, patched, replaced
+from faults.chaos.schedule import Kind, schedule
+from support.layout import LARGE
+
+FIRST = State(1, "a", "one")
+
+
+def history() -> History:
+    return History("id", {FIRST}, 0.0)
+
+
+def test_a_seed_is_a_schedule() -> None:
+    assert schedule(7, 600, LARGE) == schedule(7, 600, LARGE)
+    assert schedule(7, 600, LARGE) != schedule(8, 600, LARGE)
+
+
+def test_every_kind_strikes_and_all_has_ended_when_the_time_is_over() -> None:
+    for seed in range(20):
+        strikes = schedule(seed, 120, LARGE)
+        assert {strike.kind for strike in strikes} == set(Kind)
+        assert all(strike.until_s <= 120.01 for strike in strikes)
+        assert [strike.at_s for strike in strikes] == sorted(strike.at_s for strike in strikes)
+
+
+def test_nothing_is_struck_while_it_is_down() -> None:
+    for seed in range(20):
+        strikes = schedule(seed, 300, LARGE)
+        for name in (*LARGE, "redis", "postgres"):
+            downs = [strike for strike in strikes if strike.target == name]
+            for one, following in pairwise(downs):
+                assert one.until_s < following.at_s
+
+
+def test_an_acknowledged_change_leaves_one_state() -> None:
+    file = history()
+    file.acknowledge(patched("two")(FIRST), 1.0)
+    assert file.possible == {State(2, "a", "two")}
+    assert file.seen == {FIRST, State(2, "a", "two")}
+
+
+def test_an_unanswered_change_may_be_made_late_but_not_on_another_revision() -> None:
+    file = history()
+    file.doubt(patched("two"), 1)
+    assert file.possible == {FIRST, State(2, "a", "two")}
+    file.doubt(replaced("b"), 2)
+    assert file.possible == {FIRST, State(2, "a", "two"), State(3, "b", "two")}
+    file.acknowledge(State(2, "a", "three"), 1.0)  # revision 1 was still there
+    assert file.possible == {State(2, "a", "three"), State(3, "b", "three")}
+
+
+def test_a_delete_without_a_condition_may_come_at_any_time() -> None:
+    file = history()
+    file.doubt(deleted, None)
+    file.acknowledge(State(2, "a", "two"), 1.0)
+    assert file.possible == {State(2, "a", "two"), None}
+    file.acknowledge(None, 2.0)
+    assert file.possible == {None}
+
+
+def test_a_refused_condition_rules_its_revision_out() -> None:
+    file = history()
+    file.doubt(patched("two"), 1)
+    assert file.may_have_left(1)
+    file.exclude(1)
+    assert file.possible == {State(2, "a", "two")}
+    assert file.pending == []
+    assert not file.may_have_left(2)
