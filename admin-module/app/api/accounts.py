@@ -63,7 +63,7 @@ class AccountChange(BaseModel):
 
 
 class SecretRotation(BaseModel):
-    """`grace_s`: how long the old secret stays valid beside the new one; 0 ends it at once."""
+    """`grace_s`: how long the old secret stays valid beside the new one; 0 ends it at once, with the tokens got by it."""
 
     model_config = ConfigDict(extra="forbid")
     grace_s: Annotated[int, Field(ge=0, le=MAX_GRACE_S)] | None = None
@@ -177,7 +177,11 @@ async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRota
             updated_at=now,
         )
         await stored.update_account(conn, account)
+        if not grace_s:
+            await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
         await context.auditor.record(conn, _event(request, "account.rotate_secret", account, {"grace_s": grace_s}))
+    if not grace_s:
+        await context.keyring.changed()
     return JsonResponse({**_view(account), "client_secret": secret}, headers={"cache-control": "no-store"})
 
 

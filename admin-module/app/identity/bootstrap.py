@@ -1,4 +1,5 @@
-"""The first accounts: those of BOOTSTRAP_ACCOUNTS_FILE that are missing are made; existing ones are never touched."""
+"""The first accounts: each of BOOTSTRAP_ACCOUNTS_FILE is made once in a database. Existing ones are never touched, and one
+that an operator has deleted does not come back with a secret that may be known to others."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from artstore.logs import get_logger
 from ..audit.chain import Auditor
 from .accounts import Account, check_permissions, find_accounts, insert_account
 from .credentials import CLIENT_ID
+from .revocations import known_as_made, note_as_made
 from .secrets import MAX_SECRET_CHARS, SecretHasher
 
 MIN_SECRET_CHARS = 32
@@ -65,8 +67,10 @@ async def make_first_accounts(
     """Several admins may do it at once: who comes second finds the client_id taken, which is as good."""
     async with database.begin() as conn:
         known = await find_accounts(conn, [account.client_id for account in accounts])
+        made = await known_as_made(conn)
+        await note_as_made(conn, known.keys() - made)
     for first in accounts:
-        if first.client_id in known:
+        if first.client_id in known or first.client_id in made:
             continue
         account = Account(
             account_id=new_id(),
@@ -87,6 +91,7 @@ async def make_first_accounts(
         try:
             async with database.begin() as conn:
                 await insert_account(conn, account)
+                await note_as_made(conn, {first.client_id})
                 resource = f"service-accounts/{account.account_id}"
                 metadata = {"client_id": account.client_id, "role": account.role.value, "bootstrap": True}
                 await auditor.record(conn, Event("account.create", ISSUER, resource, metadata=metadata))

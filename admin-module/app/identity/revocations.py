@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
 
@@ -25,6 +26,11 @@ _REVOKE = text(
     void_through = greatest(revocations.void_through + 1, excluded.void_through)"""
 )
 _ALL = text("SELECT kind, name, void_through FROM revocations WHERE forget_at > now() ORDER BY forget_at")
+_MADE = text("SELECT name FROM revocations WHERE kind = 'bootstrap'")
+_NOTE_MADE = text(
+    """INSERT INTO revocations (kind, name, void_through, forget_at)
+    SELECT 'bootstrap', name, 0, 'infinity' FROM unnest(CAST(:client_ids AS text[])) AS name ON CONFLICT DO NOTHING"""
+)
 _FORGET = text("DELETE FROM revocations WHERE forget_at <= now()")
 
 
@@ -56,3 +62,13 @@ async def load_revocations(conn: AsyncConnection) -> Revocations:
 async def forget_revocations(conn: AsyncConnection) -> None:
     """Those whose tokens have all expired."""
     await conn.execute(_FORGET)
+
+
+async def known_as_made(conn: AsyncConnection) -> frozenset[str]:
+    """client_ids of first accounts that were made once: if one is gone, somebody has deleted it."""
+    return frozenset((await conn.execute(_MADE)).scalars())
+
+
+async def note_as_made(conn: AsyncConnection, client_ids: Collection[str]) -> None:
+    if client_ids:
+        await conn.execute(_NOTE_MADE, {"client_ids": list(client_ids)})

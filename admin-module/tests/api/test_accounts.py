@@ -92,6 +92,38 @@ async def test_tokens_issued_after_a_suspension_is_lifted_are_valid(admin: Any) 
         await admin.call("PATCH", f"{BASE}/{account['id']}", json={"suspended": False})
 
 
+async def test_a_rotation_without_grace_takes_back_the_tokens_of_the_old_secret(admin: Any) -> None:
+    account = await make(admin, role="READONLY")
+    credentials = {"client_id": account["client_id"], "client_secret": account["client_secret"]}
+
+    async def sagas(token: str) -> int:
+        return int((await admin.client.get("/api/sagas", headers={"authorization": f"Bearer {token}"})).status_code)
+
+    for grace_s, status in ((60, 200), (0, 401)):
+        token = (await admin.client.post("/api/auth/token", json=credentials)).json()["access_token"]
+        path = f"{BASE}/{account['id']}/rotate-secret"
+        rotated = (await admin.call("POST", path, json={"grace_s": grace_s})).json()
+        assert await sagas(token) == status
+        credentials["client_secret"] = rotated["client_secret"]
+    token = (await admin.client.post("/api/auth/token", json=credentials)).json()["access_token"]
+    assert await sagas(token) == 200
+
+
+async def test_a_first_account_that_was_deleted_does_not_come_back_with_the_next_start(
+    admin: Any, second_admin: Any
+) -> None:
+    accounts = (await admin.call("GET", BASE, params={"limit": 1000})).json()["items"]
+    (first,) = [one for one in accounts if one["client_id"] == "se-02"]
+    credentials = {"client_id": "se-02", "client_secret": "s" * 43}
+    assert (await admin.client.post("/api/auth/token", json=credentials)).status_code == 200
+    assert (await admin.call("DELETE", f"{BASE}/{first['id']}")).status_code == 204
+    other = await second_admin()  # ready, so its first accounts are made
+    assert (await other.post("/api/auth/token", json=credentials)).status_code == 401
+    await other.aclose()
+    wanted = {"client_id": "se-02", "role": "SERVICE", "permissions": ["elements:report"]}
+    assert (await admin.call("POST", BASE, json=wanted)).status_code == 201  # an operator may make it anew
+
+
 async def test_a_suspended_expired_or_deleted_account_gets_no_token(admin: Any) -> None:
     account = await make(admin)
     path = f"{BASE}/{account['id']}"
