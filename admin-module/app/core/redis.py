@@ -32,9 +32,9 @@ async def publish_if_newer(redis: Redis, version: int, snapshot: bytes) -> bool:
     return bool(await done)
 
 
-async def keep_jwks(redis: Redis, jwks: bytes) -> None:
+async def keep_jwks(redis: Redis, signed_jwks: bytes) -> None:
     """For verifiers that cannot reach admin. Raises RedisError."""
-    await redis.set(JWKS_KEY, jwks)
+    await redis.set(JWKS_KEY, signed_jwks)
 
 
 async def tell_of_keys(redis: Redis) -> None:

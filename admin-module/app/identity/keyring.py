@@ -12,6 +12,7 @@ from artstore import points
 from artstore.audit.event import Event
 from artstore.auth.keys import REFETCH_EVERY_S
 from artstore.auth.revocations import Revocations
+from artstore.auth.signed_jwks import sign_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
@@ -143,9 +144,11 @@ class Keyring:
         self.jwks = jwks(stored, revoked)
 
     async def _publish(self) -> None:
-        """Redis holds a copy for verifiers that cannot reach admin. Redis away: the next round writes it."""
+        """Redis holds a signed copy for verifiers that cannot reach admin. Redis away: the next round writes it."""
+        if self._signer is None:
+            return
         try:
-            await keep_jwks(self._redis, self.jwks)
+            await keep_jwks(self._redis, sign_jwks(self.jwks, self._signer.kid, self._signer.private_key))
         except RedisError as error:
             log.warning("signing keys not copied to redis", error=str(error))
 

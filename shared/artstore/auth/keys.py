@@ -1,8 +1,8 @@
 """Public signing keys by `kid`, as verifiers hold them.
 
-Sources in this order: admin's JWKS, the copy in Redis, the file kept from the last good answer. An unknown `kid` causes one
-refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown ones arrive. With the keys come the
-revocations; while no source answers, the last keys and revocations known stay in force.
+Sources in this order: admin's JWKS, the file kept from the last good answer, the copy in Redis if a key that is known has
+signed it. An unknown `kid` causes one refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown
+ones arrive. With the keys come the revocations; while no source answers, the last keys and revocations known stay in force.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
 from artstore.auth.revocations import Revocations
+from artstore.auth.signed_jwks import open_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.logs import get_logger
@@ -84,8 +85,14 @@ def _from_jwk(jwk: Any) -> RSAPublicKey | None:
 class RemoteKeys:
     """Keys of admin, seen from another service."""
 
-    def __init__(self, sources: Sequence[tuple[str, FetchJwks]], kept: Path | None, clock: Clock) -> None:
-        self._sources, self._kept, self._clock = sources, kept, clock
+    def __init__(
+        self,
+        sources: Sequence[tuple[str, FetchJwks]],
+        kept: Path | None,
+        clock: Clock,
+        signed_copy: FetchJwks | None = None,
+    ) -> None:
+        self._sources, self._kept, self._clock, self._signed_copy = sources, kept, clock, signed_copy
         self._keys: dict[str, RSAPublicKey] = {}
         self._revoked = Revocations()
         self._tried_s = float("-inf")
@@ -135,6 +142,20 @@ class RemoteKeys:
                 return
         if not self._keys and self._kept is not None and self._kept.exists():
             self._take("file", await asyncio.to_thread(self._kept.read_bytes))
+        signed = None if self._signed_copy is None else await self._signed_copy()
+        if signed is not None:
+            await self._take_signed(signed)
+
+    async def _take_signed(self, signed: bytes) -> None:
+        try:
+            document = open_jwks(signed, self._keys)
+        except ValueError as error:
+            log.warning("copy of the signing keys refused", error=str(error))
+            return
+        if not self._keys:
+            log.warning("signing keys taken from a copy that no known key has signed")
+        if self._take("copy", document):
+            await asyncio.to_thread(self._keep, document)
 
     def _take(self, source: str, document: bytes) -> bool:
         try:

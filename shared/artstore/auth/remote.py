@@ -1,4 +1,4 @@
-"""The verifier of every service but admin: keys from admin, else Redis, else the file kept last; asked for in the background."""
+"""The verifier of every service but admin: keys from admin, else the file kept last and Redis; asked for in the background."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def open_verifier(
             return None
         return document.encode() if document else None
 
-    keys = RemoteKeys([("admin", from_admin), ("redis", from_redis)], settings.jwks_file, runtime.clock)
+    keys = RemoteKeys([("admin", from_admin)], settings.jwks_file, runtime.clock, signed_copy=from_redis)
     runtime.tasks.every("signing-keys", settings.jwks_refresh_s, keys.refresh)
     runtime.tasks.forever(
         "signing-keys-changed",

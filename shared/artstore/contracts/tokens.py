@@ -11,7 +11,7 @@ TOKEN_TYPE = "at+jwt"
 ALGORITHM = "RS256"
 EXPIRES_IN_S = 1800
 JWKS_KEY = "artstore:jwks"
-"""Redis key: the JWKS document as admin publishes it, for verifiers that cannot reach admin."""
+"""Redis key: the JWKS document as admin publishes it, signed (auth/signed_jwks.py), for verifiers that cannot reach admin."""
 
 JWKS_CHANNEL = "artstore:jwks:changed"
 """Redis channel: admin says that keys or revocations changed. Only a hint: verifiers then ask for them, and ask anyway."""

@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from artstore.auth.keys import REFETCH_EVERY_S, RemoteKeys, parse_jwks, thumbprint, to_jwk
+from artstore.auth.signed_jwks import sign_jwks
 from artstore.clock import Clock
 from artstore.testing.tokens import Signer
 
@@ -77,6 +78,35 @@ async def test_the_last_good_keys_are_kept_for_a_start_alone(tmp_path: Path) -> 
     kept = tmp_path / "jwks.json"
     assert await keys_of(Source(FIRST.jwks()), kept=kept).find(FIRST.kid)
     assert await keys_of(Source(None), kept=kept).find(FIRST.kid)
+
+
+def copied(document: Signer, by: Signer) -> Source:
+    return Source(sign_jwks(document.jwks(), by.kid, by.private))
+
+
+async def test_a_copy_counts_only_when_a_known_key_has_signed_it(tmp_path: Path) -> None:
+    """Somebody writes to Redis while admin is away."""
+    kept = tmp_path / "jwks.json"
+    kept.write_bytes(FIRST.jwks())
+    wrong = [
+        copied(SECOND, by=SECOND),
+        Source(sign_jwks(SECOND.jwks(), FIRST.kid, SECOND.private)),
+        Source(SECOND.jwks()),
+        Source(FIRST.token().encode()),
+        Source(b"rubbish"),
+    ]
+    for copy in wrong:
+        keys = RemoteKeys([], kept, StoppedClock(), copy.fetch)
+        assert await keys.find(SECOND.kid) is None
+        assert await keys.find(FIRST.kid), "the file's keys stay"
+    followed = RemoteKeys([], kept, StoppedClock(), copied(SECOND, by=FIRST).fetch)
+    assert await followed.find(SECOND.kid)
+    assert kept.read_bytes() == SECOND.jwks()
+
+
+async def test_who_knows_no_key_at_all_believes_the_copy() -> None:
+    assert await RemoteKeys([], None, StoppedClock(), copied(FIRST, by=FIRST).fetch).find(FIRST.kid)
+    assert await RemoteKeys([], None, StoppedClock(), Source(FIRST.jwks()).fetch).find(FIRST.kid) is None
 
 
 async def test_an_outage_takes_no_key_away() -> None:
