@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from artstore.clock import uuid7
+from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
@@ -18,6 +19,7 @@ from artstore.tasks import Tasks
 from .elements.registry import mark_away
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
+from .sagas.keyed import purge_keys
 from .schema import migrate
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def jobs(context: Context) -> list[Job]:
         Job("undo-sagas", None, context.compensation.run),
         Job("sweep-sagas", SWEEP_EVERY_S, context.compensation.sweep),
         Job("purge-sagas", PURGE_EVERY_S, lambda: context.compensation.purge(settings.saga_keep_finished_s)),
+        Job("purge-idempotency-keys", PURGE_EVERY_S, lambda: purge_keys(context.database, KEEP_S)),
     ]
 
 

@@ -6,20 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
+from orjson import OPT_SORT_KEYS, dumps
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.config import Settings
 from app.core.context import Context
 from app.main import create_app
 from artstore.catalog.tables import metadata
 from artstore.contracts.elements import Mode
+from artstore.contracts.idempotency import uploaded
+from artstore.contracts.sagas import UploadCommit
 from artstore.contracts.tokens import Role
+from artstore.database import SCHEMA_REVISION
 from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
@@ -77,9 +82,8 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
-        await connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
-    await engine.dispose()
-    admin = ScriptedAdmin(signer)
+        await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{SCHEMA_REVISION}')"))
+    admin = ScriptedAdmin(signer, partial(keep_answer, engine))
     elements = [
         ScriptedElement("se-01", Mode.EDIT),
         ScriptedElement("se-02", priority=1),
@@ -100,6 +104,7 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
             body_idle_timeout_s=1,
             element_idle_timeout_s=1,
             element_call_timeout_s=1,
+            idempotency_lease_s=1,
         )
         app = create_app(settings)
         url = await stack.enter_async_context(served_app(app))
@@ -107,6 +112,20 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
             aiohttp.ClientSession(headers={"authorization": f"Bearer {signer.token(Role.USER)}"})
         )
         yield Fleet(url, admin, elements, session, app.state.context, database_url)
+    await engine.dispose()
+
+
+async def keep_answer(engine: AsyncEngine, commit: UploadCommit) -> bool:
+    """What admin does in its commit."""
+    attributes = commit.attributes
+    answer = uploaded(attributes["file_id"], dumps(attributes, option=OPT_SORT_KEYS))
+    statement = text(
+        """UPDATE idempotency_keys SET status = :status, headers = CAST(:headers AS jsonb), body = :body
+        WHERE saga_id = CAST(:saga_id AS uuid) RETURNING 1"""
+    )
+    values = {"saga_id": commit.saga_id, "status": answer.status, "headers": dumps(answer.headers).decode()}
+    async with engine.begin() as connection:
+        return (await connection.execute(statement, {**values, "body": answer.body})).first() is not None
 
 
 @pytest.fixture

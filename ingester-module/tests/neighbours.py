@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -70,10 +70,11 @@ async def served_app(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
 
 
 class ScriptedAdmin:
-    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path."""
+    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path; `keep` keeps the answer of a
+    keyed commit, and says whether the key was still its own."""
 
-    def __init__(self, signer: Signer) -> None:
-        self.signer = signer
+    def __init__(self, signer: Signer, keep: Callable[[UploadCommit], Awaitable[bool]]) -> None:
+        self.signer, self.keep = signer, keep
         self.elements: list[Element] = []
         self.fail: dict[str, list[ArtStoreError]] = {}
         self.refuse_commit: ArtStoreError | None = None
@@ -119,8 +120,15 @@ class ScriptedAdmin:
         if self.refuse_commit is not None:
             problem = orjson.loads(self.refuse_commit.to_wire())
             return _results([SagaResult(saga_id=saga.saga_id, state="aborted", problem=problem) for saga in sagas])
-        self.committed.extend(sagas)
-        return _results([SagaResult(saga_id=saga.saga_id, state="committed") for saga in sagas])
+        results = []
+        for saga in sagas:
+            if saga.keyed and not await self.keep(saga):
+                problem = orjson.loads(Conflict("the key is another's").to_wire())
+                results.append(SagaResult(saga_id=saga.saga_id, state="begun", problem=problem))
+                continue
+            self.committed.append(saga)
+            results.append(SagaResult(saga_id=saga.saga_id, state="committed"))
+        return _results(results)
 
     async def _abort(self, request: Request) -> Response:
         sagas = msgspec.json.decode(await self._body(request), type=AbortUploads).sagas

@@ -6,6 +6,7 @@
     ├── NotFound 404             ├── MethodNotAllowed 405
     ├── TooSlow 408              │
     ├── Conflict 409             ├── ModeForbids 409
+    ├── KeyInUse 409             ├── KeyReused 422
     ├── RevisionMismatch 412     ├── TooLarge 413
     ├── UriTooLong 414           ├── Quarantined 410
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
@@ -120,6 +121,12 @@ class ModeForbids(ArtStoreError):
     status, code, title = 409, "mode_forbids", "The element's mode forbids this"
 
 
+class KeyInUse(ArtStoreError):
+    """The first request under the key is still running, or its server died and its lease is not over yet."""
+
+    status, code, title = 409, "idempotency_key_in_use", "A request under this Idempotency-Key is still running"
+
+
 class Quarantined(ArtStoreError):
     """Nobody deleted it: its bytes or attributes were found damaged, and lie in the element's quarantine for a person."""
 
@@ -151,6 +158,10 @@ class RangeNotSatisfiable(ArtStoreError):
 
 class InvalidFields(ArtStoreError):
     status, code, title = 422, "invalid_fields", "Some fields are not valid"
+
+
+class KeyReused(ArtStoreError):
+    status, code, title = 422, "idempotency_key_reused", "The Idempotency-Key was used for another request"
 
 
 class RateLimited(ArtStoreError):

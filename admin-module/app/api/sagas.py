@@ -42,6 +42,7 @@ class _Commit(msgspec.Struct, frozen=True):
 
     saga_id: str
     attributes: msgspec.Raw
+    keyed: bool = False
 
 
 class _Commits(msgspec.Struct, frozen=True):
@@ -116,7 +117,7 @@ async def _each(
 
 def _to_commit(given: _Commit) -> Commit:
     _check_id(given.saga_id)
-    return Commit(given.saga_id, decode(bytes(given.attributes)))
+    return Commit(given.saga_id, decode(bytes(given.attributes)), given.keyed)
 
 
 def _checked(saga: UploadSaga) -> UploadSaga:
@@ -185,7 +186,7 @@ _SAGA: dict[str, Any] = {
 _COMMIT: dict[str, Any] = {
     "type": "object",
     "required": ["saga_id", "attributes"],
-    "properties": {"saga_id": _ID, "attributes": {"type": "object"}},
+    "properties": {"saga_id": _ID, "attributes": {"type": "object"}, "keyed": {"type": "boolean", "default": False}},
 }
 
 ROUTES = [

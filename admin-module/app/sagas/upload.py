@@ -16,13 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore import points
 from artstore.catalog.write import Entry, note
-from artstore.contracts.files import Attributes
+from artstore.contracts.files import Attributes, encode
+from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
 from artstore.database import LOOSELY, Database
 from artstore.errors import Conflict
 from artstore.groups import Group
 from artstore.logs import request_id
 
+from .keyed import hold_keys, keep_answers
 from .saga import SagaEvent, SagaState, accepting, advance
 
 REQUESTS_AT_ONCE = 16
@@ -74,8 +76,11 @@ _STATES = text(
 
 @dataclass(frozen=True, slots=True)
 class Commit:
+    """`keyed`: only while a row of idempotency_keys names this saga, and with its answer."""
+
     saga_id: str
     attributes: Attributes
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +132,27 @@ class UploadSagas:
     async def _commit(self, requests: list[list[Commit]]) -> Sequence[list[SagaResult]]:
         commits = {commit.saga_id: commit for request in requests for commit in request}
         async with self._database.begin() as conn:
-            # 1. the sagas that may still be committed become so; their rows stay locked to the end
-            given = [_as_saga(commit) for commit in commits.values()]
-            values = {**_columns(given), "keep_s": self._keep_s}
+            # 1. an upload under a key that was taken over is not committed; the rows of the others stay locked to the end
+            keyed = {commit.saga_id for commit in commits.values() if commit.keyed}
+            lost = keyed - await hold_keys(conn, keyed)
+            # 2. the sagas that may still be committed become so; their rows too stay locked
+            given = [commit for commit in commits.values() if commit.saga_id not in lost]
+            values = {**_columns(_as_saga(commit) for commit in given), "keep_s": self._keep_s}
             done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
-            # 2. their files become available, and the events go to the outbox
-            await note(conn, [Entry(commit.attributes, "put") for commit in commits.values() if commit.saga_id in done])
+            # 3. their files become available, the events go to the outbox, the answers to the keys
+            new = [commit for commit in given if commit.saga_id in done]
+            await note(conn, [Entry(commit.attributes, "put") for commit in new])
+            await keep_answers(conn, {commit.saga_id: _answer(commit) for commit in new if commit.keyed})
             states = await _states(conn, commits.keys() - done)
+            lost = {saga_id for saga_id in lost if states.get(saga_id, ("",))[0] != SagaState.COMMITTED}
             points.hit("admin.commit_written")
-            # 3. one durable commit for all: before it none of this happened, after it all of it did
+            # 4. one durable commit for all: before it none of this happened, after it all of it did
         points.hit("admin.committed")
         return [
             [
-                _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, states)
+                _refused(one.saga_id, "unknown", "the Idempotency-Key is another try's by now")
+                if one.saga_id in lost
+                else _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, states)
                 for one in request
             ]
             for request in requests
@@ -198,6 +211,10 @@ def _as_saga(commit: Commit) -> UploadSaga:
         storage_element_id=attributes.storage_element_id,
         owner=attributes.owner,
     )
+
+
+def _answer(commit: Commit) -> Answer:
+    return uploaded(commit.attributes.file_id, encode(commit.attributes))
 
 
 def _columns(sagas: Iterable[UploadSaga]) -> dict[str, Any]:

@@ -7,21 +7,26 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.jsons import JsonResponse
+from artstore.contracts.idempotency import uploaded
 from artstore.service import DataRoute
 
 from ..core.context import Context
+from ..idempotency.header import key_of
+from ..idempotency.replay import again, first
+from ..idempotency.upload import upload_once
 from ..uploads.upload import upload
-from .idempotency import without_idempotency_key
-from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, RECORD_ANSWER
+from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, IDEMPOTENCY_KEY, RECORD_ANSWER, keyed
 
 
 async def upload_file(request: Request) -> Response:
     context: Context = request.app.state.context
+    key = key_of(request)
     with context.files.operation("put"):
-        stored = await upload(context, request)
-    headers = {"location": f"/api/files/{stored.file_id}", "etag": '"1"'}
-    return JsonResponse(stored.record, 201, headers)
+        if key is None:
+            stored = await upload(context, request)
+            return first(uploaded(stored.file_id, stored.record))
+        answer, given_before = await upload_once(context, request, key)
+    return again(answer) if given_before else first(answer)
 
 
 _FORM: dict[str, Any] = {
@@ -34,7 +39,7 @@ UPLOAD_ROUTES = [
     DataRoute(
         path="/api/files/upload",
         methods=["POST"],
-        handler=without_idempotency_key(upload_file),
+        handler=upload_file,
         openapi={
             "post": {
                 "tags": ["files"],
@@ -49,6 +54,7 @@ UPLOAD_ROUTES = [
                 "parameters": [
                     *({"name": name, "in": "query", "schema": schema} for name, schema in FIELD_SCHEMAS.items()),
                     *DIGEST_HEADERS,
+                    IDEMPOTENCY_KEY,
                 ],
                 "requestBody": {
                     "required": True,
@@ -57,13 +63,15 @@ UPLOAD_ROUTES = [
                         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                     },
                 },
-                "responses": {
-                    "201": {
-                        **RECORD_ANSWER,
-                        "description": "Stored; the answer is its attr.json",
-                        "headers": {"Location": {"schema": {"type": "string"}}},
+                "responses": keyed(
+                    {
+                        "201": {
+                            **RECORD_ANSWER,
+                            "description": "Stored; the answer is its attr.json",
+                            "headers": {"Location": {"schema": {"type": "string"}}},
+                        }
                     }
-                },
+                ),
             }
         },
     )

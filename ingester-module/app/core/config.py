@@ -11,7 +11,7 @@ from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisS
 
 
 class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
-    """The database is read only, to find the element that holds a file."""
+    """The database is read to find the element that holds a file, and written for requests with an Idempotency-Key."""
 
     database_pool_size: Count = 10
     database_max_overflow: Annotated[int, Field(ge=0)] = 5
@@ -28,3 +28,5 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """An element that takes nothing and answers nothing for so long has failed."""
     element_call_timeout_s: Seconds = 20
     """The whole of a call to an element that is not a stream: a small upload, an update, a delete."""
+    idempotency_lease_s: Seconds = 10
+    """How long a request under an Idempotency-Key waits for one that has died before it goes on in its place."""

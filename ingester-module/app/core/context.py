@@ -21,6 +21,7 @@ from artstore.service import Runtime
 
 from ..admin import Sagas
 from ..elements import Elements
+from ..idempotency.keys import Keys
 from ..uploads.receive import BodyLimits
 from .config import Settings
 from .redis import open_discovery
@@ -35,6 +36,7 @@ class Context:
     discovery: Discovery
     elements: Elements
     sagas: Sagas
+    keys: Keys
     files: FileMetrics
     limits: BodyLimits
     clock: Clock
@@ -61,6 +63,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 call_timeout_s=settings.element_call_timeout_s,
             ),
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
+            keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
             limits=BodyLimits(
                 max_file_bytes=settings.max_file_size_bytes,

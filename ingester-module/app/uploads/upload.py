@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,18 @@ class Stored:
     record: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Of one try on one element. What may be left of a try that failed belongs to another file."""
+
+    saga_id: str
+    file_id: str
+
+
+async def fresh_ids() -> Ids:
+    return Ids(str(uuid7()), str(uuid7()))
+
+
 async def upload(context: Context, request: Request) -> Stored:
     """Takes one file. Raises a typed error, and then nothing of the file will stay."""
     # 1. Authorised: the edge let pass who may write files, before any of the body was read.
@@ -64,8 +77,15 @@ async def upload(context: Context, request: Request) -> Stored:
 
     # 2. The head of the body: what is wrong with the request shows here, before anything is written.
     opened = await open_upload(request, context.limits, context.clock)
-    file_id = str(uuid7())
-    new = _described(opened, file_id, owner, context)
+    return await store(context, opened, owner, fresh_ids)
+
+
+async def store(
+    context: Context, opened: Opened, owner: str, next_ids: Callable[[], Awaitable[Ids]], *, keyed: bool = False
+) -> Stored:
+    """Steps 3 to 7. `next_ids` is asked before each try; of a `keyed` one admin keeps the answer."""
+    ids = await next_ids()
+    new = _described(opened, ids.file_id, owner, context)
 
     # 3. The elements that can take it, best first.
     elements = context.discovery.elements
@@ -76,17 +96,17 @@ async def upload(context: Context, request: Request) -> Stored:
     # 4.–6. on the first of them; on the next one while the whole body can still be sent.
     while True:
         try:
-            return await _store(context, order.pop(0), file_id, new, opened.body)
+            return await _store(context, order.pop(0), ids, new, opened.body, keyed)
         except _ElementTrouble as trouble:
             if not order or not opened.body.replayable:
                 raise trouble.error from None
             log.warning("element failed, trying the next", element=trouble.element_id, error=trouble.error.detail)
-        file_id = str(uuid7())  # what may be left of the first try belongs to another file
-        new = _described(opened, file_id, owner, context)
+        ids = await next_ids()
+        new = _described(opened, ids.file_id, owner, context)
 
 
-async def _store(context: Context, element: Element, file_id: str, new: NewFile, body: Body) -> Stored:
-    saga = UploadSaga(saga_id=str(uuid7()), file_id=file_id, storage_element_id=element.id, owner=new.owner)
+async def _store(context: Context, element: Element, ids: Ids, new: NewFile, body: Body, keyed: bool) -> Stored:
+    saga = UploadSaga(saga_id=ids.saga_id, file_id=ids.file_id, storage_element_id=element.id, owner=new.owner)
     try:
         # 4. Begin at admin beside 5. the transfer. A crash here: the element drops a body that is cut off, and the
         #    file of one that was not is undone by admin when the saga's lease has run out.
@@ -95,14 +115,15 @@ async def _store(context: Context, element: Element, file_id: str, new: NewFile,
         hit("upload.transferred")
 
         # 6. Commit. A crash right before it: undone as above. Right after: the file is there, though nobody was told.
+        attributes = _checked(record, saga, body)
         with span("upload.commit"):
-            await context.sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=_checked(record, saga, body)))
+            await context.sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
         hit("upload.committed")
     except BaseException as failure:
         context.sagas.abandon(saga, _reason(failure))
         raise
     # 7. Now, and not before, the answer may be 201.
-    return Stored(file_id, record)
+    return Stored(saga.file_id, record)
 
 
 async def _transfer(context: Context, element: Element, saga: UploadSaga, new: NewFile, body: Body) -> bytes:

@@ -25,14 +25,16 @@ class BeginUploads(msgspec.Struct, frozen=True, kw_only=True):
     sagas: list[UploadSaga]
 
 
-class UploadCommit(msgspec.Struct, frozen=True, kw_only=True):
+class UploadCommit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Carries all that commit needs, so that a begin lost in a database crash is made good here.
 
-    `attributes` is the record as the element answered it: the content of attr.json.
+    `attributes` is the record as the element answered it: the content of attr.json. `keyed`: the upload came with an
+    Idempotency-Key, whose row must name this saga, and is given the answer in the same transaction.
     """
 
     saga_id: str
     attributes: dict[str, Any]
+    keyed: bool = False
 
 
 class CommitUploads(msgspec.Struct, frozen=True, kw_only=True):

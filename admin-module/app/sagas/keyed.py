@@ -1,0 +1,59 @@
+"""Answers under an Idempotency-Key that become durable together with what they answer.
+
+A saga that runs under a key may finish only while the key's row names it: who takes the key over puts another saga there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.contracts.idempotency import Answer
+from artstore.database import Database
+
+PURGE_AT_ONCE = 10_000
+
+_HOLD = text(
+    """SELECT saga_id::text FROM idempotency_keys WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))
+    ORDER BY saga_id FOR UPDATE"""
+)
+_ANSWER = text(
+    """UPDATE idempotency_keys AS kept SET status = given.status, headers = given.headers, body = given.body
+    FROM unnest(CAST(:saga_ids AS uuid[]), CAST(:statuses AS int[]), CAST(:headers AS jsonb[]), CAST(:bodies AS bytea[]))
+        AS given(saga_id, status, headers, body)
+    WHERE kept.saga_id = given.saga_id AND kept.status IS NULL"""
+)
+_PURGE = text(
+    """DELETE FROM idempotency_keys WHERE (client_id, key) IN (SELECT client_id, key FROM idempotency_keys
+    WHERE created_at < now() - make_interval(secs => :keep_s) AND held_until < now() LIMIT :purge)"""
+)
+
+
+async def hold_keys(conn: AsyncConnection, saga_ids: Iterable[str]) -> set[str]:
+    """Those of the sagas that their keys' rows name. The rows are locked: nobody takes these keys over before the commit."""
+    wanted = list(saga_ids)
+    if not wanted:
+        return set()
+    return {row.saga_id for row in await conn.execute(_HOLD, {"saga_ids": wanted})}
+
+
+async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> None:
+    """By saga id. One that is kept already stays the first answer."""
+    if not answers:
+        return
+    values = {
+        "saga_ids": list(answers),
+        "statuses": [answer.status for answer in answers.values()],
+        "headers": [orjson.dumps(answer.headers).decode() for answer in answers.values()],
+        "bodies": [answer.body for answer in answers.values()],
+    }
+    await conn.execute(_ANSWER, values)
+
+
+async def purge_keys(database: Database, keep_s: float) -> int:
+    """Drops keys first used more than `keep_s` seconds ago, but for those a request still holds."""
+    async with database.begin() as conn:
+        return (await conn.execute(_PURGE, {"keep_s": keep_s, "purge": PURGE_AT_ONCE})).rowcount

@@ -1,0 +1,257 @@
+"""An upload under an Idempotency-Key, struck at every point: whatever dies, there is one file, and every repeat is told of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import Fleet, eventually, running_fleet
+from support.keyed import Keyed, same_answer, sql
+
+from artstore.testing.services import start_postgres
+
+LEASE_S = "2"
+POINTS = {"key.claimed": False, "upload.transferred": False, "upload.committed": True}
+"""Of a first try in the ingester; whether the file is acknowledged by then, so that a repeat is only told."""
+SIZES = [1000, 3 << 20]
+HELD = "SELECT 1 FROM idempotency_keys WHERE key = $1 AND held_until < now()"
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with running_fleet(IDEMPOTENCY_LEASE_S=LEASE_S, SAGA_LEASE_S="4") as started:
+        yield started
+
+
+@pytest.fixture
+def struck(fleet: Fleet) -> Iterator[str]:
+    """The name of a second ingester, to be started as the test wants it and killed."""
+    yield "ingester-2"
+    if "ingester-2" in fleet.processes:
+        fleet.stop("ingester-2", signal.SIGKILL)
+
+
+def start(fleet: Fleet, name: str, point: str = "", **settings: str) -> None:
+    fleet.start(name, account="ingester", ARTSTORE_POINT=point, **settings)
+    fleet.ready(name)
+
+
+def one_file_of(keyed: Keyed, *answers: object) -> None:
+    [file] = keyed.files()
+    assert {answer.json()["file_id"] for answer in answers} == {file["file_id"]}  # type: ignore[attr-defined]
+    assert file["revision"] == 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("point", POINTS)
+def test_an_ingester_killed_anywhere_leaves_one_file(fleet: Fleet, struck: str, point: str, size: int) -> None:
+    start(fleet, struck, f"{point}:kill")
+    keyed = Keyed(fleet, content=os.urandom(size))
+    keyed.killed_at(struck)
+    first = keyed.until_answered("ingester")
+    assert first.status_code == 201
+    assert (first.headers.get("idempotent-replayed") == "true") == POINTS[point]
+    start(fleet, struck)
+    again = keyed.until_answered(struck)
+    same_answer(again, first)
+    one_file_of(keyed, first, again)
+    eventually(lambda: nothing_hangs(fleet))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_the_same_ingester_started_again_goes_on(fleet: Fleet, struck: str, point: str) -> None:
+    start(fleet, struck, f"{point}:kill")
+    keyed = Keyed(fleet)
+    keyed.killed_at(struck)
+    start(fleet, struck)
+    one_file_of(keyed, keyed.until_answered(struck), keyed.until_answered("ingester"))
+
+
+def test_a_taking_over_that_dies_too_is_taken_over(fleet: Fleet, struck: str) -> None:
+    start(fleet, struck, "upload.transferred:kill")
+    keyed = Keyed(fleet)
+    keyed.killed_at(struck)
+    start(fleet, struck, "key.taken_over:kill")
+    eventually(lambda: sql(fleet, HELD, keyed.key))
+    keyed.killed_at(struck)
+    one_file_of(keyed, keyed.until_answered("ingester"))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_ingester_that_wakes_after_it_was_taken_over_makes_no_second_file(
+    fleet: Fleet, struck: str, point: str
+) -> None:
+    start(fleet, struck, f"{point}:pause")
+    keyed = Keyed(fleet, content=os.urandom(1 << 20))
+    sleeping = keyed.beside(struck)
+    eventually(lambda: sql(fleet, HELD, keyed.key))  # claimed, and the lease is over
+    first = keyed.until_answered("ingester")
+    one_file_of(keyed, first)
+    fleet.processes[struck].send_signal(signal.SIGCONT)
+    woken = sleeping.ended()
+    assert woken is not None
+    if POINTS[point]:
+        assert (woken.status_code, woken.content) == (201, first.content)
+    else:
+        assert woken.status_code == 409, woken.text
+    one_file_of(keyed, keyed.until_answered(struck))
+    eventually(lambda: nothing_hangs(fleet))
+
+
+@pytest.mark.parametrize(("point", "done"), [("admin.commit_written", False), ("admin.committed", True)])
+def test_an_admin_killed_in_its_commit_leaves_one_file(fleet: Fleet, point: str, done: bool) -> None:
+    fleet.stop("admin-1")
+    fleet.start("admin-1", ARTSTORE_POINT=f"{point}:kill")
+    fleet.ready("admin-1")
+    fleet.ready("ingester")
+    keyed = Keyed(fleet, token=fleet.token(admin="admin-2"))
+    trying = keyed.beside("ingester")
+    assert fleet.processes.pop("admin-1").wait(60) == -9
+    answer = trying.ended()
+    assert answer is not None
+    assert answer.status_code in (201, 502, 503)
+    fleet.start("admin-1")
+    fleet.ready("admin-1")
+    one_file_of(keyed, keyed.until_answered("ingester"))
+
+
+def test_an_element_killed_in_the_middle_leaves_one_file(fleet: Fleet) -> None:
+    fleet.stop("se-02")
+    fleet.start("se-02", ARTSTORE_POINT="put.published:kill")
+    fleet.ready("se-02")
+    keyed = Keyed(fleet, content=os.urandom(1 << 20))
+    assert keyed.send("ingester").status_code in (502, 503)
+    assert fleet.processes.pop("se-02").wait(60) == -9
+    fleet.start("se-02")
+    fleet.ready("se-02")
+    one_file_of(keyed, keyed.until_answered("ingester"))
+    eventually(lambda: nothing_hangs(fleet))
+
+
+def test_a_client_that_breaks_off_may_send_again(fleet: Fleet) -> None:
+    keyed = Keyed(fleet, content=os.urandom(1 << 20), token=fleet.token())
+    lines = [
+        f"POST /api/files/upload?filename=a.bin&tags=%5B%22{keyed.tag}%22%5D HTTP/1.1", "Host: x", "Content-Length: 1048576",
+        f"Authorization: Bearer {keyed.token}", f"Idempotency-Key: {keyed.key}", "Content-Type: application/octet-stream",
+    ]  # fmt: skip
+    with socket.create_connection(("127.0.0.1", fleet.ports["ingester"])) as client:
+        client.sendall("\r\n".join([*lines, "", ""]).encode() + keyed.content[: 512 << 10])
+        eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+    first = keyed.until_answered("ingester")
+    assert "idempotent-replayed" not in first.headers
+    one_file_of(keyed, first, keyed.until_answered("ingester"))
+
+
+def test_of_two_at_once_one_runs(fleet: Fleet, struck: str) -> None:
+    start(fleet, struck, "upload.transferred:pause")
+    keyed = Keyed(fleet)
+    running = keyed.beside(struck)
+    eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+    refused = keyed.send("ingester")
+    assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_key_in_use")
+    assert 1 <= int(refused.headers["retry-after"]) <= int(LEASE_S)
+    fleet.processes[struck].send_signal(signal.SIGCONT)
+    first = running.ended()
+    assert first is not None
+    if first.status_code == 201:
+        same_answer(keyed.send("ingester"), first)
+    one_file_of(keyed, keyed.until_answered("ingester"))
+
+
+def test_a_lease_is_renewed_while_an_upload_takes_its_time(fleet: Fleet) -> None:
+    keyed = Keyed(fleet, token=fleet.token())
+    pause = threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield bytes(256 << 10)
+        pause.wait(60)
+        yield b"end"
+
+    running = keyed.beside("ingester", content=slowly())
+    eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+    began = sql(fleet, "SELECT held_until FROM idempotency_keys WHERE key = $1", keyed.key)[0]["held_until"]
+    eventually(
+        lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE held_until > $1::timestamptz + interval '3 s'", began)
+    )
+    assert keyed.send("ingester", content=b"x").status_code == 409
+    pause.set()
+    first = running.ended()
+    assert first is not None
+    assert first.status_code == 201
+
+
+def test_a_key_is_one_request_of_one_account(fleet: Fleet) -> None:
+    keyed = Keyed(fleet)
+    first = keyed.send("ingester")
+    for changed in (
+        {"content": b"CONTENT"},
+        {"content": b"content."},
+        {"params": {"filename": "b.bin"}},
+        {"headers": {"content-type": "a/b"}},
+    ):
+        other = keyed.send("ingester", **changed)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused"), changed
+    same_answer(keyed.send("ingester"), first)
+    account = fleet.new_account()
+    theirs = Keyed(
+        fleet,
+        key=keyed.key,
+        tag=keyed.tag,
+        token=fleet.token({name: account[name] for name in ("client_id", "client_secret")}),
+    )
+    assert theirs.send("ingester").status_code == 201
+    assert len(keyed.files()) == 2
+
+
+def test_a_replay_of_a_large_upload_stores_nothing_and_needs_no_room(fleet: Fleet) -> None:
+    size = 256 << 20
+    keyed = Keyed(fleet, content=os.urandom(1 << 20) * (size >> 20))
+    first = keyed.send("ingester")
+    assert first.status_code == 201
+    disk = sorted(path.name for path in (fleet.folder / "se-02" / "files").rglob("*"))
+    resident = resident_bytes(fleet, "ingester")
+    same_answer(keyed.send("ingester"), first)
+    assert sorted(path.name for path in (fleet.folder / "se-02" / "files").rglob("*")) == disk
+    assert peak_bytes(fleet, "ingester") < resident + (32 << 20)
+    assert keyed.send("ingester", content=keyed.content[:-1] + b"x").status_code == 422
+
+
+def test_with_postgresql_away_only_requests_with_a_key_are_refused(fleet: Fleet) -> None:
+    keyed, token = Keyed(fleet, token=fleet.token()), fleet.token()
+    fleet.postgres.stop()
+    try:
+        refused = keyed.send("ingester")
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert "retry-after" in refused.headers
+        assert fleet.call("PATCH", "ingester", "/api/files/no-id", token, json={}).status_code == 404
+    finally:
+        fleet.postgres = start_postgres(fleet.folder, fleet.postgres.port)
+    one_file_of(keyed, keyed.until_answered("ingester"))
+
+
+def nothing_hangs(fleet: Fleet) -> bool:
+    """No upload is open or being undone, and every file on a disk is one that somebody was promised."""
+    open_sagas = sql(fleet, "SELECT 1 FROM sagas WHERE due_at IS NOT NULL")
+    pending = sql(fleet, "SELECT 1 FROM files WHERE state = 'pending'")
+    return not open_sagas and not pending
+
+
+def resident_bytes(fleet: Fleet, name: str) -> int:
+    return _status(fleet, name, "VmRSS")
+
+
+def peak_bytes(fleet: Fleet, name: str) -> int:
+    return _status(fleet, name, "VmHWM")
+
+
+def _status(fleet: Fleet, name: str, field: str) -> int:
+    status = Path(f"/proc/{fleet.processes[name].pid}/status").read_text()
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
