@@ -29,6 +29,7 @@ PREPARE_EVERY_S = 30.0
 """A database that was made anew under a running admin gets its schema and first accounts again after this long."""
 PREPARE_RETRY_S = 0.5
 AWAY_CHECK_EVERY_S = 5.0
+COUNT_EVERY_S = 10.0
 SWEEP_EVERY_S = 60.0
 PURGE_EVERY_S = 600.0
 
@@ -58,9 +59,10 @@ def jobs(context: Context) -> list[Job]:
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
         Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
         Job("publish-registry", None, context.publisher.run),
-        Job("undo-sagas", None, context.compensation.run),
-        Job("sweep-sagas", SWEEP_EVERY_S, context.compensation.sweep),
-        Job("purge-sagas", PURGE_EVERY_S, lambda: context.compensation.purge(settings.saga_keep_finished_s)),
+        Job("resume-sagas", None, context.resume.run),
+        Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
+        Job("sweep-sagas", SWEEP_EVERY_S, context.upkeep.sweep),
+        Job("purge-sagas", PURGE_EVERY_S, lambda: context.upkeep.purge(settings.saga_keep_finished_s)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, lambda: purge_keys(context.database, KEEP_S)),
     ]
 

@@ -10,7 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
-from .api import accounts, audit, elements, keys, sagas, token
+from .api import accounts, audit, changes, elements, keys, sagas, token
 from .core.config import Settings
 from .core.context import open_context
 
@@ -22,7 +22,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         open_context=partial(open_context, settings),
         routers=[keys.router(), accounts.router(), elements.router(), sagas.router(), audit.router()],
-        data_routes=[*token.ROUTES, *sagas.ROUTES],
+        data_routes=[*token.ROUTES, *sagas.ROUTES, *changes.ROUTES],
     )
 
 

@@ -1,4 +1,4 @@
-"""The sagas of uploads, as asked of admin. Concurrent uploads share one request; every call may be repeated."""
+"""The sagas of uploads and of changes, as asked of admin. Concurrent uploads share one request; every call may be repeated."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from artstore.contracts.sagas import (
     AbortUploads,
     BeginUploads,
     CommitUploads,
+    QueueChange,
     SagaResult,
     SagaResults,
     UploadCommit,
@@ -31,12 +32,13 @@ COMMIT_PAUSES_S = (0.2, 1.0, 3.0)
 """Between tries of a commit: the bytes are on disk by then, and whether a lost commit took place only a repeat can tell."""
 ABORT_PAUSES_S = (0.5, 2.0)
 """Admin finds a saga whose abort never came by its lease."""
+QUEUE_PAUSE_S = 0.3
 
 _Result = SagaResult | ArtStoreError
 
 
 class Sagas:
-    """Begin, commit and abort of upload sagas."""
+    """Begin, commit and abort of upload sagas; changes that wait for their element."""
 
     def __init__(self, admin: Peer, tasks: Tasks, *, timeout_s: float) -> None:
         self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
@@ -61,6 +63,19 @@ class Sagas:
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, without waiting: a crash before it leaves that to the lease."""
         self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
+
+    async def queue(self, change: QueueChange) -> bytes:
+        """The saga as JSON, once admin has it for good. Raises admin's refusal, or Unavailable after a second try."""
+        body = msgspec.json.encode(change)
+        try:
+            return await self._queue(body)
+        except Unavailable as error:
+            log.warning("change not queued", saga_id=change.saga_id, error=error.detail)
+        await asyncio.sleep(QUEUE_PAUSE_S)
+        return await self._queue(body)
+
+    async def _queue(self, body: bytes) -> bytes:
+        return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
         body = msgspec.json.encode(AbortUploads(sagas=[saga], reason=reason))

@@ -105,6 +105,7 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
             element_idle_timeout_s=1,
             element_call_timeout_s=1,
             idempotency_lease_s=1,
+            database_command_timeout_s=120,
         )
         app = create_app(settings)
         url = await stack.enter_async_context(served_app(app))

@@ -26,6 +26,7 @@ from artstore.contracts.sagas import (
     AbortUploads,
     BeginUploads,
     CommitUploads,
+    QueueChange,
     SagaResult,
     SagaResults,
     UploadCommit,
@@ -33,7 +34,8 @@ from artstore.contracts.sagas import (
 )
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
-from artstore.errors import ArtStoreError, Conflict, DigestMismatch, NotFound
+from artstore.errors import ArtStoreError, Conflict, DigestMismatch, NotFound, RevisionMismatch
+from artstore.if_match import if_match, revisions_in
 from artstore.jsons import JsonResponse
 from artstore.problems import install_problem_handlers
 from artstore.testing.tokens import Signer
@@ -81,13 +83,14 @@ class ScriptedAdmin:
         self.begun: list[UploadSaga] = []
         self.committed: list[UploadCommit] = []
         self.aborted: list[UploadSaga] = []
+        self.queued: list[dict[str, Any]] = []
         self.requests = 0
 
     def reset(self) -> None:
         self.fail.clear()
         self.refuse_commit = None
         self.requests = 0
-        for seen in (self.begun, self.committed, self.aborted):
+        for seen in (self.begun, self.committed, self.aborted, self.queued):
             seen.clear()
 
     @property
@@ -99,6 +102,7 @@ class ScriptedAdmin:
             Route("/api/sagas/uploads", self._begin, methods=["POST"]),
             Route("/api/sagas/commit", self._commit, methods=["POST"]),
             Route("/api/sagas/abort", self._abort, methods=["POST"]),
+            Route("/api/sagas/changes", self._queue, methods=["POST"]),
         ]
 
     async def _token(self, _request: Request) -> Response:
@@ -134,6 +138,12 @@ class ScriptedAdmin:
         sagas = msgspec.json.decode(await self._body(request), type=AbortUploads).sagas
         self.aborted.extend(sagas)
         return _results([SagaResult(saga_id=saga.saga_id, state="aborting") for saga in sagas])
+
+    async def _queue(self, request: Request) -> Response:
+        body = await self._body(request)
+        assert msgspec.json.decode(body, type=QueueChange)
+        self.queued.append(orjson.loads(body))
+        return JsonResponse({"saga_id": self.queued[-1]["saga_id"], "state": "queued"}, 202)
 
     async def _body(self, request: Request) -> bytes:
         self.requests += 1
@@ -230,34 +240,39 @@ class ScriptedElement:
         return body
 
     async def _get(self, request: Request) -> Response:
-        return JsonResponse(self._load(request)[1])
+        return JsonResponse((await self._load(request))[1])
 
     async def _patch(self, request: Request) -> Response:
-        body, record = self._load(request)
+        body, record = await self._load(request)
         changed = {**record, **orjson.loads(await request.body()), "revision": record["revision"] + 1}
         self.files[record["file_id"]] = (body, changed)
         return JsonResponse(changed, headers={"etag": f'"{changed["revision"]}"'})
 
     async def _replace(self, request: Request) -> Response:
-        _, record = self._load(request)
+        _, record = await self._load(request)
         body = await self._body(request)
         changed = {**record, "size_bytes": len(body), "revision": record["revision"] + 1}
         self.files[record["file_id"]] = (body, changed)
         return JsonResponse(changed)
 
     async def _delete(self, request: Request) -> Response:
-        del self.files[self._load(request)[1]["file_id"]]
+        del self.files[(await self._load(request))[1]["file_id"]]
         return Response(status_code=204)
 
-    def _load(self, request: Request) -> tuple[bytes, dict[str, Any]]:
+    async def _load(self, request: Request) -> tuple[bytes, dict[str, Any]]:
         self.headers = dict(request.headers)
+        self.asked += 1
+        if self.stalled:
+            await asyncio.sleep(60)
         if self.refuse is not None:
             raise self.refuse
         kept = self.files.get(request.path_params["file_id"])
         if kept is None:
             raise NotFound("no such file")
-        if request.headers.get("if-match", '"1"') != f'"{kept[1]["revision"]}"':
-            raise Conflict("another revision")
+        revision = kept[1]["revision"]
+        tags = if_match(request.headers.getlist("if-match"))
+        if tags is not None and revision not in revisions_in(tags):
+            raise RevisionMismatch("another revision", revision=revision)
         return kept
 
 

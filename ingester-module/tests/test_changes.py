@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from artstore.catalog.write import Entry, note
 from artstore.clock import uuid7
 from artstore.contracts.files import decode
-from artstore.errors import ModeForbids, NotFound, RevisionMismatch, Unavailable
+from artstore.errors import ElementFailed, ModeForbids, NotFound, RevisionMismatch, Unavailable
 
 from .conftest import Answer, Fleet
 
@@ -93,7 +93,7 @@ async def test_a_deleted_file_is_gone(fleet: Fleet) -> None:
 async def test_what_the_element_refuses_is_told_as_it_said_it(fleet: Fleet, catalog: AsyncEngine) -> None:
     record = await upload(fleet)
     await put_in_catalog(catalog, record)
-    for error in (ModeForbids("rw"), RevisionMismatch("has 2"), Unavailable("starting")):
+    for error in (ModeForbids("rw"), RevisionMismatch("has 2"), ElementFailed("EIO")):
         fleet.elements[1].refuse = error
         answer = await fleet.ask("DELETE", f"/api/files/{record['file_id']}")
         assert (answer.status, answer.json["code"]) == (error.status, error.code)
@@ -142,11 +142,22 @@ async def test_an_id_may_be_written_in_upper_case(fleet: Fleet, method: str, whe
     assert answer.status == status
 
 
-async def test_every_line_of_if_match_is_passed_on(fleet: Fleet) -> None:
+async def test_every_line_of_if_match_counts(fleet: Fleet) -> None:
     record = await upload(fleet)
     headers = [("if-match", '"7"'), ("if-match", '"1"')]
-    await fleet.ask("PATCH", f"/api/files/{record['file_id']}", json={}, headers=headers)
-    assert fleet.elements[1].headers["if-match"] == '"7", "1"'
+    path = f"/api/files/{record['file_id']}"
+    assert (await fleet.ask("PATCH", path, json={"tags": []}, headers=headers)).status == 200
+    assert fleet.elements[1].headers["if-match"] == '"1"', "the one revision that is changed"
+    assert (await fleet.ask("DELETE", path, headers=headers)).status == 412
+    assert fleet.elements[1].headers["if-match"] == '"1", "7"'
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [("*", 200), ('"1"', 200), ('"2"', 412), ('W/"1"', 412), ('"x"', 412), ("1", 400)]
+)
+async def test_if_match_is_a_condition_on_the_revision(fleet: Fleet, given: str, status: int) -> None:
+    record = await upload(fleet)
+    assert (await patched(fleet, record["file_id"], {"tags": []}, **{"if-match": given})).status == status
 
 
 WRONG_PATCHES: list[tuple[Any, str, int]] = [

@@ -57,9 +57,12 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[AsyncConnection]:
-        """Each statement is a transaction of its own and takes one round trip, not three. Raises DatabaseAway."""
-        async with self._guarded(), self._alone.connect() as connection:
+    async def alone(self, *, patience_s: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """Each statement is a transaction of its own and takes one round trip, not three. Raises DatabaseAway.
+
+        `patience_s` as for `begin`.
+        """
+        async with self._guarded(patience_s), self._alone.connect() as connection:
             yield connection
 
     @asynccontextmanager

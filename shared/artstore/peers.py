@@ -84,6 +84,10 @@ class Peers:
         self._urls[name] = url
         return Peer(name, url.rstrip("/"), self._session, self._token, breaker, self._connect_timeout_s)
 
+    def refused(self) -> list[str]:
+        """Those that a call now would not reach, since their breaker is open."""
+        return [name for name in self._urls if self._breakers.to(name, (PeerFault,)).refuses]
+
     async def probe(self) -> None:
         """One round over the peers whose breaker is not closed: who is ready again need not wait for the half-open call."""
         for name, url in list(self._urls.items()):

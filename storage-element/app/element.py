@@ -12,10 +12,11 @@ from artstore.clock import Clock, rfc3339
 from artstore.contracts.elements import Capacity, ElementReport, Mode
 from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
+from artstore.modes import Operation, check_change, require
 from artstore.peers import Peer
 
 from .capacity import fill_of
-from .modes import Operation, check_change, require, start_mode
+from .modes import start_mode
 from .store.identity import Identity, RootRefused, find_identity, keep_identity
 from .store.paths import Paths
 from .store.store import Store

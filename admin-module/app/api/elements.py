@@ -12,7 +12,7 @@ from starlette.responses import Response
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
-from artstore.contracts.elements import DEFAULT_PRIORITY, ElementReport, Mode
+from artstore.contracts.elements import DEFAULT_PRIORITY, Element, ElementReport, Mode
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
 from artstore.jsons import JsonResponse, read_json
@@ -22,7 +22,8 @@ from artstore.origins import MAX_URL_CHARS
 from ..core.context import Context
 from ..elements import registry
 from ..elements.registry import ELEMENT_ID
-from ..sagas.resume import wake
+from ..sagas.claim import wake
+from .changes import accepted
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
 log = get_logger("admin.elements")
@@ -71,7 +72,12 @@ def router() -> APIRouter:
     routes.patch(one, tags=tags, summary="Change url or priority")(change)
     routes.delete(one, tags=tags, status_code=204, summary="Take an empty element off the registry")(delete)
     routes.post(f"{one}/report", tags=tags, summary="An element announces itself")(report)
-    routes.post(f"{one}/mode", tags=tags, summary="Move the element to the next mode: rw to ro, ro to ar")(change_mode)
+    routes.post(
+        f"{one}/mode",
+        tags=tags,
+        summary="Move the element to the next mode: rw to ro, ro to ar",
+        responses={202: {"description": "The element is away: the change is queued, its saga is at Location"}},
+    )(change_mode)
     routes.post(f"{one}/rebuild", tags=tags, summary="Let the element rebuild the catalog from its disk")(rebuild)
     routes.post(f"{one}/verify", tags=tags, summary="Let the element verify its files")(verify)
     return routes
@@ -140,23 +146,25 @@ async def report(request: Request, element_id: str) -> Response:
         reported = await registry.report(conn, announced)
         element = reported.element
         came = reported.was_away or reported.mode_before is None
-        if came:
-            await wake(conn, element_id)
+        await wake(conn, element_id)
         if reported.mode_before != element.mode:
             metadata = {"mode": element.mode.value, "before": reported.mode_before, "url": element.url}
             await context.auditor.record(conn, _event(request, "element.announce", element_id, metadata))
     context.publisher.kick()
     if came:
         log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
-        context.compensation.kick()
+    context.resume.kick()
     return JsonResponse(element)
 
 
 async def change_mode(request: Request, element_id: str, wanted: ModeChange) -> Response:
     context = _context(request)
-    element = await context.commands.change_mode(element_id, wanted.mode, principal_of(request).client_id)
+    done = await context.commands.change_mode(element_id, wanted.mode, principal_of(request).client_id)
+    if not isinstance(done, Element):
+        context.resume.kick()
+        return accepted(done)
     context.publisher.kick()
-    return JsonResponse(element)
+    return JsonResponse(done)
 
 
 async def rebuild(request: Request, element_id: str, wanted: RebuildOrder | None = None) -> Response:

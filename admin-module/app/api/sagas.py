@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.guard import new_router
 from artstore.body_limit import limited_receive
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, decode
-from artstore.contracts.sagas import MAX_GROUP, AbortUploads, BeginUploads, SagaResult, SagaResults, UploadSaga
+from artstore.contracts.sagas import (
+    MAX_GROUP,
+    AbortUploads,
+    BeginUploads,
+    SagaKind,
+    SagaResult,
+    SagaResults,
+    UploadSaga,
+)
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
 from artstore.jsons import JsonResponse, page, read_json
@@ -24,7 +32,7 @@ from artstore.service import DataRoute
 
 from ..core.context import Context
 from ..elements.registry import ELEMENT_ID
-from ..sagas.look import list_sagas, load_saga
+from ..sagas.look import Asked, list_sagas, load_saga
 from ..sagas.saga import SagaState
 from ..sagas.upload import Abort, Commit
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
@@ -32,6 +40,8 @@ from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
 MAX_OWNER_CHARS = 256
 MAX_REASON_CHARS = 200
+
+ElementId = Annotated[str, Query(pattern=f"^{ELEMENT_ID.pattern}$")]
 
 T = TypeVar("T")
 G = TypeVar("G", UploadSaga, "_Commit")
@@ -72,17 +82,27 @@ async def abort(request: Request) -> Response:
 def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     tags: list[Any] = ["sagas"]
-    routes.get("/api/sagas", tags=tags, summary="Sagas, newest first", dependencies=[known_only("state")])(list_all)
+    asked = known_only("state", "kind", "element", "hanging")
+    routes.get("/api/sagas", tags=tags, summary="Sagas, newest first; what hangs, and why", dependencies=[asked])(
+        list_all
+    )
     routes.get("/api/sagas/{saga_id}", tags=tags, summary="One saga")(show)
     return routes
 
 
 async def list_all(
-    request: Request, state: SagaState | None = None, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+    request: Request,
+    state: SagaState | None = None,
+    kind: SagaKind | None = None,
+    element: ElementId | None = None,
+    hanging: bool = False,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
 ) -> Response:
     before = parse_cursor(cursor, UUID)
+    asked = Asked(state, kind, element, hanging)
     async with _context(request).database.begin() as conn:
-        rows = await list_sagas(conn, state, before, limit + 1)
+        rows = await list_sagas(conn, asked, before, limit + 1)
     shown, following = cut(rows, limit, lambda row: row["saga_id"])
     return page(shown, following)
 

@@ -29,7 +29,9 @@ from ..identity.own_token import OwnToken
 from ..identity.rotation import Schedule
 from ..identity.secrets import SecretHasher
 from ..jobs import start_jobs
-from ..sagas.resume import Compensation
+from ..sagas.change import QueuedChanges
+from ..sagas.resume import Resume
+from ..sagas.upkeep import Upkeep
 from ..sagas.upload import UploadSagas
 from ..seal import Sealer
 from .config import Settings, decode_key
@@ -53,7 +55,8 @@ class Context:
     publisher: Publisher
     commands: Commands
     uploads: UploadSagas
-    compensation: Compensation
+    resume: Resume
+    upkeep: Upkeep
     outbox: Outbox
 
 
@@ -75,13 +78,12 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
 
         own_token = OwnToken(issuer, clock)
         peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))
-        compensation = Compensation(
-            database,
-            peers,
-            runtime.registry,
-            lease_s=settings.saga_lease_s,
-            call_timeout_s=settings.element_call_timeout_s,
+        publisher = Publisher(database, redis)
+        call_timeout_s = settings.element_call_timeout_s
+        changes = QueuedChanges(
+            database, auditor, runtime.registry, mode_changed=publisher.kick, call_timeout_s=call_timeout_s
         )
+        resume = Resume(database, peers, changes, runtime.registry, call_timeout_s=call_timeout_s)
         context = Context(
             settings=settings,
             clock=clock,
@@ -94,10 +96,11 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             keyring=keyring,
             issuer=issuer,
             verifier=TokenVerifier(keyring, Audience.ADMIN, clock),
-            publisher=Publisher(database, redis),
-            commands=Commands(database, peers, auditor, settings.element_call_timeout_s),
-            uploads=UploadSagas(database, settings.saga_lease_s, settings.saga_keep_finished_s, compensation.kick),
-            compensation=compensation,
+            publisher=publisher,
+            commands=Commands(database, peers, auditor, call_timeout_s),
+            uploads=UploadSagas(database, settings.saga_lease_s, settings.saga_keep_finished_s, resume.kick),
+            resume=resume,
+            upkeep=Upkeep(database, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
             outbox=Outbox(runtime, database, redis),
         )
         start_jobs(context, runtime.tasks)

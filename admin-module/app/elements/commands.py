@@ -7,13 +7,20 @@ from typing import Any
 import msgspec
 
 from artstore.audit.event import Event
+from artstore.clock import uuid7
 from artstore.contracts.elements import Element, Mode
+from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
-from artstore.errors import ArtStoreError
+from artstore.errors import ArtStoreError, BadGateway, Unavailable
+from artstore.logs import get_logger
+from artstore.modes import check_change
 from artstore.peers import PeerAnswer, Peers
 
 from ..audit.chain import Auditor
-from .registry import load_element, note_mode
+from ..sagas.queue import Wish, find_last_queued, lock_queue, queue_change
+from .registry import ONLINE, load_element, note_mode
+
+log = get_logger("admin.commands")
 
 
 class Commands:
@@ -22,34 +29,70 @@ class Commands:
     def __init__(self, database: Database, peers: Peers, auditor: Auditor, timeout_s: float) -> None:
         self._database, self._peers, self._auditor, self._timeout_s = database, peers, auditor, timeout_s
 
-    async def change_mode(self, element_id: str, mode: Mode, by: str) -> Element:
-        """Raises NotFound, the element's ModeForbids, Unavailable. Asking for the mode it has changes nothing."""
-        # 1. the element keeps the mode on its disk before it answers
-        await self._tell(element_id, "mode", {"mode": mode.value}, by)
-        # 2. the registry follows; a crash before this is made good by the element's next report
+    async def change_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
+        """The element in its mode; or, while it is away, the saga that will take it there.
+
+        Raises NotFound, the element's refusal, and Conflict for what can never be. Asking for the mode it has changes
+        nothing.
+        """
+        # 1. a change that waits already goes first, and an element that is away is not waited for
         async with self._database.begin() as conn:
-            element = await note_mode(conn, element_id, mode)
-            metadata = {"mode": mode.value}
-            event = Event("element.mode", by, f"storage-elements/{element_id}", metadata=metadata)
-            await self._auditor.record(conn, event)
-        return element
+            element = await load_element(conn, element_id)
+            waiting = await find_last_queued(conn, element_id)
+        if waiting is None and element.status == ONLINE:
+            try:
+                # 2. the element keeps the mode on its disk before it answers
+                await self._ask(element, "mode", {"mode": mode.value})
+                # 3. the registry follows; a crash before this is made good by the element's next report
+                return await self._note_mode(element_id, mode, by)
+            except (Unavailable, BadGateway) as error:
+                log.warning("element away, mode change is queued", element_id=element_id, error=error.detail)
+            except ArtStoreError as error:
+                await self._note_failure(element_id, "mode", {"mode": mode.value}, by, error)
+                raise
+        return await self._queue_mode(element_id, mode, by)
 
     async def run(self, element_id: str, task: str, order: dict[str, Any], by: str) -> PeerAnswer:
         """`rebuild` or `verify`: the element's own answer. Raises what the element raises."""
-        answer = await self._tell(element_id, task, order, by)
+        async with self._database.begin() as conn:
+            element = await load_element(conn, element_id)
+        try:
+            answer = await self._ask(element, task, order)
+        except ArtStoreError as error:
+            await self._note_failure(element_id, task, order, by, error)
+            raise
         await self._auditor.note(Event(f"element.{task}", by, f"storage-elements/{element_id}"))
         return answer
 
-    async def _tell(self, element_id: str, what: str, body: dict[str, Any], by: str) -> PeerAnswer:
+    async def _ask(self, element: Element, what: str, body: dict[str, Any]) -> PeerAnswer:
+        peer = self._peers.to(element.id, element.url)
+        path = f"/api/element/{what}"
+        return await peer.call("POST", path, body=msgspec.json.encode(body), timeout_s=self._timeout_s)
+
+    async def _note_mode(self, element_id: str, mode: Mode, by: str) -> Element:
         async with self._database.begin() as conn:
+            element = await note_mode(conn, element_id, mode)
+            event = Event("element.mode", by, f"storage-elements/{element_id}", metadata={"mode": mode.value})
+            await self._auditor.record(conn, event)
+        return element
+
+    async def _queue_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
+        """Judged by the mode that the element will have by then: a mode only goes forward, so a refusal now is for good."""
+        async with self._database.begin() as conn:
+            await lock_queue(conn, element_id)
             element = await load_element(conn, element_id)
-        peer = self._peers.to(element_id, element.url)
-        try:
-            return await peer.call(
-                "POST", f"/api/element/{what}", body=msgspec.json.encode(body), timeout_s=self._timeout_s
-            )
-        except ArtStoreError as error:
-            metadata = {**body, "code": error.code}
-            event = Event(f"element.{what}", by, f"storage-elements/{element_id}", "failed", metadata)
-            await self._auditor.note(event)
-            raise
+            waiting = await find_last_queued(conn, element_id)
+            if not check_change(Mode(waiting["wanted"]["mode"]) if waiting else element.mode, mode):
+                return waiting or element
+            wish = Wish(str(uuid7()), SagaKind.MODE, None, element_id, by, {"mode": mode.value})
+            saga = await queue_change(conn, wish)
+            metadata = {"mode": mode.value, "saga_id": wish.saga_id}
+            event = Event("element.mode", by, f"storage-elements/{element_id}", "queued", metadata)
+            await self._auditor.record(conn, event)
+        return saga
+
+    async def _note_failure(
+        self, element_id: str, what: str, body: dict[str, Any], by: str, error: ArtStoreError
+    ) -> None:
+        metadata = {**body, "code": error.code}
+        await self._auditor.note(Event(f"element.{what}", by, f"storage-elements/{element_id}", "failed", metadata))

@@ -22,6 +22,7 @@ from artstore.origins import find_fault
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ORDER = tuple(Mode)
 """The one way a mode can go."""
+ONLINE = "online"
 
 _COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
     read_only_reason"""

@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.clock import rfc3339
+from artstore.catalog.sagas import COLUMNS, find_saga, saga_view
+from artstore.contracts.sagas import SagaKind
 from artstore.errors import NotFound
 
 from .saga import SagaState
 
-_COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
-    begun_at, updated_at"""
-_ONE = text(f"SELECT {_COLUMNS} FROM sagas WHERE saga_id = :saga_id")
+HANGING_AFTER_S = 30
+"""A change that waits for longer hangs, tried or not; whatever has failed once hangs at once."""
+
 _PAGE = text(
-    f"""SELECT {_COLUMNS} FROM sagas
+    f"""SELECT {COLUMNS} FROM sagas
     WHERE (CAST(:before AS uuid) IS NULL OR saga_id < CAST(:before AS uuid))
       AND (CAST(:state AS text) IS NULL OR state = CAST(:state AS text))
+      AND (CAST(:kind AS text) IS NULL OR kind = CAST(:kind AS text))
+      AND (CAST(:element AS text) IS NULL OR storage_element_id = CAST(:element AS text)
+           OR CAST(:element AS text) = ANY(abandoned))
+      AND (NOT CAST(:hanging AS boolean) OR due_at IS NOT NULL AND state <> 'begun'
+           AND (last_error <> '' OR state = 'queued' AND begun_at < now() - make_interval(secs => {HANGING_AFTER_S})))
     ORDER BY saga_id DESC LIMIT :limit"""
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """None: whatever it is. `hanging`: only those that should be finished and are not."""
+
+    state: SagaState | None = None
+    kind: SagaKind | None = None
+    element: str | None = None
+    hanging: bool = False
+
+
 async def load_saga(conn: AsyncConnection, saga_id: UUID) -> dict[str, Any]:
     """Raises NotFound."""
-    row = (await conn.execute(_ONE, {"saga_id": saga_id})).mappings().first()
-    if row is None:
+    saga = await find_saga(conn, str(saga_id))
+    if saga is None:
         raise NotFound("there is no such saga")
-    return _view(row)
+    return saga
 
 
-async def list_sagas(
-    conn: AsyncConnection, state: SagaState | None, before: UUID | None, limit: int
-) -> list[dict[str, Any]]:
+async def list_sagas(conn: AsyncConnection, asked: Asked, before: UUID | None, limit: int) -> list[dict[str, Any]]:
     """Newest first, those before `before`."""
-    values = {"state": state.value if state else None, "before": before, "limit": limit}
-    return [_view(row) for row in (await conn.execute(_PAGE, values)).mappings()]
-
-
-def _view(row: Any) -> dict[str, Any]:
-    return {
-        **row,
-        "saga_id": str(row["saga_id"]),
-        "file_id": str(row["file_id"]),
-        "due_at": rfc3339(row["due_at"]) if row["due_at"] else None,
-        "begun_at": rfc3339(row["begun_at"]),
-        "updated_at": rfc3339(row["updated_at"]),
+    values = {
+        "state": asked.state,
+        "kind": asked.kind,
+        "element": asked.element,
+        "hanging": asked.hanging,
+        "before": before,
+        "limit": limit,
     }
+    return [saga_view(row) for row in (await conn.execute(_PAGE, values)).mappings()]

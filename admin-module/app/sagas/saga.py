@@ -11,11 +11,15 @@ class SagaState(enum.StrEnum):
     BEGUN = "begun"
     """The ingester holds a lease and is transferring; nothing of the file is visible yet."""
     COMMITTED = "committed"
-    """The file is in the catalog for all to see. Final."""
+    """The file is in the catalog for all to see; the change is made. Final."""
     COMPENSATING = "compensating"
     """The file is being taken off its element, again and again until the element says it is gone."""
     COMPENSATED = "compensated"
     """Nothing is left of the upload. Final: a late commit is refused."""
+    QUEUED = "queued"
+    """A change whose element was away: it is asked again and again until it has made or refused it."""
+    REFUSED = "refused"
+    """The element was back and refused the change; `problem` says why. Final: nothing was changed."""
 
 
 class SagaEvent(enum.StrEnum):
@@ -31,6 +35,12 @@ class SagaEvent(enum.StrEnum):
     """The catalog has a pending file of a saga that nobody holds: a put that came late, or a begin that was lost."""
     UNDONE = "undone"
     """The element has answered that nothing of this saga is left."""
+    QUEUE = "queue"
+    """The ingester, or admin for a mode, could not make the change now and wants it remembered."""
+    DONE = "done"
+    """The element has made the change, now or at a try whose answer was lost."""
+    REFUSE = "refuse"
+    """The element will not make the change, however often it is asked."""
 
 
 TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
@@ -50,10 +60,17 @@ TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
     (SagaState.COMPENSATED, SagaEvent.ABORT): SagaState.COMPENSATED,
     (SagaState.COMPENSATED, SagaEvent.UNDONE): SagaState.COMPENSATED,
     (SagaState.COMPENSATED, SagaEvent.FOUND): SagaState.COMPENSATING,
+    (None, SagaEvent.QUEUE): SagaState.QUEUED,
+    # The same request again, whose answer was lost: it is answered with what has become of it.
+    (SagaState.QUEUED, SagaEvent.QUEUE): SagaState.QUEUED,
+    (SagaState.COMMITTED, SagaEvent.QUEUE): SagaState.COMMITTED,
+    (SagaState.REFUSED, SagaEvent.QUEUE): SagaState.REFUSED,
+    (SagaState.QUEUED, SagaEvent.DONE): SagaState.COMMITTED,
+    (SagaState.QUEUED, SagaEvent.REFUSE): SagaState.REFUSED,
 }
 """(state before, event) → state after. None: admin has never heard of the saga. What is absent is refused."""
 
-FINAL = frozenset({SagaState.COMMITTED, SagaState.COMPENSATED})
+FINAL = frozenset({SagaState.COMMITTED, SagaState.COMPENSATED, SagaState.REFUSED})
 
 
 def advance(state: SagaState | None, event: SagaEvent) -> SagaState | None:

@@ -7,27 +7,36 @@ import pytest
 from app.sagas.saga import FINAL, TRANSITIONS, SagaEvent, SagaState, accepting, advance, diagram
 
 B, C, U, D = SagaState.BEGUN, SagaState.COMMITTED, SagaState.COMPENSATING, SagaState.COMPENSATED
+Q, R = SagaState.QUEUED, SagaState.REFUSED
 NO = None
+STATES = [None, B, C, U, D, Q, R]
 TABLE = {
-    #                         unknown, begun, committed, compensating, compensated
-    SagaEvent.BEGIN: (B, B, C, NO, NO),
-    SagaEvent.COMMIT: (C, C, C, NO, NO),
-    SagaEvent.ABORT: (U, U, NO, U, D),
-    SagaEvent.LEASE_EXPIRED: (NO, U, NO, NO, NO),
-    SagaEvent.FOUND: (U, NO, NO, NO, U),
-    SagaEvent.UNDONE: (NO, NO, NO, D, D),
+    #                 unknown, begun, committed, compensating, compensated, queued, refused
+    SagaEvent.BEGIN: (B, B, C, NO, NO, NO, NO),
+    SagaEvent.COMMIT: (C, C, C, NO, NO, NO, NO),
+    SagaEvent.ABORT: (U, U, NO, U, D, NO, NO),
+    SagaEvent.LEASE_EXPIRED: (NO, U, NO, NO, NO, NO, NO),
+    SagaEvent.FOUND: (U, NO, NO, NO, U, NO, NO),
+    SagaEvent.UNDONE: (NO, NO, NO, D, D, NO, NO),
+    SagaEvent.QUEUE: (Q, NO, C, NO, NO, Q, R),
+    SagaEvent.DONE: (NO, NO, NO, NO, NO, C, NO),
+    SagaEvent.REFUSE: (NO, NO, NO, NO, NO, R, NO),
 }
 
 
-@pytest.mark.parametrize(
-    ("before", "event"), list(itertools.product([None, B, C, U, D], SagaEvent)), ids=lambda value: str(value)
-)
+def test_the_table_is_whole() -> None:
+    assert set(STATES) == {None, *SagaState}
+    assert set(TABLE) == set(SagaEvent)
+
+
+@pytest.mark.parametrize(("before", "event"), list(itertools.product(STATES, SagaEvent)), ids=lambda value: str(value))
 def test_every_event_in_every_state_does_what_the_table_says(before: SagaState | None, event: SagaEvent) -> None:
-    assert advance(before, event) is TABLE[event][[None, B, C, U, D].index(before)]
+    assert advance(before, event) is TABLE[event][STATES.index(before)]
 
 
-def test_a_committed_saga_is_never_undone() -> None:
-    assert {after for (before, _), after in TRANSITIONS.items() if before is C} == {C}
+def test_what_is_committed_or_refused_stays_so() -> None:
+    for final in (C, R):
+        assert {after for (before, _), after in TRANSITIONS.items() if before is final} == {final}
 
 
 def test_statements_take_their_states_from_the_table() -> None:

@@ -8,19 +8,24 @@ from starlette.responses import Response
 
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
-from artstore.contracts.files import Changes, canonical_id, check_filename, check_metadata, check_tags
+from artstore.clock import uuid7
+from artstore.contracts.files import Changes, canonical_id, check_changes
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS
-from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
+from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
+from artstore.if_match import if_match, revisions_in
 from artstore.jsons import JsonResponse
 from artstore.peers import PeerAnswer
 from artstore.service import DataRoute
 
-from .. import changes
+from ..changes import change
+from ..changes.queue import Queued
+from ..changes.wish import Wish
 from ..core.context import Context
 from ..uploads.body import FORM, media_type, open_raw, stated_type
 from ..uploads.receive import Received
 from .idempotency import without_idempotency_key
-from .schemas import DIGEST_HEADERS, IF_MATCH, RECORD_ANSWER
+from .sagas import accepted
+from .schemas import DIGEST_HEADERS, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
@@ -30,8 +35,8 @@ async def patch_file(request: Request) -> Response:
     context: Context = request.app.state.context
     with context.files.operation("update"):
         wanted = await _read_changes(request, context)
-        answer = await changes.patch(context, _file_id(request), wanted, _conditions(request))
-    return _record(answer)
+        answer = await change.patch(context, _wish(request), wanted)
+    return accepted(answer) if isinstance(answer, Queued) else _record(answer)
 
 
 async def replace_content(request: Request) -> Response:
@@ -40,20 +45,21 @@ async def replace_content(request: Request) -> Response:
         if media_type(request) == FORM:
             raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        headers = _conditions(request)
-        if given := stated_type(request):
-            headers["content-type"] = given
-        answer = await changes.replace(context, _file_id(request), body, headers)
+        given = stated_type(request)
+        headers = {"content-type": given} if given else {}
+        answer = await change.replace(context, _wish(request), body, headers)
     return _record(answer)
 
 
 async def delete_file(request: Request) -> Response:
     context: Context = request.app.state.context
-    file_id = _file_id(request)
     with context.files.operation("delete"):
-        await changes.delete(context, file_id, _conditions(request))
+        wish = _wish(request)
+        queued = await change.delete(context, wish)
+        if queued is not None:
+            return accepted(queued)  # admin records the deletion when it is made
         # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
-        deleted = Event("file.delete", principal_of(request).client_id, f"files/{file_id}")
+        deleted = Event("file.delete", wish.owner, f"files/{wish.file_id}")
         await request.app.state.runtime.audit.record(deleted)
     return Response(status_code=204)
 
@@ -71,12 +77,7 @@ async def _read_changes(request: Request, context: Context) -> bytes:
         raise InvalidFields(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("the body is not JSON") from error
-    if wanted.filename is not msgspec.UNSET:
-        check_filename(wanted.filename)
-    if wanted.tags is not msgspec.UNSET:
-        check_tags(wanted.tags)
-    if wanted.metadata is not msgspec.UNSET:
-        check_metadata(wanted.metadata)
+    check_changes(wanted)
     return msgspec.json.encode(wanted)
 
 
@@ -88,10 +89,14 @@ def _file_id(request: Request) -> str:
     return file_id
 
 
-def _conditions(request: Request) -> dict[str, str]:
-    """A field of several lines is one list (RFC 9110 §5.3)."""
-    given = request.headers.getlist("if-match")
-    return {"if-match": ", ".join(given)} if given else {}
+def _wish(request: Request, saga_id: str | None = None) -> Wish:
+    """Raises NotFound, and Malformed for an If-Match that is none. Tags that name no revision match none: 412."""
+    tags = if_match(request.headers.getlist("if-match"))
+    revisions = None if tags is None else tuple(sorted(revisions_in(tags)))
+    if revisions == ():
+        raise RevisionMismatch("If-Match names no revision")
+    owner = principal_of(request).client_id
+    return Wish(saga_id or str(uuid7()), _file_id(request), owner, revisions)
 
 
 def _record(answer: PeerAnswer) -> Response:
@@ -121,7 +126,7 @@ FILE_ROUTES = [
                         }
                     },
                 },
-                "responses": {"200": RECORD_ANSWER},
+                "responses": {"200": RECORD_ANSWER, "202": QUEUED_ANSWER},
             }
         },
     ),
@@ -135,7 +140,7 @@ FILE_ROUTES = [
                 "summary": "Delete a file on an element that allows it",
                 "operationId": "delete_file",
                 "parameters": [IF_MATCH],
-                "responses": {"204": {"description": "The file is gone"}},
+                "responses": {"202": QUEUED_ANSWER, "204": {"description": "The file is gone"}},
             }
         },
     ),

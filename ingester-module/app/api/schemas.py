@@ -6,7 +6,7 @@ from typing import Any
 
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
 from artstore.contracts.idempotency import MAX_KEY_CHARS
-from artstore.contracts.schemas import FILENAME, RECORD
+from artstore.contracts.schemas import FILENAME, RECORD, SAGA
 from artstore.openapi import PROBLEM_RESPONSE
 
 FIELD_SCHEMAS: dict[str, Any] = {
@@ -57,6 +57,11 @@ REPLAYED: dict[str, Any] = {
 RECORD_ANSWER: dict[str, Any] = {
     "description": "The file's attr.json",
     "content": {"application/json": {"schema": RECORD}},
+}
+QUEUED_ANSWER: dict[str, Any] = {
+    "description": "The file's element is away: the change is remembered, and made when it is back",
+    "headers": {"Location": {"schema": {"type": "string"}}},
+    "content": {"application/json": {"schema": SAGA}},
 }
 
 

@@ -49,6 +49,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/sagas/uploads": P.SAGAS_WRITE,
         "POST /api/sagas/commit": P.SAGAS_WRITE,
         "POST /api/sagas/abort": P.SAGAS_WRITE,
+        "POST /api/sagas/changes": P.SAGAS_WRITE,
         "GET /api/sagas": P.SAGAS_READ,
         "GET /api/sagas/{saga_id}": P.SAGAS_READ,
         "GET /api/audit": P.AUDIT_READ,
@@ -76,6 +77,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "PATCH /api/files/{file_id}": P.FILES_WRITE,
         "PUT /api/files/{file_id}/content": P.FILES_WRITE,
         "DELETE /api/files/{file_id}": P.FILES_DELETE,
+        "GET /api/sagas/{saga_id}": P.FILES_READ,
     },
     Audience.QUERY: {
         **PUBLIC,

@@ -146,6 +146,16 @@ def check_new_file(new: NewFile) -> None:
         raise InvalidFields("a temporary file has an expiry, a permanent one has none", fields=["retention"])
 
 
+def check_changes(changes: Changes) -> None:
+    """Raises InvalidFields. A change of nothing breaks no rule here: the element, which makes a revision of it, refuses it."""
+    if changes.filename is not msgspec.UNSET:
+        check_filename(changes.filename)
+    if changes.tags is not msgspec.UNSET:
+        check_tags(changes.tags)
+    if changes.metadata is not msgspec.UNSET:
+        check_metadata(changes.metadata)
+
+
 def check_filename(name: str) -> None:
     """A name, not a path: 1 to 255 bytes of UTF-8, no separator, no control character, and something to see.
 

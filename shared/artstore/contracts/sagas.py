@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import msgspec
 
+from artstore.contracts.files import Changes
+
 MAX_GROUP = 256
 """Sagas in one begin, commit or abort request."""
+
+
+class SagaKind(enum.StrEnum):
+    """`sagas.kind` in the database."""
+
+    UPLOAD = "upload"
+    UPDATE = "update"
+    DELETE = "delete"
+    MODE = "mode"
 
 
 class UploadSaga(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,3 +72,20 @@ class SagaResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
     results: list[SagaResult]
+
+
+class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/sagas/changes: admin makes this change of a file when its element is back. Answered 202 with the saga.
+
+    Made after those queued before it. `if_revisions` is the client's condition: the file must be at one of them.
+    """
+
+    saga_id: str
+    kind: SagaKind
+    """update or delete"""
+    file_id: str
+    storage_element_id: str
+    owner: str
+    changes: Changes | None = None
+    """Of an update."""
+    if_revisions: list[int] | None = None

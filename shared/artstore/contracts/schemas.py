@@ -1,10 +1,11 @@
-"""A file's attributes for the OpenAPI documents of the modules that answer with them."""
+"""A file's attributes and a saga, for the OpenAPI documents of the modules that answer with them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from artstore.contracts.files import MAX_FILENAME_BYTES, MAX_TAG_BYTES, MAX_TAGS
+from artstore.contracts.sagas import SagaKind
 
 FILENAME: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_FILENAME_BYTES}
 TAGS: dict[str, Any] = {
@@ -37,3 +38,30 @@ RECORD: dict[str, Any] = {
 }
 RECORD["required"] = list(RECORD["properties"])
 """attr.json always has all of them; later versions may add others."""
+
+_TEXT: dict[str, Any] = {"type": "string"}
+_TEXT_OR_NULL: dict[str, Any] = {"type": ["string", "null"]}
+SAGA: dict[str, Any] = {
+    "type": "object",
+    "description": "A saga: what has become of a change that waits for its element, or of an upload",
+    "properties": {
+        "saga_id": {"type": "string", "format": "uuid"},
+        "kind": {"type": "string", "enum": [kind.value for kind in SagaKind]},
+        "state": {**_TEXT, "description": "queued: waits; committed: done; refused: `problem` says why"},
+        "file_id": {**_TEXT_OR_NULL, "description": "null: of a whole element"},
+        "storage_element_id": _TEXT,
+        "abandoned": {"type": "array", "items": _TEXT},
+        "owner": _TEXT,
+        "due_at": {**_TEXT_OR_NULL, "description": "the next try; null: finished"},
+        "attempts": {"type": "integer", "minimum": 0},
+        "reason": {**_TEXT, "description": "why an upload is undone"},
+        "last_error": _TEXT,
+        "begun_at": _TEXT,
+        "updated_at": _TEXT,
+        "age_s": {"type": "number"},
+        "waits_for": {**_TEXT_OR_NULL, "description": "the change of the same file that is made before this one"},
+        "wanted": {"type": ["object", "null"]},
+        "problem": {"type": ["object", "null"], "description": "the problem document of a refusal"},
+    },
+}
+SAGA["required"] = list(SAGA["properties"])

@@ -10,11 +10,12 @@ from starlette.responses import Response
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch
+from artstore.if_match import if_match, revisions_in
 from artstore.jsons import JsonResponse, page, read_json
+from artstore.modes import Operation
 from artstore.ranges import choose_range
 
 from ..core.context import Context
-from ..modes import Operation
 from ..store.delete import compensate, delete
 from ..store.get import load_attributes, open_file
 from ..store.listing import list_files
@@ -22,7 +23,6 @@ from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
 from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
-from .if_match import if_match, revisions_in
 from .receiving import body_of, expected_digests
 from .sending import FileResponse
 

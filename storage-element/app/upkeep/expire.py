@@ -11,8 +11,8 @@ from artstore.clock import parse_rfc3339
 from artstore.contracts.files import Attributes
 from artstore.errors import NotFound, RevisionMismatch
 from artstore.logs import get_logger
+from artstore.modes import Operation
 
-from ..modes import Operation
 from ..store.delete import delete
 from ..store.get import load_attributes
 from ..store.store import Store

@@ -12,9 +12,9 @@ from typing import Any
 from artstore.clock import parse_rfc3339
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
+from artstore.modes import ALLOWED, Operation
 from artstore.tasks import Tasks
 
-from ..modes import ALLOWED, Operation
 from ..store.store import Store
 from .align import Align
 from .aside import Found

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from app.modes import ROW
 from app.store.attributes import find_in
 from app.store.identity import find_identity
 from app.store.paths import ATTRIBUTES_SUFFIX, Paths
 from artstore.contracts.elements import Mode
+from artstore.modes import ROW
 
 from .journal import State
 

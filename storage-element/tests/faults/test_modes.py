@@ -6,10 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
-from app.modes import ALLOWED, Operation
 from artstore.clock import uuid7
 from artstore.contracts.elements import Mode
 from artstore.contracts.storage import SAGA_HEADER
+from artstore.modes import ALLOWED, Operation
 
 from ..running import Neighbours, RunningElement, eventually, running_element
 from .journal import ABSENT, State

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from app.modes import ALLOWED
 from app.store.delete import delete
 from app.store.put import PutOrder, put
 from app.upkeep.aside import Found
@@ -19,6 +18,7 @@ from app.upkeep.sweep import Sweep, SweepState
 from artstore.clock import rfc3339, uuid7
 from artstore.contracts.elements import Mode
 from artstore.contracts.files import NewFile
+from artstore.modes import ALLOWED
 
 from ..running import Neighbours
 from ..store.support import body_of, new_file, opened, put_bytes

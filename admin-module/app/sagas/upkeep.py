@@ -1,0 +1,86 @@
+"""What keeps the table of sagas right and in sight: files that nobody's saga holds, old sagas, numbers for alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy import text
+
+from artstore.contracts.sagas import SagaKind
+from artstore.database import Database
+from artstore.logs import get_logger
+
+from .claim import CLAIM_AT_ONCE
+from .saga import SagaEvent, SagaState, accepting
+
+log = get_logger("admin.sagas")
+
+FOUND_AFTER_LEASES = 2
+"""A pending file is taken for lost when it is this many leases old and nobody holds its saga."""
+PURGE_AT_ONCE = 10_000
+
+_FOUND = text(
+    """INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
+    SELECT saga_id, 'upload', 'compensating', file_id, storage_element_id, owner, now(), 'found_pending' FROM files
+    WHERE state = 'pending' AND saga_id IS NOT NULL AND checked_at < now() - make_interval(secs => :older_s)
+    ORDER BY saga_id LIMIT :claims
+    ON CONFLICT (saga_id) DO UPDATE SET state = 'compensating', due_at = now(), reason = excluded.reason,
+        storage_element_id = excluded.storage_element_id, attempts = 0, updated_at = now()
+    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id RETURNING saga_id"""
+)
+_PURGE = text(
+    """DELETE FROM sagas WHERE saga_id IN (SELECT saga_id FROM sagas
+    WHERE due_at IS NULL AND updated_at < now() - make_interval(secs => :keep_s) LIMIT :purge)"""
+)
+_OPEN = text(
+    """SELECT kind, state, count(*) AS number, extract(epoch FROM now() - min(begun_at))::float8 AS oldest_s
+    FROM sagas WHERE due_at IS NOT NULL GROUP BY kind, state"""
+)
+
+
+class Upkeep:
+    """`resume` is called when there is work for the resume task."""
+
+    def __init__(
+        self, database: Database, registry: CollectorRegistry, *, lease_s: float, resume: Callable[[], None]
+    ) -> None:
+        self._database, self._lease_s, self._resume = database, lease_s, resume
+        self._open = Gauge("sagas_open", "Sagas that are not finished", ["kind", "state"], registry=registry)
+        self._oldest = Gauge(
+            "saga_oldest_open_seconds",
+            "Age of the oldest saga that waits for an element; an upload that is under way does not",
+            ["kind"],
+            registry=registry,
+        )
+
+    async def count(self) -> None:
+        """The same numbers on every admin."""
+        async with self._database.begin() as conn:
+            rows = (await conn.execute(_OPEN)).all()
+        numbers = {(row.kind, row.state): row for row in rows}
+        for kind in SagaKind:
+            for state in SagaState:
+                row = numbers.get((kind.value, state.value))
+                self._open.labels(kind.value, state.value).set(row.number if row else 0)
+            ages_s = [row.oldest_s for row in rows if row.kind == kind and row.state != SagaState.BEGUN]
+            self._oldest.labels(kind.value).set(max(ages_s, default=0))
+
+    async def sweep(self) -> int:
+        """Pending files whose saga is unknown or was undone before they came; returns how many were found."""
+        values = {
+            "older_s": self._lease_s * FOUND_AFTER_LEASES,
+            "claims": CLAIM_AT_ONCE,
+            "accepting": accepting(SagaEvent.FOUND, SagaState.COMPENSATING),
+        }
+        async with self._database.begin() as conn:
+            found = len((await conn.execute(_FOUND, values)).all())
+        if found:
+            log.warning("pending files without a saga", found=found)
+            self._resume()
+        return found
+
+    async def purge(self, keep_s: float) -> int:
+        """Drops finished sagas older than `keep_s` seconds."""
+        async with self._database.begin() as conn:
+            return (await conn.execute(_PURGE, {"keep_s": keep_s, "purge": PURGE_AT_ONCE})).rowcount

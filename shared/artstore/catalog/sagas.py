@@ -1,0 +1,50 @@
+"""Reading sagas, for operators and for those whose change waits: admin and the ingester show the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.clock import rfc3339
+
+COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
+    begun_at, updated_at, wanted, problem, extract(epoch FROM now() - begun_at)::float8 AS age_s,
+    (SELECT older.saga_id FROM sagas AS older WHERE sagas.state = 'queued' AND older.state = 'queued'
+        AND older.begun_at < sagas.begun_at AND CASE WHEN sagas.file_id IS NULL
+            THEN older.file_id IS NULL AND older.storage_element_id = sagas.storage_element_id
+            ELSE older.file_id = sagas.file_id END
+     ORDER BY older.begun_at DESC LIMIT 1) AS waits_for"""
+"""What `saga_view` needs, for a SELECT of the table `sagas`."""
+
+_ONE = text(f"SELECT {COLUMNS} FROM sagas WHERE saga_id = CAST(:saga_id AS uuid)")
+
+
+async def find_saga(connection: AsyncConnection, saga_id: str) -> dict[str, Any] | None:
+    """The saga as every answer shows it. `saga_id` must be a UUID."""
+    row = (await connection.execute(_ONE, {"saga_id": saga_id})).mappings().first()
+    return None if row is None else saga_view(row)
+
+
+def saga_view(row: Any) -> dict[str, Any]:
+    """`due_at` is when admin acts next, null: never again. `waits_for` is the change that has to be made before this one."""
+    wanted = row["wanted"]
+    if wanted is not None and "changes" in wanted:
+        wanted = {**wanted, "changes": orjson.loads(wanted["changes"])}
+    return {
+        **row,
+        "saga_id": str(row["saga_id"]),
+        "file_id": _text(row["file_id"]),
+        "waits_for": _text(row["waits_for"]),
+        "due_at": rfc3339(row["due_at"]) if row["due_at"] else None,
+        "begun_at": rfc3339(row["begun_at"]),
+        "updated_at": rfc3339(row["updated_at"]),
+        "age_s": round(row["age_s"], 3),
+        "wanted": wanted,
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
