@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
-from support.fleet import Fleet
+from support.fleet import Fleet, answers, eventually
 
 from artstore.testing.network import CLEAR, Proxy, Way
 
 from .schedule import EDGES, Kind, Strike
 
 AFTERMATH_S = 4.0
-"""A process that is started again, or an edge whose connections were reset, disturbs its callers for this long at most."""
+"""What was struck disturbs its callers for this long at most after it answers, or passes bytes, again."""
+STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW})
+"""These last until the process that was started answers."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,8 @@ class Weather:
             else:
                 await self._process_or_server(strike, ending)
             await asyncio.sleep(strike.lasts_s)
+        if strike.kind in STARTING:
+            await asyncio.to_thread(eventually, partial(answers, f"{self.fleet.url(strike.target)}/health/live"))
         struck.ended_s = self.now_s
 
     def _edge(self, strike: Strike, ending: AsyncExitStack) -> None:
