@@ -6,7 +6,7 @@ aiohttp, because bytes pass here: its small request costs a fifteenth of httpx's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,6 +40,10 @@ PROBE_EVERY_S = 1.0
 MAX_CONNECTIONS = 256
 MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that is taken whole; streams have no limit."""
+
+
+READING = frozenset({"GET", "HEAD"})
+"""Sent again by the library when a connection out of the pool turns out to be lost."""
 
 
 class Token(Protocol):
@@ -245,7 +249,13 @@ class Peer:
     ) -> aiohttp.ClientResponse:
         try:
             response = await self.session.request(
-                method, self.url + path, timeout=timeout, headers=headers, allow_redirects=False, **options
+                method,
+                self.url + path,
+                timeout=timeout,
+                headers=headers,
+                allow_redirects=False,
+                middlewares=() if method in READING else (_sent_once,),
+                **options,
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if source is not None and source.failed is not None:
@@ -259,6 +269,17 @@ class Peer:
     def _is_at_fault(self, error: ArtStoreError) -> bool:
         """Not when its disk is full, when one file is damaged, or when it says that somebody behind it is away."""
         return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", self.name) == self.name
+
+
+async def _sent_once(
+    request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+) -> aiohttp.ClientResponse:
+    """The library sends PUT and DELETE again too (RFC 9110 §9.2.2): then the second answer, 404 or 412, hides that the first
+    one was made. Only who asked can tell what a repeat would mean."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(f"no answer: {error}") from error
 
 
 class _Source:

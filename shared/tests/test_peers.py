@@ -91,6 +91,12 @@ class Other:
             request.transport.close()
         return answer
 
+    async def hangs_up_on_the_second(self, request: web.BaseRequest) -> web.Response:
+        """As when the connection is reset under a request that was taken."""
+        if len(self.seen) == 2 and request.transport is not None:
+            request.transport.abort()
+        return web.Response(body=b"fine")
+
     async def takes(self, request: web.BaseRequest) -> web.Response:
         try:
             self.received = await request.content.read()
@@ -249,3 +255,17 @@ async def test_a_stream_that_breaks_or_stalls_is_unavailable(peer: Peer) -> None
             with pytest.raises(Unavailable):
                 async with peer.stream(path, idle_timeout_s=0.3) as response:
                     await response.read()
+
+
+@pytest.mark.parametrize(("method", "times"), [("GET", 3), ("DELETE", 2), ("PUT", 2), ("PATCH", 2)])
+async def test_a_change_whose_answer_is_lost_is_not_sent_again(method: str, times: int) -> None:
+    """The repeat of a delete would be answered 404, though it was made."""
+    other = Other()
+    async with serving(other) as peer:
+        await peer.call(method, "/hangs_up_on_the_second", timeout_s=5)
+        if method == "GET":
+            await peer.call(method, "/hangs_up_on_the_second", timeout_s=5)
+        else:
+            with pytest.raises(Unavailable):
+                await peer.call(method, "/hangs_up_on_the_second", body=b"{}", timeout_s=5)
+    assert len(other.seen) == times

@@ -71,3 +71,14 @@ def test_a_refused_condition_rules_its_revision_out() -> None:
     assert file.possible == {State(2, "a", "two")}
     assert file.pending == []
     assert not file.may_have_left(2)
+
+
+def test_a_change_that_was_made_after_all_leaves_only_what_it_made() -> None:
+    file = history()
+    made, never = file.doubt(patched("two"), 1), file.doubt(deleted, None)
+    assert file.possible == {FIRST, State(2, "a", "two"), None}
+    file.rule_out(never)
+    file.confirm(made, 1.0)
+    assert file.possible == {State(2, "a", "two")}
+    file.confirm(made, 2.0)
+    assert file.possible == {State(2, "a", "two")}

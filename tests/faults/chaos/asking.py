@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,16 @@ class Findings:
         self.found.append(f"{at_s:6.1f} s  {what}")
 
 
+async def sent_once(
+    request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+) -> aiohttp.ClientResponse:
+    """aiohttp would send a DELETE again when its connection breaks, and the model would not know of the first one."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(f"no answer: {error}") from error
+
+
 class Caller:
     """One account's way to all instances; a token is fetched when there is none and dropped when it is refused."""
 
@@ -62,7 +73,9 @@ class Caller:
         """Whether the last request was."""
         self._token = ""
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=GIVE_UP_S, sock_connect=10), auto_decompress=False
+            timeout=aiohttp.ClientTimeout(total=GIVE_UP_S, sock_connect=10),
+            auto_decompress=False,
+            middlewares=[sent_once],
         )
 
     async def close(self) -> None:

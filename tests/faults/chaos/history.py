@@ -23,50 +23,67 @@ Effect = Callable[[State], State | None]
 """What a change makes of a state; None: there is no such file any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pending:
     """A change of unknown outcome. `if_revision` None: it can be made on any revision."""
 
     effect: Effect
     if_revision: int | None
 
+    def fits(self, state: State) -> bool:
+        return self.if_revision in (None, state.revision)
+
 
 @dataclass(slots=True)
 class History:
-    """`possible` holds every state the file may be in now; None is its absence."""
+    """`base` is what the file may be without the pending changes, `possible` with any of them; None is its absence."""
 
     file_id: str
-    possible: set[State | None]
+    base: set[State | None]
     acknowledged_at_s: float
     """When the last acknowledged change was answered, by the run's clock."""
     changeable: bool = True
     """Whether it lies on an element that lets files be changed."""
     pending: list[Pending] = field(default_factory=list)
+    possible: set[State | None] = field(default_factory=set)
     seen: set[State | None] = field(default_factory=set)
     """Every state it may ever have been in: what a cache that was not told may still say."""
 
     def __post_init__(self) -> None:
-        self.seen |= self.possible
+        self._conclude()
 
     @property
     def alive(self) -> list[State]:
         """What it may be if it is there, in a fixed order."""
-        return sorted(
-            (state for state in self.possible if state is not None), key=lambda one: (one.revision, one.label)
-        )
+        there = (state for state in self.possible if state is not None)
+        return sorted(there, key=lambda state: (state.revision, state.label, state.sha256))
 
     def acknowledge(self, state: State | None, now_s: float) -> None:
         """A change was answered, and this is what the file is by it."""
-        self.possible, self.acknowledged_at_s = {state}, now_s
-        if state is None:
-            self.pending = []
-        self.pending = [one for one in self.pending if state and one.if_revision in (None, state.revision)]
-        self._close()
+        self.base, self.acknowledged_at_s = {state}, now_s
+        self.pending = [one for one in self.pending if state is not None and one.fits(state)]
+        self._conclude()
 
-    def doubt(self, effect: Effect, if_revision: int | None) -> None:
+    def doubt(self, effect: Effect, if_revision: int | None) -> Pending:
         """A change was not answered, or with an error that does not say what became of it."""
-        self.pending.append(Pending(effect, if_revision))
-        self._close()
+        change = Pending(effect, if_revision)
+        self.pending.append(change)
+        self._conclude()
+        return change
+
+    def confirm(self, change: Pending, now_s: float) -> None:
+        """A change that was in doubt was made, whenever that was. One that others have made void was seen to its end before."""
+        if change in self.pending:
+            with_it = {state for state, made in self._reached() if change in made}
+            self.pending.remove(change)
+            self.base, self.acknowledged_at_s = with_it, now_s
+            self._conclude()
+
+    def rule_out(self, change: Pending) -> None:
+        """A change that was in doubt will never be made."""
+        if change in self.pending:
+            self.pending.remove(change)
+            self._conclude()
 
     def may_have_left(self, revision: int) -> bool:
         """Whether it may be at another revision, or gone."""
@@ -74,24 +91,27 @@ class History:
 
     def exclude(self, revision: int) -> None:
         """A change was refused because this is not its revision; revisions only grow, so it never will be again."""
-        self.possible = {state for state in self.possible if state is None or state.revision != revision}
+        self.base = {state for state in self.possible if state is None or state.revision != revision}
         self.pending = [one for one in self.pending if one.if_revision != revision]
+        self._conclude()
 
-    def _close(self) -> None:
-        """All that the pending changes can make of what is possible, each made at most once."""
-        reached = {(state, 0) for state in self.possible}
+    def _conclude(self) -> None:
+        self.possible = {state for state, _ in self._reached()}
+        self.seen |= self.possible
+
+    def _reached(self) -> set[tuple[State | None, frozenset[Pending]]]:
+        """All that pending changes can make of the base, each made once at most, and which of them were made for it."""
+        reached = {(state, frozenset[Pending]()) for state in self.base}
         frontier = list(reached)
         while frontier:
             state, made = frontier.pop()
-            for number, change in enumerate(self.pending):
-                if state is None or made >> number & 1 or change.if_revision not in (None, state.revision):
-                    continue
-                after = (change.effect(state), made | 1 << number)
-                if after not in reached:
-                    reached.add(after)
-                    frontier.append(after)
-        self.possible = {state for state, _ in reached}
-        self.seen |= self.possible
+            for change in self.pending:
+                if state is not None and change not in made and change.fits(state):
+                    after = (change.effect(state), made | {change})
+                    if after not in reached:
+                        reached.add(after)
+                        frontier.append(after)
+        return reached
 
 
 def patched(label: str) -> Effect:
