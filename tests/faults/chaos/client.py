@@ -120,7 +120,8 @@ class Client:
         if answer.status in (200, 204):
             before = [state for state in history.alive if state.revision == revision or not conditional]
             self._changed(history, answer, [effect(state) for state in before])
-        elif answer.status in (0, 408, *REFUSALS):
+        elif answer.status in (0, 202, 408, *REFUSALS):
+            # 202: queued, to be made when the element is back, or refused then
             history.doubt(effect, revision if conditional else None)
         elif answer.status == 412 and history.may_have_left(revision):
             history.exclude(revision)
