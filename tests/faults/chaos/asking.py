@@ -21,6 +21,8 @@ GIVE_UP_S = 60.0
 PROMPT_S = {"read": 25.0, "change": 35.0, "upload": 50.0, "token": 15.0}
 """The sum of the timeouts on the way, with the settings of the run's fleet, and as much again for a busy machine."""
 REFUSALS = frozenset({502, 503, 507})
+RETRIED = frozenset({0, 401, 408, *REFUSALS})
+"""Answers that do not say what became of the request, or only that it was refused this time. 0: there was none."""
 SKEW_MEMORY_S = 20.0
 """How long after a skew tokens of that time are still about."""
 

@@ -16,6 +16,8 @@ from support.layout import EDIT, kind_of
 
 from .asking import Findings
 from .client import Client
+from .counting import Counter as SharedCounter
+from .counting import check_counters
 from .history import State
 from .settling import rows
 
@@ -23,11 +25,14 @@ SUFFIX = ".attr.json"
 ASK_AT_ONCE = 8
 
 
-async def check(fleet: Fleet, clients: Sequence[Client], token: str, findings: Findings, now_s: float) -> None:
+async def check(
+    fleet: Fleet, clients: Sequence[Client], counters: list[SharedCounter], token: str, findings: Findings, now_s: float
+) -> None:
     """Adds whatever is not as it must be."""
     disk = await asyncio.to_thread(_disks, fleet, findings, now_s)
     problems = [
-        *_against_histories(disk, clients),
+        *_against_histories(disk, clients, {counter.file_id for counter in counters}),
+        *check_counters(counters, disk),
         *await _against_catalog(fleet, disk),
         *await _against_queries(fleet, disk, clients, token),
         *await _modes(fleet),
@@ -86,17 +91,18 @@ def _state(record: dict[str, Any] | None) -> State | None:
     return State(record["revision"], record["checksum"].removeprefix("sha256:"), record["metadata"]["label"])
 
 
-def _against_histories(disk: dict[str, dict[str, Any]], clients: Sequence[Client]) -> list[str]:
+def _against_histories(disk: dict[str, dict[str, Any]], clients: Sequence[Client], shared: set[str]) -> list[str]:
     """Every acknowledged change is there; an upload nobody acknowledged is whole or absent, and there once at most."""
-    problems = []
+    problems: list[str] = []
     known = {file_id: history for client in clients for file_id, history in client.files.items()}
+    problems += [f"never decided: {queued.path}" for client in clients for queued in client.queued]
     for file_id, history in known.items():
         state = _state(disk.get(file_id))
         if state not in history.possible:
             problems.append(f"{file_id} is {state}, it must be one of {history.possible}; pending {history.pending}")
     untold = {one.label: one for client in clients for one in client.untold}
     labels: Counter[str] = Counter()
-    for file_id in disk.keys() - known.keys():
+    for file_id in disk.keys() - known.keys() - shared:
         state = _state(disk[file_id])
         assert state is not None
         labels[state.label] += 1

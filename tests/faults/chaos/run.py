@@ -15,8 +15,11 @@ from support.layout import LARGE
 from artstore.testing.network import Network
 
 from .asking import Caller, Findings
+from .changing import ask_after
 from .client import Client
+from .counting import make_counters
 from .invariants import check
+from .load import work
 from .schedule import Strike, schedule
 from .settling import Settled, settle
 from .staleness import MEMORY_TTL_S
@@ -55,8 +58,8 @@ class Report:
     def summary(self) -> str:
         struck = Counter(strike.kind.value for strike in self.strikes)
         lines = [
-            f"seed {self.seed}: started in {self.started_s:.0f} s, {self.length_s:.0f} s of chaos, at rest after "
-            f"{self.settled.waited_s:.1f} s (the last: {self.settled.last}), {self.took_s:.0f} s in all",
+            f"seed {self.seed}: started in {self.started_s:.0f} s, {self.length_s:.0f} s of chaos, {self.settled}, "
+            f"{self.took_s:.0f} s in all",
             f"faults: {len(self.strikes)} ("
             + ", ".join(f"{kind} {number}" for kind, number in sorted(struck.items()))
             + ")",
@@ -89,9 +92,10 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
     weather, findings = Weather(fleet), report.findings
     async with AsyncExitStack() as opened:
         clients = [await _client(opened, fleet, weather, report, number) for number in range(CLIENTS)]
+        counters = await make_counters(clients[0])
         stop = asyncio.Event()
         weather.began_s = time.monotonic()
-        working = [asyncio.create_task(client.run(stop)) for client in clients]
+        working = [asyncio.create_task(work(client, counters, stop)) for client in clients]
         await weather.run(report.strikes)
         await asyncio.sleep(max(0.0, report.length_s - weather.now_s))
         stop.set()
@@ -100,12 +104,15 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
         report.settled = await settle(fleet, SETTLE_PATIENCE_S)
         for what, why in report.settled.restless.items():
             findings.add(weather.now_s, f"never came to rest: {what} {why}")
+        for client in clients:
+            for queued in list(client.queued):
+                await ask_after(client, queued)
         for died in weather.dead():
             findings.add(weather.now_s, died)
         report.files = sum(len(client.files) for client in clients)
         report.untold = sum(len(client.untold) for client in clients)
         token = await asyncio.to_thread(fleet.token)
-        await check(fleet, clients, token, findings, weather.now_s)
+        await check(fleet, clients, counters, token, findings, weather.now_s)
 
 
 async def _client(opened: AsyncExitStack, fleet: Fleet, weather: Weather, report: Report, number: int) -> Client:

@@ -24,21 +24,27 @@ UNFINISHED = {
 
 @dataclass(slots=True)
 class Settled:
-    """`waited_s` until everything rested; `last` is what was not at rest a look before, `restless` what never was."""
+    """`waited_s` until everything rested, `rested_s` until this did; `restless` is what never came to rest."""
 
     waited_s: float
-    last: dict[str, Any]
+    rested_s: dict[str, float]
     restless: dict[str, Any]
+
+    def __str__(self) -> str:
+        slowest = sorted(self.rested_s.items(), key=lambda one: -one[1])[:5]
+        return (
+            f"at rest after {self.waited_s:.1f} s ({', '.join(f'{what} {after_s:.1f}' for what, after_s in slowest)})"
+        )
 
 
 async def settle(fleet: Fleet, patience_s: float) -> Settled:
-    began_s, last = time.monotonic(), dict[str, Any]()
+    began_s, rested_s = time.monotonic(), dict[str, float]()
     while True:
         restless = await _restless(fleet)
         waited_s = time.monotonic() - began_s
         if not restless or waited_s > patience_s:
-            return Settled(waited_s, last, restless)
-        last = restless
+            return Settled(waited_s, rested_s, restless)
+        rested_s |= dict.fromkeys(restless, waited_s)
         await asyncio.sleep(LOOK_EVERY_S)
 
 

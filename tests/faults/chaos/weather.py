@@ -18,6 +18,7 @@ from .schedule import EDGES, Kind, Strike
 
 AFTERMATH_S = 4.0
 """What was struck disturbs its callers for this long at most after it answers, or passes bytes, again."""
+START_PATIENCE_S = 240.0
 STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW})
 """These last until the process that was started answers."""
 
@@ -82,7 +83,8 @@ class Weather:
                 await self._process_or_server(strike, ending)
             await asyncio.sleep(strike.lasts_s)
         if strike.kind in STARTING:
-            await asyncio.to_thread(eventually, partial(answers, f"{self.fleet.url(strike.target)}/health/live"))
+            alive = partial(answers, f"{self.fleet.url(strike.target)}/health/live")
+            await asyncio.to_thread(eventually, alive, START_PATIENCE_S)
         struck.ended_s = self.now_s
 
     def _edge(self, strike: Strike, ending: AsyncExitStack) -> None:
