@@ -20,7 +20,7 @@ from artstore.contracts.sagas import (
     UploadCommit,
     UploadSaga,
 )
-from artstore.errors import ArtStoreError, BadGateway, Unavailable, from_wire
+from artstore.errors import ArtStoreError, BadGateway, Conflict, Unavailable, from_wire
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.peers import Peer
@@ -37,6 +37,10 @@ QUEUE_PAUSE_S = 0.3
 _Result = SagaResult | ArtStoreError
 
 
+class GivenUp(Unavailable):
+    """Admin will not commit this upload any more."""
+
+
 class Sagas:
     """Begin, commit and abort of upload sagas; changes that wait for their element."""
 
@@ -50,15 +54,25 @@ class Sagas:
         await self._begins.add(saga)
 
     async def commit(self, commit: UploadCommit) -> None:
-        """When this returns, the file is acknowledged for good. Raises admin's refusal, or Unavailable after a few tries."""
+        """When this returns, the file is acknowledged for good. Raises Unavailable after a few tries, or when it was given up."""
         for pause_s in COMMIT_PAUSES_S:
             try:
-                await self._commits.add(commit)
+                await self._commit_once(commit)
                 return
+            except GivenUp:
+                raise
             except Unavailable as error:
                 log.warning("commit not answered", saga_id=commit.saga_id, error=error.detail)
             await asyncio.sleep(pause_s)
-        await self._commits.add(commit)
+        await self._commit_once(commit)
+
+    async def _commit_once(self, commit: UploadCommit) -> None:
+        try:
+            await self._commits.add(commit)
+        except Conflict as refusal:
+            # Its lease ran out, or its key is another try's by now: nothing of it stays. The client has done nothing wrong.
+            log.warning("upload given up", saga_id=commit.saga_id, reason=refusal.detail)
+            raise GivenUp("the upload took too long and was given up: send it again") from refusal
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, without waiting: a crash before it leaves that to the lease."""

@@ -231,7 +231,8 @@ async def test_a_commit_without_an_answer_is_asked_again(fleet: Fleet) -> None:
 async def test_a_commit_that_is_refused_is_no_201(fleet: Fleet) -> None:
     fleet.admin.refuse_commit = Conflict("its lease ran out")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
-    assert (answer.status, answer.json["code"]) == (409, "conflict")
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    assert "retry-after" in answer.headers
     await fleet.settled(1)
 
 

@@ -26,7 +26,7 @@ from .staleness import MEMORY_TTL_S
 from .weather import Weather
 
 CLIENTS = 5
-SAGA_LEASE_S = 12
+SAGA_LEASE_S = 7
 SETTLE_PATIENCE_S = 150.0
 SETTINGS = {
     "SAGA_LEASE_S": str(SAGA_LEASE_S),
