@@ -146,7 +146,7 @@ async def _against_queries(
             else:
                 ok = (answer.status_code, record.status_code) == (200, 200) and record.json() == expected
                 ok = ok and f"sha256:{hashlib.sha256(answer.content).hexdigest()}" == expected["checksum"]
-            said = f"{answer.status_code}, {record.status_code} {dict(record.headers)} {record.text[:300]}"
+            said = f"{answer.status_code} {answer.content[:300]!r}, {record.status_code} {record.text[:300]}"
             return "" if ok else f"{name} says of {file_id} {said}; it is {expected}"
 
         queries = [name for name in fleet.names if kind_of(name) == "query"]

@@ -20,6 +20,7 @@ from .client import Client
 from .counting import make_counters
 from .invariants import check
 from .load import work
+from .resources import held, largest, too_much
 from .schedule import Strike, schedule
 from .settling import Settled, settle
 from .staleness import MEMORY_TTL_S
@@ -52,6 +53,7 @@ class Report:
     started_s: float = 0.0
     settled: Settled = field(default_factory=lambda: Settled(0.0, {}, {}))
     took_s: float = 0.0
+    largest: str = ""
     files: int = 0
     untold: int = 0
 
@@ -64,6 +66,7 @@ class Report:
             + ", ".join(f"{kind} {number}" for kind, number in sorted(struck.items()))
             + ")",
             f"files: {self.files} acknowledged, {self.untold} uploads without an acknowledgement",
+            f"held at the end, the most of any process: {self.largest}",
             "answers: " + ", ".join(f"{what}: {number}" for what, number in sorted(self.findings.counts.items())),
             f"findings: {len(self.findings.found)}",
             *(f"  {finding}" for finding in self.findings.found),
@@ -107,8 +110,10 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
         for client in clients:
             for queued in list(client.queued):
                 await ask_after(client, queued)
-        for died in weather.dead():
-            findings.add(weather.now_s, died)
+        by_process = held(fleet)
+        report.largest = largest(by_process)
+        for problem in [*weather.dead(), *too_much(by_process)]:
+            findings.add(weather.now_s, problem)
         report.files = sum(len(client.files) for client in clients)
         report.untold = sum(len(client.untold) for client in clients)
         token = await asyncio.to_thread(fleet.token)

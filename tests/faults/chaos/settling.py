@@ -55,9 +55,10 @@ async def _restless(fleet: Fleet) -> dict[str, Any]:
         if restless:
             return restless
         for name in fleet.names:
-            if kind_of(name) == "se":
-                gauges = gauges_of((await client.get(f"{fleet.url(name)}/metrics")).text)
-                restless |= {f"{name} {gauge}": gauges[gauge] for gauge in RESTING_GAUGES if gauges[gauge]}
+            gauges = gauges_of((await client.get(f"{fleet.url(name)}/metrics")).text)
+            resting = RESTING_GAUGES if kind_of(name) == "se" else ()
+            breakers = [gauge for gauge in gauges if gauge.startswith("circuit_breaker_state")]
+            restless |= {f"{name} {gauge}": gauges[gauge] for gauge in (*resting, *breakers) if gauges[gauge]}
     for what, question in UNFINISHED.items():
         number = (await rows(fleet, question))[0][0]
         if number:
@@ -75,10 +76,7 @@ async def _readiness(client: httpx.AsyncClient, url: str) -> str:
 
 
 def gauges_of(metrics: str) -> dict[str, float]:
-    """Those without labels."""
-    lines = [
-        line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#") and "{" not in line
-    ]
+    lines = [line.rsplit(" ", 1) for line in metrics.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, value in lines}
 
 
