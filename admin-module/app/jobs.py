@@ -16,6 +16,7 @@ from artstore.logs import get_logger
 from artstore.redis import listen
 from artstore.tasks import Tasks
 
+from .audit.heads import LOOK_EVERY_S
 from .elements.registry import mark_away
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
@@ -56,6 +57,7 @@ def jobs(context: Context) -> list[Job]:
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
         Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
+        Job("audit-heads", LOOK_EVERY_S, context.heads.look),
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
         Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
         Job("publish-registry", None, context.publisher.run),

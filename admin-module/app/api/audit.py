@@ -16,7 +16,6 @@ from artstore.jsons import JsonResponse, page
 from ..audit.checkpoints import list_checkpoints
 from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
-from ..audit.verify import verify
 from ..core.context import Context
 from .moments import Moment
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
@@ -95,8 +94,7 @@ async def list_all(
 async def verify_chains(
     request: Request, from_checkpoint: Annotated[int | None, Query(ge=1, le=MAX_ROW_ID)] = None
 ) -> Response:
-    context = _context(request)
-    return JsonResponse(await verify(context.database, context.auditor, context.checkpoints, from_checkpoint))
+    return JsonResponse(await _context(request).verification.run(from_checkpoint))
 
 
 async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:

@@ -59,6 +59,11 @@ _WALK = text(
       AND seq > coalesce((CAST(:known AS jsonb) ->> chain)::bigint, 0)
     ORDER BY chain, seq, id LIMIT :limit"""
 )
+_COUNTS = text(
+    """SELECT chain, count(*) AS events FROM audit_events
+    WHERE seq <= coalesce((CAST(:known AS jsonb) ->> chain)::bigint, 0) GROUP BY chain"""
+)
+_ONE = text(f"SELECT {ROW_COLUMNS} FROM audit_events AS e WHERE chain = :chain AND seq = :seq")
 _KEYS = text("SELECT chain, public_key FROM audit_keys ORDER BY chain")
 
 
@@ -87,6 +92,17 @@ async def walk_events(
             return
         last = rows[-1]
         place = {"after_chain": last["chain"], "after_seq": last["seq"], "after_id": last["id"]}
+
+
+async def count_events(conn: AsyncConnection, known: Mapping[str, int]) -> dict[str, int]:
+    """By chain how many events there are up to its `seq` in `known`."""
+    rows = await conn.execute(_COUNTS, {"known": orjson.dumps(dict(known)).decode()})
+    return {row.chain: row.events for row in rows}
+
+
+async def find_event(conn: AsyncConnection, chain: str, seq: int) -> Signed | None:
+    row = (await conn.execute(_ONE, {"chain": chain, "seq": seq})).mappings().first()
+    return None if row is None else to_event(row)
 
 
 async def load_public_keys(conn: AsyncConnection) -> dict[str, bytes]:

@@ -21,6 +21,8 @@ from artstore.service import Runtime
 
 from ..audit.chain import Auditor
 from ..audit.checkpoints import Checkpoints
+from ..audit.heads import Heads
+from ..audit.verify import Verification
 from ..elements.commands import Commands
 from ..elements.publish import Publisher
 from ..identity.issue import Issuer
@@ -48,6 +50,8 @@ class Context:
     peers: Peers
     auditor: Auditor
     checkpoints: Checkpoints
+    heads: Heads
+    verification: Verification
     hasher: SecretHasher
     keyring: Keyring
     issuer: Issuer
@@ -84,6 +88,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             database, auditor, runtime.registry, mode_changed=publisher.kick, call_timeout_s=call_timeout_s
         )
         resume = Resume(database, peers, changes, runtime.registry, call_timeout_s=call_timeout_s)
+        checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
+        heads = Heads(database, redis, auditor, runtime.registry)
         context = Context(
             settings=settings,
             clock=clock,
@@ -91,7 +97,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             redis=redis,
             peers=peers,
             auditor=auditor,
-            checkpoints=Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s),
+            checkpoints=checkpoints,
+            heads=heads,
+            verification=Verification(database, auditor, checkpoints, heads),
             hasher=hasher,
             keyring=keyring,
             issuer=issuer,

@@ -1,7 +1,8 @@
-"""What admin keeps in Redis: the published registry and a copy of the JWKS. Both can be lost; admin writes them again."""
+"""What admin keeps in Redis: the published registry, a copy of the JWKS, and how far the audit log went. All can be lost."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from redis.asyncio import Redis
@@ -10,6 +11,7 @@ from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY
 from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 
 CHECKPOINT_KEY = "artstore:audit:checkpoint"
+HEADS_KEY = "artstore:audit:heads:{}"
 
 _PUBLISH = """
 local kept = redis.call('GET', KEYS[1])
@@ -51,3 +53,14 @@ async def known_checkpoint_number(redis: Redis) -> int:
     """0 when Redis knows none. Raises RedisError."""
     kept = await redis.get(CHECKPOINT_KEY)
     return int(kept) if kept else 0
+
+
+async def keep_audit_heads(redis: Redis, log_id: str, ends: Mapping[str, int]) -> None:
+    """A second memory of how far each audit chain goes. Raises RedisError."""
+    await cast(Any, redis.hset(HEADS_KEY.format(log_id), mapping={chain: str(seq) for chain, seq in ends.items()}))
+
+
+async def known_audit_heads(redis: Redis, log_id: str) -> dict[str, int]:
+    """Raises RedisError."""
+    kept = await cast(Any, redis.hgetall(HEADS_KEY.format(log_id)))
+    return {chain: int(seq) for chain, seq in kept.items() if seq.isascii() and seq.isdigit()}

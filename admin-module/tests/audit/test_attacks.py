@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from redis.asyncio import Redis
 
 from artstore.testing.services import PostgresServer, ValkeyServer
 
@@ -163,6 +164,7 @@ async def test_a_check_goes_on_from_the_checkpoint_the_last_one_ended_with(clien
         f"DELETE FROM audit_events WHERE chain = 'admin' AND seq >= {last - 2}": "cut_off",
         f"UPDATE audit_events SET user_id = 'nobody' WHERE chain = 'admin' AND seq = {last - 2}": "changed",
         "UPDATE audit_checkpoints SET body = replace(body, '\"seq\":', '\"seq\":1') WHERE number = 1": "changed",
+        "DELETE FROM audit_events WHERE chain LIKE 'admin:%' AND seq = 1": "deleted",
     }.items():
         await attacked(attack)
         assert what in {one["what"] for one in (await verify(1)).json()["findings"]}, attack
@@ -199,6 +201,33 @@ async def test_checkpoints_are_listed_newest_first(client: Any) -> None:
     older = (await client[0].get("/api/audit/checkpoints", params={"cursor": first["next_cursor"]})).json()
     assert [one["number"] for one in [*first["items"], *older["items"]]][-2:] == [2, 1]
     assert {chain.partition(":")[0] for chain in first["items"][0]["heads"]} == {"admin"}
+
+
+async def test_an_end_cut_off_before_any_checkpoint_saw_it_is_missed(
+    client: Any, attacked: Any, eventually: Any, valkey: ValkeyServer
+) -> None:
+    """The last test here: what was seen once is missed for ever."""
+    opened, database = client
+    assert (await opened.post("/api/service-accounts", json={"client_id": "unseen"})).status_code == 201
+    last = await database.fetchval("SELECT max(seq) FROM audit_events WHERE chain = 'admin'")
+
+    async def cut() -> list[float]:
+        page = (await opened.get("/metrics")).text
+        return [float(line.split()[1]) for line in page.splitlines() if line.startswith("audit_chains_cut ")]
+
+    async def seen() -> bool:
+        (key,) = await redis.keys("artstore:audit:heads:*")
+        return int(await redis.hget(key, "admin")) >= last
+
+    async with Redis.from_url(valkey.url(5), decode_responses=True) as redis:
+        await eventually(seen)
+    await attacked(f"DELETE FROM audit_events WHERE chain = 'admin' AND seq = {last}")
+    assert ("cut_off", "admin", last) in await verified(client)
+
+    async def told() -> bool:
+        return await cut() == [1.0]
+
+    await eventually(told)
 
 
 def check_offline(folder: Path, content: bytes, *options: str) -> subprocess.CompletedProcess[str]:

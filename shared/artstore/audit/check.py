@@ -96,12 +96,12 @@ class Checker:
         self._good[chain, seq] = True
         self._places[chain] = _Place(seq, digest)
 
-    def finish(self, *, known_number: int = 0) -> list[Finding]:
-        """Everything found. `known_number`: the newest checkpoint that somebody remembers from elsewhere."""
+    def finish(self, *, known_number: int = 0, known_ends: Mapping[str, int] | None = None) -> list[Finding]:
+        """Everything found. What somebody remembers from elsewhere: the newest checkpoint's number, and how far chains went."""
         for event in self._bad:
             self.findings.append(self._name(event))
         if self.whole:
-            self._check_ends()
+            self._check_ends(known_ends or {})
         self._check_checkpoints(known_number)
         return self.findings
 
@@ -133,15 +133,15 @@ class Checker:
             return Finding("changed", chain, seq, "its signature does not fit what it says")
         return Finding("inserted", chain, seq, "nobody who may write this chain has signed it")
 
-    def _check_ends(self) -> None:
-        ends: dict[str, tuple[int, int]] = {}
+    def _check_ends(self, known_ends: Mapping[str, int]) -> None:
+        ends = {chain: (seq, f"event {seq} was seen") for chain, seq in known_ends.items()}
         for (chain, seq), (_, number) in self._promised.items():
-            ends[chain] = max(ends.get(chain, (0, 0)), (seq, number))
-        for chain, (seq, number) in sorted(ends.items()):
+            if seq >= ends.get(chain, (0, ""))[0]:
+                ends[chain] = (seq, f"checkpoint {number} saw event {seq}")
+        for chain, (seq, saw) in sorted(ends.items()):
             place = self._places.get(chain, _Place())
             if place.seq < seq:
-                what = f"the chain ends at {place.seq}, checkpoint {number} saw event {seq}"
-                self._find("cut_off", chain, place.seq + 1, what)
+                self._find("cut_off", chain, place.seq + 1, f"the chain ends at {place.seq}, {saw}")
 
     def _check_checkpoints(self, known_number: int) -> None:
         number, prev = (0, GENESIS) if self.began is None else (self.began["number"], hash_of(self.began))

@@ -40,6 +40,7 @@ MAX_DENIED_PER_S = 50
 """Denials recorded one by one; the rest of a flood becomes one event with their number."""
 SHIP_AT_ONCE = 500
 SHIP_EVERY_S = 1.0
+DISPLACED = "audit.displaced"
 EMPTY_FROM_BYTES = 64 * 1024
 """Events that PostgreSQL has stay in the file until there are so many: taking them out costs two syncs."""
 
@@ -149,9 +150,7 @@ class AuditWriter:
             # The tables are not there yet, or not any more: they come with admin's migrations.
             raise Unavailable("the audit log's tables do not take the events", away="postgresql") from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
-        for event in displaced:
-            log.error("an audit event's place was taken", chain=self.chain, seq=event["seq"])
-            await self.record(Event("audit.displaced", "-", f"{self.chain}/{event['seq']}", "failed", {"event": event}))
+        await self._keep(displaced)
         points.hit("audit.shipped")
         for _ in batch:
             self._waiting.popleft()
@@ -159,6 +158,16 @@ class AuditWriter:
             async with self._file:
                 if not self._waiting:
                     await asyncio.shield(asyncio.to_thread(self._spool.empty))
+
+    async def _keep(self, displaced: list[Signed]) -> None:
+        """In their places stand forged events. As it was signed each goes to the log, and into a new event further on."""
+        for event in displaced:
+            again = event["action"] == DISPLACED
+            true: Signed = event["metadata"]["event"] if again else event
+            log.error("the place of an audit event was taken", displaced=true)
+            if again:  # somebody has taken places in advance: no race with him
+                await asyncio.sleep(SHIP_EVERY_S)
+            await self.record(Event(DISPLACED, "-", f"{true['chain']}/{true['seq']}", "failed", {"event": true}))
 
 
 def open_writer(

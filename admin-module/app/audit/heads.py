@@ -1,0 +1,81 @@
+"""How far every chain has been seen to go, between two checkpoints: an end that is cut off shows, and is told of at once.
+
+Remembered by this process and, through Redis, by all. Whoever cuts the log has to empty Redis and stop every admin within
+LOOK_EVERY_S of the event.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from prometheus_client import CollectorRegistry, Gauge
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import RowMapping, text
+
+from artstore.audit.check import ADMIN_CHAIN
+from artstore.audit.event import fingerprint, is_signed_by
+from artstore.database import Database
+from artstore.logs import get_logger
+
+from ..core.redis import keep_audit_heads, known_audit_heads
+from .chain import Auditor
+from .read import ROW_COLUMNS, to_event
+
+log = get_logger("admin.heads")
+
+LOOK_EVERY_S = 1.0
+_ENDS = text(
+    f"""SELECT {ROW_COLUMNS}, k.public_key FROM audit_keys AS k CROSS JOIN LATERAL
+    (SELECT * FROM audit_events WHERE audit_events.chain = k.chain ORDER BY seq DESC LIMIT 1) AS e"""
+)
+
+
+class Heads:
+    """One per process. What is remembered belongs to the admin chain's key: a database made anew has another one."""
+
+    def __init__(self, database: Database, redis: Redis, auditor: Auditor, registry: CollectorRegistry) -> None:
+        self._database, self._redis, self._auditor = database, redis, auditor
+        self._log_id = ""
+        self._seen: dict[str, int] = {}
+        self._short: frozenset[str] = frozenset()
+        gauge = Gauge(
+            "audit_chains_cut", "Chains of the audit log that end before an event that was seen", registry=registry
+        )
+        gauge.set_function(lambda: len(self._short))
+
+    async def look(self) -> None:
+        """The periodic task."""
+        seen = await self.known()
+        async with self._database.begin() as conn:
+            rows = (await conn.execute(_ENDS)).mappings().all()
+        ends = {row["chain"]: row["seq"] for row in rows}
+        short = frozenset(chain for chain, seq in seen.items() if ends.get(chain, 0) < seq)
+        for chain in sorted(short - self._short):
+            log.error("an audit chain was cut", chain=chain, ends_at=ends.get(chain, 0), seen=seen[chain])
+        self._short = short
+        grown = {row["chain"]: row["seq"] for row in rows if row["seq"] > seen.get(row["chain"], 0) and self._true(row)}
+        self._seen.update(grown)
+        if grown:
+            try:
+                await keep_audit_heads(self._redis, self._log_id, grown)
+            except RedisError as error:
+                log.warning("ends of audit chains not kept in redis", error=str(error))
+
+    async def known(self) -> dict[str, int]:
+        """By chain the `seq` of the last event that anybody remembers. Raises Unavailable before the chain is open."""
+        log_id = fingerprint(self._auditor.key.public_key().public_bytes_raw())
+        if log_id != self._log_id:
+            self._log_id, self._seen = log_id, {}
+        try:
+            kept = await known_audit_heads(self._redis, log_id)
+        except RedisError:
+            kept = {}
+        for chain, seq in kept.items():
+            self._seen[chain] = max(seq, self._seen.get(chain, 0))
+        return dict(self._seen)
+
+    def _true(self, row: RowMapping) -> bool:
+        """A forged end is for the check to find; remembered, it would be missed for ever."""
+        own = row["chain"] == ADMIN_CHAIN
+        key = self._auditor.key.public_key() if own else Ed25519PublicKey.from_public_bytes(row["public_key"])
+        return is_signed_by({name: value for name, value in to_event(row).items() if name != "public_key"}, key)
