@@ -25,6 +25,8 @@ CALLS_OF_A_CLAIM = 3
 RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 300.0
 """The wait doubles with each failed attempt up to this; an element that reports is served at once (`wake`)."""
+STARTS_FOR_S = 10.0
+"""An element reports before it listens: one that has just reported and does not answer is asked again after the first wait."""
 MAX_ERROR_CHARS = 300
 
 _CLAIM = text(
@@ -47,8 +49,10 @@ _URLS = text(
     "SELECT element_id, url FROM storage_elements WHERE element_id = ANY(CAST(:element_ids AS text[])) AND status = 'online'"
 )
 _FAILED = text(
-    """UPDATE sagas SET last_error = :error,
-        due_at = now() + make_interval(secs => least(:retry_max_s, :retry_first_s * 2 ^ least(attempts - 1, 20)))
+    """UPDATE sagas SET last_error = :error, due_at = now() + make_interval(secs => CASE
+        WHEN EXISTS (SELECT FROM storage_elements WHERE element_id = storage_element_id
+                     AND last_seen_at > now() - make_interval(secs => :starts_for_s)) THEN :retry_first_s
+        ELSE least(:retry_max_s, :retry_first_s * 2 ^ least(attempts - 1, 20)) END)
     WHERE saga_id = CAST(:saga_id AS uuid) AND attempts = :attempts AND due_at IS NOT NULL"""
 )
 _WAKE = text(
@@ -113,6 +117,7 @@ async def note_failure(database: Database, saga: Claimed, why: str) -> None:
         "error": why[:MAX_ERROR_CHARS],
         "retry_first_s": RETRY_FIRST_S,
         "retry_max_s": RETRY_MAX_S,
+        "starts_for_s": STARTS_FOR_S,
     }
     async with database.begin() as conn:
         await conn.execute(_FAILED, values)
