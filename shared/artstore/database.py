@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from artstore.breaker import Breaker, Breakers
+from artstore.clock_check import ClockCheck
 from artstore.config import DatabaseSettings
 from artstore.errors import Unavailable
 from artstore.service import Runtime
@@ -117,7 +118,8 @@ def is_away(error: BaseException) -> bool:
 async def open_database(
     settings: DatabaseSettings, runtime: Runtime, breakers: Breakers, *, required: bool = True
 ) -> AsyncIterator[Database]:
-    """Does not connect: the first transaction does. Adds the health check `database`; audit events are shipped there."""
+    """Does not connect: the first transaction does. Adds the health checks `database` and `clock`; audit events are shipped
+    there."""
     engine = create_async_engine(
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
@@ -136,6 +138,7 @@ async def open_database(
     )
     database = Database(engine, breakers.to(EDGE, (DatabaseAway,)))
     runtime.health.add("database", database.check, required=required)
+    ClockCheck(runtime, database)
     runtime.audit.ship_to(database)
     try:
         yield database

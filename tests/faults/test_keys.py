@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 from support.fleet import Fleet, eventually, running_fleet
 
@@ -131,6 +133,27 @@ def test_a_verifier_started_while_admin_is_away_knows_the_keys(fleet: Fleet, sou
         fleet.stop(name)
 
 
+@pytest.mark.parametrize("skew_s", [3600, -3600])
+def test_a_service_whose_clock_is_wrong_says_so_and_is_not_ready(fleet: Fleet, skew_s: int) -> None:
+    """It refuses every token; a balancer that asks for readiness sends nobody there."""
+    fleet.start("query-skewed", account="query", skew_s=skew_s)
+    try:
+        eventually(lambda: "off PostgreSQL's" in (checks(fleet, "query-skewed").get("clock", {}).get("detail") or ""))
+        assert status(fleet, "query-skewed", "/health/ready", "") == 503
+        assert status(fleet, "query-skewed", "/api/files", fleet.token()) == 401
+    finally:
+        fleet.stop("query-skewed")
+
+
+def checks(fleet: Fleet, name: str) -> dict[str, Any]:
+    """What its readiness says; nothing while nobody listens."""
+    try:
+        found: dict[str, Any] = httpx.get(f"{fleet.url(name)}/health/ready", timeout=5).json()["checks"]
+    except httpx.TransportError:
+        return {}
+    return found
+
+
 def refused_within(wait_s: float, fleet: Fleet, name: str, path: str, token: str) -> None:
     """Well before the token ends by itself."""
     seen: list[int] = []
@@ -143,8 +166,6 @@ def refused_within(wait_s: float, fleet: Fleet, name: str, path: str, token: str
 
 def status(fleet: Fleet, name: str, path: str, token: str) -> int:
     """0 while nobody listens."""
-    import httpx
-
     try:
         method = "PATCH" if name == "ingester" else "GET"
         return fleet.call(method, name, path, token).status_code
