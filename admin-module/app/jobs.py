@@ -63,7 +63,7 @@ def jobs(context: Context) -> list[Job]:
         Job("publish-registry", None, context.publisher.run),
         Job("resume-sagas", None, context.resume.run),
         Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
-        Job("sweep-sagas", SWEEP_EVERY_S, context.upkeep.sweep),
+        Job("sweep-sagas", min(SWEEP_EVERY_S, settings.saga_lease_s), context.upkeep.sweep),
         Job("purge-sagas", PURGE_EVERY_S, lambda: context.upkeep.purge(settings.saga_keep_finished_s)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, lambda: purge_keys(context.database, KEEP_S)),
     ]
