@@ -10,6 +10,8 @@ from artstore.catalog.write import Entry, note
 from artstore.clock import uuid7
 from artstore.contracts.files import decode
 
+from .conftest import REMOVED
+
 
 def saga(element_id: str = "se-01") -> dict[str, str]:
     return {"saga_id": str(uuid7()), "file_id": str(uuid7()), "storage_element_id": element_id, "owner": "boss"}
@@ -167,3 +169,26 @@ async def test_a_pending_file_whose_saga_nobody_holds_is_undone(
     assert await eventually(undone)
     assert remote.removed.count((one["file_id"], one["saga_id"])) == (2 if known else 1)
     await other.aclose()
+
+
+async def test_elements_are_asked_in_the_reverse_order_of_the_tries_and_none_holds_up_the_others(
+    admin: Any, element: Any, eventually: Any
+) -> None:
+    first, last, one = await element("se-01"), await element("se-02"), saga("se-01")
+    last.status = 503
+    await post(admin, "uploads", {"sagas": [one]})
+    await post(admin, "uploads", {"sagas": [{**one, "storage_element_id": "se-02"}]})
+    await post(admin, "abort", {"sagas": [{**one, "storage_element_id": "se-02"}], "reason": "the client left"})
+
+    async def first_is_clean() -> bool:
+        return first.removed != []
+
+    assert await eventually(first_is_clean)
+    assert (await look(admin, one))["state"] == "compensating", "it is undone when all of them have answered"
+    last.status = 204
+
+    async def undone() -> bool:
+        return (await look(admin, one))["state"] == "compensated"
+
+    assert await eventually(undone)
+    assert REMOVED[-2:] == [("se-02", one["file_id"]), ("se-01", one["file_id"])]
