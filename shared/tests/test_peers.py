@@ -70,6 +70,9 @@ class Other:
     async def fails(self, _request: web.BaseRequest) -> web.Response:
         return web.Response(status=500, body=b"<html>")
 
+    async def sends_elsewhere(self, _request: web.BaseRequest) -> web.Response:
+        return web.Response(status=302, headers={"location": "/fine"})
+
     async def sleeps(self, _request: web.BaseRequest) -> web.Response:
         await asyncio.Event().wait()
         return web.Response()
@@ -162,6 +165,11 @@ async def test_that_we_are_not_trusted_is_not_the_callers_fault(peer: Peer, cls:
 async def test_a_token_that_was_taken_back_is_replaced_by_another(peer: Peer, other: Other) -> None:
     assert (await peer.call("GET", "/wants_a_later_token", timeout_s=5)).body == b"token-2"
     assert [request.headers["authorization"] for request in other.seen] == ["Bearer token-1", "Bearer token-2"]
+
+
+async def test_nobody_is_followed_elsewhere_with_a_token(peer: Peer, other: Other) -> None:
+    assert (await peer.call("GET", "/sends_elsewhere", timeout_s=5)).status == 302
+    assert [request.path for request in other.seen] == ["/sends_elsewhere"]
 
 
 @pytest.mark.parametrize(

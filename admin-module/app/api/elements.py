@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.denied import note_denied
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
@@ -140,15 +141,18 @@ async def report(request: Request, element_id: str) -> Response:
     announced = await read_json(request, ElementReport)
     if announced.id != element_id:
         raise InvalidFields("the report is of another element", fields=["id"])
-    if principal_of(request).client_id != element_id:
-        raise Forbidden("an element reports only of itself")
+    if (caller := principal_of(request).client_id) != element_id:
+        refusal = Forbidden("an element reports only of itself")
+        await note_denied(request, refusal, caller)
+        raise refusal
     async with context.database.begin() as conn:
         reported = await registry.report(conn, announced)
         element = reported.element
         came = reported.was_away or reported.mode_before is None
         await wake(conn, element_id)
-        if reported.mode_before != element.mode:
-            metadata = {"mode": element.mode.value, "before": reported.mode_before, "url": element.url}
+        if reported.audited:
+            before = {"mode": reported.mode_before, "url": reported.url_before}
+            metadata = {"mode": element.mode.value, "url": element.url, "before": before}
             await context.auditor.record(conn, _event(request, "element.announce", element_id, metadata))
     context.publisher.kick()
     if came:

@@ -30,7 +30,7 @@ _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
 _VERSION = text("SELECT version, now() AS moment FROM registry")
 _ALL = text(f"SELECT {_COLUMNS} FROM storage_elements ORDER BY priority, element_id")
 _ONE = text(f"SELECT {_COLUMNS} FROM storage_elements WHERE element_id = :element_id")
-_BEFORE = text("SELECT mode, status FROM storage_elements WHERE element_id = :element_id FOR UPDATE")
+_BEFORE = text("SELECT mode, url, status FROM storage_elements WHERE element_id = :element_id FOR UPDATE")
 _REPORT = text(
     f"""INSERT INTO storage_elements ({_COLUMNS}, priority_pinned)
     VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, 'online', now(), now(),
@@ -68,11 +68,17 @@ _GONE_SILENT = text(
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What a report changed. `mode_before` is None for an element that was not known."""
+    """What a report changed. `mode_before` and `url_before` are None for an element that was not known."""
 
     element: Element
     mode_before: Mode | None
+    url_before: str | None
     was_away: bool
+
+    @property
+    def audited(self) -> bool:
+        """A mode taken by configuration at the element's start, or another place that callers are sent to with their tokens."""
+        return self.mode_before is not self.element.mode or self.url_before != self.element.url
 
 
 async def report(conn: AsyncConnection, announced: ElementReport) -> Reported:
@@ -91,9 +97,9 @@ async def report(conn: AsyncConnection, announced: ElementReport) -> Reported:
         "read_only_reason": announced.read_only_reason,
     }
     row = (await conn.execute(_REPORT, values)).mappings().one()
-    return Reported(
-        _element(row), Mode(before.mode) if before else None, before is not None and before.status == "away"
-    )
+    if before is None:
+        return Reported(_element(row), None, None, False)
+    return Reported(_element(row), Mode(before.mode), before.url, before.status == "away")
 
 
 async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode, priority: int) -> Element:

@@ -94,11 +94,33 @@ async def test_a_silent_element_is_away_until_it_announces_itself(admin: Any, ev
     assert (await announce(admin))["status"] == "online"
 
 
-async def test_an_element_reports_only_of_itself(admin: Any) -> None:
+async def test_an_element_reports_only_of_itself(admin: Any, eventually: Any) -> None:
     other = await admin.call("POST", "/api/storage-elements/se-02/report", by="se-01", json=report("se-02"))
     mixed = await admin.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=report("se-02"))
     operator = await admin.call("POST", "/api/storage-elements/se-01/report", by="boss", json=report())
     assert [answer.status_code for answer in (other, mixed, operator)] == [403, 422, 403]
+
+    async def denied() -> Any:
+        params = {"action": "access.denied", "user_id": "se-01"}
+        return (await admin.call("GET", "/api/audit", params=params)).json()["items"]
+
+    assert (await eventually(denied))[0]["resource"] == "/api/storage-elements/se-02/report"
+
+
+async def test_a_mode_or_a_place_that_an_element_takes_by_itself_is_audited(admin: Any) -> None:
+    """By configuration, at its start. A report that changes neither leaves no event."""
+    first, moved = "http://127.0.0.1:18020", "http://127.0.0.1:18021"
+    for mode, url in (("edit", first), ("edit", first), ("rw", first), ("rw", moved), ("rw", moved)):
+        await announce(admin, "se-02", mode=mode, url=url)
+    params = {"action": "element.announce", "resource": "storage-elements/se-02", "limit": 3}
+    events = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
+    assert {(event["user_id"], event["result"]) for event in events} == {("se-02", "ok")}
+    seen = [(event["metadata"]["mode"], event["metadata"]["url"], event["metadata"]["before"]) for event in events]
+    assert seen[:2] == [
+        ("rw", moved, {"mode": "rw", "url": first}),
+        ("rw", first, {"mode": "edit", "url": first}),
+    ]
+    assert seen[2][:2] == ("edit", first)
 
 
 async def test_a_priority_set_at_admin_goes_before_the_announced_one(admin: Any) -> None:
