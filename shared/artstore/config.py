@@ -50,7 +50,7 @@ class ServiceSettings(LimitSettings):
     audit_folder: Path | None = None
     """Where audit events are kept until PostgreSQL has them, and the key they are signed with; none: in memory."""
     max_connections: Count = MAX_CONNECTIONS
-    """Open at once in this process; who comes beyond is told 503. The process's limit of open files must be above it."""
+    """Open at once in this process; who comes beyond is told 503. The process's hard limit of open files must be above it."""
     shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
     """How long running requests may take to end after SIGTERM."""
 

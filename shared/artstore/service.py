@@ -36,6 +36,7 @@ from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
+from artstore.open_files import allow_connections
 from artstore.openapi import describe
 from artstore.problems import install_problem_handlers
 from artstore.status import status_router
@@ -187,6 +188,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     configure_logs(service, settings.log_level, settings.log_format)
     provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     points.arm(os.environ)
+    allow_connections(settings.max_connections)
     config = uvicorn.Config(
         app,
         host=settings.host,
