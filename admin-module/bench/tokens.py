@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -56,14 +58,6 @@ async def load(url: str, seconds: float, concurrency: int, pid: int) -> tuple[in
                 await answer.read()
                 return answer.status
 
-        async with asyncio.timeout(60):
-            while True:
-                try:
-                    if await token() == 200:
-                        break
-                except aiohttp.ClientError:
-                    pass
-                await asyncio.sleep(0.1)
         done = 0
         began_s, used_s = time.monotonic(), cpu_s(pid)
 
@@ -78,23 +72,45 @@ async def load(url: str, seconds: float, concurrency: int, pid: int) -> tuple[in
         return done, time.monotonic() - began_s, cpu_s(pid) - used_s
 
 
-def main() -> None:
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
-    concurrency = int(sys.argv[2]) if len(sys.argv) > 2 else 32
+async def until_it_signs(url: str) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        while True:
+            try:
+                async with session.post(f"{url}/api/auth/token", json=CLIENT) as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+@contextmanager
+def running_admin(**settings: str) -> Iterator[tuple[str, dict[str, str], int]]:
+    """(address, environment, process id) of an admin with PostgreSQL and Valkey of its own."""
     with temporary_folder("artstore-bench-") as folder:
         postgres, valkey = start_postgres(folder), start_valkey(folder)
         port = free_port()
-        given = environment(folder, postgres.url(asyncio.run(postgres.new_database())), valkey.url(), port)
+        database_url = postgres.url(asyncio.run(postgres.new_database()))
+        given = {**environment(folder, database_url, valkey.url(), port), **settings}
         with (folder / "admin.log").open("wb") as log:
             command = [sys.executable, "-m", "app.main"]
             admin = subprocess.Popen(command, cwd=MODULE, env=given, stdout=log, stderr=log)  # noqa: S603
         try:
-            done, took_s, used_s = asyncio.run(load(f"http://127.0.0.1:{port}", seconds, concurrency, admin.pid))
+            url = f"http://127.0.0.1:{port}"
+            asyncio.run(until_it_signs(url))
+            yield url, given, admin.pid
         finally:
             admin.terminate()
             admin.wait(15)
             valkey.stop()
             postgres.stop()
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    concurrency = int(sys.argv[2]) if len(sys.argv) > 2 else 32
+    with running_admin() as (url, _, pid):
+        done, took_s, used_s = asyncio.run(load(url, seconds, concurrency, pid))
     cost = f"{used_s / done * 1e6:.0f} µs of a core each, {done / used_s:.0f}/s at a whole core"
     sys.stdout.write(f"{done / took_s:.0f} tokens/s at c={concurrency}; {cost}\n")
 
