@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from faults.chaos.history import History, State, deleted, patched, replaced
-from faults.chaos.schedule import Kind, schedule
-from support.layout import LARGE
+from faults.chaos.schedule import POINTS, Kind, schedule
+from support.fleet import ROOT
+from support.layout import LARGE, MODULES
 
 FIRST = State(1, "a", "one")
 
@@ -82,3 +83,10 @@ def test_a_change_that_was_made_after_all_leaves_only_what_it_made() -> None:
     assert file.possible == {State(2, "a", "two")}
     file.confirm(made, 2.0)
     assert file.possible == {State(2, "a", "two")}
+
+
+def test_every_point_to_die_at_is_one() -> None:
+    for kind, points in POINTS.items():
+        sources = [path.read_text() for path in (ROOT / MODULES[kind] / "app").rglob("*.py")]
+        for point in points:
+            assert any(f'hit("{point}")' in source for source in sources), point

@@ -137,7 +137,7 @@ class Caller:
         hindered = [
             strike
             for strike in touched
-            if strike.edge == "callers" or strike.kind in (Kind.PAUSE, Kind.KILL, Kind.SKEW)
+            if strike.edge == "callers" or strike.kind in (Kind.PAUSE, Kind.KILL, Kind.SKEW, Kind.POINT)
         ]
         if took_s > PROMPT_S[what] and not hindered:
             self.findings.add(answer.ended_s, f"took {took_s:.1f} s: {said}")

@@ -19,6 +19,7 @@ from .client import Client
 from .counting import Counter as SharedCounter
 from .counting import check_counters
 from .history import State
+from .operating import CLOSED, Operator
 from .settling import rows
 
 SUFFIX = ".attr.json"
@@ -26,7 +27,13 @@ ASK_AT_ONCE = 8
 
 
 async def check(
-    fleet: Fleet, clients: Sequence[Client], counters: list[SharedCounter], token: str, findings: Findings, now_s: float
+    fleet: Fleet,
+    clients: Sequence[Client],
+    counters: list[SharedCounter],
+    operator: Operator,
+    token: str,
+    findings: Findings,
+    now_s: float,
 ) -> None:
     """Adds whatever is not as it must be."""
     disk = await asyncio.to_thread(_disks, fleet, findings, now_s)
@@ -35,7 +42,7 @@ async def check(
         *check_counters(counters, disk),
         *await _against_catalog(fleet, disk),
         *await _against_queries(fleet, disk, clients, token),
-        *await _modes(fleet),
+        *await _modes(fleet, operator),
         *await _audit(fleet, clients, token),
     ]
     for problem in problems:
@@ -154,12 +161,12 @@ async def _against_queries(
     return [answer for answer in answers if answer]
 
 
-async def _modes(fleet: Fleet) -> list[str]:
+async def _modes(fleet: Fleet, operator: Operator) -> list[str]:
     problems = []
     for name in fleet.names:
         if kind_of(name) == "se":
             kept = json.loads((fleet.folder / name / "element.json").read_text())["mode"]
-            if kept != ("edit" if name in EDIT else "rw"):
+            if kept not in (operator.allowed_modes() if name == CLOSED else {"edit" if name in EDIT else "rw"}):
                 problems.append(f"{name} is in mode {kept}")
     return problems
 

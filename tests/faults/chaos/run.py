@@ -20,6 +20,7 @@ from .client import Client
 from .counting import make_counters
 from .invariants import check
 from .load import work
+from .operating import Operator
 from .resources import held, largest, too_much
 from .schedule import Strike, schedule
 from .settling import Settled, settle
@@ -53,6 +54,7 @@ class Report:
     started_s: float = 0.0
     settled: Settled = field(default_factory=lambda: Settled(0.0, {}, {}))
     took_s: float = 0.0
+    reached: Counter[str] = field(default_factory=Counter)
     largest: str = ""
     files: int = 0
     untold: int = 0
@@ -65,6 +67,7 @@ class Report:
             f"faults: {len(self.strikes)} ("
             + ", ".join(f"{kind} {number}" for kind, number in sorted(struck.items()))
             + ")",
+            f"died at a point: {', '.join(self.reached) or 'nobody'}",
             f"files: {self.files} acknowledged, {self.untold} uploads without an acknowledgement",
             f"held at the end, the most of any process: {self.largest}",
             "answers: " + ", ".join(f"{what}: {number}" for what, number in sorted(self.findings.counts.items())),
@@ -97,12 +100,17 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
         clients = [await _client(opened, fleet, weather, report, number) for number in range(CLIENTS)]
         counters = await make_counters(clients[0])
         stop = asyncio.Event()
+        operator = Operator(
+            _caller(opened, fleet, weather, report, fleet.credentials("admin"), "operator"), report.length_s
+        )
         weather.began_s = time.monotonic()
+        operating = asyncio.create_task(operator.run())
         working = [asyncio.create_task(work(client, counters, stop)) for client in clients]
         await weather.run(report.strikes)
         await asyncio.sleep(max(0.0, report.length_s - weather.now_s))
         stop.set()
-        await asyncio.gather(*working)
+        await asyncio.gather(operating, *working)
+        report.reached = weather.reached
         network.heal()
         report.settled = await settle(fleet, SETTLE_PATIENCE_S)
         for what, why in report.settled.restless.items():
@@ -117,14 +125,20 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
         report.files = sum(len(client.files) for client in clients)
         report.untold = sum(len(client.untold) for client in clients)
         token = await asyncio.to_thread(fleet.token)
-        await check(fleet, clients, counters, token, findings, weather.now_s)
+        await check(fleet, clients, counters, operator, token, findings, weather.now_s)
 
 
 async def _client(opened: AsyncExitStack, fleet: Fleet, weather: Weather, report: Report, number: int) -> Client:
     account = await asyncio.to_thread(fleet.new_account, client_id=f"chaos-{number}")
-    caller = Caller(fleet, weather, report.findings, account, f"{report.seed}:{number}")
+    return Client(f"c{number}", _caller(opened, fleet, weather, report, account, str(number)))
+
+
+def _caller(
+    opened: AsyncExitStack, fleet: Fleet, weather: Weather, report: Report, account: dict[str, str], name: str
+) -> Caller:
+    caller = Caller(fleet, weather, report.findings, account, f"{report.seed}:{name}")
     opened.push_async_callback(caller.close)
-    return Client(f"c{number}", caller)
+    return caller
 
 
 def _copy_logs(fleet: Fleet, folder: Path) -> None:

@@ -30,6 +30,8 @@ class Kind(enum.StrEnum):
     """kill -9, and a start some time later."""
     RESTART = "restart"
     """SIGTERM, and a start right after."""
+    POINT = "point"
+    """A process is started again so that it kills itself at a named place between two durable effects."""
     PAUSE = "pause"
     """SIGSTOP, SIGCONT some time later."""
     SKEW = "skew"
@@ -40,11 +42,28 @@ class Kind(enum.StrEnum):
     """Redis stops, and comes back empty."""
     POSTGRES = "postgres"
     """PostgreSQL crashes (immediate shutdown), and comes back."""
+    HANG = "hang"
+    """Redis or PostgreSQL is there, takes connections and answers nothing."""
 
 
 EDGES = frozenset({Kind.DELAY, Kind.SLICE, Kind.BLACKHOLE, Kind.RESET, Kind.REFUSE})
-PROCESSES = frozenset({Kind.KILL, Kind.RESTART, Kind.PAUSE, Kind.SKEW})
-SERVERS = {Kind.FLUSH: "redis", Kind.REDIS: "redis", Kind.POSTGRES: "postgres"}
+SERVERS = {
+    Kind.FLUSH: ("redis",),
+    Kind.REDIS: ("redis",),
+    Kind.POSTGRES: ("postgres",),
+    Kind.HANG: ("redis", "postgres"),
+}
+POINTS = {
+    "admin": ("admin.commit_written", "admin.committed", "admin.saga_claimed", "admin.saga_undone", "admin.change_made"),
+    "ingester": ("upload.transferred", "upload.committed", "key.claimed", "key.moved", "key.taken_over", "key.pinned",
+                 "key.answered"),
+    "query": (),
+    "se": ("put.intended", "put.data_renamed", "put.renamed", "put.published", "put.noted", "put.notified", "put.synced",
+           "put.small.data_written", "put.small.published", "update.intended", "update.decided", "update.swapped",
+           "update.published", "update.settled", "delete.intended", "delete.attributes_removed", "delete.removed",
+           "settle.noted", "wal.written", "wal.synced", "checkpoint.synced"),
+}  # fmt: skip
+"""By module, those that an ordinary load passes. A process that does not come to its point is started again all the same."""
 MOMENTARY = frozenset({Kind.RESET, Kind.FLUSH, Kind.RESTART})
 """These have no length."""
 LASTS_S = {
@@ -53,8 +72,9 @@ LASTS_S = {
     Kind.REDIS: (0.5, 5.0),
     Kind.POSTGRES: (0.2, 3.0),
     Kind.SKEW: (4.0, 8.0),
+    Kind.POINT: (4.0, 10.0),
 }
-GAP_S = (0.3, 2.0)
+GAP_S = (0.2, 1.6)
 """From the beginning of one strike to that of the next."""
 REST_S = 4.0
 """A process that was down has this long to come back before it is struck again."""
@@ -106,20 +126,24 @@ def schedule(seed: int, length_s: float, names: Sequence[str]) -> list[Strike]:
 
 def _strike(chance: random.Random, at_s: float, kind: Kind, length_s: float, names: Sequence[str]) -> Strike:
     lasts_s = 0.0 if kind in MOMENTARY else min(chance.uniform(*LASTS_S[kind]), length_s - at_s)
-    return Strike(round(at_s, 2), kind, _target(chance, kind, names), round(lasts_s, 2), _how(chance, kind))
+    target = _target(chance, kind, names)
+    return Strike(round(at_s, 2), kind, target, round(lasts_s, 2), _how(chance, kind, target))
 
 
 def _target(chance: random.Random, kind: Kind, names: Sequence[str]) -> str:
     if kind in SERVERS:
-        return SERVERS[kind]
+        return chance.choice(SERVERS[kind])
     # by module first: four elements are not four times as likely to be struck as two admins
-    module = chance.choice(sorted({kind_of(name) for name in names}))
+    modules = sorted({kind_of(name) for name in names})
+    module = chance.choice([module for module in modules if kind is not Kind.POINT or POINTS[module]])
     name = chance.choice([name for name in names if kind_of(name) == module])
     return f"{name}>{chance.choice(edges_of(name))}" if kind in EDGES else name
 
 
-def _how(chance: random.Random, kind: Kind) -> str:
+def _how(chance: random.Random, kind: Kind, target: str) -> str:
     match kind:
+        case Kind.POINT:
+            return f"{chance.choice(POINTS[kind_of(target)])}:kill:{chance.choice((1, 1, 2, 5, 20))}"
         case Kind.DELAY:
             return f"{chance.choice((0.02, 0.2, 0.8, 3.0))}"
         case Kind.SLICE:

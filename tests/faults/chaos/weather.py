@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,7 +22,10 @@ from .schedule import EDGES, Kind, Strike
 AFTERMATH_S = 4.0
 """What was struck disturbs its callers for this long at most after it answers, or passes bytes, again."""
 START_PATIENCE_S = 240.0
-STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW})
+START_S = 3.0
+"""Of a process that is started to die at a point: this does not count as time to come there."""
+LOOK_EVERY_S = 0.05
+STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW, Kind.POINT})
 """These last until the process that was started answers."""
 
 
@@ -39,6 +45,8 @@ class Weather:
     fleet: Fleet
     began_s: float = field(default_factory=time.monotonic)
     log: list[Struck] = field(default_factory=list)
+    reached: Counter[str] = field(default_factory=Counter)
+    """Points at which a process died."""
     died: list[str] = field(default_factory=list)
     """Processes that were found dead and that nobody had killed."""
 
@@ -81,7 +89,7 @@ class Weather:
                 self._edge(strike, ending)
             else:
                 await self._process_or_server(strike, ending)
-            await asyncio.sleep(strike.lasts_s)
+            await asyncio.sleep(0.0 if strike.kind is Kind.POINT else strike.lasts_s)
         if strike.kind in STARTING:
             alive = partial(answers, f"{self.fleet.url(strike.target)}/health/live")
             await asyncio.to_thread(eventually, alive, START_PATIENCE_S)
@@ -122,6 +130,12 @@ class Weather:
                 await self._stop(name)
                 fleet.start(name, skew_s=float(strike.how))
                 ending.push_async_callback(self._set_right, name)
+            case Kind.POINT:
+                await self._until_its_point(name, strike)
+            case Kind.HANG:
+                server = fleet.valkey.process if name == "redis" else fleet.postgres.process
+                _signal_all(server.pid, signal.SIGSTOP)
+                ending.callback(_signal_all, server.pid, signal.SIGCONT)
             case Kind.FLUSH:
                 await asyncio.to_thread(fleet.valkey.flush)
             case Kind.REDIS:
@@ -131,6 +145,21 @@ class Weather:
                 await asyncio.to_thread(fleet.postgres.discard)
                 ending.push_async_callback(asyncio.to_thread, fleet.start_postgres)
 
+    async def _until_its_point(self, name: str, strike: Strike) -> None:
+        await self._stop(name)
+        self.fleet.start(name, ARTSTORE_POINT=strike.how)
+        process = self.fleet.processes[name]
+        until_s = self.now_s + strike.lasts_s + START_S
+        while process.poll() is None and self.now_s < until_s:
+            await asyncio.sleep(LOOK_EVERY_S)
+        if process.poll() == -signal.SIGKILL:
+            self.reached[strike.how.partition(":")[0]] += 1
+            await asyncio.to_thread(process.wait)
+            self.fleet.processes.pop(name)
+        else:
+            await self._stop(name)
+        self.fleet.start(name)
+
     async def _set_right(self, name: str) -> None:
         await self._stop(name)
         self.fleet.start(name)
@@ -139,3 +168,11 @@ class Weather:
         if self.fleet.processes[name].poll() is not None:
             self.died.append(f"{name} had ended by itself with {self.fleet.processes[name].returncode}")
         await asyncio.to_thread(self.fleet.stop, name, how)
+
+
+def _signal_all(pid: int, which: signal.Signals) -> None:
+    """The process and what it has forked."""
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    for one in (pid, *map(int, children)):
+        with suppress(ProcessLookupError):
+            os.kill(one, which)
