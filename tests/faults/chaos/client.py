@@ -92,7 +92,8 @@ class Client:
             since_s = answer.began_s - history.acknowledged_at_s
             self.found(answer, f"stale by {since_s:.1f} s: read {state}, it is {history.possible}")
         else:
-            self.caller.findings.counts[f"stale, excused by {why}"] += 1
+            said = "said" if "x-artstore-degraded" in answer.headers else "not said"
+            self.caller.findings.counts[f"stale, excused by {why}, {said}"] += 1
 
     def found(self, answer: Answer, what: str) -> None:
         telling = ("x-artstore", "x-request", "idempotent")
