@@ -10,7 +10,7 @@ import msgspec
 from artstore import __version__
 from artstore.clock import Clock, rfc3339
 from artstore.contracts.elements import Capacity, ElementReport, Mode
-from artstore.errors import ArtStoreError
+from artstore.errors import ArtStoreError, BadGateway, Unavailable
 from artstore.logs import get_logger
 from artstore.modes import Operation, check_change, require
 from artstore.peers import Peer
@@ -24,6 +24,7 @@ from .store.store import Store
 log = get_logger("element")
 
 ANNOUNCE_TIMEOUT_S = 5.0
+ANNOUNCE_AGAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,21 @@ class Element:
             read_only_reason=self._store.failing.reason,
         )
 
+    async def announce_until_heard(self) -> None:
+        """Soon again while admin is away: after 90 s of silence this element would be away too. Raises admin's refusal."""
+        told = False
+        while True:
+            try:
+                await self.announce()
+                return
+            except (Unavailable, BadGateway) as error:
+                if not told:
+                    log.warning("not announced", error=error.detail)
+                told = True
+            await asyncio.sleep(ANNOUNCE_AGAIN_S)
+
     async def announce(self) -> None:
-        """Tell admin. Raises what the call raises: the periodic task repeats it."""
+        """Tell admin. Raises what the call raises."""
         path = f"/api/storage-elements/{self._identity.element_id}/report"
         body = msgspec.json.encode(self.report())
         await self._admin.call("POST", path, body=body, timeout_s=ANNOUNCE_TIMEOUT_S)

@@ -22,6 +22,7 @@ from artstore.clock import uuid7
 from artstore.contracts.elements import ElementReport
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
+from artstore.errors import Unavailable
 from artstore.testing.services import free_port
 from artstore.testing.tokens import Signer
 
@@ -41,6 +42,8 @@ class HeardAdmin:
     url: str
     signer: Signer
     reports: list[ElementReport] = field(default_factory=list)
+    deaf: int = 0
+    """So many reports are answered 503 first."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ async def heard_admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
         return web.Response(body=msgspec.json.encode(TokenAnswer(access_token=token)))
 
     async def report(request: web.Request) -> web.Response:
+        if admin.deaf:
+            admin.deaf -= 1
+            return web.Response(status=503, body=Unavailable("starting").to_wire())
         admin.reports.append(msgspec.json.decode(await request.read(), type=ElementReport))
         return web.Response(body=b"{}")
 

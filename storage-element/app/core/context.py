@@ -93,7 +93,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         rows = Rows(database, outbox, settings.storage_element_id)
         upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
         show_store(store, upkeep, runtime, settings.storage_element_id)
-        runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce)
+        runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce_until_heard)
         # Not required: what is there is still read.
         runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
         runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from artstore.testing.services import free_port
 
-from ..running import Neighbours, environment, running_element, start_process
+from ..running import Neighbours, environment, eventually, running_element, start_process
 
 
 def refusal_of(neighbours: Neighbours, root: Path, log: Path, **settings: str) -> list[str]:
@@ -23,6 +23,19 @@ async def test_a_second_process_on_a_root_says_so_in_one_line(neighbours: Neighb
         assert len(lines) == 1
         assert f"another process uses {tmp_path / 'root'}" in lines[0]
         assert (await element.put(b"the first goes on")).status == 201
+
+
+async def test_an_element_that_was_not_heard_speaks_again_soon(neighbours: Neighbours, tmp_path: Path) -> None:
+    """Three rounds of half a minute later it would be taken for away, though it is there."""
+    neighbours.admin.deaf = 3
+    heard = len(neighbours.admin.reports)
+
+    async def is_heard() -> bool:
+        return len(neighbours.admin.reports) > heard
+
+    async with running_element(neighbours, tmp_path / "root"):
+        await eventually(is_heard, timeout_s=60)
+    assert neighbours.admin.deaf == 0
 
 
 async def test_a_root_of_another_element_is_refused_in_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
