@@ -57,6 +57,9 @@ class QueuedChanges:
         self._made = Counter(
             "saga_changes_total", "Queued changes tried at elements", ["kind", "result"], registry=registry
         )
+        for kind in (SagaKind.UPDATE, SagaKind.DELETE, SagaKind.MODE):
+            for result in ("ok", "refused", "failed"):
+                self._made.labels(kind.value, result)  # from 0, so that the first one is an increase
 
     async def make(self, saga: Claimed, peer: Peer) -> None:
         """Raises what the element could not do now; what it will never do closes the saga as refused."""

@@ -45,6 +45,8 @@ class Resume:
         self._undone = Counter(
             "saga_compensations_total", "Compensations tried at elements", ["result"], registry=registry
         )
+        for result in ("ok", "failed"):
+            self._undone.labels(result)  # from 0, so that the first one is an increase
 
     def kick(self) -> None:
         self._kicked.set()

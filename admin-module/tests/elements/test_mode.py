@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from artstore.errors import ModeForbids
+from artstore.testing.services import free_port
 
 
 @pytest.fixture
@@ -58,3 +59,49 @@ async def test_an_unknown_element_or_mode_is_refused(admin: Any) -> None:
     unknown = await admin.call("POST", "/api/storage-elements/se-99/mode", json={"mode": "ro"})
     wrong = await admin.call("POST", "/api/storage-elements/se-01/mode", json={"mode": "up"})
     assert (unknown.status_code, wrong.status_code) == (404, 422)
+
+
+async def announce(admin: Any, element_id: str, url: str, mode: str) -> None:
+    capacity = {"total_bytes": 1, "used_bytes": 0, "available_bytes": 1, "files": 0, "fill": "ok"}
+    body = {"id": element_id, "url": url, "mode": mode, "backend": "local", "version": "0", "capacity": capacity}
+    answer = await admin.call("POST", f"/api/storage-elements/{element_id}/report", by=element_id, json=body)
+    assert answer.status_code == 200, answer.text
+
+
+async def test_an_element_that_is_away_takes_its_mode_later(admin: Any, element: Any, eventually: Any) -> None:
+    path, there = "/api/storage-elements/se-01", (await admin.call("GET", "/api/storage-elements/se-01")).json()["url"]
+    await announce(admin, "se-01", f"http://127.0.0.1:{free_port()}", "rw")
+    queued = await admin.call("POST", f"{path}/mode", json={"mode": "ro"})
+    assert (queued.status_code, queued.json()["state"], queued.json()["wanted"]) == (202, "queued", {"mode": "ro"})
+    assert queued.headers["location"] == f"/api/sagas/{queued.json()['saga_id']}"
+    again = await admin.call("POST", f"{path}/mode", json={"mode": "ro"})
+    assert (again.status_code, again.json()["saga_id"]) == (202, queued.json()["saga_id"])
+    await announce(admin, "se-01", there, "rw")
+
+    async def changed() -> bool:
+        return bool((await admin.call("GET", path)).json()["mode"] == "ro")
+
+    await eventually(changed)
+    assert element["bodies"] == [{"mode": "ro"}]
+    params = {"resource": "storage-elements/se-01", "action": "element.mode", "limit": "2"}
+    events = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
+    assert [(event["result"], event["user_id"]) for event in events] == [("ok", "boss"), ("queued", "boss")]
+    assert events[0]["metadata"] == {"mode": "ro", "saga_id": queued.json()["saga_id"]}
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted", "status"),
+    [
+        ("edit", "ro", 409),
+        ("rw", "edit", 409),
+        ("rw", "ar", 409),
+        ("ar", "ro", 409),
+        ("ro", "ro", 200),
+        ("ro", "ar", 202),
+    ],
+)
+async def test_what_no_wait_would_bring_is_refused_at_once(admin: Any, has: str, wanted: str, status: int) -> None:
+    await announce(admin, "se-02", f"http://127.0.0.1:{free_port()}", has)
+    answer = await admin.call("POST", "/api/storage-elements/se-02/mode", json={"mode": wanted})
+    assert answer.status_code == status, answer.text
+    await admin.sql("DELETE FROM sagas WHERE storage_element_id = 'se-02' AND kind = 'mode'")

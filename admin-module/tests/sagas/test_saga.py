@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,8 @@ def test_the_diagram_shows_every_change_of_state() -> None:
     printed = diagram()
     changes = [(before, event) for (before, event), after in TRANSITIONS.items() if before is not after]
     assert printed.count("-->") == len(changes) + len(FINAL)
+
+
+def test_the_documents_show_the_diagram_as_it_is() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "life-of-a-file.md").read_text()
+    assert f"```mermaid\n{diagram()}```" in document
