@@ -85,6 +85,7 @@ class ScriptedAdmin:
         self.aborted: list[UploadSaga] = []
         self.queued: list[dict[str, Any]] = []
         self.requests = 0
+        self.listed = 0
 
     def reset(self) -> None:
         self.fail.clear()
@@ -112,7 +113,9 @@ class ScriptedAdmin:
         return JsonResponse(self.signer.jwks())
 
     async def _list(self, _request: Request) -> Response:
-        return JsonResponse({"items": self.elements, "next_cursor": None})
+        self.listed += 1
+        listed = {"items": self.elements, "next_cursor": None, "version": self.listed, "published_at": ""}
+        return JsonResponse(listed)
 
     async def _begin(self, request: Request) -> Response:
         sagas = msgspec.json.decode(await self._body(request), type=BeginUploads).sagas

@@ -1,12 +1,14 @@
 """The registry of elements as a subscriber holds it: from Redis, else from admin, else from the last one kept on disk.
 
-The snapshot is read at every (re)subscribe and polled as a safety net; an older version never replaces a newer one.
+The snapshot is read at every (re)subscribe and polled as a safety net; an older version never replaces a newer one, whichever
+source it comes from. Where it is from and how old it is stand in `/health/ready` and in two metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import math
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from redis.exceptions import RedisError
 
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Element, Snapshot
 from artstore.errors import ArtStoreError
+from artstore.kept_registry import KeptRegistry
 from artstore.logs import get_logger
 from artstore.peers import Peer
 from artstore.redis import listen
@@ -23,24 +26,34 @@ from artstore.service import Runtime
 
 log = get_logger("artstore.discovery")
 
-POLL_EVERY_S = 5.0
-ADMIN_TIMEOUT_S = 5.0
-_Page = msgspec.defstruct("_Page", [("items", list[Element])])
+POLL_EVERY_S = 2.0
+"""With the two seconds a dead Redis may take to show itself, what was missed is made good within five."""
+ADMIN_TIMEOUT_S = 2.0
+SOURCES = ("redis", "admin", "file", "settings", "none")
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """Admin's list: all of it, since more than one page of elements is more than this is made for."""
+
+    items: list[Element]
+    version: int
+    published_at: str
+    next_cursor: str | None = None
 
 
 class Discovery:
-    """Opened by whoever places or finds files. `source` is redis, admin, file, settings or none."""
+    """Opened by whoever places or finds files. `source` is one of SOURCES."""
 
     def __init__(
         self, runtime: Runtime, redis: Redis, admin: Peer, *, kept: Path | None = None, configured: str | None = None
     ) -> None:
-        self._runtime, self._redis, self._admin, self._kept = runtime, redis, admin, kept
+        self._runtime, self._redis, self._admin = runtime, redis, admin
+        self._kept = KeptRegistry(kept, runtime.clock) if kept is not None else None
         self._snapshot: Snapshot | None = None
-        self._confirmed_s = runtime.clock.monotonic_s()
+        self._confirmed_s = -math.inf
         self.source = "none"
         self._take_fallback(configured)
-        age = Gauge("discovery_age_seconds", "Since the registry was last confirmed", registry=runtime.registry)
-        age.set_function(lambda: self.age_s)
+        self._show()
         runtime.tasks.forever("discovery", self._listen)
         runtime.tasks.every("discovery-poll", POLL_EVERY_S, self._poll)
 
@@ -50,19 +63,32 @@ class Discovery:
 
     @property
     def age_s(self) -> float:
-        """How long ago a source last confirmed what is held here."""
+        """How long ago a source last confirmed what is held here; infinite for what was only configured."""
         return self._runtime.clock.monotonic_s() - self._confirmed_s
 
     def find(self, element_id: str) -> Element | None:
         return next((element for element in self.elements if element.id == element_id), None)
 
-    async def check(self) -> None:
-        """Raises while no element is known: for readiness."""
+    async def check(self) -> str:
+        """For readiness: says where the registry is from and how old it is. Raises while no element is known."""
         if not self.elements:
             raise ConnectionError("no storage element is known yet")
+        age = f"confirmed {self.age_s:.0f} s ago" if math.isfinite(self.age_s) else "never confirmed"
+        return f"{len(self.elements)} elements from {self.source}, {age}"
+
+    def _show(self) -> None:
+        registry = self._runtime.registry
+        age = Gauge("discovery_age_seconds", "Since a source last confirmed the registry", registry=registry)
+        age.set_function(lambda: self.age_s)
+        source = Gauge("discovery_source", "1 for the source of the registry held", ["source"], registry=registry)
+        for name in SOURCES:
+            source.labels(name).set_function(partial(self._is_from, name))
+
+    def _is_from(self, source: str) -> float:
+        return float(self.source == source)
 
     async def _listen(self) -> None:
-        await listen(self._redis, CONFIG_CHANNEL, subscribed=self._read_snapshot, message=self._take_text)
+        await listen(self._redis, {CONFIG_CHANNEL: self._take_text}, subscribed=self._read_snapshot)
 
     async def _poll(self) -> None:
         try:
@@ -73,60 +99,59 @@ class Discovery:
         await self._ask_admin()
 
     async def _read_snapshot(self) -> bool:
+        """Whether Redis confirmed what is held or had newer."""
         raw = await self._redis.get(SNAPSHOT_KEY)
-        if raw is None:
-            return False
-        await self._take_text(raw)
-        return True
+        return raw is not None and await self._take_text(raw)
 
-    async def _take_text(self, raw: str | bytes) -> None:
+    async def _take_text(self, raw: str | bytes) -> bool:
         try:
             snapshot = msgspec.json.decode(raw, type=Snapshot)
         except msgspec.MsgspecError as error:
             log.warning("snapshot unreadable", error=str(error))
-            return
-        await self._take(snapshot, "redis")
+            return False
+        return await self._take(snapshot, "redis")
 
     async def _ask_admin(self) -> None:
-        """Admin's list has no version: it is as new as the answer, so it keeps the version held here."""
         try:
             answer = await self._admin.call(
                 "GET", "/api/storage-elements", params={"limit": "1000"}, timeout_s=ADMIN_TIMEOUT_S
             )
-            elements = msgspec.json.decode(answer.body, type=_Page).items  # type: ignore[attr-defined]
+            listed = msgspec.json.decode(answer.body, type=_Listed)
         except (ArtStoreError, msgspec.MsgspecError) as error:
-            log.warning(
-                "no source of the registry answers", error=str(error), age_s=round(self.age_s), held=self.source
-            )
+            age_s = round(self.age_s) if math.isfinite(self.age_s) else None
+            log.warning("no source of the registry answers", error=str(error), age_s=age_s, held=self.source)
             return
-        version = self._snapshot.version if self._snapshot else 0
-        published_at = self._snapshot.published_at if self._snapshot else ""
-        await self._take(Snapshot(version=version, published_at=published_at, elements=elements), "admin")
+        if listed.next_cursor is not None:
+            log.error("admin lists more elements than one page", elements=len(listed.items))
+        await self._take(
+            Snapshot(version=listed.version, published_at=listed.published_at, elements=listed.items), "admin"
+        )
 
-    async def _take(self, snapshot: Snapshot, source: str) -> None:
+    async def _take(self, snapshot: Snapshot, source: str) -> bool:
+        """False for one that is older than what is held."""
         if self._snapshot is not None and snapshot.version < self._snapshot.version:
-            return
+            return False
         for element in snapshot.elements:
             self._runtime.files.space_used.labels(element.id).set(element.capacity.used_bytes)
-        changed = self._snapshot is None or snapshot.elements != self._snapshot.elements
+        if source != self.source:
+            log.info("registry taken", source=source, before=self.source, version=snapshot.version)
         self._snapshot, self.source = snapshot, source
         self._confirmed_s = self._runtime.clock.monotonic_s()
-        if changed and self._kept is not None:
-            await asyncio.to_thread(self._keep, msgspec.json.encode(snapshot), self._kept)
-
-    def _keep(self, encoded: bytes, path: Path) -> None:
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(encoded)
-        fresh.replace(path)
+        if self._kept is not None:
+            await asyncio.to_thread(self._kept.keep, snapshot)
+        return True
 
     def _take_fallback(self, configured: str | None) -> None:
         """The last registry kept, else the one configured: a list of elements as JSON. Version 0: anything replaces it."""
-        try:
-            if self._kept is not None and self._kept.exists():
-                kept = msgspec.json.decode(self._kept.read_bytes(), type=Snapshot)
-                self._snapshot, self.source = msgspec.structs.replace(kept, version=0), "file"
-            elif configured:
+        kept = self._kept.load() if self._kept is not None else None
+        if kept is not None:
+            snapshot, age_s = kept
+            self._snapshot, self.source = msgspec.structs.replace(snapshot, version=0), "file"
+            self._confirmed_s = self._runtime.clock.monotonic_s() - age_s
+        elif configured:
+            try:
                 elements = msgspec.json.decode(configured, type=list[Element])
-                self._snapshot, self.source = Snapshot(version=0, published_at="", elements=elements), "settings"
-        except (OSError, msgspec.MsgspecError) as error:
-            log.warning("local configuration of elements unreadable", error=str(error))
+            except msgspec.MsgspecError as error:
+                log.warning("STORAGE_ELEMENTS is unreadable", error=str(error))
+                return
+            self._snapshot, self.source = Snapshot(version=0, published_at="", elements=elements), "settings"

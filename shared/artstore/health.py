@@ -41,7 +41,7 @@ class Health:
         every_s: float = 2.0,
         timeout_s: float = 2.0,
     ) -> None:
-        """`check` raises when it is not well; what an error of ours says is the detail shown."""
+        """`check` raises when it is not well; what an error of ours says is the detail shown, or what `check` answers."""
         entry = self._checks[name] = _Check(required=required)
         self.tasks.start(f"health:{name}", self._watch(name, entry, check, every_s, timeout_s))
 
@@ -52,7 +52,7 @@ class Health:
         while True:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await check()
+                    answer = await check()
             except Exception as error:  # any failure is the answer
                 entry.ok, entry.detail = False, _shown(error)
                 if entry.detail != told:
@@ -62,7 +62,7 @@ class Health:
                 if told:
                     log.info("check passes again", check=name)
                 told = ""
-                entry.ok, entry.detail = True, "ok"
+                entry.ok, entry.detail = True, answer if isinstance(answer, str) else "ok"
             await asyncio.sleep(every_s if entry.ok else min(every_s, NOT_OK_EVERY_S))
 
     @property

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,11 +21,12 @@ from artstore.breaker import Breakers
 from artstore.clock import Clock, rfc3339
 from artstore.config import PeerSettings, RedisSettings
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Capacity, Element, Fill, Mode, Snapshot
-from artstore.discovery import Discovery
+from artstore.discovery import SOURCES, Discovery
+from artstore.metrics import new_registry
 from artstore.peers import Peer, open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
-from artstore.testing.services import ValkeyServer
+from artstore.testing.services import ValkeyServer, start_valkey
 
 DEADLINE_S = 15
 
@@ -47,13 +53,14 @@ def snapshot(version: int, *names: str) -> bytes:
 
 
 @asynccontextmanager
-async def admin_with(*names: str) -> AsyncIterator[str]:
+async def admin_with(*names: str, version: int = 1) -> AsyncIterator[str]:
     """An admin whose registry has these elements; without a name, one that is broken."""
 
     async def listing(_request: web.Request) -> web.Response:
         if not names:
             return web.Response(status=500)
-        return web.Response(body=msgspec.json.encode({"items": [element(name) for name in names], "next_cursor": None}))
+        page = {"items": [element(name) for name in names], "next_cursor": None, "version": version, "published_at": ""}
+        return web.Response(body=msgspec.json.encode(page))
 
     app = web.Application()
     app.router.add_get("/api/storage-elements", listing)
@@ -99,6 +106,13 @@ def names(discovery: Discovery) -> list[str]:
     return [found.id for found in discovery.elements]
 
 
+def shown(runtime: Runtime) -> dict[str, float | str]:
+    """What an operator reads in /metrics."""
+    ask = runtime.registry.get_sample_value
+    sources = [name for name in SOURCES if ask("discovery_source", {"source": name}) == 1]
+    return {"discovery_age_seconds": ask("discovery_age_seconds") or 0, "discovery_source": ",".join(sources)}
+
+
 @pytest.fixture
 async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
     client = Redis.from_url(valkey.url())
@@ -134,6 +148,74 @@ async def test_an_older_version_or_damage_changes_nothing(runtime: Runtime, valk
         await until(lambda: names(discovery) == ["se-01", "new"])
 
 
+async def test_an_answer_of_admin_that_is_older_than_what_was_heard_changes_nothing(
+    runtime: Runtime, valkey: ValkeyServer, redis: Redis
+) -> None:
+    await redis.set(SNAPSHOT_KEY, snapshot(5, "se-01"))
+    async with admin_with("old", version=4) as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        await discovery._ask_admin()
+        assert (names(discovery), discovery.source) == (["se-01"], "redis")
+
+
+async def test_a_redis_that_came_back_with_less_than_is_known_is_not_believed(
+    runtime: Runtime, valkey: ValkeyServer, redis: Redis
+) -> None:
+    """Restarted from an old dump, or empty: admin is asked until it has published anew."""
+    await redis.set(SNAPSHOT_KEY, snapshot(5, "se-01"))
+    async with admin_with("new", version=6) as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        await redis.set(SNAPSHOT_KEY, snapshot(3, "old"))
+        await until(lambda: names(discovery) == ["new"])
+        assert discovery.source == "admin"
+        await redis.delete(SNAPSHOT_KEY)
+        await redis.set(SNAPSHOT_KEY, snapshot(7, "newest"))
+        await until(lambda: (names(discovery), discovery.source) == (["newest"], "redis"))
+
+
+async def test_a_message_that_was_missed_is_made_good(runtime: Runtime, valkey: ValkeyServer, redis: Redis) -> None:
+    """The subscription stands, but nobody published what stands in the key."""
+    await redis.set(SNAPSHOT_KEY, snapshot(1, "se-01"))
+    async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        await redis.set(SNAPSHOT_KEY, snapshot(2, "se-01", "se-02"))
+        await until(lambda: names(discovery) == ["se-01", "se-02"])
+
+
+async def test_a_subscription_lost_silently_is_made_good(runtime: Runtime, tmp_path: Path) -> None:
+    """SIGSTOP leaves every connection open and unanswered, as a cut cable does."""
+    server = start_valkey(tmp_path)
+    client = Redis.from_url(server.url())
+    await client.set(SNAPSHOT_KEY, snapshot(1, "se-01"))
+    async with (
+        admin_with("from-admin", version=2) as admin_url,
+        parts(runtime, server.url(), admin_url) as (own, admin),
+    ):
+        discovery = Discovery(runtime, own, admin)
+        await until(lambda: names(discovery) == ["se-01"])
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            await until(lambda: (names(discovery), discovery.source) == (["from-admin"], "admin"))
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        await client.set(SNAPSHOT_KEY, snapshot(3, "se-03"))
+        await until(lambda: (names(discovery), discovery.source) == (["se-03"], "redis"))
+        await until_heard(client)
+        await client.publish(CONFIG_CHANNEL, snapshot(4, "se-04"))
+        await until(lambda: names(discovery) == ["se-04"])
+    await client.aclose()
+    server.stop()
+
+
+async def until_heard(client: Redis) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while dict(await client.pubsub_numsub(CONFIG_CHANNEL))[CONFIG_CHANNEL.encode()] != 1:
+            await asyncio.sleep(0.05)
+
+
 async def test_without_redis_admin_is_asked(runtime: Runtime) -> None:
     async with admin_with("se-07") as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
         discovery = Discovery(runtime, own, admin)
@@ -142,7 +224,7 @@ async def test_without_redis_admin_is_asked(runtime: Runtime) -> None:
         await discovery.check()
 
 
-async def test_without_redis_and_admin_the_last_one_kept_is_used_and_its_age_told(
+async def test_what_redis_said_is_kept_for_the_next_start(
     runtime: Runtime, valkey: ValkeyServer, redis: Redis, tmp_path: Path
 ) -> None:
     kept = tmp_path / "registry.json"
@@ -155,13 +237,14 @@ async def test_without_redis_and_admin_the_last_one_kept_is_used_and_its_age_tol
 async def test_a_start_alone_knows_the_elements_of_the_last_run(runtime: Runtime, tmp_path: Path) -> None:
     kept = tmp_path / "registry.json"
     kept.write_bytes(snapshot(3, "se-01"))
+    os.utime(kept, (time.time() - 7200,) * 2)
     async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
         discovery = Discovery(runtime, own, admin, kept=kept, configured=None)
         assert names(discovery) == ["se-01"]
-        assert discovery.source == "file"
-        age = discovery.age_s
-        await asyncio.sleep(0.01)
-        assert discovery.age_s > age
+        assert 7200 <= discovery.age_s < 7300
+        assert "1 elements from file, confirmed 72" in await discovery.check()
+        assert shown(runtime)["discovery_age_seconds"] >= 7200
+        assert shown(runtime)["discovery_source"] == "file"
 
 
 async def test_a_first_start_alone_knows_what_is_configured(runtime: Runtime) -> None:
@@ -169,7 +252,8 @@ async def test_a_first_start_alone_knows_what_is_configured(runtime: Runtime) ->
     async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
         discovery = Discovery(runtime, own, admin, configured=configured)
         assert names(discovery) == ["se-05"]
-        assert discovery.source == "settings"
+        assert await discovery.check() == "1 elements from settings, never confirmed"
+        assert shown(runtime) == {"discovery_age_seconds": math.inf, "discovery_source": "settings"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xff"])
@@ -180,6 +264,10 @@ async def test_a_damaged_kept_file_does_not_stop_the_start(runtime: Runtime, tmp
         discovery = Discovery(runtime, own, admin, kept=kept)
         with pytest.raises(ConnectionError):
             await discovery.check()
+        configured = msgspec.json.encode([element("se-05")]).decode()
+    other = replace(runtime, registry=new_registry())
+    async with admin_with() as admin_url, parts(other, "redis://127.0.0.1:1", admin_url) as (own, admin):
+        assert names(Discovery(other, own, admin, kept=kept, configured=configured)) == ["se-05"]
 
 
 async def test_anything_published_replaces_what_was_kept(
