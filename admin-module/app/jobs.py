@@ -12,12 +12,11 @@ from artstore.clock import uuid7
 from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
 from artstore.errors import Unavailable
-from artstore.logs import get_logger
 from artstore.redis import listen
 from artstore.tasks import Tasks
 
 from .audit.heads import LOOK_EVERY_S
-from .elements.registry import mark_away
+from .elements.presence import Presence
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
 from .sagas.keyed import purge_keys
@@ -33,9 +32,6 @@ AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
 SWEEP_EVERY_S = 60.0
 PURGE_EVERY_S = 600.0
-
-log = get_logger("admin.jobs")
-
 
 LOOP_PAUSE_S = 0.02
 """Between two rounds of a task that waits for work by itself; changes that come meanwhile share the next round."""
@@ -53,13 +49,14 @@ class Job:
 def jobs(context: Context) -> list[Job]:
     """All but `prepare`, for which they wait."""
     settings = context.settings
+    presence = Presence(context.database, context.clock, settings.element_away_after_s, context.publisher.kick)
     return [
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
         Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
         Job("audit-heads", LOOK_EVERY_S, context.heads.look),
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
-        Job("elements-away", AWAY_CHECK_EVERY_S, lambda: _mark_away(context)),
+        Job("elements-away", min(AWAY_CHECK_EVERY_S, settings.element_away_after_s / 2), presence.look),
         Job("publish-registry", None, context.publisher.run),
         Job("resume-sagas", None, context.resume.run),
         Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
@@ -102,17 +99,9 @@ async def _prepare(context: Context) -> None:
             await asyncio.sleep(PREPARE_RETRY_S)
 
 
-async def _mark_away(context: Context) -> None:
-    async with context.database.begin() as conn:
-        gone = await mark_away(conn, context.settings.element_away_after_s)
-    if gone:
-        log.warning("elements away", element_ids=gone)
-        context.publisher.kick()
-
-
 async def _hear_of_keys(context: Context) -> None:
     keyring = context.keyring
-    await listen(context.redis, JWKS_CHANNEL, subscribed=keyring.refresh, message=keyring.heard)
+    await listen(context.redis, {JWKS_CHANNEL: keyring.heard}, subscribed=keyring.refresh)
 
 
 async def _forget_revocations(context: Context) -> None:

@@ -28,6 +28,7 @@ SETTING_NAMES = frozenset(
         "DATABASE_POOL_SIZE",
         "DATABASE_URL",
         "DISCOVERY_FILE",
+        "ELEMENT_ANNOUNCE_EVERY_S",
         "ELEMENT_AWAY_AFTER_S",
         "ELEMENT_CALL_TIMEOUT_S",
         "ELEMENT_IDLE_TIMEOUT_S",

@@ -18,8 +18,8 @@ from .registry import load_snapshot
 
 log = get_logger("admin.publish")
 
-COMPARE_EVERY_S = 10.0
-"""How long a snapshot key that was lost (FLUSHALL, a new Redis) stays lost, at most."""
+COMPARE_EVERY_S = 2.0
+"""How long a snapshot key that was lost (FLUSHALL, a new Redis, one with an old dump) stays lost, at most."""
 
 
 class Publisher:

@@ -81,19 +81,6 @@ async def test_a_snapshot_that_was_lost_is_written_again(admin: Any, eventually:
     assert await eventually(back)
 
 
-async def test_a_silent_element_is_away_until_it_announces_itself(admin: Any, eventually: Any) -> None:
-    await announce(admin)
-    await admin.sql(
-        "UPDATE storage_elements SET last_seen_at = now() - interval '91 seconds' WHERE element_id = 'se-01'"
-    )
-
-    async def away() -> bool:
-        return {one.id: one.status for one in (await snapshot(admin)).elements}.get("se-01") == "away"
-
-    assert await eventually(away)
-    assert (await announce(admin))["status"] == "online"
-
-
 async def test_an_element_reports_only_of_itself(admin: Any, eventually: Any) -> None:
     other = await admin.call("POST", "/api/storage-elements/se-02/report", by="se-01", json=report("se-02"))
     mixed = await admin.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=report("se-02"))

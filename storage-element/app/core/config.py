@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
-from artstore.contracts.elements import DEFAULT_PRIORITY, Mode
+from artstore.contracts.elements import ANNOUNCE_EVERY_S, DEFAULT_PRIORITY, Mode
 
 S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_access_key")
 
@@ -31,6 +31,8 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """Elements with a lower one are filled first."""
     element_url: str
     """Where the other modules reach this element."""
+    element_announce_every_s: Seconds = ANNOUNCE_EVERY_S
+    """Three missed ones make ELEMENT_AWAY_AFTER_S at admin."""
     storage_quota_bytes: Annotated[int, Field(gt=0)] | None = None
     """For an element that shares its disk; none, the whole disk."""
     storage_reserve_bytes: Bytes = 256 << 20
