@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from circuitbreaker import CircuitBreaker
 from prometheus_client import CollectorRegistry, Gauge
 
-from artstore.errors import Unavailable
+from artstore.errors import RETRY_AFTER_S, Unavailable
 
 FAILURES = 5
 OPEN_S = 60
@@ -44,7 +44,8 @@ class Breaker:
 
     @property
     def retry_after_s(self) -> int:
-        return max(1, int(self._circuit.open_remaining) + 1)
+        """Not longer than RETRY_AFTER_S: a look at readiness closes it as soon as the other side is back."""
+        return min(RETRY_AFTER_S, max(1, int(self._circuit.open_remaining) + 1))
 
     @property
     def state_number(self) -> int:

@@ -65,7 +65,7 @@ class PeerAnswer:
 
 
 class PeerFault(Exception):
-    """Counts against the peer: no connection, a timeout, most answers of 500 and above. Never leaves this file."""
+    """Counts against the peer: no connection, a timeout, most answers of 500 and above. Never leaves who raised it."""
 
     def __init__(self, error: ArtStoreError) -> None:
         super().__init__(str(error))
@@ -263,12 +263,13 @@ class Peer:
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
         if response.status >= 500:
             failure = await _failure(response)
-            raise PeerFault(failure) if self._is_at_fault(failure) else failure
+            raise PeerFault(failure) if is_at_fault(self.name, failure) else failure
         return response
 
-    def _is_at_fault(self, error: ArtStoreError) -> bool:
-        """Not when its disk is full, when one file is damaged, or when it says that somebody behind it is away."""
-        return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", self.name) == self.name
+
+def is_at_fault(name: str, error: ArtStoreError) -> bool:
+    """Of an answer of 500 and above: not when a disk is full, one file is damaged, or somebody behind the peer is away."""
+    return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", name) == name
 
 
 async def _sent_once(

@@ -12,15 +12,19 @@ import aiohttp
 import msgspec
 import orjson
 
+from artstore.breaker import Breaker, Breakers
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
-from artstore.errors import ArtStoreError, BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
+from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
+from artstore.peers import PeerFault, is_at_fault
 from artstore.service import Runtime
 
 log = get_logger("artstore.auth")
 
+ADMIN = "admin"
+"""The edge, as all other calls to admin name it."""
 RETRY_EVERY_S = 1.0
 """How often a failing renewal is tried again while the old token still holds."""
 
@@ -28,8 +32,10 @@ RETRY_EVERY_S = 1.0
 class ServiceTokens:
     """Call it for the token. Concurrent callers share one request to admin."""
 
-    def __init__(self, settings: AdminClientSettings, session: aiohttp.ClientSession, clock: Clock) -> None:
-        self._settings, self._session, self._clock = settings, session, clock
+    def __init__(
+        self, settings: AdminClientSettings, session: aiohttp.ClientSession, clock: Clock, breaker: Breaker
+    ) -> None:
+        self._settings, self._session, self._clock, self._breaker = settings, session, clock, breaker
         self._token = ""
         self._renew_at_s = self._expires_at_s = 0.0
         self._fetched_s = float("-inf")
@@ -73,34 +79,43 @@ class ServiceTokens:
             }
         )
         try:
-            async with self._session.post(
-                f"{self._settings.admin_url.rstrip('/')}/api/auth/token",
-                data=body,
-                headers={"content-type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=self._settings.peer_timeout_s),
-            ) as response:
-                answer = await response.read()
-                if response.status != 200:
-                    raise from_wire(response.status, answer)
-                issued = msgspec.json.decode(answer, type=TokenAnswer)
+            async with self._breaker.guard():
+                issued = await self._ask(body)
+        except PeerFault as fault:
+            raise fault.error from fault
         except (Unauthenticated, Forbidden) as error:
             raise BadGateway(f"admin refuses this service's account: {error.detail}") from error
-        except ArtStoreError:
-            raise
-        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
-            raise Unavailable("admin cannot be reached for an access token", away="admin") from error
         self._token, self._fetched_s = issued.access_token, asked_s
         self._renew_at_s = asked_s + issued.expires_in / 2
         self._expires_at_s = asked_s + issued.expires_in - 5
 
+    async def _ask(self, body: bytes) -> TokenAnswer:
+        timeout = aiohttp.ClientTimeout(
+            total=self._settings.peer_timeout_s, sock_connect=self._settings.peer_connect_timeout_s
+        )
+        url = f"{self._settings.admin_url.rstrip('/')}/api/auth/token"
+        headers = {"content-type": "application/json"}
+        try:
+            async with self._session.post(url, data=body, headers=headers, timeout=timeout) as response:
+                answer = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise PeerFault(Unavailable("admin cannot be reached for an access token", away=ADMIN)) from error
+        if response.status != 200:
+            failure = from_wire(response.status, answer)
+            raise PeerFault(failure) if response.status >= 500 and is_at_fault(ADMIN, failure) else failure
+        try:
+            return msgspec.json.decode(answer, type=TokenAnswer)
+        except msgspec.MsgspecError as error:
+            raise BadGateway("admin answered no access token") from error
+
 
 def open_account(
-    settings: AdminClientSettings, runtime: Runtime, *, required: bool
+    settings: AdminClientSettings, runtime: Runtime, breakers: Breakers, *, required: bool
 ) -> Callable[[aiohttp.ClientSession], ServiceTokens]:
     """For open_peers. Adds the health check `account`: whether this module has a token to call others with."""
 
     def begin(session: aiohttp.ClientSession) -> ServiceTokens:
-        tokens = ServiceTokens(settings, session, runtime.clock)
+        tokens = ServiceTokens(settings, session, runtime.clock, breakers.to(ADMIN, (PeerFault,)))
         runtime.health.add("account", tokens.check, required=required)
         return tokens
 
