@@ -12,7 +12,7 @@ from tests.rig import Rig, until
 from app.reading.memory import Record
 from artstore.catalog.recent import record_key
 from artstore.clock import uuid7
-from artstore.contracts.files import encode
+from artstore.contracts.files import Attributes, encode
 
 
 async def test_each_level_answers_and_refreshes_the_ones_above(rig: Rig) -> None:
@@ -25,7 +25,7 @@ async def test_each_level_answers_and_refreshes_the_ones_above(rig: Rig) -> None
     rig.context.lookup.forget_all()
     await rig.redis.delete(record_key(file.file_id))
     assert await rig.source(file) == "database"
-    assert await rig.redis.get(record_key(file.file_id)) == encode(file).decode()
+    assert await rig.redis.hget(record_key(file.file_id), "record") == encode(file).decode()
     assert rig.first.attribute_requests == 2  # once to answer, once after the row was written
 
 
@@ -94,28 +94,32 @@ async def test_a_change_drops_memory_and_redis(rig: Rig) -> None:
     await rig.note(newer, change="update")
     await rig.announce(newer, "update")
     await until(lambda: _is_named(rig, file.file_id, "new.pdf"))
-    assert await rig.redis.get(record_key(file.file_id)) == encode(newer).decode()
+    assert await rig.redis.hget(record_key(file.file_id), "record") == encode(newer).decode()
 
 
 async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> None:
     file = rig.first.put(b"content", revision=3)
     await rig.source(file)
     level = rig.context.lookup._levels.redis
-    older = replace(file, revision=2)
-    await level.keep(Record(older, encode(older)))
-    assert await rig.redis.get(record_key(file.file_id)) == encode(file).decode()
+    older, newer = replace(file, revision=2), replace(file, revision=4)
+
+    async def keep(attributes: Attributes) -> bool:
+        lease = (await level.lease(file.file_id)).lease
+        return await level.keep(Record(attributes, encode(attributes)), lease)
+
+    assert not await keep(older)
     await level.drop(file.file_id, 4)
-    await level.keep(Record(file, encode(file)))
-    assert await rig.redis.get(record_key(file.file_id)) is None
-    newer = replace(file, revision=4)
-    await level.keep(Record(newer, encode(newer)))
-    assert await rig.redis.get(record_key(file.file_id)) is not None
+    assert not await keep(file)
+    assert await keep(newer)
+    found = (await level.find(file.file_id)).record
+    assert found is not None and found.revision == 4
 
 
 async def test_damage_in_redis_is_a_miss_and_is_put_right(rig: Rig) -> None:
     file = rig.first.put(b"content")
     for damage in ("", "{", "[]", "null", '{"revision": "x"}', '{"revision": 9}'):
-        await rig.redis.set(record_key(file.file_id), damage)
+        await rig.source(file)
+        await rig.redis.hset(record_key(file.file_id), "record", damage)
         rig.context.lookup.forget_all()
         assert await rig.source(file) in ("attributes", "database")
 
@@ -129,7 +133,7 @@ async def test_a_deleted_file_is_gone_from_every_level(rig: Rig) -> None:
         await connection.execute(text("DELETE FROM files"))
     await rig.announce(file, "delete")
     await until(lambda: _answers(rig, file.file_id, 404))
-    assert await rig.redis.get(record_key(file.file_id)) is None
+    assert await rig.redis.hget(record_key(file.file_id), "record") is None
 
 
 async def test_a_row_whose_file_is_gone_from_disk_is_taken_away_when_it_is_looked_at_again(rig: Rig) -> None:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from sqlalchemy import text
 
-from artstore.catalog.recent import DROP, FLOOR_S, floor_key, floor_of, record_key
+from artstore.catalog.recent import DROP, FLOOR_S, floor_of, keys_of
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database
 from artstore.logs import get_logger
@@ -26,12 +26,13 @@ log = get_logger("artstore.outbox")
 BATCH = 500
 GATHER_S = 0.01
 """After a kick: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
-FLUSH_WAIT_S = 0.5
-"""The longest that an acknowledgement waits for its event: readers that were not told catch up by revision."""
 POLL_EVERY_S = 1.0
-"""For messages of a process that died before it published them."""
+"""For messages of a process that died before it published them. Younger ones are left to whoever wrote them."""
 
-_TAKE = text("SELECT id, channel, message FROM outbox ORDER BY id LIMIT :limit")
+_TAKE = text(
+    """SELECT id, channel, message FROM outbox WHERE created_at <= now() - make_interval(secs => :older_than_s)
+    ORDER BY id LIMIT :limit"""
+)
 _DONE = text(
     """DELETE FROM outbox USING (SELECT set_config('synchronous_commit', 'off', true) AS level) AS loosely
     WHERE id = ANY(:ids) AND loosely.level IS NOT NULL"""
@@ -44,48 +45,27 @@ class Outbox:
     def __init__(self, runtime: Runtime, database: Database, redis: Redis) -> None:
         self._database, self._redis = database, redis
         self._kicked = asyncio.Event()
-        self._flushes: list[asyncio.Future[None]] = []
         self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
         runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
 
     def kick(self) -> None:
         self._kicked.set()
 
-    async def flush(self) -> None:
-        """Returns once what was committed before the call is published, so that its caller reads what it wrote.
-
-        While Redis or PostgreSQL is away it returns after FLUSH_WAIT_S: the messages wait in the table then.
-        """
-        published: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushes.append(published)
-        self._kicked.set()
-        try:
-            async with asyncio.timeout(FLUSH_WAIT_S):
-                await published
-        except TimeoutError:
-            log.warning("messages not published yet")
-
     async def _relay(self) -> None:
+        older_than_s = 0.0
         try:
             async with asyncio.timeout(POLL_EVERY_S):
                 await self._kicked.wait()
-                if not self._flushes:
-                    await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(GATHER_S)
         except TimeoutError:
-            pass
+            older_than_s = POLL_EVERY_S
         self._kicked.clear()
-        flushes, self._flushes = self._flushes, []
-        try:
-            while await self._publish_batch() == BATCH:
-                pass
-        finally:
-            for published in flushes:
-                if not published.done():
-                    published.set_result(None)
+        while await self._publish_batch(older_than_s) == BATCH:
+            pass
 
-    async def _publish_batch(self) -> int:
+    async def _publish_batch(self, older_than_s: float) -> int:
         async with self._database.alone() as connection:
-            rows = (await connection.execute(_TAKE, {"limit": BATCH})).all()
+            rows = (await connection.execute(_TAKE, {"limit": BATCH, "older_than_s": older_than_s})).all()
         self._waiting.set(len(rows))
         if not rows:
             return 0
@@ -104,4 +84,4 @@ def _drop_from_cache(pipeline: Pipeline, message: str) -> None:
     event = msgspec.json.decode(message, type=FileChanged)
     floor = floor_of(event)
     if floor > 1:  # below the first revision there is nothing to drop
-        pipeline.eval(DROP, 2, record_key(event.file_id), floor_key(event.file_id), floor, FLOOR_S)
+        pipeline.eval(DROP, 3, *keys_of(event.file_id), floor, FLOOR_S)

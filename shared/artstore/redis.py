@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,32 +29,56 @@ PING_EVERY_S = 2.0
 """A subscription that hears nothing asks for a sign of life this often; two silences end it."""
 
 
-class CountedRedis(Redis):
-    """Callers handle RedisError and nothing else: an open breaker raises it too."""
+class Edge:
+    """Every command, alone or in a pipeline, goes through here: counted, and refused at once while Redis is away."""
 
-    def __init__(self, *, operations: Counter, breaker: Breaker, **options: Any) -> None:
-        super().__init__(**options)
-        self._send: Callable[..., Awaitable[Any]] = super().execute_command  # untyped in the library
-        self._operations, self._breaker = operations, breaker
+    def __init__(self, operations: Counter, breaker: Breaker) -> None:
+        self._operations, self.breaker = operations, breaker
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        operation = str(args[0]).split(" ", 1)[0].lower()
+    async def run(self, operation: str, send: Awaitable[Any]) -> Any:
+        """Raises RedisError and nothing else: an open breaker raises it too."""
         try:
-            async with self._breaker.guard():
-                answer = await self._send(*args, **options)
+            async with self.breaker.guard():
+                answer = await send
         except Unavailable as error:
             self._operations.labels(operation, "refused").inc()
             raise RedisConnectionError(error.detail) from error
         except RedisError:
             self._operations.labels(operation, "error").inc()
             raise
+        finally:
+            if isinstance(send, Coroutine):
+                send.close()  # refused, it was never awaited
         self._operations.labels(operation, "ok").inc()
         return answer
+
+
+class CountedPipeline(Pipeline):
+    edge: Edge
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        answers: list[Any] = await self.edge.run("pipeline", super().execute(raise_on_error))
+        return answers
+
+
+class CountedRedis(Redis):
+    def __init__(self, *, edge: Edge, **options: Any) -> None:
+        super().__init__(**options)
+        self._send: Callable[..., Awaitable[Any]] = super().execute_command  # untyped in the library
+        self._edge = edge
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await self._edge.run(str(args[0]).split(" ", 1)[0].lower(), self._send(*args, **options))
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        made = CountedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        made.edge = self._edge
+        return made
 
     async def check(self) -> None:
         """Past the breaker, so that a return is seen at once."""
         await self._send("PING")
-        self._breaker.heal()
+        self._edge.breaker.heal()
 
 
 class _Noticing:
@@ -87,7 +112,7 @@ async def open_redis(
     operations = Counter(
         "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
     )
-    redis = CountedRedis(operations=operations, breaker=breakers.to(EDGE, AWAY), connection_pool=pool)
+    redis = CountedRedis(edge=Edge(operations, breakers.to(EDGE, AWAY)), connection_pool=pool)
     runtime.health.add("redis", redis.check, required=required)
     runtime.limiter.connect(redis)
     try:
@@ -97,20 +122,18 @@ async def open_redis(
         await pool.disconnect()
 
 
-async def listen(
-    redis: Redis,
-    channel: str,
-    *,
-    subscribed: Callable[[], Awaitable[object]],
-    message: Callable[[str], Awaitable[object]],
-) -> None:
-    """Subscribe and hand on each message; `subscribed` runs right after the subscription stands, to read what was missed.
+Handler = Callable[[str], Awaitable[object]]
+
+
+async def listen(redis: Redis, handlers: Mapping[str, Handler], *, subscribed: Callable[[], Awaitable[object]]) -> None:
+    """Subscribe to the channels and hand on each message, one after the other; `subscribed` runs right after the
+    subscriptions stand, to read what was missed.
 
     Runs until the connection is lost, then raises RedisError: whoever calls begins again (`Tasks.forever`).
     """
     async with redis.pubsub() as subscription:
-        await subscription.subscribe(channel)
-        silent = 0
+        await subscription.subscribe(*handlers)
+        silent = standing = 0
         while silent < 2:
             heard = await subscription.get_message(timeout=PING_EVERY_S)
             if heard is None:
@@ -119,7 +142,9 @@ async def listen(
                 continue
             silent = 0
             if heard["type"] == "subscribe":
-                await subscribed()
+                standing += 1
+                if standing == len(handlers):
+                    await subscribed()
             elif heard["type"] == "message":
-                await message(heard["data"])
-    raise RedisConnectionError(f"the subscription to {channel} has gone silent")
+                await handlers[heard["channel"]](heard["data"])
+    raise RedisConnectionError(f"the subscription to {', '.join(handlers)} has gone silent")

@@ -50,7 +50,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, open_account(settings, runtime, required=True))
+            open_peers(settings, breakers, open_account(settings, runtime, breakers, required=True))
         )
         admin = peers.to("admin", settings.admin_url)
         yield Context(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
 
@@ -17,8 +20,8 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     cache_memory_entries: Count = 20_000
     """Level 1. An entry takes about 3 KiB."""
     cache_memory_ttl_s: Seconds = 300
-    cache_absent_ttl_s: Seconds = 5
-    """How long an id that was not found is not looked for again."""
+    cache_absent_ttl_s: Annotated[float, Field(gt=0, le=5)] = 5
+    """How long an id that was not found is not looked for again: no new file is missing for longer."""
     cache_redis_ttl_s: Count = 3600
     """Level 2."""
     cache_catalog_ttl_s: Seconds = 86_400

@@ -6,7 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from artstore.catalog.recent import floor_of
-from artstore.contracts.events import FILES_CHANNEL, FileChanged
+from artstore.contracts.events import FILES_CHANNEL, HEARD_CHANNEL, HEARD_KEY_EXPIRES_S, FileChanged
 from artstore.logs import get_logger
 from artstore.redis import listen
 from artstore.tasks import Tasks
@@ -27,7 +27,8 @@ class Changes:
 
     async def _listen(self) -> None:
         try:
-            await listen(self._redis, FILES_CHANNEL, subscribed=self._begin, message=self._take)
+            handlers = {FILES_CHANNEL: self._take, HEARD_CHANNEL: self._confirm}
+            await listen(self._redis, handlers, subscribed=self._begin)
         finally:
             self.heard = False
             self._lookup.forget_all()
@@ -50,3 +51,10 @@ class Changes:
             await self._level.drop(event.file_id, floor)
             # again: a lookup in between may have brought the old revision back from Redis
             self._lookup.forget(event.file_id, floor)
+
+    async def _confirm(self, key: str) -> None:
+        """Whoever changed a file waits for this with the acknowledgement."""
+        async with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.rpush(key, 1)
+            pipeline.expire(key, HEARD_KEY_EXPIRES_S)
+            await pipeline.execute()

@@ -18,13 +18,15 @@ from .attributes import AttributesLevel
 from .catalog import CatalogLevel, Known
 from .levels import LevelMetrics, Source
 from .memory import Memory, Record
-from .redis import RedisLevel
+from .redis import Looked, RedisLevel
 from .refill import Refill
 
 log = get_logger("query.lookup")
 
 Freshness = Literal["cached", "disk"]
 _Key = tuple[str, Freshness]
+NOTHING = Looked(None, 0, "")
+"""What Redis says while it is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,34 +115,36 @@ class Lookup:
 
     async def _fetch(self, file_id: str, freshness: Freshness) -> Found:
         away: list[str] = []
-        # 2. Redis
-        record = await self._ask_redis(file_id, away) if freshness == "cached" else None
-        if record is not None:
-            return Found(record, "redis", tuple(away))
+        # 2. Redis; if it has not the record, it gives the lease under which it will take what is found below
+        looked = await self._ask_redis(file_id, freshness, away)
+        if looked.record is not None:
+            return Found(looked.record, "redis", tuple(away))
         # 3. the catalog
         known = await self._ask_catalog(file_id, away)
         if known is not None and known.record is None:
             raise _not_found(file_id, away)  # its upload is not committed
-        if known is not None and known.record is not None and known.fresh and freshness == "cached":
-            await self._keep_in_redis(known.record, away)
+        if known is not None and known.record is not None and freshness == "cached" and _is_good(known, looked):
+            await self._keep_in_redis(known.record, looked, away)
             return Found(known.record, "database", tuple(away))
         # 4. the element's attr.json
-        return await self._ask_elements(file_id, known, away)
+        return await self._ask_elements(file_id, known, looked, away)
 
-    async def _ask_redis(self, file_id: str, away: list[str]) -> Record | None:
+    async def _ask_redis(self, file_id: str, freshness: Freshness, away: list[str]) -> Looked:
+        level = self._levels.redis
         try:
-            record = await self._levels.redis.find(file_id)
+            looked = await (level.find(file_id) if freshness == "cached" else level.lease(file_id))
         except Unavailable:
             self._levels.metrics.count_away("redis")
             away.append("redis")
-            return None
-        self._levels.metrics.count("redis", record is not None)
-        return record
+            return NOTHING
+        if freshness == "cached":
+            self._levels.metrics.count("redis", looked.record is not None)
+        return looked
 
-    async def _keep_in_redis(self, record: Record, away: list[str]) -> None:
-        if "redis" not in away:
+    async def _keep_in_redis(self, record: Record, looked: Looked, away: list[str]) -> None:
+        if looked.lease:
             try:
-                await self._levels.redis.keep(record)
+                await self._levels.redis.keep(record, looked.lease)
             except Unavailable:
                 away.append("redis")
 
@@ -160,27 +164,33 @@ class Lookup:
         self._levels.metrics.count("database", known is not None and known.record is not None)
         return known
 
-    async def _ask_elements(self, file_id: str, known: Known | None, away: list[str]) -> Found:
+    async def _ask_elements(self, file_id: str, known: Known | None, looked: Looked, away: list[str]) -> Found:
         asked = await self._levels.attributes.ask(file_id, known.storage_element_id if known else None)
         self._levels.metrics.count("attributes", asked.record is not None)
         away.extend(asked.silent)
         row = known.record if known else None
-        if asked.record is not None and (row is None or row.revision <= asked.record.revision):
-            await self._keep_in_redis(asked.record, away)
+        good = row if row is not None and row.revision >= looked.floor else None
+        if asked.record is not None and (good is None or good.revision <= asked.record.revision):
+            await self._keep_in_redis(asked.record, looked, away)
             if "database" not in away and not asked.record.saga_open:
                 self._levels.refill.offer(asked.record)
             return Found(asked.record, "attributes", tuple(away))
         if asked.aside is not None:
             raise asked.aside
-        if row is not None and (asked.silent or asked.record is not None):
+        if good is not None and (asked.silent or asked.record is not None):
             log.warning("catalog row not confirmed by an element", file_id=file_id, silent=asked.silent)
-            return Found(row, "database", tuple(away))
+            return Found(good, "database", tuple(away))
         if asked.silent:
             self._levels.metrics.count_away("attributes")
             raise Unavailable(f"nobody can tell while these are away: {', '.join(away)}", away=away, file_id=file_id)
         if row is not None:
             self._levels.refill.offer_gone(row)
         raise _not_found(file_id, away)
+
+
+def _is_good(known: Known, looked: Looked) -> bool:
+    """Not when Redis knows of a change that the row does not have yet: PostgreSQL was away when it was made."""
+    return known.fresh and known.record is not None and known.record.revision >= looked.floor
 
 
 def _not_found(file_id: str, away: Sequence[str] = ()) -> NotFound:

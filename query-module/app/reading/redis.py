@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import dataclass
+
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from artstore.catalog.recent import DROP, FLOOR_S, KEEP, floor_key, record_key
+from artstore.catalog.recent import DROP, FIND, FLOOR_S, KEEP, keys_of
 from artstore.contracts.files import decode
 from artstore.errors import Unavailable
 
 from .memory import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """`floor` is the lowest revision that a recent change left good; `lease` lets what is now read below be kept."""
+
+    record: Record | None
+    floor: int
+    lease: str
 
 
 class RedisLevel:
@@ -18,38 +30,45 @@ class RedisLevel:
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
+        self._find = redis.register_script(FIND)
         self._keep = redis.register_script(KEEP)
         self._drop = redis.register_script(DROP)
 
-    async def find(self, file_id: str) -> Record | None:
-        try:
-            text: str | None = await self._redis.get(record_key(file_id))  # type: ignore[assignment]  # decode_responses
-        except RedisError as error:
-            raise _away(error) from error
-        if text is None:
-            return None
+    async def find(self, file_id: str) -> Looked:
+        looked, text = await self._look(file_id, "record")
+        if not text:
+            return looked
         encoded = text.encode()
         try:
-            return Record(decode(encoded), encoded)
+            return Looked(Record(decode(encoded), encoded), looked.floor, looked.lease)
         except ValueError:  # written by another version: the levels below have it whole
-            return None
+            return await self.lease(file_id)
 
-    async def keep(self, record: Record) -> None:
-        file_id = record.attributes.file_id
+    async def lease(self, file_id: str) -> Looked:
+        """To be asked before the levels below are: without the record, whatever it is."""
+        return (await self._look(file_id, "lease"))[0]
+
+    async def keep(self, record: Record, lease: str) -> bool:
+        """False when a change came between the lease and now."""
+        args: list[str | bytes | int] = [record.revision, record.encoded, self._ttl_s, lease]
         try:
-            await self._keep(
-                keys=[record_key(file_id), floor_key(file_id)],
-                args=[record.revision, record.encoded, self._ttl_s],
-            )
+            return bool(await self._keep(keys=keys_of(record.attributes.file_id), args=args))
         except RedisError as error:
             raise _away(error) from error
 
     async def drop(self, file_id: str, floor: int) -> None:
         """Forget every revision below `floor`, and take none for FLOOR_S."""
         try:
-            await self._drop(keys=[record_key(file_id), floor_key(file_id)], args=[floor, FLOOR_S])
+            await self._drop(keys=keys_of(file_id), args=[floor, FLOOR_S])
         except RedisError as error:
             raise _away(error) from error
+
+    async def _look(self, file_id: str, want: str) -> tuple[Looked, str]:
+        try:
+            text, floor, lease = await self._find(keys=keys_of(file_id), args=[secrets.token_hex(8), FLOOR_S, want])
+        except RedisError as error:
+            raise _away(error) from error
+        return Looked(None, int(floor), lease), text
 
 
 def _away(error: RedisError) -> Unavailable:

@@ -44,7 +44,7 @@ def open_verifier(
     runtime.tasks.every("signing-keys", settings.jwks_refresh_s, keys.refresh)
     runtime.tasks.forever(
         "signing-keys-changed",
-        partial(listen, redis, JWKS_CHANNEL, subscribed=keys.refresh, message=keys.changed),
+        partial(listen, redis, {JWKS_CHANNEL: keys.changed}, subscribed=keys.refresh),
         LISTEN_PAUSE_S,
     )
     runtime.health.add("signing_keys", keys.check, timeout_s=2 * FETCH_TIMEOUT_S)

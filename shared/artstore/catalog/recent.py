@@ -1,9 +1,13 @@
 """Level 2 of the read path: attr.json of files read lately, in Redis, for all query instances together.
 
-Query fills it. Whoever relays a change event drops the file here *before* the event is published, so it also holds for
-changes that no query instance was there to hear. Redis knows no revisions, so two small scripts do: a lower revision never
-overwrites a higher one, and for a while after a change nothing below it is taken, so that a reader who was overtaken by the
-change cannot bring the old state back.
+Query fills it. Whoever tells of a change drops the file here *before* the change is published, so it also holds for changes
+that no query instance was there to hear. Nothing old can come back:
+
+- a lower revision never overwrites a higher one, and for FLOOR_S after a change nothing below it is taken;
+- what a reader brings is taken only under the lease it got before it asked the levels below. A change takes the lease away,
+  FLUSHALL too, and after FLOOR_S it has run out: a reader that was overtaken, even one that slept in between, fills nothing;
+- records and leases are of one run of the server: one that was restarted, with an old dump perhaps, or a replica that took
+  over, has none.
 """
 
 from __future__ import annotations
@@ -11,33 +15,59 @@ from __future__ import annotations
 from artstore.contracts.events import FileChanged
 
 FLOOR_S = 60
-"""How long a change keeps older revisions out: longer than any lookup takes."""
+"""How long a change keeps older revisions out, and how long a lease lasts: longer than any lookup takes."""
 
-KEEP = """
+_HELD = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local held = redis.pcall('HMGET', KEYS[1], 'run', 'revision', 'record')
+if held.err or held[1] ~= run or not tonumber(held[2]) or not held[3] then held = nil end
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
-local revision = tonumber(ARGV[1])
-if revision < floor then return 0 end
-local held = redis.call('GET', KEYS[1])
-if held then
-  local read, record = pcall(cjson.decode, held)
-  if read and type(record) == 'table' and (tonumber(record.revision) or 0) > revision then return 0 end
-end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return 1
 """
-"""KEYS: record_key, floor_key; ARGV: revision, attr.json, seconds to live."""
 
-DROP = """
-local floor = math.max(tonumber(redis.call('GET', KEYS[2]) or 0), tonumber(ARGV[1]))
-redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', ARGV[2])
-local held = redis.call('GET', KEYS[1])
-if held then
-  local read, record = pcall(cjson.decode, held)
-  if not read or type(record) ~= 'table' or (tonumber(record.revision) or 0) < floor then redis.call('DEL', KEYS[1]) end
+FIND = (
+    _HELD
+    + """
+if held and ARGV[3] == 'record' then return {held[3], floor, ''} end
+local lease = redis.call('GET', KEYS[3])
+if not lease then
+  lease = ARGV[1]
+  redis.call('SET', KEYS[3], lease, 'EX', ARGV[2])
 end
+return {'', floor, run .. lease}
+"""
+)
+"""ARGV: a token nobody else has, FLOOR_S, 'record' or 'lease'. Gives {attr.json or '', the lowest good revision, lease}."""
+
+KEEP = (
+    _HELD
+    + """
+local revision = tonumber(ARGV[1])
+if ARGV[4] ~= run .. (redis.call('GET', KEYS[3]) or '') or revision < floor then return 0 end
+if held and tonumber(held[2]) > revision then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'run', run, 'revision', ARGV[1], 'record', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-"""KEYS: record_key, floor_key; ARGV: the lowest revision still good, FLOOR_S."""
+)
+"""ARGV: revision, attr.json, seconds to live, the lease. Gives 1 when it was taken."""
+
+DROP = (
+    _HELD
+    + """
+floor = math.max(floor, tonumber(ARGV[1]))
+redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', ARGV[2])
+redis.call('DEL', KEYS[3])
+if not held or tonumber(held[2]) < floor then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+)
+"""ARGV: the lowest revision still good, FLOOR_S."""
+
+
+def keys_of(file_id: str) -> tuple[str, str, str]:
+    """KEYS of all three scripts: record, floor, lease."""
+    return record_key(file_id), floor_key(file_id), f"artstore:file:{file_id}:lease"
 
 
 def record_key(file_id: str) -> str:

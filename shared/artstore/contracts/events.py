@@ -8,6 +8,11 @@ import msgspec
 
 FILES_CHANNEL = "files:changed"
 
+HEARD_CHANNEL = "files:heard"
+"""A message here is the key of a list in Redis. Who remembers files listens to both channels on one connection, so when it
+comes, all events before it have been handled: a push to that list says so."""
+HEARD_KEY_EXPIRES_S = 10
+
 Change = Literal["put", "update", "delete"]
 
 

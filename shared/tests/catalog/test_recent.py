@@ -1,19 +1,23 @@
-"""The two scripts of the read path's Redis level, in a real Valkey."""
+"""The three scripts of the read path's Redis level, in a real Valkey: nothing old comes back."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
 
-import orjson
 import pytest
 from redis.asyncio import Redis
 
-from artstore.catalog.recent import DROP, FLOOR_S, KEEP, floor_key, floor_of, record_key
+from artstore.catalog.recent import DROP, FIND, FLOOR_S, KEEP, floor_of, keys_of
 from artstore.contracts.events import Change, FileChanged
-from artstore.testing.services import ValkeyServer
+from artstore.testing.services import ValkeyServer, start_valkey
 
 FILE = "0197aaaa-0000-7000-8000-000000000001"
-KEYS = (record_key(FILE), floor_key(FILE))
+KEYS = keys_of(FILE)
+RECORD, FLOOR, LEASE = KEYS
 
 
 @pytest.fixture
@@ -24,18 +28,27 @@ async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def keep(redis: Redis, revision: int) -> bool:
-    record = orjson.dumps({"revision": revision}).decode()
-    return bool(await redis.eval(KEEP, 2, *KEYS, revision, record, 3600))
+async def find(redis: Redis, want: str = "record") -> tuple[str, int, str]:
+    answer = await cast(Any, redis.eval(FIND, 3, *KEYS, random.randbytes(8).hex(), FLOOR_S, want))
+    return answer[0], int(answer[1]), answer[2]
+
+
+async def lease(redis: Redis) -> str:
+    return (await find(redis, "lease"))[2]
+
+
+async def keep(redis: Redis, revision: int, under: str | None = None) -> bool:
+    under = await lease(redis) if under is None else under
+    return bool(await cast(Any, redis.eval(KEEP, 3, *KEYS, revision, f"record {revision}", 3600, under)))
 
 
 async def drop(redis: Redis, floor: int) -> None:
-    await redis.eval(DROP, 2, *KEYS, floor, FLOOR_S)
+    await cast(Any, redis.eval(DROP, 3, *KEYS, floor, FLOOR_S))
 
 
 async def held(redis: Redis) -> int | None:
-    text = await redis.get(KEYS[0])
-    return orjson.loads(text)["revision"] if text else None
+    record = (await find(redis))[0]
+    return int(record.removeprefix("record ")) if record else None
 
 
 async def test_the_higher_revision_stays(redis: Redis) -> None:
@@ -44,12 +57,60 @@ async def test_the_higher_revision_stays(redis: Redis) -> None:
     assert await held(redis) == 10
 
 
-async def test_a_reader_who_was_overtaken_cannot_bring_the_old_state_back(redis: Redis) -> None:
+async def test_below_a_change_nothing_is_taken(redis: Redis) -> None:
     await keep(redis, 1)
     await drop(redis, 2)
-    assert await held(redis) is None
+    assert (await held(redis), (await find(redis))[1]) == (None, 2)
     assert not await keep(redis, 1)
     assert await keep(redis, 2)
+
+
+@pytest.mark.parametrize("what", ["change", "flush", "the lease ran out"])
+async def test_a_reader_who_was_overtaken_fills_nothing_however_late_it_comes(redis: Redis, what: str) -> None:
+    """Also when the floor is gone: it slept for longer than FLOOR_S, or Redis was flushed after the change."""
+    before = await lease(redis)
+    if what == "change":
+        await drop(redis, 2)
+        await redis.delete(FLOOR)
+    elif what == "flush":
+        await drop(redis, 2)
+        await redis.flushall()
+    else:
+        assert 0 < await redis.ttl(LEASE) <= FLOOR_S
+        await redis.delete(LEASE)
+    assert not await keep(redis, 1, before)
+    await lease(redis)  # another reader's
+    assert not await keep(redis, 1, before)
+    assert await held(redis) is None
+
+
+async def test_readers_at_once_share_a_lease(redis: Redis) -> None:
+    first, second = await lease(redis), await lease(redis)
+    assert first == second
+    assert await keep(redis, 2, first)
+    assert await keep(redis, 3, second)
+
+
+async def test_what_an_old_dump_brings_back_is_not_believed(tmp_path: Path) -> None:
+    """Killed after a change and back with the state before it: the deleted file and its readers' leases are in the dump."""
+    valkey = start_valkey(tmp_path)
+    client = Redis.from_url(valkey.url(), decode_responses=True)
+    await keep(client, 1)
+    before = await lease(client)
+    await client.save()
+    await drop(client, 2)
+    valkey.process.kill()
+    valkey.process.wait()
+    await client.connection_pool.disconnect()
+    valkey = start_valkey(tmp_path, valkey.port)
+    try:
+        assert await client.hget(RECORD, "revision") == "1"  # it is there again
+        assert await held(client) is None
+        assert not await keep(client, 1, before)
+        assert await keep(client, 1)
+    finally:
+        await client.aclose()
+        valkey.stop()
 
 
 async def test_a_late_event_does_not_drop_what_is_newer_nor_lower_the_floor(redis: Redis) -> None:
@@ -60,29 +121,60 @@ async def test_a_late_event_does_not_drop_what_is_newer_nor_lower_the_floor(redi
     assert not await keep(redis, 4)
 
 
+async def test_under_concurrent_readers_and_changes_the_last_change_wins(redis: Redis) -> None:
+    """`truth` stands for the levels below: a reader takes its lease, looks there, dawdles, and keeps what it saw."""
+    truth = 1
+    wrong: list[int] = []
+
+    async def reader() -> None:
+        while truth < 60:
+            under = await lease(redis)
+            seen = truth
+            await asyncio.sleep(random.uniform(0, 0.004))
+            await keep(redis, seen, under)
+
+    async def writer() -> None:
+        nonlocal truth
+        while truth < 60:
+            truth += 1
+            await drop(redis, truth)
+            found = await held(redis)
+            wrong.extend([found] if found is not None and found < truth else [])
+            await asyncio.sleep(random.uniform(0, 0.004))
+
+    await asyncio.gather(writer(), *(reader() for _ in range(6)))
+    assert wrong == []
+
+
 async def test_nothing_is_remembered_for_ever(redis: Redis) -> None:
     await keep(redis, 1)
+    assert 0 < await redis.ttl(LEASE) <= FLOOR_S
     await drop(redis, 1)
-    assert 0 < await redis.ttl(KEYS[0]) <= 3600
-    assert 0 < await redis.ttl(KEYS[1]) <= FLOOR_S
+    assert 0 < await redis.ttl(RECORD) <= 3600
+    assert 0 < await redis.ttl(FLOOR) <= FLOOR_S
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "5", '{"revision": "x"}', '{"revision": null}', "\x00"])
-async def test_damage_is_replaced_and_dropped(redis: Redis, damage: str) -> None:
-    await redis.set(KEYS[0], damage)
-    assert await keep(redis, 1)
-    await redis.set(KEYS[0], damage)
-    await drop(redis, 2)
-    assert await redis.get(KEYS[0]) is None
+@pytest.mark.parametrize("damage", ["text", {"revision": "x"}, {"revision": "1"}, {"run": "1", "revision": "9"}])
+async def test_damage_is_a_miss_and_is_replaced_and_dropped(redis: Redis, damage: Any) -> None:
+    for put_right in (True, False):
+        await redis.delete(RECORD)
+        await (redis.set(RECORD, damage) if isinstance(damage, str) else cast(Any, redis.hset(RECORD, mapping=damage)))
+        assert await held(redis) is None
+        if put_right:
+            assert await keep(redis, 1)
+            assert await held(redis) == 1
+        else:
+            await drop(redis, 2)
+            assert not await redis.exists(RECORD)
 
 
 async def test_revisions_beyond_a_million_are_compared_as_numbers(redis: Redis) -> None:
-    await drop(redis, 2_147_483_647)
-    assert not await keep(redis, 2_147_483_646)
-    assert await keep(redis, 2_147_483_647)
+    await keep(redis, 10_000_000)
+    assert not await keep(redis, 9_999_999)
+    await drop(redis, 10_000_001)
+    assert (await held(redis), (await find(redis))[1]) == (None, 10_000_001)
 
 
 @pytest.mark.parametrize(("change", "floor"), [("put", 7), ("update", 7), ("delete", 8)])
 def test_a_deleted_file_has_no_good_revision(change: Change, floor: int) -> None:
-    event = FileChanged(file_id=FILE, revision=7, change=change, storage_element_id="se-01")
-    assert floor_of(event) == floor
+    assert floor_of(FileChanged(file_id=FILE, revision=7, change=change, storage_element_id="se-01")) == floor

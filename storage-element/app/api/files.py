@@ -61,7 +61,7 @@ async def patch_file(request: Request) -> Response:
         context.element.require(Operation.UPDATE)
         changes = await read_json(request, Changes)
         attributes = await patch(context.store, file_id, changes, await _if_revision(request, context.store, file_id))
-        await context.outbox.flush()
+        await context.telling.tell(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
 
@@ -77,7 +77,7 @@ async def put_content(request: Request) -> Response:
             expected_digests(request),
         )
         attributes = await rewrite(context.store, order, body_of(request, context.patience))
-        await context.outbox.flush()
+        await context.telling.tell(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
 
@@ -91,8 +91,8 @@ async def delete_file(request: Request) -> Response:
             await compensate(context.store, file_id, check_file_id(saga_id))
         else:
             context.element.require(Operation.DELETE)
-            await delete(context.store, file_id, await _if_revision(request, context.store, file_id))
-            await context.outbox.flush()
+            last = await delete(context.store, file_id, await _if_revision(request, context.store, file_id))
+            await context.telling.tell(file_id, last, "delete")
     return Response(status_code=204)
 
 

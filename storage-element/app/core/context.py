@@ -13,11 +13,9 @@ from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
 from artstore.breaker import Breakers
 from artstore.clock import Clock
-from artstore.contracts.elements import ANNOUNCE_EVERY_S
 from artstore.contracts.tokens import Audience
 from artstore.database import open_database
 from artstore.metrics import FileMetrics
-from artstore.outbox import Outbox
 from artstore.peers import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
@@ -31,6 +29,7 @@ from ..store.opening import StoreSettings, locked_root, open_store
 from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
+from ..telling import Telling
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
@@ -50,7 +49,7 @@ class Context:
     element: Element
     store: Store
     upkeep: Upkeep
-    outbox: Outbox
+    telling: Telling
     files: FileMetrics
     patience: Patience
     clock: Clock
@@ -76,7 +75,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, open_account(settings, runtime, required=False))
+            open_peers(settings, breakers, open_account(settings, runtime, breakers, required=False))
         )
         admin = peers.to("admin", settings.admin_url)
         outbox = open_outbox(runtime, database, redis)
@@ -93,7 +92,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         rows = Rows(database, outbox, settings.storage_element_id)
         upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
         show_store(store, upkeep, runtime, settings.storage_element_id)
-        runtime.tasks.every("announce", ANNOUNCE_EVERY_S, element.announce_until_heard)
+        runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_heard)
         # Not required: what is there is still read.
         runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
         runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
@@ -103,7 +102,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             element=element,
             store=store,
             upkeep=upkeep,
-            outbox=outbox,
+            telling=Telling(redis, settings.storage_element_id, runtime.registry),
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes

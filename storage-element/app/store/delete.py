@@ -13,10 +13,13 @@ from .store import Store
 from .update import require_revision
 
 
-async def delete(store: Store, file_id: str, if_revision: int | None = None) -> None:
-    """Gone for good when it returns. Raises NotFound, RevisionMismatch, ElementFailed. Needs no room on the disk."""
+async def delete(store: Store, file_id: str, if_revision: int | None = None) -> int:
+    """Gone for good when it returns: the revision it is gone at, above any the file had. Needs no room on the disk.
+
+    Raises NotFound, RevisionMismatch, ElementFailed.
+    """
     store.failing.require_sound()
-    await store.to_the_end(_delete(store, file_id, if_revision))
+    return await store.to_the_end(_delete(store, file_id, if_revision))
 
 
 async def compensate(store: Store, file_id: str, saga_id: str) -> None:
@@ -32,7 +35,7 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
     await store.to_the_end(_compensate(store, file_id, saga_id))
 
 
-async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
+async def _delete(store: Store, file_id: str, if_revision: int | None) -> int:
     async with store.locks.hold(file_id):
         await pay(store, file_id)
         encoded = await store.look(store.files.find_attributes, file_id)
@@ -41,7 +44,7 @@ async def _delete(store: Store, file_id: str, if_revision: int | None) -> None:
         attributes = find_in(encoded, file_id)
         if attributes is not None:
             require_revision(attributes, if_revision)
-        await _remove(store, file_id, encoded, None)
+        return await _remove(store, file_id, encoded, None)
 
 
 async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
@@ -70,7 +73,7 @@ async def _uncommitted_saga(store: Store, file_id: str) -> str | None:
     return remembered.saga_id if remembered is not None else None
 
 
-async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | None) -> None:
+async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | None) -> int:
     attributes = find_in(encoded, file_id)
     revision = attributes.revision + 1 if attributes is not None else 1
     # 1 WAL, twice: from its sync on the file is gone, and replay of an earlier put does not bring it back.
@@ -91,3 +94,4 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
     # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
     await settle(store, file_id, begun)
     hit("delete.settled")
+    return revision
