@@ -112,7 +112,8 @@ async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> 
     assert not await keep(file)
     assert await keep(newer)
     found = (await level.find(file.file_id)).record
-    assert found is not None and found.revision == 4
+    assert found is not None
+    assert found.revision == 4
 
 
 async def test_damage_in_redis_is_a_miss_and_is_put_right(rig: Rig) -> None:

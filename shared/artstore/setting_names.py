@@ -34,6 +34,7 @@ SETTING_NAMES = frozenset(
         "ELEMENT_IDLE_TIMEOUT_S",
         "ELEMENT_URL",
         "HOST",
+        "IDEMPOTENCY_LEASE_S",
         "IP_BLOCK_AFTER_FAILURES",
         "IP_BLOCK_S",
         "IP_RATE_LIMIT_BURST",
