@@ -76,6 +76,8 @@ LASTS_S = {
 }
 GAP_S = (0.2, 1.6)
 """From the beginning of one strike to that of the next."""
+DRAWS = 6
+"""Targets drawn for a strike; when each of them is struck already, there is none."""
 REST_S = 4.0
 """A process that was down has this long to come back before it is struck again."""
 
@@ -117,9 +119,10 @@ def schedule(seed: int, length_s: float, names: Sequence[str]) -> list[Strike]:
         if not deck:
             deck = list(Kind)
             chance.shuffle(deck)
-        struck = _strike(chance, now_s, deck.pop(), length_s, names)
-        if not any(_collide(struck, other) for other in strikes):
-            strikes.append(struck)
+        kind = deck.pop()
+        drawn = [_strike(chance, now_s, kind, length_s, names) for _ in range(DRAWS)]
+        free = [struck for struck in drawn if not any(_collide(struck, other) for other in strikes)]
+        strikes += free[:1]
         now_s += chance.uniform(*GAP_S)
     return strikes
 
