@@ -20,6 +20,7 @@ from .client import Client
 from .counting import make_counters
 from .invariants import check
 from .load import work
+from .logged import logged_errors
 from .operating import Operator
 from .resources import held, largest, too_much
 from .schedule import Strike, schedule
@@ -120,7 +121,7 @@ async def _run(fleet: Fleet, network: Network, report: Report) -> None:
                 await ask_after(client, queued)
         by_process = held(fleet)
         report.largest = largest(by_process)
-        for problem in [*weather.dead(), *too_much(by_process)]:
+        for problem in [*weather.dead(), *too_much(by_process), *logged_errors(fleet)]:
             findings.add(weather.now_s, problem)
         report.files = sum(len(client.files) for client in clients)
         report.untold = sum(len(client.untold) for client in clients)
