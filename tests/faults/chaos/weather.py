@@ -22,8 +22,6 @@ from .schedule import EDGES, Kind, Strike
 AFTERMATH_S = 4.0
 """What was struck disturbs its callers for this long at most after it answers, or passes bytes, again."""
 START_PATIENCE_S = 240.0
-START_S = 3.0
-"""Of a process that is started to die at a point: this does not count as time to come there."""
 LOOK_EVERY_S = 0.05
 STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW, Kind.POINT})
 """These last until the process that was started answers."""
@@ -149,8 +147,11 @@ class Weather:
         await self._stop(name)
         self.fleet.start(name, ARTSTORE_POINT=strike.how)
         process = self.fleet.processes[name]
-        until_s = self.now_s + strike.lasts_s + START_S
+        until_s = self.now_s + START_PATIENCE_S
+        alive = False
         while process.poll() is None and self.now_s < until_s:
+            if not alive and await asyncio.to_thread(answers, f"{self.fleet.url(name)}/health/live"):
+                alive, until_s = True, self.now_s + strike.lasts_s
             await asyncio.sleep(LOOK_EVERY_S)
         if process.poll() == -signal.SIGKILL:
             self.reached[strike.how.partition(":")[0]] += 1
