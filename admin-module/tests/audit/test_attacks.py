@@ -33,6 +33,9 @@ GONE = "DELETE FROM audit_events WHERE chain LIKE 'admin:%'; DELETE FROM audit_k
 OTHER_KEY = "UPDATE audit_keys SET public_key = decode(repeat('d7', 32), 'hex') WHERE chain LIKE 'admin:%'"
 ADMIN_KEY = "UPDATE audit_keys SET public_key = decode(repeat('d7', 32), 'hex') WHERE chain = 'admin'"
 PROMISE = "UPDATE audit_checkpoints SET body = replace(body, '\"seq\":', '\"seq\":1') WHERE number = 2"
+NO_KEY = "UPDATE audit_keys SET public_key = 'x' WHERE chain LIKE 'admin:%'"
+NO_MOMENT = HIDE.replace("user_id = 'nobody'", "\"timestamp\" = '-infinity'")
+NO_CHECKPOINT = "UPDATE audit_checkpoints SET body = '{}' WHERE number = 2"
 
 PUT_BACK = "; ".join(
     f"DELETE FROM {table}; INSERT INTO {table} {columns} TABLE honest_{table}"
@@ -138,6 +141,10 @@ async def test_what_the_trigger_forbids_a_superuser_can_do_only_by_taking_it_awa
         pytest.param(OTHER_KEY, ("wrong_key", "admin", 0), id="another key for a chain"),
         pytest.param(ADMIN_KEY, ("wrong_key", "admin", 0), id="another key for admin"),
         pytest.param(PROMISE, ("changed", "checkpoints", 2), id="a checkpoint changed"),
+        pytest.param(NO_KEY, ("wrong_key", "admin", 0), id="no key at all for a chain"),
+        pytest.param(NO_MOMENT, ("changed", "admin", 3), id="a moment that is none"),
+        pytest.param(NO_CHECKPOINT.format("x"), ("changed", "checkpoints", 2), id="rubbish for a checkpoint"),
+        pytest.param(NO_CHECKPOINT.format('{"number": 2}'), ("changed", "checkpoints", 2), id="half a checkpoint"),
     ],
 )  # fmt: skip
 async def test_an_attack_is_found_and_named(

@@ -108,7 +108,7 @@ class Checker:
     def _key_of(self, chain: str) -> Ed25519PublicKey | None:
         if chain not in self._public:
             raw = self.keys.get(chain)
-            self._public[chain] = None if raw is None else Ed25519PublicKey.from_public_bytes(raw)
+            self._public[chain] = None if raw is None else _find_key(raw)
             if raw is None:
                 self._find("unknown_key", chain, 0, "nobody has left a public key for this chain")
             elif chain != ADMIN_CHAIN and chain.rpartition(":")[2] != fingerprint(raw):
@@ -161,6 +161,13 @@ class Checker:
     def _find(self, what: str, chain: str, seq: int, detail: str) -> None:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(what, chain, seq, detail))
+
+
+def _find_key(raw: bytes) -> Ed25519PublicKey | None:
+    try:
+        return Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError:
+        return None
 
 
 def check(keys: Mapping[str, bytes], events: Iterable[Signed], checkpoints: Sequence[Any] = ()) -> list[Finding]:

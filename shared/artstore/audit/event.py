@@ -72,9 +72,12 @@ def head_after(signed: Signed) -> Head:
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """RFC 8785 of what `_clean` lets through. Of ASCII without fractions orjson makes the same in a fortieth of the time."""
+    """RFC 8785 of what `_clean` lets through. Of ASCII without fractions orjson makes the same in a fortieth of the time.
+
+    Raises ValueError or TypeError for what has no such form; orjson would write infinity as null.
+    """
     quick = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    return quick if quick.isascii() else rfc8785.dumps(dict(value))
+    return quick if quick.isascii() and b"null" not in quick else rfc8785.dumps(dict(value))
 
 
 def sign(body: Mapping[str, Any], key: Ed25519PrivateKey) -> str:
