@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -175,6 +176,40 @@ def user_sees(fleet: Fleet, file_id: str, revision: int) -> bool:
     """On the disk: nobody can log in while admin is dead."""
     (found,) = fleet.folder.glob(f"se-01/files/*/*/{file_id}.attr.json")
     return f'"revision":{revision}' in found.read_text()
+
+
+@pytest.mark.parametrize("point", ["admin.change_looked", "admin.change_held"])
+def test_an_admin_that_was_only_paused_changes_nothing_when_it_wakes(fleet: Fleet, user: User, point: str) -> None:
+    """Its change has been made by the other one meanwhile, and so has the change after it, which must stand."""
+    file_id = user.upload()
+    fleet.stop("se-01", signal.SIGKILL)
+    first, second = user.patch(file_id, tags=["first"]), user.patch(file_id, tags=["second"])
+    for name in ("admin-1", "admin-2"):
+        fleet.stop(name)
+    fleet.start("admin-1", ARTSTORE_POINT=f"{point}:pause")
+    fleet.start("se-01")
+    paused = fleet.processes["admin-1"]
+    eventually(lambda: state_of(paused.pid) == "T")
+    fleet.start("admin-2")
+    fleet.ready("admin-2")
+    assert [user.follow(answer)["state"] for answer in (first, second)] == ["committed"] * 2
+    before = claims_lost(fleet)
+    paused.send_signal(signal.SIGCONT)
+    eventually(lambda: claims_lost(fleet) > before)
+    fleet.ready("admin-1", "se-01")
+    record = user.record(file_id).json()
+    assert (record["revision"], record["tags"]) == (3, ["second"])
+    fleet.stop("admin-1")
+    come_back(fleet, "admin-1")
+
+
+def claims_lost(fleet: Fleet) -> int:
+    return (fleet.folder / "admin-1.log").read_text().count("claim lost")
+
+
+def state_of(pid: int) -> str:
+    """T: stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_two_admins_share_the_work_and_make_nothing_twice(fleet: Fleet, user: User) -> None:

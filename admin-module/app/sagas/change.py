@@ -1,6 +1,7 @@
 """Making a queued change: look, ask the element, then close the saga and record it in the audit log in one transaction.
 
-A crash anywhere leaves the saga queued, and the next try finds by its look what was made already.
+A crash anywhere leaves the saga queued, and the next try finds by its look what was made already. Who was only paused finds its
+claim lost, or the file past the revision that it has seen: it makes nothing a second time over what came after.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from artstore.peers import Peer
 
 from ..audit.chain import Auditor
 from ..elements.registry import note_mode
-from .claim import Claimed
+from .claim import Claimed, require_held
 from .decide import Step, is_final, next_step
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
@@ -100,6 +101,9 @@ class QueuedChanges:
                 return
             if step is Step.REFUSE:
                 raise RevisionMismatch(f"the file is at revision {now.revision}", revision=now.revision)
+            points.hit("admin.change_looked")
+            await require_held(self._database, saga)
+            points.hit("admin.change_held")
             headers = {"if-match": f'"{now.revision}"'}
             try:
                 await peer.call("PATCH", path, body=body, headers=headers, timeout_s=self._call_timeout_s)

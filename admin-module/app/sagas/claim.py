@@ -32,11 +32,12 @@ MAX_ERROR_CHARS = 300
 _CLAIM = text(
     """WITH due AS (
         SELECT saga_id FROM sagas AS own
-        WHERE due_at <= now() AND storage_element_id <> ALL(CAST(:resting AS text[]))
-          AND (state <> 'queued' OR NOT EXISTS (
-            SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
-                AND (older.file_id = own.file_id
-                     OR own.file_id IS NULL AND older.file_id IS NULL AND older.storage_element_id = own.storage_element_id)))
+        WHERE due_at <= now() AND storage_element_id <> ALL(CAST(:resting AS text[])) AND (state <> 'queued' OR (
+            NOT EXISTS (SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
+                AND older.file_id = own.file_id)
+            AND (own.file_id IS NOT NULL OR NOT EXISTS (
+                SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
+                AND older.file_id IS NULL AND older.storage_element_id = own.storage_element_id))))
         ORDER BY due_at LIMIT :claims FOR UPDATE OF own SKIP LOCKED)
     UPDATE sagas SET
         state = CASE WHEN state = ANY(CAST(:expiring AS text[])) THEN 'compensating' ELSE state END,
@@ -55,10 +56,18 @@ _FAILED = text(
         ELSE least(:retry_max_s, :retry_first_s * 2 ^ least(attempts - 1, 20)) END)
     WHERE saga_id = CAST(:saga_id AS uuid) AND attempts = :attempts AND due_at IS NOT NULL"""
 )
+_HELD = text(
+    """SELECT saga_id FROM sagas
+    WHERE saga_id = CAST(:saga_id AS uuid) AND attempts = :attempts AND due_at IS NOT NULL"""
+)
 _WAKE = text(
     """UPDATE sagas SET due_at = now() WHERE due_at > now() AND state <> 'begun'
     AND (storage_element_id = :element_id OR :element_id = ANY(abandoned))"""
 )
+
+
+class ClaimLost(Exception):
+    """Somebody else has claimed the saga since: this process was taken for dead. Never leaves this folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,15 @@ async def claim_due(
         return claimed, {}
     rows = await conn.execute(_URLS, {"element_ids": sorted(concerned)})
     return claimed, {row.element_id: row.url for row in rows}
+
+
+async def require_held(database: Database, saga: Claimed) -> None:
+    """Raises ClaimLost. Asked between a look at the file and the change of the revision seen: as long as the claim was held
+    then, whatever others do after it moves the file on, and the change meets another revision."""
+    async with database.alone() as conn:
+        found = await conn.execute(_HELD, {"saga_id": saga.saga_id, "attempts": saga.attempts})
+        if found.first() is None:
+            raise ClaimLost
 
 
 async def note_failure(database: Database, saga: Claimed, why: str) -> None:

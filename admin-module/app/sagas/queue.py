@@ -22,14 +22,12 @@ from .look import load_saga
 from .saga import SagaEvent, SagaState, advance
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:subject, 0))")
-_QUEUE = text(
-    """INSERT INTO sagas (saga_id, kind, state, file_id, storage_element_id, owner, wanted, due_at, begun_at)
+_INSERT = """INSERT INTO sagas (saga_id, kind, state, file_id, storage_element_id, owner, wanted, due_at, begun_at)
     SELECT CAST(:saga_id AS uuid), :kind, 'queued', CAST(:file_id AS uuid), :element_id, :owner, CAST(:wanted AS jsonb), now(),
         greatest(clock_timestamp(), max(begun_at) + interval '1 microsecond')
-    FROM sagas WHERE state = 'queued' AND CASE WHEN CAST(:file_id AS uuid) IS NULL
-        THEN file_id IS NULL AND storage_element_id = :element_id ELSE file_id = CAST(:file_id AS uuid) END
-    ON CONFLICT (saga_id) DO NOTHING"""
-)
+    FROM sagas WHERE state = 'queued' AND {before} ON CONFLICT (saga_id) DO NOTHING"""
+_QUEUE_OF_FILE = text(_INSERT.format(before="file_id = CAST(:file_id AS uuid)"))
+_QUEUE_OF_ELEMENT = text(_INSERT.format(before="file_id IS NULL AND storage_element_id = :element_id"))
 _LAST_MODE = text(
     f"""SELECT {COLUMNS} FROM sagas WHERE state = 'queued' AND file_id IS NULL AND storage_element_id = :element_id
     ORDER BY begun_at DESC LIMIT 1"""
@@ -70,7 +68,7 @@ async def queue_change(conn: AsyncConnection, wish: Wish) -> dict[str, Any]:
         "owner": wish.owner,
         "wanted": orjson.dumps(wish.wanted).decode(),
     }
-    await conn.execute(_QUEUE, values)
+    await conn.execute(_QUEUE_OF_FILE if wish.file_id is not None else _QUEUE_OF_ELEMENT, values)
     saga = await load_saga(conn, UUID(wish.saga_id))
     known = (saga["kind"], saga["file_id"], saga["owner"])
     if known != (wish.kind, wish.file_id, wish.owner) or advance(SagaState(saga["state"]), SagaEvent.QUEUE) is None:

@@ -18,7 +18,7 @@ from artstore.peers import Peers
 from artstore.tracing import span
 
 from .change import QueuedChanges
-from .claim import Claimed, claim_due, note_failure
+from .claim import Claimed, ClaimLost, claim_due, note_failure
 from .saga import SagaState
 from .undo import undo
 
@@ -89,6 +89,8 @@ class Resume:
                     await self._make(saga, urls)
                 else:
                     await self._undo(saga, urls)
+        except ClaimLost:
+            log.warning("claim lost, another admin goes on", saga_id=saga.saga_id, attempts=saga.attempts)
         except ArtStoreError as error:
             log.warning(
                 "saga not finished",

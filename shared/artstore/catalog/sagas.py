@@ -12,11 +12,12 @@ from artstore.clock import rfc3339
 
 COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
     begun_at, updated_at, wanted, problem, extract(epoch FROM now() - begun_at)::float8 AS age_s,
-    (SELECT older.saga_id FROM sagas AS older WHERE sagas.state = 'queued' AND older.state = 'queued'
-        AND older.begun_at < sagas.begun_at AND CASE WHEN sagas.file_id IS NULL
-            THEN older.file_id IS NULL AND older.storage_element_id = sagas.storage_element_id
-            ELSE older.file_id = sagas.file_id END
-     ORDER BY older.begun_at DESC LIMIT 1) AS waits_for"""
+    CASE WHEN state <> 'queued' THEN NULL
+    WHEN file_id IS NOT NULL THEN (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued'
+        AND older.file_id = sagas.file_id AND older.begun_at < sagas.begun_at ORDER BY older.begun_at DESC LIMIT 1)
+    ELSE (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued' AND older.file_id IS NULL
+        AND older.storage_element_id = sagas.storage_element_id AND older.begun_at < sagas.begun_at
+        ORDER BY older.begun_at DESC LIMIT 1) END AS waits_for"""
 """What `saga_view` needs, for a SELECT of the table `sagas`."""
 
 _ONE = text(f"SELECT {COLUMNS} FROM sagas WHERE saga_id = CAST(:saga_id AS uuid)")
