@@ -260,6 +260,7 @@ class Peer:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if source is not None and source.failed is not None:
                 raise source.failed from error
+            log.warning("peer cannot be reached", peer=self.name, error=str(error) or type(error).__name__)
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
         if response.status >= 500:
             failure = await _failure(response)
