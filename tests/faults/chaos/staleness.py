@@ -1,12 +1,13 @@
-"""When a client may read what it has changed already: the promise of reads after writes, as it is checked.
+"""When a client may read what it has changed already: the promise of reads after writes (docs/decisions/0003), as it is checked.
 
-With Redis and PostgreSQL within reach of everybody a change or delete that was acknowledged is read by everybody. Otherwise
-an older revision may be read, for the time to live of level 1 after the trouble at most.
+While Redis is within reach of elements and queries, a change or delete that was acknowledged is seen by everybody, whatever
+happens to PostgreSQL, admin or the ingesters, and also across a FLUSHALL. Otherwise an older revision may be read, until
+level 1 has forgotten it: its time to live, counted from the end of the trouble. A query that was paused may be late too.
 """
 
 from __future__ import annotations
 
-from support.layout import POSTGRES, REDIS, kind_of
+from support.layout import REDIS, kind_of
 
 from .asking import Answer
 from .history import History
@@ -16,18 +17,23 @@ from .weather import Weather
 MEMORY_TTL_S = 5.0
 """CACHE_MEMORY_TTL_S of the run's fleet."""
 CATCH_UP_S = 5.0
-"""For subscriptions to stand again, and for the relay's next round."""
+"""For subscriptions to stand again."""
+EXCUSING = frozenset(Kind) - {Kind.FLUSH}
 
 
 def excused(weather: Weather, history: History, answer: Answer) -> str | None:
     """The trouble that excuses a stale answer; None when there was none."""
-    names = weather.fleet.names
-    news = [f"{name}>{edge}" for name in names for edge in (POSTGRES, REDIS) if kind_of(name) in ("se", "query")]
+    news = [f"{name}>{REDIS}" for name in weather.fleet.names if kind_of(name) in ("se", "query")]
     struck = weather.struck(
         history.acknowledged_at_s,
         answer.ended_s,
-        targets=["redis", "postgres", *news, *(name for name in names if kind_of(name) == "se")],
-        kinds=[Kind.PAUSE],
+        targets=["redis", answer.instance, *news],
         aftermath_s=MEMORY_TTL_S + CATCH_UP_S,
     )
-    return struck[0].kind.value if struck else None
+    found = [one for one in struck if one.kind in EXCUSING and (one.process != answer.instance or _excuses(one.edge))]
+    return found[0].kind.value if found else None
+
+
+def _excuses(edge: str) -> bool:
+    """Of the query itself: whatever happens to the process, or to what it hears."""
+    return edge in ("", REDIS)
