@@ -18,7 +18,7 @@ TOGETHER = "tests"
 PROOFS = "tests/faults"
 """Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
 BY_NAME_ONLY = frozenset({"tests/faults"})
-"""Two minutes of rotations, revocations and outages of a whole fleet: `test tests/faults`, which CI runs too."""
+"""Minutes of rotations, revocations, outages and chaos of whole fleets: `test tests/faults`, which CI runs too."""
 LONGEST = frozenset({"faults", "tests of storage-element", "tests/contract", "tests/faults"})
 """Begun first, so that none of them is what everything waits for at the end."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
