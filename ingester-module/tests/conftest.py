@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from orjson import OPT_SORT_KEYS, dumps
+from orjson import dumps
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -21,8 +21,7 @@ from app.core.context import Context
 from app.main import create_app
 from artstore.catalog.tables import metadata
 from artstore.contracts.elements import Mode
-from artstore.contracts.idempotency import uploaded
-from artstore.contracts.sagas import UploadCommit
+from artstore.contracts.idempotency import Answer as KeptAnswer
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
 from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
@@ -116,15 +115,13 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
     await engine.dispose()
 
 
-async def keep_answer(engine: AsyncEngine, commit: UploadCommit) -> bool:
-    """What admin does in its commit."""
-    attributes = commit.attributes
-    answer = uploaded(attributes["file_id"], dumps(attributes, option=OPT_SORT_KEYS))
+async def keep_answer(engine: AsyncEngine, saga_id: str, answer: KeptAnswer) -> bool:
+    """What admin does in its transaction."""
     statement = text(
         """UPDATE idempotency_keys SET status = :status, headers = CAST(:headers AS jsonb), body = :body
         WHERE saga_id = CAST(:saga_id AS uuid) RETURNING 1"""
     )
-    values = {"saga_id": commit.saga_id, "status": answer.status, "headers": dumps(answer.headers).decode()}
+    values = {"saga_id": saga_id, "status": answer.status, "headers": dumps(answer.headers).decode()}
     async with engine.begin() as connection:
         return (await connection.execute(statement, {**values, "body": answer.body})).first() is not None
 

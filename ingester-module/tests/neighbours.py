@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from artstore.contracts.elements import Capacity, Element, Fill, Mode
+from artstore.contracts.idempotency import Answer, accepted, uploaded
 from artstore.contracts.sagas import (
     AbortUploads,
     BeginUploads,
@@ -72,10 +73,10 @@ async def served_app(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
 
 
 class ScriptedAdmin:
-    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path; `keep` keeps the answer of a
-    keyed commit, and says whether the key was still its own."""
+    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path; `keep` keeps the answer
+    of a keyed saga, and says whether the key was still its own."""
 
-    def __init__(self, signer: Signer, keep: Callable[[UploadCommit], Awaitable[bool]]) -> None:
+    def __init__(self, signer: Signer, keep: Callable[[str, Answer], Awaitable[bool]]) -> None:
         self.signer, self.keep = signer, keep
         self.elements: list[Element] = []
         self.fail: dict[str, list[ArtStoreError]] = {}
@@ -129,7 +130,8 @@ class ScriptedAdmin:
             return _results([SagaResult(saga_id=saga.saga_id, state="aborted", problem=problem) for saga in sagas])
         results = []
         for saga in sagas:
-            if saga.keyed and not await self.keep(saga):
+            record = orjson.dumps(saga.attributes, option=orjson.OPT_SORT_KEYS)
+            if saga.keyed and not await self.keep(saga.saga_id, uploaded(saga.attributes["file_id"], record)):
                 problem = orjson.loads(Conflict("the key is another's").to_wire())
                 results.append(SagaResult(saga_id=saga.saga_id, state="begun", problem=problem))
                 continue
@@ -144,9 +146,12 @@ class ScriptedAdmin:
 
     async def _queue(self, request: Request) -> Response:
         body = await self._body(request)
-        assert msgspec.json.decode(body, type=QueueChange)
+        change = msgspec.json.decode(body, type=QueueChange)
+        saga = orjson.dumps({"saga_id": change.saga_id, "state": "queued"})
+        if change.keyed and not await self.keep(change.saga_id, accepted(change.saga_id, saga)):
+            raise Conflict("the key is another's")
         self.queued.append(orjson.loads(body))
-        return JsonResponse({"saga_id": self.queued[-1]["saga_id"], "state": "queued"}, 202)
+        return JsonResponse(saga, 202)
 
     async def _body(self, request: Request) -> bytes:
         self.requests += 1
@@ -254,9 +259,10 @@ class ScriptedElement:
     async def _replace(self, request: Request) -> Response:
         _, record = await self._load(request)
         body = await self._body(request)
-        changed = {**record, "size_bytes": len(body), "revision": record["revision"] + 1}
+        checksum = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        changed = {**record, "size_bytes": len(body), "checksum": checksum, "revision": record["revision"] + 1}
         self.files[record["file_id"]] = (body, changed)
-        return JsonResponse(changed)
+        return JsonResponse(changed, headers={"etag": f'"{changed["revision"]}"'})
 
     async def _delete(self, request: Request) -> Response:
         del self.files[(await self._load(request))[1]["file_id"]]

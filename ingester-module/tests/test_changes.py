@@ -121,17 +121,6 @@ async def test_a_file_that_may_be_on_a_silent_element_is_not_called_missing(flee
     assert (await fleet.ask("DELETE", f"/api/files/{uuid7()}")).status == 404
 
 
-async def test_an_idempotency_key_is_refused_and_nothing_is_done(fleet: Fleet) -> None:
-    record = await upload(fleet)
-    path, key = f"/api/files/{record['file_id']}", {"idempotency-key": "abc"}
-    for method, where in (("PATCH", path), ("PUT", f"{path}/content"), ("DELETE", path)):
-        answer = await fleet.ask(method, where, data=b"{}", headers={**key, "content-type": "application/json"})
-        assert (answer.status, answer.json["code"]) == (422, "invalid_fields")
-        assert "not supported yet" in answer.json["detail"]
-    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
-    assert len(fleet.elements[1].files) == 1
-
-
 @pytest.mark.parametrize(
     ("method", "where", "status"), [("PATCH", "", 200), ("PUT", "/content", 200), ("DELETE", "", 204)]
 )

@@ -11,35 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fleet import Fleet, eventually, running_fleet
-from support.keyed import Keyed, same_answer, sql
+from support.fleet import Fleet, eventually
+from support.keyed import HELD, LEASE_OVER, LEASE_S, Keyed, same_answer, sql, start
 
 from artstore.testing.services import start_postgres
 
-LEASE_S = "2"
 POINTS = {"key.claimed": False, "upload.transferred": False, "upload.committed": True}
 """Of a first try in the ingester; whether the file is acknowledged by then, so that a repeat is only told."""
 SIZES = [1000, 3 << 20]
-HELD = "SELECT 1 FROM idempotency_keys WHERE key = $1 AND held_until < now()"
-
-
-@pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
-    with running_fleet(IDEMPOTENCY_LEASE_S=LEASE_S, SAGA_LEASE_S="4") as started:
-        yield started
 
 
 @pytest.fixture
-def struck(fleet: Fleet) -> Iterator[str]:
-    """The name of a second ingester, to be started as the test wants it and killed."""
-    yield "ingester-2"
-    if "ingester-2" in fleet.processes:
-        fleet.stop("ingester-2", signal.SIGKILL)
-
-
-def start(fleet: Fleet, name: str, point: str = "", **settings: str) -> None:
-    fleet.start(name, account="ingester", ARTSTORE_POINT=point, **settings)
-    fleet.ready(name)
+def fleet(keyed_fleet: Fleet) -> Fleet:
+    return keyed_fleet
 
 
 def one_file_of(keyed: Keyed, *answers: object) -> None:
@@ -61,7 +45,6 @@ def test_an_ingester_killed_anywhere_leaves_one_file(fleet: Fleet, struck: str, 
     again = keyed.until_answered(struck)
     same_answer(again, first)
     one_file_of(keyed, first, again)
-    eventually(lambda: nothing_hangs(fleet))
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -78,9 +61,20 @@ def test_a_taking_over_that_dies_too_is_taken_over(fleet: Fleet, struck: str) ->
     keyed = Keyed(fleet)
     keyed.killed_at(struck)
     start(fleet, struck, "key.taken_over:kill")
-    eventually(lambda: sql(fleet, HELD, keyed.key))
+    eventually(lambda: sql(fleet, LEASE_OVER, keyed.key))
     keyed.killed_at(struck)
     one_file_of(keyed, keyed.until_answered("ingester"))
+
+
+def test_an_ingester_killed_on_its_way_to_the_next_element_leaves_one_file(fleet: Fleet, struck: str) -> None:
+    start(fleet, struck, "key.moved:kill")
+    keyed = Keyed(fleet)
+    fleet.stop("se-02", signal.SIGKILL)
+    keyed.killed_at(struck)
+    first = keyed.until_answered("ingester")
+    assert first.json()["storage_element_id"] == "se-04"
+    start(fleet, "se-02")
+    one_file_of(keyed, first, keyed.until_answered("ingester"))
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -90,7 +84,7 @@ def test_an_ingester_that_wakes_after_it_was_taken_over_makes_no_second_file(
     start(fleet, struck, f"{point}:pause")
     keyed = Keyed(fleet, content=os.urandom(1 << 20))
     sleeping = keyed.beside(struck)
-    eventually(lambda: sql(fleet, HELD, keyed.key))  # claimed, and the lease is over
+    eventually(lambda: sql(fleet, LEASE_OVER, keyed.key))  # claimed, and the lease is over
     first = keyed.until_answered("ingester")
     one_file_of(keyed, first)
     fleet.processes[struck].send_signal(signal.SIGCONT)
@@ -99,9 +93,8 @@ def test_an_ingester_that_wakes_after_it_was_taken_over_makes_no_second_file(
     if POINTS[point]:
         assert (woken.status_code, woken.content) == (201, first.content)
     else:
-        assert woken.status_code == 409, woken.text
+        assert woken.status_code in (409, 503), woken.text
     one_file_of(keyed, keyed.until_answered(struck))
-    eventually(lambda: nothing_hangs(fleet))
 
 
 @pytest.mark.parametrize(("point", "done"), [("admin.commit_written", False), ("admin.committed", True)])
@@ -131,7 +124,6 @@ def test_an_element_killed_in_the_middle_leaves_one_file(fleet: Fleet) -> None:
     fleet.start("se-02")
     fleet.ready("se-02")
     one_file_of(keyed, keyed.until_answered("ingester"))
-    eventually(lambda: nothing_hangs(fleet))
 
 
 def test_a_client_that_breaks_off_may_send_again(fleet: Fleet) -> None:
@@ -142,7 +134,7 @@ def test_a_client_that_breaks_off_may_send_again(fleet: Fleet) -> None:
     ]  # fmt: skip
     with socket.create_connection(("127.0.0.1", fleet.ports["ingester"])) as client:
         client.sendall("\r\n".join([*lines, "", ""]).encode() + keyed.content[: 512 << 10])
-        eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+        eventually(lambda: sql(fleet, HELD, keyed.key))
     first = keyed.until_answered("ingester")
     assert "idempotent-replayed" not in first.headers
     one_file_of(keyed, first, keyed.until_answered("ingester"))
@@ -152,10 +144,10 @@ def test_of_two_at_once_one_runs(fleet: Fleet, struck: str) -> None:
     start(fleet, struck, "upload.transferred:pause")
     keyed = Keyed(fleet)
     running = keyed.beside(struck)
-    eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+    eventually(lambda: sql(fleet, HELD, keyed.key))
     refused = keyed.send("ingester")
     assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_key_in_use")
-    assert 1 <= int(refused.headers["retry-after"]) <= int(LEASE_S)
+    assert 1 <= int(refused.headers["retry-after"]) <= LEASE_S
     fleet.processes[struck].send_signal(signal.SIGCONT)
     first = running.ended()
     assert first is not None
@@ -174,7 +166,7 @@ def test_a_lease_is_renewed_while_an_upload_takes_its_time(fleet: Fleet) -> None
         yield b"end"
 
     running = keyed.beside("ingester", content=slowly())
-    eventually(lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE key = $1", keyed.key))
+    eventually(lambda: sql(fleet, HELD, keyed.key))
     began = sql(fleet, "SELECT held_until FROM idempotency_keys WHERE key = $1", keyed.key)[0]["held_until"]
     eventually(
         lambda: sql(fleet, "SELECT 1 FROM idempotency_keys WHERE held_until > $1::timestamptz + interval '3 s'", began)
@@ -210,7 +202,7 @@ def test_a_key_is_one_request_of_one_account(fleet: Fleet) -> None:
 
 
 def test_a_replay_of_a_large_upload_stores_nothing_and_needs_no_room(fleet: Fleet) -> None:
-    size = 256 << 20
+    size = 128 << 20
     keyed = Keyed(fleet, content=os.urandom(1 << 20) * (size >> 20))
     first = keyed.send("ingester")
     assert first.status_code == 201
@@ -235,11 +227,13 @@ def test_with_postgresql_away_only_requests_with_a_key_are_refused(fleet: Fleet)
     one_file_of(keyed, keyed.until_answered("ingester"))
 
 
-def nothing_hangs(fleet: Fleet) -> bool:
-    """No upload is open or being undone, and every file on a disk is one that somebody was promised."""
-    open_sagas = sql(fleet, "SELECT 1 FROM sagas WHERE due_at IS NOT NULL")
-    pending = sql(fleet, "SELECT 1 FROM files WHERE state = 'pending'")
-    return not open_sagas and not pending
+def test_in_the_end_nothing_is_left_open_and_no_disk_has_a_file_too_many(fleet: Fleet) -> None:
+    eventually(lambda: not sql(fleet, "SELECT 1 FROM sagas WHERE due_at IS NOT NULL"))
+    eventually(lambda: not sql(fleet, "SELECT 1 FROM files WHERE state = 'pending'"))
+    promised = sorted(row["file_id"] for row in sql(fleet, "SELECT file_id::text FROM files"))
+    names = (name for name in fleet.names if name.startswith("se-"))
+    paths = [path for name in names for path in (fleet.folder / name / "files").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in paths if path.suffix != ".json") == promised
 
 
 def resident_bytes(fleet: Fleet, name: str) -> int:

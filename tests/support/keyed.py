@@ -14,9 +14,14 @@ import httpx
 
 from .fleet import Fleet
 
+LEASE_S = 2
 PATIENCE_S = 60
 AGAIN = (409, 502, 503)
 """What a client sends again for; a 409 only when it says that the key is in use."""
+
+
+HELD = "SELECT 1 FROM idempotency_keys WHERE key = $1"
+LEASE_OVER = "SELECT 1 FROM idempotency_keys WHERE key = $1 AND held_until < now()"
 
 
 @dataclass
@@ -73,6 +78,12 @@ class Keyed:
         return sql(
             self.fleet, "SELECT file_id::text, revision FROM files WHERE state = 'available' AND tags @> $1", [self.tag]
         )
+
+
+def start(fleet: Fleet, name: str, point: str = "", **settings: str) -> None:
+    """Armed: it kills or pauses itself at the point, `NAME:kill` or `NAME:pause`."""
+    fleet.start(name, ARTSTORE_POINT=point, **settings)
+    fleet.ready(name)
 
 
 class Beside(threading.Thread):

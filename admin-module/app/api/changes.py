@@ -6,11 +6,14 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore import points
 from artstore.body_limit import limited_receive
 from artstore.contracts.files import Changes, check_changes
+from artstore.contracts.idempotency import accepted as waits
 from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.contracts.schemas import SAGA
 from artstore.errors import InvalidFields
@@ -19,6 +22,7 @@ from artstore.service import DataRoute
 
 from ..core.context import Context
 from ..elements.registry import load_element
+from ..sagas.keyed import keep_answers, require_key
 from ..sagas.queue import Wish, queue_change
 from .sagas import MAX_OWNER_CHARS
 
@@ -31,10 +35,18 @@ async def queue(request: Request) -> Response:
     given = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), QueueChange)
     wish = _wish(given)
     async with context.database.begin() as conn:
-        await load_element(conn, wish.storage_element_id)
-        saga = await queue_change(conn, wish)
+        # 1. under a key: only while its row names this saga; a repeat gets what was answered
+        kept = await require_key(conn, wish.saga_id) if given.keyed else None
+        if kept is None:
+            # 2. the change, and with it its answer
+            await load_element(conn, wish.storage_element_id)
+            saga = await queue_change(conn, wish)
+            kept = waits(wish.saga_id, orjson.dumps(saga))
+            if given.keyed:
+                await keep_answers(conn, {wish.saga_id: kept})
+    points.hit("admin.change_queued")
     context.resume.kick()
-    return accepted(saga)
+    return Response(kept.body, kept.status, kept.headers)
 
 
 def accepted(saga: dict[str, Any]) -> Response:

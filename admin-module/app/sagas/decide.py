@@ -9,10 +9,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-import msgspec
-import orjson
-
 from artstore.contracts.files import Attributes, Changes
+from artstore.contracts.holds import holds
 from artstore.errors import ArtStoreError
 
 
@@ -34,19 +32,6 @@ def next_step(now: Attributes, wanted: Changes, if_revisions: Sequence[int] | No
     return Step.MAKE if now.revision in if_revisions else Step.REFUSE
 
 
-def holds(now: Attributes, wanted: Changes) -> bool:
-    """Whether the file is as wanted already. Compared as JSON: in Python 1, 1.0 and True are the same."""
-    for name in wanted.__struct_fields__:
-        value = getattr(wanted, name)
-        if value is not msgspec.UNSET and _json(value) != _json(getattr(now, name)):
-            return False
-    return True
-
-
 def is_final(error: ArtStoreError) -> bool:
     """Whether asking again would bring the same: the element has looked at the change and does not make it."""
     return 400 <= error.status < 500 and error.status not in (401, 403, 408, 429)
-
-
-def _json(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

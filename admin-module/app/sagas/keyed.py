@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.contracts.idempotency import Answer
 from artstore.database import Database
+from artstore.errors import Conflict
 
 PURGE_AT_ONCE = 10_000
 
@@ -25,6 +26,9 @@ _ANSWER = text(
     FROM unnest(CAST(:saga_ids AS uuid[]), CAST(:statuses AS int[]), CAST(:headers AS jsonb[]), CAST(:bodies AS bytea[]))
         AS given(saga_id, status, headers, body)
     WHERE kept.saga_id = given.saga_id AND kept.status IS NULL"""
+)
+_KEPT = text(
+    "SELECT status, headers, body FROM idempotency_keys WHERE saga_id = CAST(:saga_id AS uuid) AND status IS NOT NULL"
 )
 _PURGE = text(
     """DELETE FROM idempotency_keys WHERE (client_id, key) IN (SELECT client_id, key FROM idempotency_keys
@@ -51,6 +55,14 @@ async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> 
         "bodies": [answer.body for answer in answers.values()],
     }
     await conn.execute(_ANSWER, values)
+
+
+async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
+    """The answer that was kept with this saga. Raises Conflict when its key is another try's; else locks the row."""
+    if not await hold_keys(conn, [saga_id]):
+        raise Conflict("the Idempotency-Key is another try's by now")
+    row = (await conn.execute(_KEPT, {"saga_id": saga_id})).one_or_none()
+    return None if row is None else Answer(status=row.status, headers=row.headers, body=row.body)
 
 
 async def purge_keys(database: Database, keep_s: float) -> int:

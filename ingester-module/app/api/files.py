@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.event import Event
+from artstore.audit.writer import AuditWriter
 from artstore.auth.access import principal_of
 from artstore.clock import uuid7
-from artstore.contracts.files import Changes, canonical_id, check_changes
+from artstore.contracts.files import Attributes, Changes, canonical_id, check_changes
+from artstore.contracts.holds import holds
+from artstore.contracts.idempotency import GONE, Answer, accepted, changed
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS
 from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
 from artstore.if_match import if_match, revisions_in
-from artstore.jsons import JsonResponse
-from artstore.peers import PeerAnswer
 from artstore.service import DataRoute
 
 from ..changes import change
 from ..changes.queue import Queued
 from ..changes.wish import Wish
 from ..core.context import Context
-from ..uploads.body import FORM, media_type, open_raw, stated_type
+from ..idempotency.change import Change, change_once, delete_again, update_again
+from ..idempotency.fingerprint import of_content, of_delete, of_patch
+from ..idempotency.header import key_of
+from ..idempotency.replay import again, first, hashed, require_same
+from ..uploads.body import FORM, Body, media_type, open_raw, stated_type
 from ..uploads.receive import Received
-from .idempotency import without_idempotency_key
-from .sagas import accepted
-from .schemas import DIGEST_HEADERS, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER
+from .schemas import DIGEST_HEADERS, IDEMPOTENCY_KEY, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER, keyed
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
@@ -33,38 +39,86 @@ PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
 
 async def patch_file(request: Request) -> Response:
     context: Context = request.app.state.context
+    key = key_of(request)
     with context.files.operation("update"):
         wanted = await _read_changes(request, context)
-        answer = await change.patch(context, _wish(request), wanted)
-    return accepted(answer) if isinstance(answer, Queued) else _record(answer)
+        wish = _wish(request)
+        run = partial(_patched, context, msgspec.json.encode(wanted))
+        if key is None:
+            return first(await run(wish))
+
+        async def made(now: Attributes) -> bool:
+            return holds(now, wanted)
+
+        once = Change(of_patch(wish, wanted), run, partial(update_again, context, run, made))
+        answer, given_before = await change_once(context, key, wish, once)
+    return again(answer) if given_before else first(answer)
 
 
 async def replace_content(request: Request) -> Response:
     context: Context = request.app.state.context
+    key = key_of(request)
     with context.files.operation("update"):
         if media_type(request) == FORM:
             raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        given = stated_type(request)
-        headers = {"content-type": given} if given else {}
-        answer = await change.replace(context, _wish(request), body, headers)
-    return _record(answer)
+        wish, content_type = _wish(request), stated_type(request)
+        run = partial(_replaced, context, body, content_type)
+        if key is None:
+            return first(await run(wish))
+
+        async def made(now: Attributes) -> bool:
+            same_type = content_type in (None, now.content_type)
+            return same_type and await hashed(body) == (now.checksum, now.size_bytes)
+
+        once = Change(of_content(wish, content_type), run, partial(update_again, context, run, made))
+        answer, given_before = await change_once(context, key, wish, once)
+        if given_before:
+            await require_same(body, answer)
+    return again(answer) if given_before else first(answer)
 
 
 async def delete_file(request: Request) -> Response:
     context: Context = request.app.state.context
+    key = key_of(request)
     with context.files.operation("delete"):
         wish = _wish(request)
-        queued = await change.delete(context, wish)
-        if queued is not None:
-            return accepted(queued)  # admin records the deletion when it is made
-        # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
-        deleted = Event("file.delete", wish.owner, f"files/{wish.file_id}")
-        await request.app.state.runtime.audit.record(deleted)
-    return Response(status_code=204)
+        note = partial(_note_deletion, request.app.state.runtime.audit)
+        run = partial(_deleted, context, note)
+        if key is None:
+            return first(await run(wish))
+        once = Change(of_delete(wish), run, partial(delete_again, run, note))
+        answer, given_before = await change_once(context, key, wish, once)
+    return again(answer) if given_before else first(answer)
 
 
-async def _read_changes(request: Request, context: Context) -> bytes:
+async def _patched(context: Context, changes: bytes, wish: Wish) -> Answer:
+    answer = await change.patch(context, wish, changes)
+    if isinstance(answer, Queued):
+        return accepted(answer.saga_id, answer.saga)
+    return changed(answer.body, answer.headers["etag"])
+
+
+async def _replaced(context: Context, body: Body, content_type: str | None, wish: Wish) -> Answer:
+    headers = {"content-type": content_type} if content_type else {}
+    answer = await change.replace(context, wish, body, headers)
+    return changed(answer.body, answer.headers["etag"])
+
+
+async def _deleted(context: Context, note: Callable[[Wish], Awaitable[None]], wish: Wish) -> Answer:
+    queued = await change.delete(context, wish)
+    if queued is not None:
+        return accepted(queued.saga_id, queued.saga)  # admin notes the deletion when it is made
+    # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
+    await note(wish)
+    return GONE
+
+
+async def _note_deletion(audit: AuditWriter, wish: Wish) -> None:
+    await audit.record(Event("file.delete", wish.owner, f"files/{wish.file_id}"))
+
+
+async def _read_changes(request: Request, context: Context) -> Changes:
     if media_type(request) not in PATCH_TYPES:
         raise UnsupportedMediaType("changes are sent as application/json")
     received = Received(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
@@ -78,7 +132,7 @@ async def _read_changes(request: Request, context: Context) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("the body is not JSON") from error
     check_changes(wanted)
-    return msgspec.json.encode(wanted)
+    return wanted
 
 
 def _file_id(request: Request) -> str:
@@ -89,31 +143,27 @@ def _file_id(request: Request) -> str:
     return file_id
 
 
-def _wish(request: Request, saga_id: str | None = None) -> Wish:
+def _wish(request: Request) -> Wish:
     """Raises NotFound, and Malformed for an If-Match that is none. Tags that name no revision match none: 412."""
     tags = if_match(request.headers.getlist("if-match"))
     revisions = None if tags is None else tuple(sorted(revisions_in(tags)))
     if revisions == ():
         raise RevisionMismatch("If-Match names no revision")
     owner = principal_of(request).client_id
-    return Wish(saga_id or str(uuid7()), _file_id(request), owner, revisions)
-
-
-def _record(answer: PeerAnswer) -> Response:
-    return JsonResponse(answer.body, 200, {"etag": answer.headers["etag"]} if "etag" in answer.headers else None)
+    return Wish(str(uuid7()), _file_id(request), owner, revisions)
 
 
 FILE_ROUTES = [
     DataRoute(
         path="/api/files/{file_id}",
         methods=["PATCH"],
-        handler=without_idempotency_key(patch_file),
+        handler=patch_file,
         openapi={
             "patch": {
                 "tags": ["files"],
                 "summary": "Change attributes; what is absent stays",
                 "operationId": "patch_file",
-                "parameters": [IF_MATCH],
+                "parameters": [IF_MATCH, IDEMPOTENCY_KEY],
                 "requestBody": {
                     "required": True,
                     "content": {
@@ -126,39 +176,39 @@ FILE_ROUTES = [
                         }
                     },
                 },
-                "responses": {"200": RECORD_ANSWER, "202": QUEUED_ANSWER},
+                "responses": keyed({"200": RECORD_ANSWER, "202": QUEUED_ANSWER}),
             }
         },
     ),
     DataRoute(
         path="/api/files/{file_id}",
         methods=["DELETE"],
-        handler=without_idempotency_key(delete_file),
+        handler=delete_file,
         openapi={
             "delete": {
                 "tags": ["files"],
                 "summary": "Delete a file on an element that allows it",
                 "operationId": "delete_file",
-                "parameters": [IF_MATCH],
-                "responses": {"202": QUEUED_ANSWER, "204": {"description": "The file is gone"}},
+                "parameters": [IF_MATCH, IDEMPOTENCY_KEY],
+                "responses": keyed({"202": QUEUED_ANSWER, "204": {"description": "The file is gone"}}),
             }
         },
     ),
     DataRoute(
         path="/api/files/{file_id}/content",
         methods=["PUT"],
-        handler=without_idempotency_key(replace_content),
+        handler=replace_content,
         openapi={
             "put": {
                 "tags": ["files"],
                 "summary": "Replace a file's bytes; its attributes stay",
                 "operationId": "replace_content",
-                "parameters": [IF_MATCH, *DIGEST_HEADERS],
+                "parameters": [IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
                 "requestBody": {
                     "required": True,
                     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
                 },
-                "responses": {"200": RECORD_ANSWER},
+                "responses": keyed({"200": RECORD_ANSWER}),
             }
         },
     ),

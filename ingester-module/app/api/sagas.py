@@ -17,7 +17,6 @@ from artstore.errors import NotFound
 from artstore.jsons import JsonResponse
 from artstore.service import DataRoute
 
-from ..changes.queue import Queued
 from ..core.context import Context
 
 PATIENCE_S = 5.0
@@ -35,11 +34,6 @@ async def show_saga(request: Request) -> Response:
     if saga is None or not (saga["owner"] == principal.client_id or Permission.SAGAS_READ in principal.permissions):
         raise NotFound("there is no such saga")
     return JsonResponse(saga)
-
-
-def accepted(queued: Queued) -> Response:
-    """202, and where to ask what has become of it."""
-    return JsonResponse(queued.saga, 202, {"location": f"/api/sagas/{queued.saga_id}"})
 
 
 SAGA_ROUTES = [

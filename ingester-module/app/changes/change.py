@@ -15,6 +15,7 @@ from artstore.errors import BadGateway, NotFound, Unavailable
 from artstore.logs import get_logger
 from artstore.modes import Operation
 from artstore.peers import PeerAnswer
+from artstore.points import hit
 
 from ..core.context import Context
 from ..placement import AWAY
@@ -57,7 +58,16 @@ async def replace(context: Context, wish: Wish, body: Body, headers: Mapping[str
     if holder.queued:
         raise Unavailable("changes of this file wait for its element", away=holder.element.id)
     await body.hold_head()
-    return await context.elements.replace(holder.element, wish.file_id, {**headers, **stated(wish)}, body)
+
+    async def attempt(condition: Mapping[str, str]) -> PeerAnswer:
+        if not body.replayable:
+            raise Unavailable("the file was changed while its new content was sent: it is needed once more")
+        return await context.elements.replace(holder.element, wish.file_id, {**headers, **condition}, body)
+
+    # Under a key one revision is pinned, so that who goes on after us can tell; else the last one to come wins.
+    answer = await at_one_revision(context, holder, wish, attempt) if wish.keyed else await attempt(stated(wish))
+    hit("change.made")
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +87,14 @@ async def _now_or_later(
     while not holder.queued and holder.element.status != AWAY:
         try:
             # 2. The element's answer is the answer. After a crash before it nobody knows: the client asks again.
-            return await ask(holder)
+            answer = await ask(holder)
+            hit("change.made")
+            return answer
         except NotFound:
             if holder.asked:
                 raise
         except IS_AWAY as error:
+            wish.in_doubt()
             log.warning("element away, the change is queued", element_id=holder.element.id, error=error.detail)
             break
         # The catalog is a cache: the file may be elsewhere.

@@ -78,6 +78,18 @@ async def load_revision(context: Context, element: Element, file_id: str) -> int
     return int(msgspec.json.decode(record, type=_Revision).revision)  # type: ignore[attr-defined]
 
 
+async def load_record(context: Context, file_id: str) -> bytes:
+    """attr.json from the element that holds the file. Raises as `find_holder`."""
+    holder = await find_holder(context, file_id)
+    try:
+        return await context.elements.load(holder.element, file_id)
+    except NotFound:
+        if holder.asked:
+            raise
+    holder = await ask_elements(context, file_id, but=[holder.element.id])
+    return await context.elements.load(holder.element, file_id)
+
+
 async def _ask_catalog(context: Context, file_id: str) -> Holder | None:
     """None when the catalog does not know, also while it is away. Raises NotFound for an upload that is open."""
     try:

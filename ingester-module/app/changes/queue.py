@@ -40,5 +40,6 @@ async def queue(
         owner=wish.owner,
         changes=wanted,
         if_revisions=None if wish.if_revisions is None else list(wish.if_revisions),
+        keyed=wish.keyed,
     )
     return Queued(wish.saga_id, await context.sagas.queue(change))

@@ -12,6 +12,10 @@ async def no_pin(_revision: int) -> None:
     """Nobody needs to know."""
 
 
+def nothing() -> None:
+    """Nobody needs to know this either."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """`saga_id` is the saga's that remembers the change should its element be away: a repeat with the same id is one change."""
@@ -23,3 +27,7 @@ class Wish:
     """The revisions that the client's If-Match allows; None: any."""
     pin: Pin = no_pin
     """Told the revision that is changed, before the element is asked to."""
+    in_doubt: Callable[[], None] = nothing
+    """Told when the element was asked, or may have been, and has not said what became of it."""
+    keyed: bool = False
+    """Under an Idempotency-Key, whose row names the saga."""

@@ -14,6 +14,7 @@ import orjson
 
 from artstore.contracts.files import Changes
 
+from ..changes.wish import Wish
 from ..uploads.body import Opened
 from ..uploads.form import new_file
 
@@ -30,16 +31,16 @@ def of_upload(opened: Opened) -> str:
     return _digest("POST", "upload", msgspec.to_builtins(new))
 
 
-def of_patch(file_id: str, if_match: str | None, wanted: Changes) -> str:
-    return _digest("PATCH", file_id, if_match, msgspec.to_builtins(wanted))
+def of_patch(wish: Wish, wanted: Changes) -> str:
+    return _digest("PATCH", wish.file_id, wish.if_revisions, msgspec.to_builtins(wanted))
 
 
-def of_content(file_id: str, if_match: str | None, content_type: str | None) -> str:
-    return _digest("PUT", file_id, if_match, content_type)
+def of_content(wish: Wish, content_type: str | None) -> str:
+    return _digest("PUT", wish.file_id, wish.if_revisions, content_type)
 
 
-def of_delete(file_id: str, if_match: str | None) -> str:
-    return _digest("DELETE", file_id, if_match)
+def of_delete(wish: Wish) -> str:
+    return _digest("DELETE", wish.file_id, wish.if_revisions)
 
 
 def _digest(*asked: Any) -> str:

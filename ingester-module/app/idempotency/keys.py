@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from artstore.clock import uuid7
 from artstore.contracts.idempotency import Answer
 from artstore.database import Database
-from artstore.errors import ArtStoreError, KeyInUse, KeyReused, Unavailable
+from artstore.errors import ArtStoreError, KeyInUse, KeyReused, StorageFull, Unavailable
 from artstore.logs import get_logger
 from artstore.points import hit
 from artstore.tasks import Tasks
@@ -38,8 +38,13 @@ class Hold:
     from_revision: int | None = None
     """What an earlier try pinned, then what this one has."""
     taken_over: bool = False
+    asked: bool = False
+    """An element is asked for a change, by this try or by one before it."""
     in_doubt: bool = False
-    """An element was asked for a change and has not said what became of it."""
+    """It has not said what became of it."""
+
+    def doubt(self) -> None:
+        self.in_doubt = True
 
 
 class Keys:
@@ -87,7 +92,8 @@ class Keys:
         try:
             yield
         except BaseException as failure:
-            settling = self._tasks.start(f"settle:{hold.saga_id}", self._settle(hold, renewing))
+            left_nothing = not hold.asked or (_is_final(failure) and not hold.in_doubt)
+            settling = self._tasks.start(f"settle:{hold.saga_id}", self._settle(hold, renewing, left_nothing))
             if isinstance(failure, Exception):
                 await asyncio.wait((settling,))
             raise
@@ -126,16 +132,19 @@ class Keys:
             except Unavailable as error:
                 log.warning("key not renewed", saga_id=hold.saga_id, error=error.detail)
 
-    async def _settle(self, hold: Hold, renewing: asyncio.Task[None]) -> None:
+    async def _settle(self, hold: Hold, renewing: asyncio.Task[None], left_nothing: bool) -> None:
         renewing.cancel()
         await asyncio.wait((renewing,))
         try:
-            if hold.in_doubt:
-                await self.rows.let_go(hold.scope, hold.saga_id)
-            else:
-                await self.rows.release(hold.scope, hold.saga_id)
+            end = self.rows.release if left_nothing else self.rows.let_go
+            await end(hold.scope, hold.saga_id)
         except ArtStoreError as error:
             log.warning("key not released, its lease will end", saga_id=hold.saga_id, error=error.detail)
+
+
+def _is_final(failure: BaseException) -> bool:
+    """Whether it says that the change was not made, and never will be by this request."""
+    return isinstance(failure, StorageFull) or (isinstance(failure, ArtStoreError) and failure.status < 500)
 
 
 def lost() -> KeyInUse:

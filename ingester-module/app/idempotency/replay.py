@@ -8,7 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from artstore.contracts.idempotency import REPLAYED, Answer
-from artstore.errors import DigestMismatch, KeyReused
+from artstore.errors import DigestMismatch, KeyReused, Unavailable
 
 from ..uploads.body import Body
 
@@ -32,7 +32,9 @@ async def require_same(body: Body, answer: Answer) -> None:
 
 
 async def hashed(body: Body) -> tuple[str, int]:
-    """`sha256:<hex>` and length of a body whose head is held. Raises DigestMismatch as the element would."""
+    """`sha256:<hex>` and length. Raises DigestMismatch as the element would, Unavailable when part of the body is gone."""
+    if not body.replayable:
+        raise Unavailable("the body was sent in part: it is needed once more")
     sha256, md5, size_bytes = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     stated = {digest.algorithm: digest.value for digest in body.digests}
     async for piece in body.pieces():

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.changes.wish import Wish
 from app.idempotency.fingerprint import of_content, of_delete, of_patch, of_upload
 from app.uploads.body import Body, Opened
 from artstore.contracts.files import Changes
@@ -23,6 +24,10 @@ def opened(
     return Opened(body, fields, filename, content_type)
 
 
+def wish(file_id: str = "id", if_revisions: tuple[int, ...] | None = None) -> Wish:
+    return Wish("another at each try", file_id, "somebody", if_revisions)
+
+
 def test_the_same_request_written_otherwise_is_the_same() -> None:
     otherwise = {**FIELDS, "tags": '["a","b"]', "metadata": '{"m":{"y":2,"x":1},"n":1}'}
     first = of_upload(opened(FIELDS))
@@ -30,9 +35,7 @@ def test_the_same_request_written_otherwise_is_the_same() -> None:
     assert of_upload(opened({**FIELDS, "filename": "a.pdf"}, filename="of the part")) == first
     assert of_upload(opened({}, content_type=None)) == of_upload(opened({}, content_type="application/octet-stream"))
     assert of_upload(opened({}, filename=None)) == of_upload(opened({}, filename=None))
-    assert of_patch("id", None, Changes(metadata={"a": 1, "b": 2})) == of_patch(
-        "id", None, Changes(metadata={"b": 2, "a": 1})
-    )
+    assert of_patch(wish(), Changes(metadata={"a": 1, "b": 2})) == of_patch(wish(), Changes(metadata={"b": 2, "a": 1}))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +57,8 @@ def test_other_fields_are_another_upload(other: Opened) -> None:
 def test_requests_of_different_routes_files_and_conditions_differ() -> None:
     asked: list[Any] = [of_upload(opened({}))]
     for file_id in ("one", "two"):
-        for condition in (None, '"1"', '"2"'):
-            asked += [of_patch(file_id, condition, Changes()), of_delete(file_id, condition)]
-            asked += [
-                of_patch(file_id, condition, Changes(tags=[])),
-                of_patch(file_id, condition, Changes(metadata={})),
-            ]
-            asked += [of_content(file_id, condition, None), of_content(file_id, condition, "text/plain")]
+        for condition in (None, (1,), (2,), (1, 2)):
+            mine = wish(file_id, condition)
+            asked += [of_delete(mine), of_content(mine, None), of_content(mine, "text/plain")]
+            asked += [of_patch(mine, wanted) for wanted in (Changes(), Changes(tags=[]), Changes(metadata={}))]
     assert len(set(asked)) == len(asked)

@@ -168,7 +168,7 @@ async def test_who_lost_the_key_while_it_ran_is_refused(fleet: Fleet) -> None:
         yield b"end"
 
     late = await send(fleet, key, slowly())
-    assert (late.status, late.json["code"]) == (409, "conflict")
+    assert (late.status, late.json["code"]) == (503, "unavailable")
     assert not fleet.admin.committed
     await fleet.settled(1)
     kept = await rows.find(scope)

@@ -77,7 +77,8 @@ class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
 class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /api/sagas/changes: admin makes this change of a file when its element is back. Answered 202 with the saga.
 
-    Made after those queued before it. `if_revisions` is the client's condition: the file must be at one of them.
+    Made after those queued before it. `if_revisions` is the client's condition: the file must be at one of them. `keyed`: as
+    of an upload's commit; the answer is the 202.
     """
 
     saga_id: str
@@ -89,3 +90,4 @@ class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     changes: Changes | None = None
     """Of an update."""
     if_revisions: list[int] | None = None
+    keyed: bool = False
