@@ -16,6 +16,7 @@ from artstore.database import Database, DatabaseAway
 from artstore.jsons import JsonResponse
 from artstore.metrics import new_registry
 
+from .test_changes import change, finished, put_file, queue
 from .test_upload import Ingester, commit_of, saga
 
 ROW = """INSERT INTO idempotency_keys (client_id, key, fingerprint, saga_id, held_until, created_at)
@@ -117,3 +118,24 @@ async def test_old_keys_go_and_those_in_use_stay(admin: Any) -> None:
         assert await admin.sql(FIND, keys["old, held"])
     finally:
         await engine.dispose()
+
+
+async def test_a_queued_change_and_its_202_become_durable_together(admin: Any, element: Any, eventually: Any) -> None:
+    remote = await element("se-01")
+    wish = {**change(put_file(remote), changes={"tags": ["new"]}), "keyed": True}
+    key = await keyed_by(admin, wish["saga_id"])
+    await queue(admin, wish)
+    [row] = await admin.sql(FIND, key)
+    assert (row["status"], f'"location": "/api/sagas/{wish["saga_id"]}"' in row["headers"]) == (202, True)
+    await finished(admin, eventually, wish["saga_id"])
+    again = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    assert (again.status_code, again.content) == (202, bytes(row["body"]))
+    assert remote.changed == ['PATCH {"tags":["new"]}']
+
+
+async def test_a_change_whose_key_was_taken_over_is_not_queued(admin: Any, element: Any) -> None:
+    remote = await element("se-01")
+    wish = {**change(put_file(remote)), "keyed": True}
+    refused = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert not await admin.sql("SELECT 1 FROM sagas WHERE saga_id = $1", wish["saga_id"])
