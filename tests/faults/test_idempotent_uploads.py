@@ -156,6 +156,18 @@ def test_of_two_at_once_one_runs(fleet: Fleet, struck: str) -> None:
     one_file_of(keyed, keyed.until_answered("ingester"))
 
 
+def test_of_many_at_once_at_two_ingesters_one_stores_the_file(fleet: Fleet, struck: str) -> None:
+    start(fleet, struck)
+    keyed = Keyed(fleet, token=fleet.token())
+    answers = [one.ended() for one in [keyed.beside(("ingester", struck)[number % 2]) for number in range(12)]]
+    statuses = [answer.status_code for answer in answers if answer is not None]
+    assert len(statuses) == 12
+    assert set(statuses) <= {201, 409}
+    stored = [answer for answer in answers if answer is not None and answer.status_code == 201]
+    assert sum("idempotent-replayed" not in answer.headers for answer in stored) == 1
+    one_file_of(keyed, *stored)
+
+
 def test_a_lease_is_renewed_while_an_upload_takes_its_time(fleet: Fleet) -> None:
     keyed = Keyed(fleet, token=fleet.token())
     pause = threading.Event()

@@ -154,6 +154,28 @@ async def test_a_commit_without_an_answer_leaves_the_key_to_who_comes_next(fleet
     assert len(fleet.admin.committed) == 1
 
 
+async def test_each_way_a_request_meets_its_key_is_counted(fleet: Fleet) -> None:
+    key, rows = new_key(), fleet.context.keys.rows
+    dead = Scope(OWNER, new_key())
+    before = await counted(fleet)
+    assert set(before) == {"first", "replayed", "running", "mismatch", "taken_over"}
+    await send(fleet, key)
+    await send(fleet, key)
+    await send(fleet, key, params={"filename": "b"})
+    await rows.claim(dead, "of another request", saga_id := str(uuid7()), str(uuid7()))
+    assert (await send(fleet, dead.key)).status == 422
+    await rows.release(dead, saga_id)
+    kept = await rows.find(Scope(OWNER, key))
+    assert kept is not None
+    await rows.claim(dead, kept.fingerprint, saga_id := str(uuid7()), str(uuid7()))
+    assert (await send(fleet, dead.key)).status == 409
+    await rows.let_go(dead, saga_id)
+    assert (await send(fleet, dead.key)).status == 201
+    after = await counted(fleet)
+    counts = {name: after[name] - before[name] for name in after}
+    assert counts == {"first": 1, "replayed": 1, "running": 1, "mismatch": 2, "taken_over": 1}
+
+
 async def test_who_lost_the_key_while_it_ran_is_refused(fleet: Fleet) -> None:
     """As an ingester that was paused: the key is another's when it comes to commit."""
     key, rows = new_key(), fleet.context.keys.rows
