@@ -59,6 +59,8 @@ def may_call(address: str) -> bool:
         inner = given.ipv4_mapped or given.sixtofour
         if inner is not None:
             return may_call(str(inner))
+        if given.teredo is not None:
+            return False  # a tunnel through whatever server the address names
     if given.is_loopback:
         return True
     closed = given.is_link_local or given.is_multicast or given.is_unspecified or given.is_reserved

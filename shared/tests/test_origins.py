@@ -24,6 +24,7 @@ def test_places_where_elements_live_may_be_called(url: str) -> None:
     [
         "169.254.169.254", "169.254.0.1", "0.0.0.0", "224.0.0.5", "255.255.255.255", "240.0.0.1", "100.100.100.200",
         "fe80::1", "fe80::1%eth0", "ff02::1", "::", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1", "fd00:ec2::254",
+        "2001:0:a9fe:a9fe::1",
     ],
 )  # fmt: skip
 def test_addresses_that_no_element_has_may_not(address: str) -> None:
