@@ -6,7 +6,8 @@ by the gap, what is cut off by the checkpoints, which name the end of every chai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,18 @@ class _Place:
 
 
 @dataclass(slots=True)
+class _Signatures:
+    """Of one chain, in 16 bytes an event: only what was copied is ever looked for."""
+
+    seqs: array[int] = field(default_factory=lambda: array("q"))
+    marks: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, seq: int, signature: str) -> None:
+        self.seqs.append(seq)
+        self.marks.append(hash(signature))
+
+
+@dataclass(slots=True)
 class Checker:
     """Give it every event, each chain in the order of `seq`; then `finish()`. `whole=False`: a part, so gaps say nothing.
 
@@ -56,8 +69,8 @@ class Checker:
     _places: dict[str, _Place] = field(default_factory=dict)
     _public: dict[str, Ed25519PublicKey | None] = field(default_factory=dict)
     _bad: list[Signed] = field(default_factory=list)
-    _good: dict[tuple[str, int], bool] = field(default_factory=dict)
-    _signatures: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _vouched: set[tuple[str, int]] = field(default_factory=set)
+    _signatures: dict[str, _Signatures] = field(default_factory=dict)
     _missing: list[tuple[str, int]] = field(default_factory=list)
     _promised: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
 
@@ -92,14 +105,16 @@ class Checker:
         promised = self._promised.get((chain, seq))
         if promised is not None and promised[0] != digest:
             self._find("forked", chain, seq, f"checkpoint {promised[1]} saw another event here")
-        self._signatures[event["signature"]] = (chain, seq)
-        self._good[chain, seq] = True
+        if place.hash is None:
+            self._vouched.add((chain, seq - 1))
+        self._signatures.setdefault(chain, _Signatures()).add(seq, event["signature"])
         self._places[chain] = _Place(seq, digest)
 
     def finish(self, *, known_number: int = 0, known_ends: Mapping[str, int] | None = None) -> list[Finding]:
         """Everything found. What somebody remembers from elsewhere: the newest checkpoint's number, and how far chains went."""
+        copies = _find_copies(self._signatures, {event["signature"] for event in self._bad})
         for event in self._bad:
-            self.findings.append(self._name(event))
+            self.findings.append(self._name(event, copies))
         if self.whole:
             self._check_ends(known_ends or {})
         self._check_checkpoints(known_number)
@@ -115,10 +130,10 @@ class Checker:
                 self._find("wrong_key", chain, 0, "the chain is named after another key")
         return self._public[chain]
 
-    def _name(self, event: Signed) -> Finding:
+    def _name(self, event: Signed, copies: Mapping[str, tuple[str, int]]) -> Finding:
         """What became of an event whose signature does not fit."""
         chain, seq = event["chain"], event["seq"]
-        copied = self._signatures.get(event["signature"])
+        copied = copies.get(event["signature"])
         if copied is not None:
             return Finding("replayed", chain, seq, f"a copy of event {copied[1]} of {copied[0]}")
         places = [*self._missing, *((other["chain"], other["seq"]) for other in self._bad)]
@@ -126,7 +141,7 @@ class Checker:
             key = self._key_of(origin)
             if key is not None and is_signed_by({**event, "chain": origin, "seq": number}, key):
                 return Finding("reordered", chain, seq, f"this is event {number} of {origin}")
-        vouched = (chain, seq + 1) in self._good or any(
+        vouched = (chain, seq) in self._vouched or any(
             name == chain and promised >= seq for name, promised in self._promised
         )
         if vouched:
@@ -161,6 +176,19 @@ class Checker:
     def _find(self, what: str, chain: str, seq: int, detail: str) -> None:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(what, chain, seq, detail))
+
+
+def _find_copies(known: Mapping[str, _Signatures], wanted: Collection[str]) -> dict[str, tuple[str, int]]:
+    """Where each of the wanted signatures stands rightly, if it does."""
+    marks = {hash(signature): signature for signature in wanted}
+    if not marks:
+        return {}
+    return {
+        marks[mark]: (chain, seq)
+        for chain, kept in known.items()
+        for seq, mark in zip(kept.seqs, kept.marks, strict=True)
+        if mark in marks
+    }
 
 
 def _find_key(raw: bytes) -> Ed25519PublicKey | None:
