@@ -34,7 +34,7 @@ _PURGE = text(
     WHERE due_at IS NULL AND updated_at < now() - make_interval(secs => :keep_s) LIMIT :purge)"""
 )
 _OPEN = text(
-    """SELECT kind, state, count(*) AS number, extract(epoch FROM now() - min(begun_at))::float8 AS oldest_s
+    """SELECT kind, state, count(*) AS number, greatest(0, extract(epoch FROM now() - min(begun_at)))::float8 AS oldest_s
     FROM sagas WHERE due_at IS NOT NULL GROUP BY kind, state"""
 )
 

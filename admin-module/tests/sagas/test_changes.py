@@ -27,6 +27,7 @@ def put_file(remote: Any) -> str:
 async def queue(admin: Any, wish: dict[str, Any]) -> str:
     answer = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
     assert answer.status_code == 202, answer.text
+    assert answer.json()["age_s"] >= 0, "queued after its transaction began"
     assert answer.headers["location"] == f"/api/sagas/{wish['saga_id']}"
     saga_id: str = answer.json()["saga_id"]
     return saga_id

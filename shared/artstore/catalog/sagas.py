@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.clock import rfc3339
 
 COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
-    begun_at, updated_at, wanted, problem, extract(epoch FROM now() - begun_at)::float8 AS age_s,
+    begun_at, updated_at, wanted, problem, greatest(0, extract(epoch FROM clock_timestamp() - begun_at))::float8 AS age_s,
     CASE WHEN state <> 'queued' THEN NULL
     WHEN file_id IS NOT NULL THEN (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued'
         AND older.file_id = sagas.file_id AND older.begun_at < sagas.begun_at ORDER BY older.begun_at DESC LIMIT 1)
