@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -48,6 +48,9 @@ class Weather:
     died: list[str] = field(default_factory=list)
     """Processes that were found dead and that nobody had killed."""
 
+    _held: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """On a slow machine a process may still be starting when the schedule strikes it again: then that waits."""
+
     @property
     def now_s(self) -> float:
         return time.monotonic() - self.began_s
@@ -80,6 +83,10 @@ class Weather:
 
     async def _strike(self, strike: Strike) -> None:
         await asyncio.sleep(max(0.0, strike.at_s - self.now_s))
+        async with self._held[strike.target]:
+            await self._carry_out(strike)
+
+    async def _carry_out(self, strike: Strike) -> None:
         struck = Struck(strike, self.now_s)
         self.log.append(struck)
         async with AsyncExitStack() as ending:
