@@ -7,9 +7,11 @@ import json
 from typing import Any
 
 from .asking import RETRIED, Answer
-from .client import Client, Queued, is_running, state_of
+from .client import Client, Queued, cannot_be_told, is_running, state_of
 from .history import Effect, History, State, deleted, patched, replaced
 
+KEYED = 0.5
+"""Share of the changes that are sent under an Idempotency-Key, again and again until they are answered."""
 SIZES = (100, 2_000, 70_000, 1 << 20)
 
 
@@ -40,14 +42,15 @@ async def _change(
     headers = {"if-match": f'"{revision}"'} if conditional else {}
     headers |= {"content-type": content_type} if content_type else {}
     path = f"/api/files/{history.file_id}{below}"
-    answer = await client.ask("change", method, path, key=None, headers=headers, body=lambda: body)
+    key = f"change-{client.new_label()}" if client.chance.random() < KEYED else None
+    answer = await client.ask("change", method, path, key=key, headers=headers, body=lambda: body)
     if answer.status in (200, 204):
         before = [state for state in history.alive if revision in (None, state.revision)]
         _made(client, history, answer, [effect(state) for state in before])
     elif answer.status == 202:
         change = history.doubt(effect, revision)
         client.queued.append(Queued(history, change, answer.headers["location"], deletes=method == "DELETE"))
-    elif answer.status in RETRIED - {401} or is_running(answer):
+    elif answer.status in RETRIED - {401} or is_running(answer) or (key and cannot_be_told(answer)):
         history.doubt(effect, revision)
     elif answer.status == 412 and revision is not None and history.may_have_left(revision):
         history.exclude(revision)

@@ -68,11 +68,15 @@ class Client:
         """Of an ingester. With a key again and again, each time of another one, until it is told what became of it."""
         sent = {**headers, **({"idempotency-key": key} if key else {})}
         tries = TRIES if key else 1
+        doubtful: Answer | None = None
         while True:
             answer = await self.caller.ask(what, method, "ingester", path, headers=sent, **body())
             tries -= 1
-            if not tries or not (answer.status in RETRIED or is_running(answer)):
+            doubtful = answer if answer.status in RETRIED - {401} else doubtful
+            if not (answer.status in RETRIED or is_running(answer)):
                 return answer
+            if not tries:
+                return doubtful or answer
             self.caller.findings.counts["sent again under its key"] += 1
             await asyncio.sleep(self.chance.uniform(*AGAIN_S))
 
@@ -105,6 +109,11 @@ class Client:
 def is_running(answer: Answer) -> bool:
     """Another try under the same key is."""
     return answer.status == 409 and answer.json.get("code") == "idempotency_key_in_use"
+
+
+def cannot_be_told(answer: Answer) -> bool:
+    """What became of an earlier try under the same key: the file has gone on since."""
+    return answer.status == 409 and answer.json.get("code") == "conflict"
 
 
 def state_of(record: dict[str, Any]) -> State:
