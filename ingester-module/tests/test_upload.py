@@ -138,6 +138,14 @@ async def test_a_wrong_digest_stores_nothing(fleet: Fleet, size: int, how: str) 
     await fleet.settled(len(fleet.admin.begun))
 
 
+async def test_elements_that_have_just_been_closed_are_no_mistake_of_the_client(fleet: Fleet) -> None:
+    for element in fleet.elements:
+        element.refuse = ModeForbids("an element in mode ro does not create")
+    answer = await fleet.ask("POST", UPLOAD, data=b"x")
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    assert "retry-after" in answer.headers
+
+
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize(
     "error", [Unavailable(), ElementFailed(), StorageFull(), ModeForbids()], ids=lambda error: error.code

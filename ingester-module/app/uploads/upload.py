@@ -99,7 +99,7 @@ async def store(
             return await _store(context, order.pop(0), ids, new, opened.body, keyed)
         except _ElementTrouble as trouble:
             if not order or not opened.body.replayable:
-                raise trouble.error from None
+                raise _for_client(trouble) from None
             log.warning("element failed, trying the next", element=trouble.element_id, error=trouble.error.detail)
         ids = await next_ids()
         new = _described(opened, ids.file_id, owner, context)
@@ -124,6 +124,13 @@ async def _store(context: Context, element: Element, ids: Ids, new: NewFile, bod
         raise
     # 7. Now, and not before, the answer may be 201.
     return Stored(saga.file_id, record)
+
+
+def _for_client(trouble: _ElementTrouble) -> ArtStoreError:
+    """Which element it was, and in which mode, the client did not choose: what we did not know yet is no mistake of its."""
+    if isinstance(trouble.error, ModeForbids):
+        return Unavailable(f"{trouble.element_id} has been closed a moment ago: send it again", away=trouble.element_id)
+    return trouble.error
 
 
 async def _transfer(context: Context, element: Element, saga: UploadSaga, new: NewFile, body: Body) -> bytes:
