@@ -61,7 +61,7 @@ class Breaker:
         try:
             yield
         except self._failures as error:
-            self._circuit.__exit__(type(error), error, error.__traceback__)
+            self.count(error)
             raise
         except asyncio.CancelledError:
             raise  # the caller left; that says nothing of the other side
@@ -73,6 +73,10 @@ class Breaker:
         finally:
             if probe:
                 self._probing = False
+
+    def count(self, failure: BaseException) -> None:
+        """One of the failures named at the start, which `guard` has not seen as such: a limit of its own ended the call."""
+        self._circuit.__exit__(type(failure), failure, failure.__traceback__)
 
     def heal(self) -> None:
         """Close at once: somebody has just seen the other side alive."""

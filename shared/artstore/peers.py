@@ -162,7 +162,9 @@ class Peer:
                     source.wait_for_peer()
                     return await _whole(response)
         except TimeoutError as error:
-            raise Unavailable(f"{self.name} does not take the body", away=self.name) from error
+            fault = PeerFault(Unavailable(f"{self.name} does not take the body", away=self.name))
+            self.breaker.count(fault)
+            raise fault.error from error
 
     @asynccontextmanager
     async def stream(

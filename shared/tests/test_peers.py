@@ -244,6 +244,23 @@ async def test_an_upload_nobody_takes_ends(peer: Peer) -> None:
             await peer.upload("PUT", "/sleeps", chunks=pieces(400), size_bytes=None, headers={}, idle_timeout_s=0.3)
 
 
+async def test_a_peer_that_takes_no_body_opens_its_breaker_and_a_caller_that_leaves_does_not(other: Other) -> None:
+    async with serving(other, Breakers(new_registry(), limit=2, open_s=60)) as peer:
+
+        async def send() -> None:
+            await peer.upload("PUT", "/sleeps", chunks=pieces(400), size_bytes=None, headers={}, idle_timeout_s=0.3)
+
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await send()
+        assert peer.breaker.closed
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await send()
+        assert peer.breaker.refuses
+
+
 async def test_a_refusal_before_the_body_is_taken_is_the_answer(peer: Peer) -> None:
     async with asyncio.timeout(10):
         with pytest.raises((ModeForbids, Unavailable)):
