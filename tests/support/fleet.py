@@ -33,6 +33,8 @@ from .layout import ADMIN, CALLERS, EDIT, MODULES, POSTGRES, REDIS, SMALL, Wirin
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60
+START_WAIT_S = 240
+"""Many processes start at once, and each loads a second and a half of Python."""
 UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "1000000", "RATE_LIMIT_BURST": "1000000", "IP_RATE_LIMIT_PER_MINUTE": "1000000",
              "IP_RATE_LIMIT_BURST": "1000000", "IP_BLOCK_AFTER_FAILURES": "1000000"}  # fmt: skip
 T = TypeVar("T")
@@ -88,7 +90,7 @@ class Fleet:
     def ready(self, *names: str) -> None:
         for name in names:
             try:
-                eventually(partial(answers, f"{self.url(name)}/health/ready"))
+                eventually(partial(answers, f"{self.url(name)}/health/ready"), START_WAIT_S)
             except AssertionError as error:
                 last = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
                 raise AssertionError(f"{name} is not ready: {last}") from error
@@ -177,7 +179,7 @@ def running_fleet(names: tuple[str, ...] = SMALL, network: Network | None = None
             for name in names:
                 fleet.start(name)
             fleet.ready(*names)
-            eventually(fleet.elements_are_announced)
+            eventually(fleet.elements_are_announced, START_WAIT_S)
             yield fleet
         finally:
             end_all(fleet)
