@@ -10,7 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
-from .api.files import FILE_ROUTES
+from .api.file_routes import FILE_ROUTES
 from .api.sagas import SAGA_ROUTES
 from .api.upload import UPLOAD_ROUTES
 from .core.config import Settings

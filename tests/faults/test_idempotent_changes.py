@@ -186,6 +186,28 @@ def test_an_admin_killed_when_it_has_queued_a_change_has_queued_it_once(fleet: F
     assert len(sql(fleet, "SELECT 1 FROM sagas WHERE file_id = $1 AND kind <> 'upload'", first.json()["file_id"])) == 1
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_answer_that_could_not_be_kept_is_given_all_the_same(fleet: Fleet, struck: str, verb: str) -> None:
+    start(fleet, struck, "change.made:pause")
+    keyed = change_of(fleet, verb)
+    keyed.token = fleet.token()
+    trying = keyed.beside(struck)
+    eventually(lambda: stopped(fleet, struck))
+    fleet.postgres.stop()
+    fleet.processes[struck].send_signal(signal.SIGCONT)
+    first = trying.ended()
+    fleet.start_postgres()
+    assert first is not None
+    again = keyed.until_answered("ingester")
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    done_once(keyed, first, again)
+
+
+def stopped(fleet: Fleet, name: str) -> bool:
+    """It has paused itself."""
+    return Path(f"/proc/{fleet.processes[name].pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_a_large_new_content_given_again_is_compared_and_not_stored(fleet: Fleet) -> None:
     keyed = change_of(fleet, "PUT")
     keyed.content = os.urandom(1 << 20) * 64

@@ -16,10 +16,8 @@ from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, Changes, canonical_id, check_changes
 from artstore.contracts.holds import holds
 from artstore.contracts.idempotency import GONE, Answer, accepted, changed
-from artstore.contracts.schemas import FILENAME, METADATA, TAGS
 from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
 from artstore.if_match import if_match, revisions_in
-from artstore.service import DataRoute
 
 from ..changes import change
 from ..changes.queue import Queued
@@ -31,7 +29,6 @@ from ..idempotency.header import key_of
 from ..idempotency.replay import again, first, hashed, require_same
 from ..uploads.body import FORM, Body, media_type, open_raw, stated_type
 from ..uploads.receive import Received
-from .schemas import DIGEST_HEADERS, IDEMPOTENCY_KEY, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER, keyed
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
@@ -151,65 +148,3 @@ def _wish(request: Request) -> Wish:
         raise RevisionMismatch("If-Match names no revision")
     owner = principal_of(request).client_id
     return Wish(str(uuid7()), _file_id(request), owner, revisions)
-
-
-FILE_ROUTES = [
-    DataRoute(
-        path="/api/files/{file_id}",
-        methods=["PATCH"],
-        handler=patch_file,
-        openapi={
-            "patch": {
-                "tags": ["files"],
-                "summary": "Change attributes; what is absent stays",
-                "operationId": "patch_file",
-                "parameters": [IF_MATCH, IDEMPOTENCY_KEY],
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": {
-                                "type": "object",
-                                "additionalProperties": False,
-                                "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
-                            }
-                        }
-                    },
-                },
-                "responses": keyed({"200": RECORD_ANSWER, "202": QUEUED_ANSWER}),
-            }
-        },
-    ),
-    DataRoute(
-        path="/api/files/{file_id}",
-        methods=["DELETE"],
-        handler=delete_file,
-        openapi={
-            "delete": {
-                "tags": ["files"],
-                "summary": "Delete a file on an element that allows it",
-                "operationId": "delete_file",
-                "parameters": [IF_MATCH, IDEMPOTENCY_KEY],
-                "responses": keyed({"202": QUEUED_ANSWER, "204": {"description": "The file is gone"}}),
-            }
-        },
-    ),
-    DataRoute(
-        path="/api/files/{file_id}/content",
-        methods=["PUT"],
-        handler=replace_content,
-        openapi={
-            "put": {
-                "tags": ["files"],
-                "summary": "Replace a file's bytes; its attributes stay",
-                "operationId": "replace_content",
-                "parameters": [IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-                },
-                "responses": keyed({"200": RECORD_ANSWER}),
-            }
-        },
-    ),
-]
