@@ -23,11 +23,6 @@ ELSEWHERE = {"key.taken_over", "key.moved", "upload.transferred", "upload.commit
 NEW = b"new content " * 9000
 
 
-@pytest.fixture
-def fleet(keyed_fleet: Fleet) -> Fleet:
-    return keyed_fleet
-
-
 def change_of(fleet: Fleet, verb: str) -> Keyed:
     """A change of a file of its own."""
     stored = Keyed(fleet).send("ingester", params={"filename": "a", "retention": "temporary"})
@@ -69,7 +64,7 @@ def test_every_point_of_a_request_under_a_key_is_struck() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hit":
                 named.add(ast.literal_eval(node.args[0]))
     assert named == POINTS.keys() | ELSEWHERE
-    others = "".join(path.read_text() for path in Path(__file__).parent.glob("test_idempotent_*.py"))
+    others = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert all(f'"{point}' in others for point in ELSEWHERE)
 
 

@@ -21,11 +21,6 @@ POINTS = {"key.claimed": False, "upload.transferred": False, "upload.committed":
 SIZES = [1000, 3 << 20]
 
 
-@pytest.fixture
-def fleet(keyed_fleet: Fleet) -> Fleet:
-    return keyed_fleet
-
-
 def one_file_of(keyed: Keyed, *answers: object) -> None:
     [file] = keyed.files()
     assert {answer.json()["file_id"] for answer in answers} == {file["file_id"]}  # type: ignore[attr-defined]
