@@ -30,8 +30,6 @@ class RemoteElement:
     """"PATCH [1]" and the like, as they were made."""
     lose_answers: int = 0
     """So many changes are made and not answered."""
-    ready: bool = False
-    """What closes an open breaker."""
     asked: int = 0
     at_once: int = 0
     most_at_once: int = 0
@@ -45,7 +43,7 @@ class RemoteElement:
         return web.Response(status=self.status)
 
     async def health(self, _request: web.Request) -> web.Response:
-        return web.Response(status=200 if self.ready else 503)
+        return web.Response(status=200 if self.status == 204 else 503)
 
     async def get(self, request: web.Request) -> web.Response:
         if self.status != 204:
