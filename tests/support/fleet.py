@@ -23,7 +23,7 @@ from artstore.testing.network import Network
 from artstore.testing.services import (
     PostgresServer,
     ValkeyServer,
-    free_port,
+    lasting_port,
     start_postgres,
     start_valkey,
     temporary_folder,
@@ -65,7 +65,7 @@ class Fleet:
 
         `skew_s`: how far its clock goes ahead of ours.
         """
-        self.ports.setdefault(name, free_port())
+        self.ports.setdefault(name, lasting_port())
         environment = {**self._environment(name, account or account_of(name)), **self.settings, **settings}
         program = [str(ROOT / "tests" / "support" / "skewed.py"), str(skew_s)] if skew_s else ["-m", "app.main"]
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -165,14 +165,14 @@ class Fleet:
 def running_fleet(names: tuple[str, ...] = SMALL, network: Network | None = None, **settings: str) -> Iterator[Fleet]:
     """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
     with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
-        postgres, valkey = start_postgres(folder), start_valkey(folder)
+        postgres, valkey = start_postgres(folder, lasting_port()), start_valkey(folder, lasting_port())
         fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), settings, names)
         stopped_last.callback(lambda: fleet.postgres.discard())
         stopped_last.callback(lambda: fleet.valkey.stop())
         subprocess.run([sys.executable, ROOT / "keys" / "generate.py", folder / "keys"], check=True)
         add_accounts(fleet)
         make_database(fleet)
-        fleet.ports |= {name: free_port() for name in names}
+        fleet.ports |= {name: lasting_port() for name in names}
         if network is not None:
             fleet.wiring = wire(network, names, fleet.ports, postgres.port, valkey.port)
         try:

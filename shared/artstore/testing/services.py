@@ -25,6 +25,7 @@ import asyncpg
 from artstore.postgres_wheel import HERE, find_account, load_program
 
 START_TIMEOUT_S = 30
+LASTING_PORTS = (14_000, 32_000)
 S3_PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -33,6 +34,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def lasting_port() -> int:
+    """Free, and below the range that the system hands out by itself: nobody takes it while its server is down for a moment."""
+    while True:
+        port = LASTING_PORTS[0] + secrets.randbelow(LASTING_PORTS[1] - LASTING_PORTS[0])
+        if is_free(port):
+            return port
 
 
 def is_free(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from support.fleet import Fleet
 
@@ -19,6 +20,12 @@ def logged_errors(fleet: Fleet) -> list[str]:
             except ValueError:
                 found.append(f"{name} wrote: {line[:SHOWN]}")
                 continue
-            if told["level"] in ("error", "critical"):
+            if told["level"] in ("error", "critical") and not _is_cut_off(told):
                 found.append(f"{name} logged an error: {told['event']}: {str(told.get('error'))[:SHOWN]}")
     return found
+
+
+def _is_cut_off(told: dict[str, Any]) -> bool:
+    """Of the server: a request was not done when the time for a shutdown was over, since whom it waited for hung."""
+    cancelled = "CancelledError" in str(told.get("exception", "")).rstrip().rpartition("\n")[2]
+    return "timeout graceful shutdown exceeded" in told["event"] or (cancelled and "ASGI" in told["event"])
