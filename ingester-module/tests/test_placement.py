@@ -86,6 +86,26 @@ def test_candidates_are_those_that_can_take_the_file_in_order(
     assert chosen(elements, size, retention, broken) == expected
 
 
+def test_every_element_is_refused_for_the_first_thing_that_is_wrong_with_it() -> None:
+    all_wrong = {"read_only_reason": "EIO", "status": "away", "room": 1}
+    elements = [
+        element("mode", Mode.RO, **all_wrong),
+        element("disk", **all_wrong),
+        element("silent", status="away", room=1),
+        element("failing", room=1),
+        element("full", room=1),
+    ]
+    with pytest.raises(Unavailable) as raised:
+        chosen(elements, 1, "permanent", "mode disk silent failing")
+    assert raised.value.fields["elements"] == {
+        "mode": "mode ro",
+        "disk": "read-only",
+        "silent": "away",
+        "failing": "failing",
+        "full": "no room",
+    }
+
+
 REFUSALS: list[tuple[str, list[Element], str, type[ArtStoreError], str]] = [
     ("nothing known", [], "", Unavailable, "no storage element is known"),
     ("none of the mode", [element("a", Mode.RO)], "", Unavailable, "no storage element is in mode rw"),
@@ -93,6 +113,16 @@ REFUSALS: list[tuple[str, list[Element], str, type[ArtStoreError], str]] = [
     ("full and of another mode", [element("a", room=1), element("b", Mode.EDIT)], "", StorageFull, "has room"),
     ("full and away: room may come back", [element("a", room=1), element("b", status="away")], "", Unavailable, "now"),
     ("failing", [element("a")], "a", Unavailable, "now"),
+    ("read-only by itself", [element("a", read_only_reason="EIO")], "", Unavailable, "now"),
+    ("full and failing", [element("a", room=1), element("b")], "b", Unavailable, "now"),
+    ("all away", [element("a", status="away"), element("b", status="away")], "", Unavailable, "now"),
+    (
+        "full but not of the mode",
+        [element("a", Mode.EDIT, room=1)],
+        "",
+        Unavailable,
+        "no storage element is in mode rw",
+    ),
 ]
 
 

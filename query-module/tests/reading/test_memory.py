@@ -1,0 +1,85 @@
+"""Level 1 by itself, with time held still: the higher revision stays, and nothing for longer than its time."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from msgspec.structs import replace
+from tests.standins import new_file
+
+from app.reading.memory import Memory, Record
+from artstore.clock import Clock
+from artstore.contracts.files import encode
+
+FILE = new_file(b"content")
+TTL_S, ABSENT_TTL_S = 300, 5
+
+
+class Still(Clock):
+    now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Still:
+    return Still()
+
+
+@pytest.fixture
+def memory(clock: Still) -> Memory:
+    return Memory(clock, max_entries=3, ttl_s=TTL_S, absent_ttl_s=ABSENT_TTL_S)
+
+
+def record(revision: int, file_id: str = FILE.file_id) -> Record:
+    attributes = replace(FILE, revision=revision, file_id=file_id)
+    return Record(attributes, encode(attributes))
+
+
+def revision_in(memory: Memory) -> int | None:
+    found = memory.find(FILE.file_id)
+    return found.revision if found is not None else None
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_in_whatever_order_revisions_come_the_highest_stays(memory: Memory, order: tuple[int, ...]) -> None:
+    for revision in order:
+        memory.keep(record(revision))
+    assert revision_in(memory) == 3
+
+
+@pytest.mark.parametrize(("held", "floor", "left"), [(1, 1, 1), (1, 2, None), (5, 3, 5), (5, 6, None)])
+def test_a_change_drops_what_is_below_it(memory: Memory, held: int, floor: int, left: int | None) -> None:
+    memory.keep(record(held))
+    memory.drop(FILE.file_id, floor)
+    assert revision_in(memory) == left
+
+
+def test_nothing_is_known_for_longer_than_its_time(memory: Memory, clock: Still) -> None:
+    memory.keep(record(1))
+    memory.keep_absent("another")
+    clock.now_s = ABSENT_TTL_S
+    assert (revision_in(memory), memory.is_absent("another")) == (1, False)
+    clock.now_s = TTL_S
+    assert revision_in(memory) is None
+    assert len(memory) == 0
+
+
+def test_what_was_found_is_not_absent_and_the_other_way_round(memory: Memory) -> None:
+    memory.keep_absent(FILE.file_id)
+    memory.keep(record(1))
+    assert not memory.is_absent(FILE.file_id)
+    memory.keep_absent(FILE.file_id)
+    assert revision_in(memory) is None
+    memory.drop(FILE.file_id, 1)
+    assert not memory.is_absent(FILE.file_id)
+
+
+def test_the_least_recently_used_goes_first(memory: Memory) -> None:
+    for name in ("a", "b", "c"):
+        memory.keep(record(1, name))
+    memory.find("a")
+    memory.keep(record(1, "d"))
+    assert [name for name in ("a", "b", "c", "d") if memory.find(name)] == ["a", "c", "d"]

@@ -1,0 +1,112 @@
+"""A module's own token over a real socket: kept while admin is away, and an admin that fails is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from artstore.auth.client import ADMIN, ServiceTokens
+from artstore.breaker import Breaker, Breakers
+from artstore.clock import Clock
+from artstore.config import AdminClientSettings
+from artstore.contracts.tokens import TokenAnswer
+from artstore.errors import ArtStoreError, BadGateway, Unauthenticated, Unavailable
+from artstore.metrics import new_registry
+from artstore.peers import PeerFault
+
+LIMIT = 5
+
+
+class Moving(Clock):
+    now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Admin:
+    """`error` is its answer while it is set."""
+
+    error: ArtStoreError | None = None
+    asked: int = 0
+    url: str = ""
+    clock: Moving = field(default_factory=Moving)
+
+    async def token(self, _request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.error is not None:
+            return web.Response(status=self.error.status, body=self.error.to_wire())
+        return web.Response(body=msgspec.json.encode(TokenAnswer(access_token=f"token {self.asked}")))
+
+
+@pytest.fixture
+async def admin() -> AsyncIterator[Admin]:
+    made, app = Admin(), web.Application()
+    app.router.add_post("/api/auth/token", made.token)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def breaker() -> Breaker:
+    return Breakers(new_registry(), limit=LIMIT).to(ADMIN, (PeerFault,))
+
+
+@pytest.fixture
+async def tokens(admin: Admin, breaker: Breaker) -> AsyncIterator[ServiceTokens]:
+    settings = AdminClientSettings(
+        admin_url=admin.url,
+        service_client_id="query",
+        service_client_secret="x" * 43,  # type: ignore[arg-type]
+    )
+    async with aiohttp.ClientSession() as session:
+        yield ServiceTokens(settings, session, admin.clock, breaker)
+
+
+async def test_a_token_is_renewed_at_half_its_life_and_kept_to_its_end_while_admin_is_away(
+    admin: Admin, tokens: ServiceTokens
+) -> None:
+    assert [await tokens(), await tokens()] == ["token 1", "token 1"]
+    admin.error = Unavailable("PostgreSQL is away", away="postgresql")
+    admin.clock.now_s = 1000
+    assert await tokens() == "token 1"
+    admin.clock.now_s = 1796
+    with pytest.raises(Unavailable):
+        await tokens()
+
+
+async def test_an_admin_that_fails_is_asked_no_more_and_the_breaker_says_so(
+    admin: Admin, tokens: ServiceTokens, breaker: Breaker
+) -> None:
+    admin.error = Unavailable("broken")
+    for _ in range(LIMIT + 3):
+        with pytest.raises(Unavailable):
+            await tokens()
+    assert (admin.asked, breaker.state_number) == (LIMIT, 2)
+    admin.error = None
+    breaker.heal()
+    assert await tokens() == f"token {LIMIT + 1}"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(Unauthenticated(), BadGateway), (Unavailable("PostgreSQL is away", away="postgresql"), Unavailable)],
+)
+async def test_who_answers_is_there(
+    admin: Admin, tokens: ServiceTokens, breaker: Breaker, error: ArtStoreError, raised: type[ArtStoreError]
+) -> None:
+    admin.error = error
+    for _ in range(LIMIT + 3):
+        with pytest.raises(raised):
+            await tokens()
+    assert breaker.closed
