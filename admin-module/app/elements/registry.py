@@ -27,6 +27,7 @@ ONLINE = "online"
 _COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
     read_only_reason"""
 _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
+_LOCK = text("SELECT version FROM registry FOR UPDATE")
 _VERSION = text("SELECT version, now() AS moment FROM registry")
 _ALL = text(f"SELECT {_COLUMNS} FROM storage_elements ORDER BY priority, element_id")
 _ONE = text(f"SELECT {_COLUMNS} FROM storage_elements WHERE element_id = :element_id")
@@ -149,6 +150,7 @@ async def remove(conn: AsyncConnection, element_id: str) -> None:
 
 async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
     """Elements silent for longer than `after_s` seconds; those that were online until now are returned."""
+    await lock_registry(conn)
     gone = [row.element_id for row in await conn.execute(_GONE_SILENT, {"after_s": after_s})]
     if gone:
         await _grow(conn)
@@ -175,6 +177,12 @@ def check_element(element_id: str, url: str) -> None:
     fault = find_fault(url)
     if fault is not None:
         raise InvalidFields(fault, fields=["url"])
+
+
+async def lock_registry(conn: AsyncConnection) -> None:
+    """The registry, then elements, then sagas: whoever locks more than one of them takes them in this order, as a report
+    does, or two wait for each other."""
+    await conn.execute(_LOCK)
 
 
 async def _grow(conn: AsyncConnection) -> int:

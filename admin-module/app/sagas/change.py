@@ -25,7 +25,7 @@ from artstore.logs import get_logger
 from artstore.peers import Peer
 
 from ..audit.chain import Auditor
-from ..elements.registry import note_mode
+from ..elements.registry import lock_registry, note_mode
 from .claim import Claimed, require_held
 from .decide import Step, is_final, next_step
 from .saga import TRANSITIONS, SagaEvent, SagaState
@@ -132,6 +132,8 @@ class QueuedChanges:
             "problem": None if refusal is None else refusal.to_wire().decode(),
         }
         async with self._database.begin() as conn:
+            if saga.kind is SagaKind.MODE:
+                await lock_registry(conn)
             if (await conn.execute(_CLOSE, values)).first() is None:
                 return False
             if refusal is None and saga.kind is SagaKind.MODE:

@@ -61,8 +61,10 @@ _HELD = text(
     WHERE saga_id = CAST(:saga_id AS uuid) AND attempts = :attempts AND due_at IS NOT NULL"""
 )
 _WAKE = text(
-    """UPDATE sagas SET due_at = now() WHERE due_at > now() AND state <> 'begun'
-    AND (storage_element_id = :element_id OR :element_id = ANY(abandoned))"""
+    """WITH waiting AS (
+        SELECT saga_id FROM sagas WHERE due_at > now() AND state <> 'begun'
+        AND (storage_element_id = :element_id OR :element_id = ANY(abandoned)) ORDER BY saga_id FOR UPDATE)
+    UPDATE sagas SET due_at = now() FROM waiting WHERE sagas.saga_id = waiting.saga_id"""
 )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 from aiohttp import web
 
@@ -87,6 +88,33 @@ async def test_an_element_that_is_away_takes_its_mode_later(admin: Any, element:
     events = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
     assert [(event["result"], event["user_id"]) for event in events] == [("ok", "boss"), ("queued", "boss")]
     assert events[0]["metadata"] == {"mode": "ro", "saga_id": queued.json()["saga_id"]}
+
+
+async def test_a_queued_mode_is_closed_while_its_element_reports(admin: Any, element: Any, eventually: Any) -> None:
+    """A report locks the registry, then the sagas that it wakes: whoever closes one must not hold it and want the registry."""
+    there = (await admin.call("GET", "/api/storage-elements/se-01")).json()["url"]
+    await announce(admin, "se-01", f"http://127.0.0.1:{free_port()}", "rw")
+    queued = (await admin.call("POST", "/api/storage-elements/se-01/mode", json={"mode": "ro"})).json()
+    report = await asyncpg.connect(admin.database_url.replace("+asyncpg", ""))
+    try:
+        async with report.transaction():
+            await report.execute("UPDATE registry SET version = version + 1")
+            await admin.sql("UPDATE storage_elements SET url = $1 WHERE element_id = 'se-01'", there)
+            await admin.sql("UPDATE sagas SET due_at = now() WHERE saga_id = $1", queued["saga_id"])
+
+            async def closing() -> bool:
+                return bool(element["bodies"] and await admin.sql("SELECT FROM pg_locks WHERE NOT granted"))
+
+            await eventually(closing)
+            await report.execute("SELECT FROM sagas WHERE saga_id = $1 FOR UPDATE NOWAIT", queued["saga_id"])
+    finally:
+        await report.close()
+
+    async def closed() -> bool:
+        answer = await admin.call("GET", f"/api/sagas/{queued['saga_id']}")
+        return bool(answer.json()["state"] == "committed")
+
+    await eventually(closed)
 
 
 @pytest.mark.parametrize(
