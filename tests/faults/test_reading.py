@@ -17,6 +17,7 @@ import pytest
 from redis import Redis
 from support.fleet import Fleet, eventually, running_fleet
 from support.layout import SMALL
+from support.measures import frozen
 
 from artstore.contracts.storage import SAGA_HEADER
 
@@ -134,6 +135,17 @@ def test_every_instance_shows_a_change_once_it_is_acknowledged(fleet: Fleet, use
         assert user.read(query, file_id).status_code == 404
         assert user.read(query, file_id, "/content").status_code == 404
     assert metric(fleet, "se-01", 'readers_told_total{result="heard"}') == told + 41
+
+
+def test_an_instance_that_hangs_is_waited_for_and_then_counted(fleet: Fleet, user: User) -> None:
+    file_id = user.put()
+    assert user.names(file_id) == ["first", "first"]
+    silent = metric(fleet, "se-01", 'readers_told_total{result="silent"}')
+    with frozen(fleet.processes["query-2"].pid):
+        user.patch(file_id, "second")
+        assert user.read("query", file_id).json()["filename"] == "second"
+    assert metric(fleet, "se-01", 'readers_told_total{result="silent"}') == silent + 1
+    eventually(lambda: user.names(file_id) == ["second", "second"])
 
 
 def test_reads_under_way_bring_nothing_deleted_back(fleet: Fleet, user: User) -> None:
