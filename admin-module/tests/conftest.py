@@ -190,14 +190,19 @@ async def own_admin(
     await redis.flushdb()
     given = environment(database_url, valkey.url(6), tmp_path, AUDIT_FOLDER=str(tmp_path / "audit"))
     clients: list[httpx.AsyncClient] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
     async def run(**settings: str) -> Admin:
         url, process = start({**given, **settings})
+        processes.append(process)
         clients.append(httpx.AsyncClient(base_url=url, timeout=20))
         await until_ready(clients[-1])
         return Admin(url, database_url, redis, clients[-1], given, process)
 
     yield run
+    for process in processes:  # they would go on writing to the Redis that the next test's admin uses
+        process.terminate()
+        process.wait(15)
     for client in clients:
         await client.aclose()
     await redis.aclose()
