@@ -32,7 +32,7 @@ AWAY_S = 1.0
 """After a failed trip Redis is left alone for so long."""
 MAX_CALLERS = 20_000
 """Callers remembered by a process; the one that came first is forgotten first."""
-MAX_CALLERS_A_TRIP = 64
+MAX_CALLERS_A_TRIP = 256
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Limiter:
         self._callers: dict[str, _Caller] = {}
         self._script: Any = None
         self._away_until_s = float("-inf")
-        self._trips: Group[_Ask, Decision] = Group(self._trip, max_items=256)
+        self._trips: Group[_Ask, Decision] = Group(self._trip, max_items=MAX_CALLERS_A_TRIP)
         self._decided = Counter(
             "rate_limit_decisions_total",
             "Where it was decided whether a request is let through: at Redis or, while that is away, here",
