@@ -42,6 +42,8 @@ MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that is taken whole; streams have no limit."""
 
 
+TIMER_S = 0.05
+"""How exact a timer of the event loop is at least."""
 READING = frozenset({"GET", "HEAD"})
 """Sent again by the library when a connection out of the pool turns out to be lost."""
 
@@ -240,6 +242,33 @@ class Peer:
             self.token.void(token)
         return response
 
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        timeout: aiohttp.ClientTimeout,
+        headers: Mapping[str, str],
+        options: Mapping[str, Any],
+    ) -> aiohttp.ClientResponse:
+        """Past connections whose timer the library left running after a large answer: they fail before their time."""
+        began_s = asyncio.get_running_loop().time()
+        while True:
+            try:
+                return await self.session.request(
+                    method,
+                    self.url + path,
+                    timeout=timeout,
+                    headers=headers,
+                    allow_redirects=False,
+                    middlewares=() if method in READING else (_sent_once,),
+                    **options,
+                )
+            except aiohttp.SocketTimeoutError:
+                # Each of them leaves the pool by this, and patience ends all the same.
+                waited_s = asyncio.get_running_loop().time() - began_s
+                if method not in READING or waited_s >= (timeout.sock_read or 0) - TIMER_S:
+                    raise
+
     async def _ask(
         self,
         method: str,
@@ -250,15 +279,7 @@ class Peer:
         options: Mapping[str, Any],
     ) -> aiohttp.ClientResponse:
         try:
-            response = await self.session.request(
-                method,
-                self.url + path,
-                timeout=timeout,
-                headers=headers,
-                allow_redirects=False,
-                middlewares=() if method in READING else (_sent_once,),
-                **options,
-            )
+            response = await self._send(method, path, timeout, headers, options)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if source is not None and source.failed is not None:
                 raise source.failed from error

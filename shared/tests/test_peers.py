@@ -294,3 +294,15 @@ async def test_a_change_whose_answer_is_lost_is_not_sent_again(method: str, time
             with pytest.raises(Unavailable):
                 await peer.call(method, "/hangs_up_on_the_second", body=b"{}", timeout_s=5)
     assert len(other.seen) == times
+
+
+async def test_a_pooled_connection_does_not_remember_the_patience_of_the_answer_before() -> None:
+    """The library sometimes starts its timer anew when the rest of a large answer is read, and then never stops it."""
+    async with serving(Other()) as peer:
+        async with peer.stream("/fine", idle_timeout_s=0.2) as response:
+            await response.content.read()
+        [pooled] = peer.session.connector._conns.values()  # type: ignore[union-attr]
+        pooled[0][0].start_timeout()
+        await asyncio.sleep(0.4)
+        async with peer.stream("/fine", idle_timeout_s=0.2) as response:
+            assert await response.content.read() == b"fine"
