@@ -85,6 +85,29 @@ def test_a_change_that_was_made_after_all_leaves_only_what_it_made() -> None:
     assert file.possible == {State(2, "a", "two")}
 
 
+def test_what_is_learned_late_does_not_undo_what_was_learned_since() -> None:
+    file = history()
+    first, second = file.doubt(patched("two"), 1), file.doubt(patched("three"), 2)
+    file.confirm(second, 1.0)
+    assert file.possible == {State(3, "a", "three")}
+    file.confirm(first, 2.0)
+    assert file.possible == {State(3, "a", "three")}
+    one, other = file.doubt(deleted, None), file.doubt(deleted, None)
+    last = file.doubt(patched("four"), 3)
+    file.confirm(one, 3.0)
+    file.confirm(last, 4.0)
+    file.confirm(other, 5.0)
+    assert file.possible == {None}
+
+
+def test_a_revision_that_is_still_to_come_is_not_ruled_out() -> None:
+    file = history()
+    file.doubt(patched("two"), 1)
+    file.doubt(patched("three"), 2)
+    file.exclude(2)
+    assert file.possible == {FIRST, State(2, "a", "two"), State(3, "a", "three")}
+
+
 def test_every_point_to_die_at_is_one() -> None:
     for kind, points in POINTS.items():
         sources = [path.read_text() for path in (ROOT / MODULES[kind] / "app").rglob("*.py")]

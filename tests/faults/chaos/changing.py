@@ -43,7 +43,12 @@ async def _change(
     headers |= {"content-type": content_type} if content_type else {}
     path = f"/api/files/{history.file_id}{below}"
     key = f"change-{client.new_label()}" if client.chance.random() < KEYED else None
+    began_s = client.now_s
     answer = await client.ask("change", method, path, key=key, headers=headers, body=lambda: body)
+    what = f"{method}{below} if {revision} {'under a key ' if key else ''}{body.get('data', '')[:30]!r}"
+    history.told.append(
+        f"{began_s:.1f}-{answer.ended_s:.1f} {what}: {answer.status} {answer.headers.get('location', '')}"
+    )
     if answer.status in (200, 204):
         before = [state for state in history.alive if revision in (None, state.revision)]
         _made(client, history, answer, [effect(state) for state in before])
@@ -97,5 +102,6 @@ async def ask_after(client: Client, queued: Queued) -> bool:
     elif state != "queued":
         client.found(answer, "a queued change is in a state of its own")
     if state in ("committed", "refused"):
+        queued.history.told.append(f"{answer.ended_s:.1f} {queued.path}: {state}")
         client.queued.remove(queued)
     return bool(state != "queued")

@@ -33,6 +33,10 @@ class Pending:
     def fits(self, state: State) -> bool:
         return self.if_revision in (None, state.revision)
 
+    def is_before(self, state: State) -> bool:
+        """Whether it may have been made on the way to this state."""
+        return self.if_revision is not None and self.if_revision < state.revision
+
 
 @dataclass(slots=True)
 class History:
@@ -48,6 +52,8 @@ class History:
     possible: set[State | None] = field(default_factory=set)
     seen: set[State | None] = field(default_factory=set)
     """Every state it may ever have been in: what a cache that was not told may still say."""
+    told: list[str] = field(default_factory=list)
+    """What was asked for it and what came of that, for a finding to show."""
 
     def __post_init__(self) -> None:
         self._conclude()
@@ -72,11 +78,12 @@ class History:
         return change
 
     def confirm(self, change: Pending, now_s: float) -> None:
-        """A change that was in doubt was made, whenever that was. One that others have made void was seen to its end before."""
+        """A change that was in doubt was made, whenever that was: what the file may be by now may have come after it."""
         if change in self.pending:
-            with_it = {state for state, made in self._reached() if change in made}
+            after = {state for state, made in self._reached() if change in made}
+            since = {state for state in self.base if state is None or change.is_before(state)}
             self.pending.remove(change)
-            self.base, self.acknowledged_at_s = with_it, now_s
+            self.base, self.acknowledged_at_s = after | since, now_s
             self._conclude()
 
     def rule_out(self, change: Pending) -> None:
@@ -90,9 +97,11 @@ class History:
         return any(state is None or state.revision != revision for state in self.possible)
 
     def exclude(self, revision: int) -> None:
-        """A change was refused because this is not its revision; revisions only grow, so it never will be again."""
+        """A change was refused because this is not its revision: not any more, or not yet."""
+        below = any(state is not None and state.revision < revision for state in self.possible)
         self.base = {state for state in self.possible if state is None or state.revision != revision}
-        self.pending = [one for one in self.pending if one.if_revision != revision]
+        if not below:
+            self.pending = [one for one in self.pending if one.if_revision != revision]
         self._conclude()
 
     def _conclude(self) -> None:

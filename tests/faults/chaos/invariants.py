@@ -106,7 +106,8 @@ def _against_histories(disk: dict[str, dict[str, Any]], clients: Sequence[Client
     for file_id, history in known.items():
         state = _state(disk.get(file_id))
         if state not in history.possible:
-            problems.append(f"{file_id} is {state}, it must be one of {history.possible}; pending {history.pending}")
+            told = "; ".join(history.told)
+            problems.append(f"{file_id} is {state}, it must be one of {history.possible}; told: {told}")
     untold = {one.label: one for client in clients for one in client.untold}
     labels: Counter[str] = Counter()
     for file_id in disk.keys() - known.keys() - shared:
