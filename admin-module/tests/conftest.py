@@ -25,7 +25,7 @@ __all__ = ["postgres", "servers_folder", "valkey"]
 
 MODULE = Path(__file__).parent.parent
 SHARED = MODULE.parent / "shared"
-SECRETS = {name: name[0] * 43 for name in ("boss", "se-01", "se-02", "ingester", "watcher", "reader")}
+SECRETS = {name: name[0] * 43 for name in ("boss", "se-01", "se-02", "ingester", "watcher", "reader", "leaver")}
 ACCOUNTS = [
     {"client_id": "boss", "role": "ADMIN"},
     {"client_id": "se-01", "role": "SERVICE", "permissions": ["elements:report"]},
@@ -37,6 +37,7 @@ ACCOUNTS = [
     },
     {"client_id": "watcher", "role": "AUDITOR"},
     {"client_id": "reader", "role": "READONLY"},
+    {"client_id": "leaver", "role": "READONLY"},
 ]
 
 

@@ -87,10 +87,8 @@ def check(
     long: Annotated[
         bool, typer.Option("--long", help="Try every fault that the short form samples: `test faults --long`.")
     ] = False,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the chaos run in tests/faults: the same seed, the same faults.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="How long the long chaos run lasts.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the chaos run: the same seed, the same faults.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long `test chaos --long` lasts.")] = None,
 ) -> None:
     """Run the static checks and all tests."""
     try:

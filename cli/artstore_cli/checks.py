@@ -17,9 +17,12 @@ TOGETHER = "tests"
 """The folder of tests that need more than one module; each folder in it with tests is run by itself."""
 PROOFS = "tests/faults"
 """Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
-BY_NAME_ONLY = frozenset({"tests/faults"})
-"""Minutes of rotations, revocations, outages and chaos of whole fleets: `test tests/faults`, which CI runs too."""
-LONGEST = frozenset({"faults", "tests of storage-element", "tests/contract", "tests/faults"})
+FLEETS = "tests/faults"
+"""Minutes of rotations, revocations, outages and repeats of whole fleets, by name only: CI runs them after the rest."""
+CHAOS = "chaos"
+CHAOS_TEST = "faults/test_chaos.py"
+"""Short by itself; `test chaos --long --seed N --minutes M` goes on for as long as is wanted."""
+LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module"})
 """Begun first, so that none of them is what everything waits for at the end."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
@@ -37,12 +40,12 @@ class Check:
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
-    """All checks of the wanted parts, in the order to start them; when none is named all but those BY_NAME_ONLY."""
+    """All checks of the wanted parts, in the order to start them; when none is named all but those of FLEETS."""
     every = sorted(
         [*_static(root), *_own_tests(root), *_tests_together(root)], key=lambda check: check.name not in LONGEST
     )
     if not wanted:
-        return [check for check in every if check.name not in BY_NAME_ONLY]
+        return [check for check in every if check.part != FLEETS]
     return [check for check in every if check.part in wanted or check.name in wanted]
 
 
@@ -58,7 +61,7 @@ def _static(root: Path) -> list[Check]:
 
 def _own_tests(root: Path) -> list[Check]:
     return [
-        *(_tests_of(root, f"tests of {part}", part, *_pytest("tests"), f"--ignore={PROOFS}") for part in PACKAGES),
+        *(_tests_of(root, f"tests of {part}", part, *_pytest("tests", f"--ignore={PROOFS}")) for part in PACKAGES),
         _tests_of(root, "faults", "storage-element", *_pytest(PROOFS), "--capture=no"),
     ]
 
@@ -68,20 +71,32 @@ def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
 
 
 def _tests_together(root: Path) -> list[Check]:
+    """Each folder by itself, and of FLEETS each file or folder, since each has a fleet of its own."""
     folder = root / TOGETHER
-    found = sorted(
-        {path.parent.relative_to(folder).parts[0] for path in folder.rglob("test_*.py") if path.parent != folder}
-    )
+    fleets = root / FLEETS
+    names = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("test_*.py") if path.parent != folder}
+    found = {f"{TOGETHER}/{name}": name for name in sorted(names - {fleets.name, "bench"})}
+    of_fleets = {fleets / path.relative_to(fleets).parts[0] for path in fleets.rglob("test_*.py")} - {
+        folder / CHAOS_TEST
+    }
+    found |= {CHAOS: CHAOS_TEST} if (folder / CHAOS_TEST).exists() else {}
+    found |= {f"{FLEETS}/{path.stem}": str(path.relative_to(folder)) for path in sorted(of_fleets)}
     path = [folder, root / "shared", root / "cli"]
     return [
-        Check(f"{TOGETHER}/{name}", TOGETHER, [*_pytest(name), "--capture=no"], folder, path, counted=True)
-        for name in found
-        if name != "bench"
+        Check(
+            name,
+            FLEETS if name.startswith(f"{FLEETS}/") else TOGETHER,
+            [*_pytest(given), "--capture=no"],
+            folder,
+            path,
+            counted=True,
+        )
+        for name, given in found.items()
     ]
 
 
-def _pytest(folder: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", folder]
+def _pytest(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", *arguments]
 
 
 def environment(check: Check, root: Path) -> dict[str, str]:

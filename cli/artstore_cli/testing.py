@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checks import Check, environment, plan
+from .checks import FLEETS, Check, environment, plan
 from .processes import POLL_S
 from .refusal import Refused
 
 AT_ONCE = 3
 """On two cores: much of a test's time is waiting for a disk, a lease or a process that starts."""
+FLEETS_AT_ONCE = 2
+"""Each is a dozen processes."""
 CHECK_TIMEOUT_S = 900
 LONG_TIMEOUT_S = 4 * 3600
 LONG = "ARTSTORE_FAULTS"
@@ -46,7 +48,7 @@ class _Started:
 
 @dataclass(frozen=True, slots=True)
 class Chaos:
-    """What is wanted of the chaos run in tests/faults; None: a new seed, its own length."""
+    """What is wanted of the chaos run; None: a new seed, its own length."""
 
     seed: int | None
     minutes: float | None
@@ -82,7 +84,7 @@ def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome
     waiting, running, outcomes = list(checks), list[_Started](), list[Outcome]()
     try:
         while waiting or running:
-            while waiting and len(running) < AT_ONCE:
+            while waiting and _may_start(waiting[0], running):
                 running.append(_start(waiting.pop(0), root, scratch))
             for one in [one for one in running if _has_ended(one)]:
                 running.remove(one)
@@ -94,6 +96,11 @@ def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
     return outcomes
+
+
+def _may_start(check: Check, running: Sequence[_Started]) -> bool:
+    fleets = sum(one.check.part == FLEETS for one in running)
+    return len(running) < AT_ONCE and (check.part != FLEETS or fleets < FLEETS_AT_ONCE)
 
 
 def _start(check: Check, root: Path, scratch: Path) -> _Started:

@@ -1,5 +1,5 @@
-"""The chaos run. Short, with a seed of its own each time; long, with a seed that is given, by `./artstore test tests/faults
---long --seed N --minutes M`.
+"""The chaos run. Short, with a seed of its own each time; long, with a seed that is given, by `./artstore test chaos --long
+--seed N --minutes M`.
 """
 
 from __future__ import annotations

@@ -113,14 +113,14 @@ async def test_a_first_account_that_was_deleted_does_not_come_back_with_the_next
     admin: Any, second_admin: Any
 ) -> None:
     accounts = (await admin.call("GET", BASE, params={"limit": 1000})).json()["items"]
-    (first,) = [one for one in accounts if one["client_id"] == "se-02"]
-    credentials = {"client_id": "se-02", "client_secret": "s" * 43}
+    (first,) = [one for one in accounts if one["client_id"] == "leaver"]
+    credentials = {"client_id": "leaver", "client_secret": "l" * 43}
     assert (await admin.client.post("/api/auth/token", json=credentials)).status_code == 200
     assert (await admin.call("DELETE", f"{BASE}/{first['id']}")).status_code == 204
     other = await second_admin()  # ready, so its first accounts are made
     assert (await other.post("/api/auth/token", json=credentials)).status_code == 401
     await other.aclose()
-    wanted = {"client_id": "se-02", "role": "SERVICE", "permissions": ["elements:report"]}
+    wanted = {"client_id": "leaver", "role": "READONLY"}
     assert (await admin.call("POST", BASE, json=wanted)).status_code == 201  # an operator may make it anew
 
 
