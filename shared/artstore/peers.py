@@ -20,17 +20,17 @@ from artstore.edge import REQUEST_ID_HEADER
 from artstore.errors import (
     ArtStoreError,
     BadGateway,
-    FileDamaged,
     Forbidden,
-    StorageFull,
     Unauthenticated,
     Unavailable,
     from_wire,
 )
 from artstore.logs import get_logger, request_id
 from artstore.origins import GuardedResolver
+from artstore.peer_faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
 from artstore.tasks import Tasks
 from artstore.tracing import trace_headers
+from artstore.upload_source import Source
 
 log = get_logger("artstore.peers")
 
@@ -38,10 +38,6 @@ KEEP_CONNECTION_S = 30
 PROBE_EVERY_S = 1.0
 """How often a peer whose breaker is open is asked whether it is ready again."""
 MAX_CONNECTIONS = 256
-MAX_ANSWER_BYTES = 16 << 20
-"""Of an answer that is taken whole; streams have no limit."""
-
-
 TIMER_S = 0.05
 """How exact a timer of the event loop is at least."""
 READING = frozenset({"GET", "HEAD"})
@@ -64,14 +60,6 @@ class PeerAnswer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-class PeerFault(Exception):
-    """Counts against the peer: no connection, a timeout, most answers of 500 and above. Never leaves who raised it."""
-
-    def __init__(self, error: ArtStoreError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class Peers:
@@ -153,7 +141,7 @@ class Peer:
 
         `idle_timeout_s` bounds each wait for the peer (to take a chunk, to answer), not the waits for `chunks`.
         """
-        source = _Source(chunks, idle_timeout_s)
+        source = Source(chunks, idle_timeout_s)
         length = {} if size_bytes is None else {"content-length": str(size_bytes)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s)
         try:
@@ -191,7 +179,7 @@ class Peer:
         timeout: aiohttp.ClientTimeout,
         headers: dict[str, str],
         *,
-        source: _Source | None = None,
+        source: Source | None = None,
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response once its status is known and below 400. Only the wait for the status counts for the breaker."""
@@ -224,7 +212,7 @@ class Peer:
         path: str,
         timeout: aiohttp.ClientTimeout,
         headers: Mapping[str, str],
-        source: _Source | None,
+        source: Source | None,
         options: Mapping[str, Any],
     ) -> aiohttp.ClientResponse:
         """With our token, which is thrown away when the peer does not accept it."""
@@ -275,7 +263,7 @@ class Peer:
         path: str,
         timeout: aiohttp.ClientTimeout,
         headers: Mapping[str, str],
-        source: _Source | None,
+        source: Source | None,
         options: Mapping[str, Any],
     ) -> aiohttp.ClientResponse:
         try:
@@ -286,14 +274,9 @@ class Peer:
             log.warning("peer cannot be reached", peer=self.name, error=str(error) or type(error).__name__)
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
         if response.status >= 500:
-            failure = await _failure(response)
+            failure = await failure_of(response)
             raise PeerFault(failure) if is_at_fault(self.name, failure) else failure
         return response
-
-
-def is_at_fault(name: str, error: ArtStoreError) -> bool:
-    """Of an answer of 500 and above: not when a disk is full, one file is damaged, or somebody behind the peer is away."""
-    return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", name) == name
 
 
 async def _sent_once(
@@ -305,42 +288,6 @@ async def _sent_once(
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise aiohttp.ClientConnectionError(f"no answer: {error}") from error
-
-
-class _Source:
-    """The chunks of an upload, with a limit on how long the peer may take for each, and the memory of its own failure."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], idle_timeout_s: float) -> None:
-        self._chunks, self._idle_timeout_s = chunks, idle_timeout_s
-        self.limit: asyncio.Timeout
-        self.failed: Exception | None = None
-
-    async def read(self) -> AsyncIterator[bytes]:
-        try:
-            self.limit.reschedule(None)
-            async for chunk in self._chunks:
-                self.wait_for_peer()
-                yield chunk
-                self.limit.reschedule(None)
-        except Exception as error:
-            self.failed = error
-            raise
-        self.wait_for_peer()
-
-    def wait_for_peer(self) -> None:
-        if not self.limit.expired():
-            self.limit.reschedule(asyncio.get_running_loop().time() + self._idle_timeout_s)
-
-
-async def _failure(response: aiohttp.ClientResponse) -> ArtStoreError:
-    """What an answer of 500 and above says; without its body the status says enough."""
-    try:
-        body = await response.content.read(MAX_ANSWER_BYTES)
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        body = b""
-    finally:
-        response.release() if response.content.at_eof() else response.close()
-    return from_wire(response.status, body)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:

@@ -18,7 +18,7 @@ from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
 from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
-from artstore.peers import PeerFault, is_at_fault
+from artstore.peer_faults import PeerFault, is_at_fault
 from artstore.service import Runtime
 
 log = get_logger("artstore.auth")
