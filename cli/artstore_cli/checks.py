@@ -22,7 +22,7 @@ FLEETS = "tests/faults"
 CHAOS = "chaos"
 CHAOS_TEST = "faults/test_chaos.py"
 """Short by itself; `test chaos --long --seed N --minutes M` goes on for as long as is wanted."""
-LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module"})
+LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module", "tests/contract"})
 """Begun first, so that none of them is what everything waits for at the end."""
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
