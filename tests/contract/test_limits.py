@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -27,6 +28,11 @@ def drain(caller: httpx.Client, url: str, most: int) -> tuple[int, httpx.Respons
     return most, answer
 
 
+def is_refused(caller: httpx.Client, url: str, method: str = "GET", **options: Any) -> bool:
+    """Within a few requests: the limit refills while a slow machine asks."""
+    return any(caller.request(method, url, **options).status_code == 429 for _ in range(200))
+
+
 def test_an_account_has_its_burst_and_then_its_rate(system: System, client: httpx.Client) -> None:
     with system.client(new_token(system, client)) as caller:
         began_s = time.monotonic()
@@ -41,9 +47,7 @@ def test_an_account_has_its_burst_and_then_its_rate(system: System, client: http
         assert refused.headers["ratelimit"].startswith('"account";r=0;t=')
         assert refused.headers["retry-after"] == "1"
         # all services share the account's limit
-        assert (
-            caller.patch(f"{system.url('ingester')}/api/files/00000000-0000-7000-8000-000000000000").status_code == 429
-        )
+        assert is_refused(caller, f"{system.url('ingester')}/api/files/00000000-0000-7000-8000-000000000000", "PATCH")
         time.sleep(int(refused.headers["retry-after"]))
         assert caller.get(f"{system.url('query')}/api/files").status_code == 200
 
@@ -82,7 +86,7 @@ def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(syste
         assert 500 < passed < 5000
         assert refused.headers["retry-after"] == "1"
         # what the stranger wrote in front of what the proxy wrote does not help
-        assert stranger.get(url, headers={"x-forwarded-for": "192.0.2.77, 203.0.113.2"}).status_code == 429
+        assert is_refused(stranger, url, headers={"x-forwarded-for": "192.0.2.77, 203.0.113.2"})
         assert stranger.get(url, headers={"x-forwarded-for": "203.0.113.3"}).status_code == 200
 
 
@@ -93,9 +97,9 @@ def test_a_token_that_nobody_asks_for_makes_no_stranger_known(system: System) ->
         passed, refused = drain(stranger, url, 5000)
         assert 500 < passed < 5000
         assert refused.headers["retry-after"] == "1"
-        assert stranger.get(f"{system.url('admin')}/no/such/thing").status_code == 429
+        assert is_refused(stranger, f"{system.url('admin')}/no/such/thing")
         wrong = {"client_id": "admin", "client_secret": "?"}
-        assert stranger.post(f"{system.url('admin')}/api/auth/token", json=wrong).status_code == 429
+        assert is_refused(stranger, f"{system.url('admin')}/api/auth/token", "POST", json=wrong)
 
 
 def test_right_logins_do_not_use_up_the_address(system: System) -> None:
