@@ -106,7 +106,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             verifier=TokenVerifier(keyring, Audience.ADMIN, clock),
             publisher=publisher,
             commands=Commands(database, peers, auditor, call_timeout_s),
-            uploads=UploadSagas(database, settings.saga_lease_s, settings.saga_keep_finished_s, resume.kick),
+            uploads=UploadSagas(
+                database, runtime.clock, settings.saga_lease_s, settings.saga_keep_finished_s, resume.kick
+            ),
             resume=resume,
             upkeep=Upkeep(database, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
             outbox=Outbox(runtime, database, redis),

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore import points
 from artstore.catalog.write import Entry, note
+from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
@@ -48,12 +49,11 @@ _BEGIN = text(
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
     RETURNING saga_id::text"""
 )
-# A saga id older than finished sagas are kept may be of one that was undone: it is not made good.
+# A saga that began before :oldest may have been undone and purged since: it is committed only while its row exists.
 _COMMIT = text(
     f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
     SELECT saga_id, 'upload', 'committed', file_id, element, owner FROM {_GIVEN}
-    WHERE coalesce(uuid_extract_timestamp(saga_id) > now() - make_interval(secs => :keep_s), true)
-       OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = given.saga_id)
+    WHERE given.saga_id >= CAST(:oldest AS uuid) OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = given.saga_id)
     ORDER BY saga_id
     ON CONFLICT (saga_id) DO UPDATE SET state = 'committed', updated_at = now(),
         abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id,
@@ -92,8 +92,11 @@ class Abort:
 class UploadSagas:
     """One per process. `undo` is called when an abort has made work for the resume task."""
 
-    def __init__(self, database: Database, lease_s: float, keep_s: float, undo: Callable[[], None]) -> None:
-        self._database, self._lease_s, self._keep_s, self._undo = database, lease_s, keep_s, undo
+    def __init__(
+        self, database: Database, clock: Clock, lease_s: float, keep_s: float, undo: Callable[[], None]
+    ) -> None:
+        self._database, self._clock, self._undo = database, clock, undo
+        self._lease_s, self._keep_s = lease_s, keep_s
         self._begins: Group[list[UploadSaga], list[SagaResult]] = Group(self._begin, max_items=REQUESTS_AT_ONCE)
         self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=REQUESTS_AT_ONCE)
 
@@ -137,7 +140,8 @@ class UploadSagas:
             lost = keyed - await hold_keys(conn, keyed)
             # 2. the sagas that may still be committed become so; their rows too stay locked
             given = [commit for commit in commits.values() if commit.saga_id not in lost]
-            values = {**_columns(_as_saga(commit) for commit in given), "keep_s": self._keep_s}
+            oldest = first_uuid7(self._clock.unix_s() - self._keep_s)
+            values = {**_columns(_as_saga(commit) for commit in given), "oldest": str(oldest)}
             done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
             # 3. their files become available, the events go to the outbox, the answers to the keys
             new = [commit for commit in given if commit.saga_id in done]
