@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from artstore.errors import Conflict, NotFound, Unavailable
+from artstore.errors import Conflict, NotFound
 from artstore.points import hit
 
 from .attributes import find_in
@@ -11,6 +11,9 @@ from .records import Intent, Kind
 from .settle import settle
 from .store import Store
 from .update import require_revision
+
+CONFIRMED = "confirmed"
+"""The `reason` of the problem document with which a compensation is refused."""
 
 
 async def delete(store: Store, file_id: str, if_revision: int | None = None) -> int:
@@ -23,8 +26,10 @@ async def delete(store: Store, file_id: str, if_revision: int | None = None) -> 
 
 
 async def compensate(store: Store, file_id: str, saga_id: str) -> None:
-    """Remove what this saga put and has not committed; nothing there is what was wanted. Raises Conflict, ElementFailed.
+    """Remove what this saga put and has not committed; when nothing is there, it is done. Raises Conflict, ElementFailed.
 
+    The element's own memory decides, never the catalog: a restored database may say that an acknowledged upload is
+    still open. A file that is not remembered as unconfirmed by this saga is kept: Conflict with the reason `confirmed`.
     A put of the saga that is still running is stopped first, and one that is still on its way will be refused.
     """
     store.failing.require_sound()
@@ -53,24 +58,14 @@ async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
         encoded = await store.look(store.files.find_attributes, file_id)
         if encoded is None:
             return
-        known = await _uncommitted_saga(store, file_id)
-        if known != saga_id:
-            raise Conflict("this saga has no uncommitted file here", file_id=file_id)
+        unconfirmed = store.unconfirmed.get(file_id)
+        if unconfirmed is None or unconfirmed.saga_id != saga_id:
+            raise Conflict(
+                "the element keeps this file: it holds it as acknowledged, or another saga put it",
+                file_id=file_id,
+                reason=CONFIRMED,
+            )
         await _remove(store, file_id, encoded, saga_id)
-
-
-async def _uncommitted_saga(store: Store, file_id: str) -> str | None:
-    """The catalog knows best whether a saga was committed; while it is away, what the store itself remembers decides."""
-    remembered = store.unconfirmed.get(file_id)
-    try:
-        row = await store.catalog.find_standing(file_id)
-    except Unavailable:
-        if remembered is None:
-            raise
-        row = None
-    if row is not None:
-        return None if row.available else row.saga_id
-    return remembered.saga_id if remembered is not None else None
 
 
 async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | None) -> int:

@@ -59,6 +59,12 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag=4):
     numbers: list[int]
 
 
+class Confirmed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Files whose sagas were seen committed: from here on no compensation may take them away."""
+
+    file_ids: list[str]
+
+
 class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
     """An intent carried over a checkpoint, without the bytes its frame had."""
 
@@ -66,6 +72,8 @@ class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
     intent: Intent
     aborted: bool = False
     decided: Mark | None = None
+    confirmed: bool = False
+    """A put whose saga was seen committed before the intent could be closed."""
 
 
 class Unconfirmed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -87,7 +95,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Whether `files` and `bytes_used` were right."""
 
 
-Record = Intent | Mark | Checkpoint | Closed
+Record = Intent | Mark | Checkpoint | Closed | Confirmed
 
 CARRIES_REDO = frozenset({Kind.PUT_SMALL, Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
 """Kinds whose effect on disk is not synced by itself: a checkpoint waits until it has been made."""

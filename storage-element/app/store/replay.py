@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .records import PUTS, Checkpoint, Closed, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
+from .records import PUTS, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
 from .segments import Frame, SegmentRead, Unreadable
 
 SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
@@ -28,9 +28,10 @@ class Operation:
     closed: bool = False
     carried: bool = False
     """Came over a checkpoint: its effects were durable then, its bytes are no longer in the log."""
+    confirmed: bool = False
 
     def to_carry(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided)
+        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed)
 
 
 @dataclass(slots=True)
@@ -58,15 +59,28 @@ def understand(segments: list[SegmentRead], now_s: float) -> Replay:
     replay.last_sequence = max((segment.sequence for segment in segments), default=0)
     replay.next_number = frames[-1].number + 1 if frames else 1
     operations: dict[int, Operation] = {}
+    confirmed: dict[int, Confirmed] = {}
     replay.redo_from = _start_from_checkpoint(frames, replay, operations)
     replay.exact = replay.exact and not operations
     for frame in frames:
         if frame.number >= replay.redo_from:
-            _take(frame, operations)
+            if isinstance(frame.record, Confirmed):
+                confirmed[frame.number] = frame.record
+            else:
+                _take(frame, operations)
             replay.exact = replay.exact and not isinstance(frame.record, Intent)
-    for number in sorted(operations):
-        _fold(operations[number], replay, now_s)
+    for number in sorted(operations.keys() | confirmed.keys()):
+        if number in operations:
+            _fold(operations[number], replay, now_s)
+        else:
+            _forget_sagas(confirmed[number], operations, replay)
     return replay
+
+
+def _forget_sagas(record: Confirmed, operations: dict[int, Operation], replay: Replay) -> None:
+    """A put of the same id that came later has a higher number, and its saga is still to be confirmed."""
+    for file_id in record.file_ids:
+        replay.unconfirmed.pop(file_id, None)
 
 
 def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict[int, Operation]) -> int:
@@ -78,7 +92,12 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
     replay.unconfirmed.update(last.unconfirmed)
     for carried in last.still_open:
         operations[carried.number] = Operation(
-            carried.number, carried.intent, decided=carried.decided, aborted=carried.aborted, carried=True
+            carried.number,
+            carried.intent,
+            decided=carried.decided,
+            aborted=carried.aborted,
+            carried=True,
+            confirmed=carried.confirmed,
         )
     return last.redo_from
 
@@ -116,7 +135,7 @@ def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
     if operation.aborted:
         _fold_aborted(operation, replay)
         return
-    if intent.kind in PUTS and intent.saga_id is not None:
+    if intent.kind in PUTS and intent.saga_id is not None and not operation.confirmed:
         replay.unconfirmed[file_id] = Unconfirmed(intent.saga_id, now_s)
     if intent.kind is Kind.DELETE:
         replay.unconfirmed.pop(file_id, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -130,6 +130,15 @@ class Store:
             if not task.cancelled():
                 task.exception()  # nobody is left to hear it
             raise
+
+    def confirm(self, file_ids: Iterable[str]) -> None:
+        """The sagas of these files were committed: no compensation may remove them, also after a crash."""
+        confirmed = [file_id for file_id in file_ids if self.unconfirmed.pop(file_id, None) is not None]
+        for file_id in confirmed:
+            for begun in self.unsettled.get(file_id, ()):
+                begun.confirmed = True
+        if confirmed:
+            self.wal.confirm(confirmed)
 
     def remember_compensated(self, saga_id: str) -> None:
         self.compensated[saga_id] = None

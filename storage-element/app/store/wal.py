@@ -6,19 +6,33 @@ What is begun becomes durable with all else that waits at that moment, by one sy
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from artstore.points import hit
 
 from .failing import Failing
-from .records import CARRIES_REDO, Checkpoint, Closed, Intent, Kind, Mark, OpenIntent, Record, Step, encode_record
+from .records import (
+    CARRIES_REDO,
+    Checkpoint,
+    Closed,
+    Confirmed,
+    Intent,
+    Kind,
+    Mark,
+    OpenIntent,
+    Record,
+    Step,
+    encode_record,
+)
 from .ring import Ring, WalLimits
 from .segments import Segment
 from .writer import Waiting, Writer
 
 UNCONFIRMED_BYTES = 128
 """An unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
+CONFIRMED_AT_ONCE = 256
+"""Files in one Confirmed record: both copies of it fit into the smallest segment many times over."""
 NOTE_DELAY_S = 0.05
 """How long a mark that nobody waits for may stay in memory when nothing else is written."""
 
@@ -33,9 +47,10 @@ class Begun:
     applied: bool = False
     aborted: bool = False
     decided: Mark | None = None
+    confirmed: bool = False
 
     def carried(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided)
+        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed)
 
 
 class Wal:
@@ -75,7 +90,15 @@ class Wal:
         """An intent of a former run that still waits for the catalog."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
-        begun = Begun(number, carried.intent, done, applied=True, aborted=carried.aborted, decided=carried.decided)
+        begun = Begun(
+            number,
+            carried.intent,
+            done,
+            applied=True,
+            aborted=carried.aborted,
+            decided=carried.decided,
+            confirmed=carried.confirmed,
+        )
         self.open[number] = begun
         return begun
 
@@ -99,8 +122,17 @@ class Wal:
             self._writer.add(self._build(mark, wait=False))
         else:
             self._closed.append(begun.number)
-        if self._noting is None:
-            self._noting = asyncio.get_running_loop().call_later(NOTE_DELAY_S, self._note)
+        self._write_soon()
+
+    def confirm(self, file_ids: Sequence[str]) -> None:
+        """Log that their sagas were committed, twice: one rotten byte must not make them removable again.
+
+        Rides with the next sync. After a power cut that lost it, the catalog is asked again.
+        """
+        for start in range(0, len(file_ids), CONFIRMED_AT_ONCE):
+            record = Confirmed(list(file_ids[start : start + CONFIRMED_AT_ONCE]))
+            self._writer.add(self._build(record, copies=2, wait=False))
+        self._write_soon()
 
     async def log_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Durable twice, then the segments below it may be used again."""
@@ -183,6 +215,10 @@ class Wal:
             closed, self._closed = Closed(self._closed), []
             self._writer.add(self._build(closed, wait=False))
         self._writer.wake()
+
+    def _write_soon(self) -> None:
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(NOTE_DELAY_S, self._note)
 
     def _note(self) -> None:
         if self._noting is not None:

@@ -142,8 +142,7 @@ class Align:
                     confirmed.append(file_id)
         await self._rows.correct(corrections)
         aligned.corrected += corrections.number
-        for file_id in confirmed:
-            self._store.unconfirmed.pop(file_id, None)
+        self._store.confirm(confirmed)
 
     async def _sagas_of(self, file_ids: list[str], rows: dict[str, CatalogRow]) -> dict[str, Saga]:
         """The sagas that may still be open."""

@@ -36,10 +36,13 @@ class Confirm:
         self._rounds += 1
         now_s = self._store.clock.unix_s()
         since_s = 0.0 if everything else now_s - YOUNG_S
-        asked = [file_id for file_id, known in self._store.unconfirmed.items() if known.since_s >= since_s]
-        for start in range(0, len(asked), BATCH):
-            for file_id in await self._rows.find_available(asked[start : start + BATCH]):
-                self._store.unconfirmed.pop(file_id, None)
+        unconfirmed = self._store.unconfirmed
+        asked = {file_id: known for file_id, known in unconfirmed.items() if known.since_s >= since_s}
+        file_ids = list(asked)
+        for start in range(0, len(file_ids), BATCH):
+            available = await self._rows.find_available(file_ids[start : start + BATCH])
+            # Put again by another saga while the catalog answered: that one is not confirmed.
+            self._store.confirm(file_id for file_id in available if unconfirmed.get(file_id) is asked[file_id])
         if everything and not self.suspended:
             await self._put_before_admin(now_s)
 
