@@ -26,7 +26,8 @@ def choose_range(field: str, size_bytes: int) -> ByteRange | None:
     """What part of a file of `size_bytes` a Range field asks for; None is the whole file.
 
     A field that is malformed, of another unit or asks for several ranges is ignored, as §14.2 allows. Raises
-    RangeNotSatisfiable. `-n` of an empty file is satisfiable (§14.1.2) but cannot be said in Content-Range: the whole.
+    RangeNotSatisfiable. `-n` of an empty file is satisfiable (§14.1.2) but Content-Range cannot express it: the whole. So is
+    `0-` of an empty file here, which download managers send for every file.
     """
     unit, equals, ranges = field.partition("=")
     specs = [spec.strip(" \t") for spec in ranges.split(",")]
@@ -40,6 +41,8 @@ def choose_range(field: str, size_bytes: int) -> ByteRange | None:
         return _suffix(_position(match[2]), size_bytes)
     first, last = _position(match[1]), _position(match[2]) if match[2] else _BEYOND_EVERY_FILE
     if first > last:
+        return None
+    if size_bytes == 0 and first == 0 and not match[2]:
         return None
     if first >= size_bytes:
         raise RangeNotSatisfiable(f"the file has {size_bytes} bytes", size_bytes=size_bytes)
