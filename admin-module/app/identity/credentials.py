@@ -87,7 +87,10 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
 
 
 def _from_basic(authorization: str, in_form: str | None) -> Credentials:
-    """RFC 6749 §2.3.1: both parts are form-encoded before they go into Basic."""
+    """RFC 6749 §2.3.1: both parts are form-encoded before they go into Basic.
+
+    `curl -u` does not encode, so a client_id may hold colons here; the secrets that admin makes never do.
+    """
     scheme, _, encoded = authorization.partition(" ")
     try:
         if scheme.lower() != "basic":
@@ -95,7 +98,7 @@ def _from_basic(authorization: str, in_form: str | None) -> Credentials:
         decoded = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
     except (ValueError, binascii.Error) as error:
         raise OAuthError("invalid_client", "the Authorization header is not Basic", status=401, basic=True) from error
-    client_id, colon, client_secret = decoded.partition(":")
+    client_id, colon, client_secret = decoded.rpartition(":")
     if not colon or (in_form is not None and in_form != unquote_plus(client_id)):
         raise OAuthError("invalid_client", "the Authorization header names no client", status=401, basic=True)
     return Credentials(unquote_plus(client_id), unquote_plus(client_secret), form=True, basic=True)

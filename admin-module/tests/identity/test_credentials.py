@@ -21,6 +21,12 @@ def test_the_three_forms_say_the_same() -> None:
     assert header == Credentials("me", "s+1", form=True, basic=True)
 
 
+@pytest.mark.parametrize("sent", ["dms:scan:s", "dms%3Ascan:s", "a:b:c:s"])
+def test_a_client_id_with_colons_logs_in_with_basic_encoded_or_not(sent: str) -> None:
+    credentials = parse_credentials(FORM, basic(sent), b"grant_type=client_credentials")
+    assert (credentials.client_id, credentials.client_secret) == (sent[:-2].replace("%3A", ":"), "s")
+
+
 @pytest.mark.parametrize(
     ("authorization", "body", "error", "status"),
     [
