@@ -142,11 +142,36 @@ async def test_every_line_of_if_match_counts(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "status"), [("*", 200), ('"1"', 200), ('"2"', 412), ('W/"1"', 412), ('"x"', 412), ("1", 400)]
+    ("given", "status"),
+    [
+        *[("*", 200), ('"1"', 200), ('"2"', 412), ('"x"', 412), ("1", 400)],
+        *[('W/"1"', 200), ('W/"2"', 412), ('"1-gzip"', 200), ('W/"2", W/"1"', 200)],
+    ],
 )
 async def test_if_match_is_a_condition_on_the_revision(fleet: Fleet, given: str, status: int) -> None:
     record = await upload(fleet)
     assert (await patched(fleet, record["file_id"], {"tags": []}, **{"if-match": given})).status == status
+
+
+@pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"{}-gzip"', '"7", "{}"'])
+async def test_new_content_may_depend_on_the_tag_of_the_old(fleet: Fleet, form: str) -> None:
+    record = await upload(fleet)
+    path = f"/api/files/{record['file_id']}/content"
+    tag = form.format(record["checksum"])
+    for body, status in ((b"new", 200), (b"newer", 412)):
+        answer = await fleet.ask("PUT", path, data=body, headers={"if-match": tag})
+        assert answer.status == status
+    assert fleet.elements[1].files[record["file_id"]][0] == b"new"
+    assert (await patched(fleet, record["file_id"], {"tags": []}, **{"if-match": tag})).status == 412, "not its own tag"
+
+
+@pytest.mark.parametrize("stated", ["image", "undefined", "*/*", "a/b, c/d", "text/"])
+async def test_new_content_of_no_known_type_is_refused(fleet: Fleet, stated: str) -> None:
+    record = await upload(fleet)
+    path = f"/api/files/{record['file_id']}/content"
+    answer = await fleet.ask("PUT", path, data=b"new", headers={"content-type": stated})
+    assert (answer.status, answer.json["fields"]) == (422, ["content_type"])
+    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
 
 
 WRONG_PATCHES: list[tuple[Any, str, int]] = [

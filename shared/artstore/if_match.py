@@ -1,4 +1,9 @@
-"""If-Match (RFC 9110 §13.1.1): what a caller says it has seen. Tags are compared strongly, as they are written."""
+"""If-Match (RFC 9110 §13.1.1): the entity tags that a caller has seen.
+
+The ETag of a file's attributes is its revision, the ETag of its content is its checksum. Proxies that compress an answer
+change its tag: nginx makes it weak, Apache appends the name of the coding. A revision cannot be mistaken for another one,
+so such a tag still names it, although §13.1.1 compares strongly.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,9 @@ from artstore.errors import Malformed
 MAX_TAGS = 64
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
-_REVISION = re.compile(r'"([1-9][0-9]{0,17})"')
+_CODING = r"(?:--?(?:gzip|br|zstd|deflate))?"
+_REVISION = re.compile(rf'(?:W/)?"([1-9][0-9]{{0,17}}){_CODING}"')
+_CHECKSUM = re.compile(rf'(?:W/)?"(sha256:[0-9a-f]{{64}}){_CODING}"')
 
 
 def if_match(lines: Sequence[str]) -> frozenset[str] | None:
@@ -28,5 +35,10 @@ def if_match(lines: Sequence[str]) -> frozenset[str] | None:
 
 
 def revisions_in(tags: Collection[str]) -> list[int]:
-    """The revisions that tags name. A weak tag, "03" and the tag of content name none: nothing has them here."""
+    """The revisions that tags name, also weak ones. "03" and the tag of content name none."""
     return [int(found[1]) for tag in tags if (found := _REVISION.fullmatch(tag))]
+
+
+def checksums_in(tags: Collection[str]) -> list[str]:
+    """The checksums that tags of content name, as attr.json has them."""
+    return [found[1] for tag in tags if (found := _CHECKSUM.fullmatch(tag))]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from artstore.errors import Malformed
-from artstore.if_match import MAX_TAGS, if_match, revisions_in
+from artstore.if_match import MAX_TAGS, checksums_in, if_match, revisions_in
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,11 @@ from artstore.if_match import MAX_TAGS, if_match, revisions_in
         (['"3", "5"'], [3, 5]),
         (['"3"', '"5"'], [3, 5]),
         ([' , "3",, "5" '], [3, 5]),
-        (['W/"3"'], []),
+        (['W/"3"'], [3]),
+        (['W/"3", "5"'], [3, 5]),
+        (['"3-gzip"'], [3]),
+        (['W/"3--br"'], [3]),
+        (['"3-x"'], []),
         (['"03"'], []),
         (['"0"'], []),
         (['"sha256:ab"'], []),
@@ -35,3 +39,10 @@ def test_the_revisions_that_a_condition_allows(lines: list[str], revisions: list
 def test_what_is_no_list_of_tags_is_malformed(line: str) -> None:
     with pytest.raises(Malformed):
         if_match([line])
+
+
+def test_the_contents_that_a_condition_allows() -> None:
+    checksum = "sha256:" + "0a" * 32
+    tags = if_match([f'"{checksum}", W/"{checksum}-gzip", "3", "sha256:0a", "sha256:{"0A" * 32}"'])
+    assert tags is not None
+    assert checksums_in(tags) == [checksum, checksum]

@@ -17,7 +17,7 @@ from artstore.contracts.files import Attributes, Changes, canonical_id, check_ch
 from artstore.contracts.holds import holds
 from artstore.contracts.idempotency import GONE, Answer, accepted, changed
 from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
-from artstore.if_match import if_match, revisions_in
+from artstore.if_match import checksums_in, if_match, revisions_in
 
 from ..changes import change
 from ..changes.queue import Queued
@@ -59,7 +59,7 @@ async def replace_content(request: Request) -> Response:
         if media_type(request) == FORM:
             raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        wish, content_type = _wish(request), stated_type(request)
+        wish, content_type = _wish(request, of_content=True), stated_type(request)
         run = partial(_replaced, context, body, content_type)
         if key is None:
             return first(await run(wish))
@@ -140,11 +140,13 @@ def _file_id(request: Request) -> str:
     return file_id
 
 
-def _wish(request: Request) -> Wish:
-    """Raises NotFound, and Malformed for an If-Match that is none. Tags that name no revision match none: 412."""
+def _wish(request: Request, *, of_content: bool = False) -> Wish:
+    """`of_content`: If-Match may hold the ETag of the content as well. Raises NotFound, Malformed, and RevisionMismatch
+    when no tag can match."""
+    file_id = _file_id(request)
     tags = if_match(request.headers.getlist("if-match"))
     revisions = None if tags is None else tuple(sorted(revisions_in(tags)))
-    if revisions == ():
-        raise RevisionMismatch("If-Match names no revision")
-    owner = principal_of(request).client_id
-    return Wish(str(uuid7()), _file_id(request), owner, revisions)
+    checksums = tuple(sorted(checksums_in(tags))) if tags is not None and of_content else ()
+    if revisions == () and not checksums:
+        raise RevisionMismatch('If-Match must hold the ETag of the file, such as "3"')
+    return Wish(str(uuid7()), file_id, principal_of(request).client_id, revisions, checksums)

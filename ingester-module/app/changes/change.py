@@ -21,7 +21,7 @@ from ..core.context import Context
 from ..placement import AWAY
 from ..uploads.body import Body
 from .holder import Holder, ask_elements, find_holder
-from .pinned import at_one_revision, stated
+from .pinned import at_one_revision, stated, with_revision_of_content
 from .queue import Queued, queue
 from .wish import Wish
 
@@ -57,6 +57,8 @@ async def replace(context: Context, wish: Wish, body: Body, headers: Mapping[str
     holder = await find_holder(context, wish.file_id)
     if holder.queued:
         raise Unavailable("changes of this file wait for its element", away=holder.element.id)
+    if wish.if_checksums:
+        wish = await with_revision_of_content(context, holder, wish)
     await body.hold_head()
 
     async def attempt(condition: Mapping[str, str]) -> PeerAnswer:

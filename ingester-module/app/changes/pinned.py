@@ -5,8 +5,10 @@ Without it a request that stuck somewhere, and was queued and made since, could 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 
+from artstore.contracts.files import decode
 from artstore.errors import Conflict, RevisionMismatch
 from artstore.peers import PeerAnswer
 
@@ -40,6 +42,20 @@ async def at_one_revision(
             raise RevisionMismatch(f"the file is at revision {now}", revision=now)
         revision = now
     raise Conflict("others change the file at the same time")
+
+
+async def with_revision_of_content(context: Context, holder: Holder, wish: Wish) -> Wish:
+    """The condition on a checksum as one on the revision that has it now, which the element then checks under its lock.
+
+    Raises RevisionMismatch when the content is another one and the revision is not allowed either.
+    """
+    now = decode(await context.elements.load(holder.element, wish.file_id))
+    revisions = wish.if_revisions or ()
+    if now.checksum in wish.if_checksums:
+        revisions = (*revisions, now.revision)
+    if now.revision not in revisions:
+        raise RevisionMismatch(f"the file is at revision {now.revision}", revision=now.revision)
+    return dataclasses.replace(wish, if_revisions=revisions, if_checksums=())
 
 
 def allows(wish: Wish, revision: int) -> bool:

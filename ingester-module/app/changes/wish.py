@@ -25,6 +25,8 @@ class Wish:
     owner: str
     if_revisions: tuple[int, ...] | None = None
     """The revisions that the client's If-Match allows; None: any."""
+    if_checksums: tuple[str, ...] = ()
+    """The contents that it allows beside them, for new content only."""
     pin: Pin = no_pin
     """Told the revision that is changed, before the element is asked to."""
     in_doubt: Callable[[], None] = nothing

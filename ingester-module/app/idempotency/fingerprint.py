@@ -36,7 +36,7 @@ def of_patch(wish: Wish, wanted: Changes) -> str:
 
 
 def of_content(wish: Wish, content_type: str | None) -> str:
-    return _digest("PUT", wish.file_id, wish.if_revisions, content_type)
+    return _digest("PUT", wish.file_id, wish.if_revisions, content_type, *wish.if_checksums)
 
 
 def of_delete(wish: Wish) -> str:

@@ -15,7 +15,7 @@ from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, ElementFailed, ModeForbids, NotFound, Unavailable
 
 from ..conftest import Answer, Fleet
-from ..test_changes import catalog, put_in_catalog
+from ..test_changes import catalog, put_in_catalog, upload
 
 __all__ = ["catalog"]
 
@@ -186,3 +186,14 @@ async def test_a_queueing_after_a_dead_try_asks_for_the_revision_that_it_pinned(
     await keyed.died_after(from_revision=1)
     assert (await keyed.send()).status == 202
     assert [queued["if_revisions"] for queued in keyed.fleet.admin.queued] == [[1]]
+
+
+async def test_a_repeat_under_a_tag_of_content_that_is_gone_gets_the_first_answer(fleet: Fleet) -> None:
+    record = await upload(fleet)
+    one = Keyed(fleet, "PUT", record["file_id"], "tagged")
+    tag = f'"{record["checksum"]}"'
+    answers = [await one.send(headers={"if-match": tag}) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert answers[1].headers["idempotent-replayed"] == "true"
+    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 2
+    assert (await one.send(headers={"if-match": '"sha256:' + "0" * 64 + '"'})).status == 422, "another request"
