@@ -39,7 +39,10 @@ LISTING: dict[str, Any] = {
         "parameters": [
             _query("filename", "Part of the name, in any case of letters"),
             _query("tag", "May be given several times: all of them"),
-            _query("content_type", "Exactly"),
+            _query(
+                "content_type",
+                "Type and subtype, whatever parameters the file's type has; with parameters exactly these",
+            ),
             _query("owner", "The client_id that uploaded it"),
             {
                 **_query("metadata", "metadata.KEY=VALUE: the value under KEY, as text, number, true, false or null"),

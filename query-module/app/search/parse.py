@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from uuid import UUID
 import orjson
 
 from artstore.clock import parse_rfc3339
+from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
 
 DEFAULT_LIMIT = 100
@@ -89,6 +91,8 @@ def _take(name: str, value: str, found: dict[str, Any]) -> None:
     for text in (name, value):  # a name may be a key of the metadata: it goes the same way as a value
         if len(text.encode()) > MAX_VALUE_BYTES or "\x00" in text:
             raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes or with U+0000 in it")
+    value = unicodedata.normalize("NFC", value)
+    name = unicodedata.normalize("NFC", name)
     if name == "tag":
         found["tags"].append(value)
     elif name.startswith(METADATA) and len(name) > len(METADATA):
@@ -123,6 +127,13 @@ def _text(value: str) -> str:
     if not value:
         raise ValueError("empty")
     return value
+
+
+def _media_type(value: str) -> str:
+    try:
+        return canonical_type(value)
+    except InvalidFields as error:
+        raise ValueError("a media type such as application/pdf") from error
 
 
 def _moment(value: str) -> datetime:
@@ -171,7 +182,7 @@ def _sort_value(sort: str, value: Any) -> SortValue:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     "filename": _text,
-    "content_type": _text,
+    "content_type": _media_type,
     "owner": _text,
     "created_from": _moment,
     "created_to": _moment,

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Select, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, func, literal, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.catalog.tables import AVAILABLE, files
 from artstore.clock import parse_rfc3339, rfc3339
+from artstore.contracts.media_type import essence_of
 from artstore.database import Database
 from artstore.errors import Unavailable
 
@@ -54,7 +55,9 @@ def statement(wanted: Search) -> Select[Any]:
 def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [files.c.state == AVAILABLE]
     if wanted.content_type is not None:
-        conditions.append(files.c.content_type == wanted.content_type)
+        conditions.append(func.split_part(files.c.content_type, ";", 1) == essence_of(wanted.content_type))
+        if ";" in wanted.content_type:
+            conditions.append(files.c.content_type == wanted.content_type)
     if wanted.owner is not None:
         conditions.append(files.c.owner == wanted.owner)
     if wanted.filename is not None:

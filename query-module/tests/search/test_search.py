@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import unicodedata
+from typing import Any, Literal
 
 import pytest
 from tests.rig import Rig
@@ -72,6 +73,41 @@ FILES = [
 async def test_filters_find_what_they_say(rig: Rig, parameters: Parameters, expected: list[int]) -> None:
     await stored(rig, *FILES)
     assert await listed(rig, **parameters) == [FILES[number]["filename"] for number in expected]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("text/plain", [4, 3, 2, 1, 0]),
+        ("TEXT/PLAIN", [4, 3, 2, 1, 0]),
+        ("text/plain;charset=utf-8", [1]),
+        ("Text/Plain; Charset=UTF-8", [2]),
+        ("text/html", []),
+        ("text/plai", []),
+    ],
+)
+async def test_a_type_is_found_whatever_its_parameters_and_case(rig: Rig, wanted: str, expected: list[int]) -> None:
+    types = ["text/plain", "text/plain; charset=utf-8", "Text/Plain;charset=UTF-8", "text/plain;", "text/plain; name=Д"]
+    files = await stored(rig, *({"filename": f"{n}.txt", "content_type": kind} for n, kind in enumerate(types)))
+    await stored(rig, {"filename": "other", "content_type": "text/plainer"})
+    assert await listed(rig, content_type=wanted) == [files[number].filename for number in expected]
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+@pytest.mark.parametrize("word", ["отчёт", "Йод", "테스트", "café", "a\u0323\u0307"])
+async def test_text_is_found_whether_it_was_composed_or_not(rig: Rig, word: str, typed: Literal["NFC", "NFD"]) -> None:
+    forms: list[Literal["NFC", "NFD"]] = ["NFC", "NFD"]
+    files = await stored(
+        rig,
+        *(
+            {"filename": f"{sent}.pdf", "tags": [sent], "metadata": {sent: {"in": sent}, "k": sent}}
+            for sent in (unicodedata.normalize(form, word) for form in forms)
+        ),
+    )
+    asked = unicodedata.normalize(typed, word)
+    expected = sorted(file.filename for file in files)
+    for parameters in ({"filename": asked}, {"tag": asked}, {"metadata.k": asked}):
+        assert sorted(await listed(rig, **parameters)) == expected, parameters
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "filename", "-filename", "size_bytes", "-updated_at"])

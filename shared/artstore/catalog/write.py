@@ -6,6 +6,7 @@ repeated and may come late.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.catalog.tables import AVAILABLE, PENDING
 from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes, encode
+from artstore.contracts.media_type import canonical_type
+from artstore.errors import InvalidFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +130,36 @@ def _row(entry: Entry) -> dict[str, Any]:
         "saga_id": entry.saga_id,
         "storage_element_id": attributes.storage_element_id,
         "attributes": encode(attributes).decode(),
-        "filename": attributes.filename,
-        "content_type": attributes.content_type,
+        "filename": _composed(attributes.filename),
+        "content_type": _one_form(attributes.content_type),
         "size_bytes": attributes.size_bytes,
         "owner": attributes.owner,
-        "tags": attributes.tags,
-        "metadata": attributes.metadata,
+        "tags": [_composed(tag) for tag in attributes.tags],
+        "metadata": _composed_inside(attributes.metadata),
         "created_at": attributes.created_at,
         "updated_at": attributes.updated_at,
         "expires_at": attributes.expires_at,
     }
+
+
+# The columns that are searched hold text in composed form (NFC), as a search asks for it; `attributes` holds it as it was sent.
+def _composed(text_: str) -> str:
+    return text_ if text_.isascii() else unicodedata.normalize("NFC", text_)
+
+
+def _composed_inside(value: Any) -> Any:
+    if isinstance(value, str):
+        return _composed(value)
+    if isinstance(value, dict):
+        return {_composed(key): _composed_inside(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_composed_inside(inner) for inner in value]
+    return value
+
+
+def _one_form(content_type: str) -> str:
+    """An attr.json of an earlier version, or one edited by hand, can hold any text."""
+    try:
+        return canonical_type(content_type)
+    except InvalidFields:
+        return content_type.lower()

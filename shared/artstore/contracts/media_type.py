@@ -1,0 +1,39 @@
+"""The content type of a file: validated and written in one form at every door (RFC 9110 §8.3.1)."""
+
+from __future__ import annotations
+
+import re
+
+from artstore.errors import InvalidFields
+
+MAX_CONTENT_TYPE_BYTES = 255
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_ESSENCE = re.compile(rf"{_TOKEN}/{_TOKEN}")
+_PARAMETER = re.compile(rf'\s*({_TOKEN})=({_TOKEN}|"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*")\s*', re.ASCII)
+_PIECE = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*(?:"|$))+')
+
+
+def canonical_type(stated: str) -> str:
+    """`Text/Plain;charset=UTF-8` as `text/plain; charset=UTF-8`.
+
+    Parameters that are malformed, not ASCII or too long in sum are dropped: clients put file names into them. Raises
+    InvalidFields when type and subtype are missing, wildcards or a list.
+    """
+    essence = essence_of(stated)
+    if len(essence) > MAX_CONTENT_TYPE_BYTES or not _ESSENCE.fullmatch(essence) or "*" in (essence[0], essence[-1]):
+        raise InvalidFields(
+            "content_type must be a media type such as application/pdf; leave it out when it is not known",
+            fields=["content_type"],
+        )
+    result = essence
+    for piece in _PIECE.findall(stated.partition(";")[2]):
+        parameter = _PARAMETER.fullmatch(piece)
+        if parameter and len(longer := f"{result}; {parameter[1].lower()}={parameter[2]}") <= MAX_CONTENT_TYPE_BYTES:
+            result = longer
+    return result
+
+
+def essence_of(stated: str) -> str:
+    """Type and subtype in lower case, without parameters. Nothing is validated."""
+    return stated.partition(";")[0].strip().lower()
