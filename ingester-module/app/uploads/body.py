@@ -14,6 +14,8 @@ from typing import Protocol
 from starlette.requests import Request
 
 from artstore.clock import Clock
+from artstore.contracts.media_type import canonical_type, essence_of
+from artstore.errors import Malformed
 from artstore.streams import collected
 
 from .digests import Check, Digest, stated
@@ -160,16 +162,22 @@ async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimit
 
 
 def stated_type(request: Request) -> str | None:
-    """The raw body's content type. The form type is what curl adds unasked to --data-binary: it says nothing of a file."""
-    return None if media_type(request) == "application/x-www-form-urlencoded" else request.headers.get("content-type")
+    """The raw body's content type. curl adds the form type to --data-binary by itself, so it says nothing about the file.
+
+    Raises InvalidFields.
+    """
+    if media_type(request) in ("", "application/x-www-form-urlencoded"):
+        return None
+    return canonical_type(request.headers["content-type"])
 
 
 def media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return essence_of(request.headers.get("content-type", ""))
 
 
 def _disposition(request: Request) -> str | None:
-    for name, value in request.scope["headers"]:
-        if name == b"content-disposition":
-            return header_text(value)
-    return None
+    """Raises Malformed for two: parsers disagree about which one counts."""
+    values = [value for name, value in request.scope["headers"] if name == b"content-disposition"]
+    if len(values) > 1:
+        raise Malformed("there is more than one Content-Disposition header")
+    return header_text(values[0]) if values else None

@@ -1,7 +1,11 @@
-"""The name a Content-Disposition header gives to a file (RFC 6266, RFC 8187; RFC 7578 and WHATWG for form parts)."""
+"""The name that a Content-Disposition header gives to a file (RFC 6266, RFC 8187, RFC 2047; RFC 7578 and WHATWG for form
+parts). `docs/api.md` has the table of what clients send and what is stored."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import quopri
 import re
 from urllib.parse import unquote_to_bytes
 
@@ -13,35 +17,86 @@ MAX_HEADER_BYTES = 4096
 """255 bytes of name take 765 in percent-encoding, twice that with the plain form beside it."""
 
 _PARAMETER = re.compile(r';\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)')
-_CHARSETS = {"utf-8": "utf-8", "iso-8859-1": "latin-1"}
+_CHARSETS = re.compile(
+    r"utf-?8|us-ascii|iso-8859-\d{1,2}|windows-12\d\d|cp12\d\d|cp866|koi8-[ru]|gb18030|gbk|big5|euc-\w+"
+)
+"""Those that Python decodes without state: UTF-7, UTF-16 and ISO-2022 can hide characters in plain ASCII."""
+_WORD = re.compile(r"=\?([!-~]+?)(?:\*[!-~]*)?\?([bBqQ])\?([!->@-~]*)\?=")
+_WORDS = re.compile(rf"(?:{_WORD.pattern})(?:[ \t]*(?:{_WORD.pattern}))*")
 
 
 def filename_of(disposition: str) -> str | None:
-    """`filename*` before `filename`; None when the header has neither. Raises Malformed, TooManyHeaders.
+    """`filename*` if it can be read, else `filename`; None when the header has neither.
 
-    The name is as the sender wrote it, paths and control characters included: the caller checks it.
+    The name is as the sender wrote it, paths and control characters included: the caller checks it. Raises TooManyHeaders,
+    and Malformed for a name that is not UTF-8 and for a `filename*` that cannot be read without a `filename` beside it.
     """
     if len(disposition) > MAX_HEADER_BYTES:
         raise TooManyHeaders(f"Content-Disposition is longer than {MAX_HEADER_BYTES} bytes")
     plain: str | None = None
+    extended: str | None = None
+    unreadable = False
     for name, value in _PARAMETER.findall(disposition):
-        if name.lower() == "filename*":
-            return _extended(value.strip())
-        if name.lower() == "filename" and plain is None:
-            plain = _percent_decoded(content_disposition_unquote(value.strip()))
-    return plain
+        if name.lower() == "filename*" and extended is None:
+            extended = _extended(value.strip())
+            unreadable = extended is None
+        elif name.lower() == "filename" and plain is None:
+            plain = content_disposition_unquote(value.strip())
+    if extended is not None:
+        return extended
+    if plain is not None:
+        return _plain(plain)
+    if unreadable:
+        raise Malformed("filename* must be UTF-8''percent-encoded text (RFC 8187)")
+    return None
 
 
 def header_text(value: bytes) -> str:
-    """A header value as text: UTF-8, which most clients send, else Latin-1, which HTTP once said."""
+    """A header as text. Bytes that are not UTF-8 become lone surrogates, which `filename_of` refuses in a name."""
+    return value.decode(errors="surrogateescape")
+
+
+def _plain(name: str) -> str:
     try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(
+            "filename is not UTF-8: send it in UTF-8, or as filename*=UTF-8''percent-encoded text"
+        ) from error
+    if _WORDS.fullmatch(name):
+        return _decoded_words(name) or name
+    return _percent_decoded(name)
+
+
+def _decoded_words(text: str) -> str | None:
+    """RFC 2047 encoded words, as .NET and mail libraries write them. One character may span two words of one charset.
+
+    None when a word cannot be decoded.
+    """
+    decoded: list[tuple[str, bytes]] = []
+    for charset, encoding, content in _WORD.findall(text):
+        if not _CHARSETS.fullmatch(charset.lower()):
+            return None
+        try:
+            raw = (
+                base64.b64decode(content, validate=True)
+                if encoding in "bB"
+                else quopri.decodestring(content.encode(), header=True)
+            )
+        except (binascii.Error, ValueError):
+            return None
+        if decoded and decoded[-1][0] == charset.lower():
+            decoded[-1] = (charset.lower(), decoded[-1][1] + raw)
+        else:
+            decoded.append((charset.lower(), raw))
+    try:
+        return "".join(raw.decode(charset) for charset, raw in decoded)
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def _percent_decoded(name: str) -> str:
-    """RFC 7578 §4.2 lets senders percent-encode (aiohttp does), most do not: so only what cannot be meant otherwise."""
+    """RFC 7578 §4.2 lets senders percent-encode (aiohttp does), most do not: decode only when the result is not ASCII."""
     if not name.isascii() or "%" not in name:
         return name
     try:
@@ -51,13 +106,16 @@ def _percent_decoded(name: str) -> str:
     return name if decoded.isascii() else decoded
 
 
-def _extended(value: str) -> str:
-    charset, _, rest = value.strip('"').partition("'")
-    _, quote, encoded = rest.partition("'")
-    codec = _CHARSETS.get(charset.lower())
-    if not quote or codec is None:
-        raise Malformed("filename* is no UTF-8''percent-encoded value")
+def _extended(value: str) -> str | None:
+    """RFC 8187, and what .NET makes of it: quotes around the whole value, or encoded inside it. None: not readable."""
+    charset, first, rest = value.strip('"').partition("'")
+    _, second, encoded = rest.partition("'")
+    if not first or not second or not _CHARSETS.fullmatch(charset.lower()):
+        return None
     try:
-        return unquote_to_bytes(encoded).decode(codec)
-    except UnicodeDecodeError as error:
-        raise Malformed("filename* is not valid in the charset it names") from error
+        name = unquote_to_bytes(encoded).decode(charset)
+    except (UnicodeDecodeError, LookupError):
+        return None
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        name = name[1:-1]
+    return name or None

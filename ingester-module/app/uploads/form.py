@@ -19,6 +19,7 @@ from artstore.contracts.files import (
     Retention,
     check_new_file,
 )
+from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields, Malformed
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
@@ -62,7 +63,7 @@ def new_file(
     retention = _retention(fields)
     new = NewFile(
         filename=fields.get("filename", filename),
-        content_type=content_type or DEFAULT_CONTENT_TYPE,
+        content_type=canonical_type(content_type) if content_type else DEFAULT_CONTENT_TYPE,
         owner=owner,
         tags=_json(fields, "tags", list[str], []),
         metadata=_json(fields, "metadata", dict[str, Any], {}),

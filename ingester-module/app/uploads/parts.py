@@ -17,10 +17,10 @@ from multipart import (
     parse_options_header,
 )
 
-from artstore.errors import InvalidFields, Malformed, TooManyHeaders
+from artstore.errors import InvalidFields, Malformed, TooManyHeaders, UnsupportedMediaType
 
 from .digests import Check, Digest, stated
-from .filename import MAX_HEADER_BYTES, filename_of
+from .filename import MAX_HEADER_BYTES, filename_of, header_text
 from .form import MAX_FIELD_BYTES, add_field
 from .receive import Received, too_large
 
@@ -29,6 +29,12 @@ MAX_PARTS = 16
 MAX_PART_HEADERS = 8
 MAX_BOUNDARY_BYTES = 200
 """RFC 2046 says 70; some clients make longer ones."""
+PLAIN_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
+"""Content-Transfer-Encoding values under which a part's bytes are the bytes themselves (RFC 2045 §6.2)."""
+ONCE = frozenset(
+    {"content-disposition", "content-type", "content-transfer-encoding", "content-encoding", "content-length"}
+)
+"""Part headers that may not be repeated: parsers disagree about which one counts."""
 MAX_AROUND_FILE_BYTES = 256 * 1024
 """Preamble, fields, part headers and epilogue together."""
 
@@ -58,6 +64,7 @@ class FormBody:
         self._parts = 0
         self._max_file_bytes = max_file_bytes
         self._file_bytes = 0
+        self._stated_bytes: int | None = None
         self._check = Check(of_either=of_body)
         self._at_end = False
 
@@ -82,6 +89,10 @@ class FormBody:
                 raise too_large(self._max_file_bytes)
             self._check.add_file(event)
             return event
+        if self._stated_bytes not in (None, self._file_bytes):
+            raise Malformed(
+                f"part {FILE_PART} has {self._file_bytes} bytes, its Content-Length is {self._stated_bytes}"
+            )
         after = await self._next_segment()
         if after is not None:
             raise Malformed(f"part {(after.name or '')[:64]!r} comes after {FILE_PART}: fields go before it")
@@ -90,10 +101,11 @@ class FormBody:
         return b""
 
     def _file_part(self, segment: MultipartSegment) -> FilePart:
-        headers = {name.lower(): value for name, value in segment.headerlist}
+        headers = _headers_of(segment)
         digests = stated(headers)
         self._check.expect_of_file(digests)
-        return FilePart(filename_of(headers["content-disposition"]), headers.get("content-type"), digests)
+        self._stated_bytes = _length(headers.get("content-length"))
+        return FilePart(filename_of(headers["content-disposition"]), headers.get("content-type") or None, digests)
 
     async def _text(self, name: str) -> str:
         pieces: list[bytes] = []
@@ -116,6 +128,7 @@ class FormBody:
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise Malformed(f"a form has {MAX_PARTS} parts at most")
+        _refuse_encoded(_headers_of(event))
         return event
 
     async def _next_event(self) -> _Event:
@@ -145,6 +158,40 @@ def _parser(content_type: str) -> PushMultipartParser:
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES or not boundary.isascii():
         raise Malformed("multipart/form-data needs a boundary of 1 to 200 ASCII characters")
     try:
-        return PushMultipartParser(boundary, max_header_size=MAX_HEADER_BYTES, max_header_count=MAX_PART_HEADERS)
+        return PushMultipartParser(
+            boundary, max_header_size=MAX_HEADER_BYTES, max_header_count=MAX_PART_HEADERS, header_charset="latin-1"
+        )
     except MultipartError as error:
         raise Malformed(f"the boundary cannot be used: {error}") from error
+
+
+def _headers_of(segment: MultipartSegment) -> dict[str, str]:
+    """By lower-case names, read as UTF-8. Raises Malformed when one of ONCE is repeated."""
+    headers: dict[str, str] = {}
+    for name, value in segment.headerlist:
+        lower = name.lower()
+        if lower in headers and lower in ONCE:
+            raise Malformed(f"a part has more than one {name[:64]} header")
+        headers[lower] = header_text(value.encode("latin-1")).strip(" \t")
+    return headers
+
+
+def _refuse_encoded(headers: dict[str, str]) -> None:
+    """Raises UnsupportedMediaType: bytes that the sender has encoded would be stored as they came."""
+    transfer = headers.get("content-transfer-encoding", "").lower()
+    if transfer not in PLAIN_ENCODINGS:
+        raise UnsupportedMediaType(
+            f"Content-Transfer-Encoding {transfer[:32]!r} is not supported in a form (RFC 7578 §4.7): send binary"
+        )
+    coding = headers.get("content-encoding", "").lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"Content-Encoding {coding[:32]!r} of a part is not supported: send the plain bytes")
+
+
+def _length(stated: str | None) -> int | None:
+    """Content-Length of a part, which some clients send. Raises Malformed."""
+    if stated is None:
+        return None
+    if not (stated.isascii() and stated.isdigit() and len(stated) < 20):
+        raise Malformed("the Content-Length of a part must be a number")
+    return int(stated)

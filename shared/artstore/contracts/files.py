@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from artstore.clock import parse_rfc3339
+from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
 
 SCHEMA_VERSION = 1
@@ -23,7 +24,6 @@ MAX_FILENAME_BYTES = 255
 """What ext4 and xfs take for a name."""
 MAX_TAGS = 64
 MAX_TAG_BYTES = 128
-MAX_CONTENT_TYPE_BYTES = 255
 MAX_METADATA_DEPTH = 8
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 DEFAULT_TTL_DAYS = 30
@@ -33,7 +33,6 @@ Retention = Literal["permanent", "temporary"]
 
 _FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
-_CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+[\x20-\x7e\t]*")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TURNS_TEXT = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -140,8 +139,7 @@ def check_new_file(new: NewFile) -> None:
     check_filename(new.filename)
     check_tags(new.tags)
     check_metadata(new.metadata)
-    if len(new.content_type) > MAX_CONTENT_TYPE_BYTES or not _CONTENT_TYPE.fullmatch(new.content_type):
-        raise InvalidFields("content_type is no media type", fields=["content_type"])
+    canonical_type(new.content_type)
     if (new.retention == "temporary") != (new.expires_at is not None):
         raise InvalidFields("a temporary file has an expiry, a permanent one has none", fields=["retention"])
 
@@ -169,7 +167,7 @@ def check_filename(name: str) -> None:
     elif len(name.encode()) > MAX_FILENAME_BYTES:
         problem = f"filename takes {len(name.encode())} bytes, the limit is {MAX_FILENAME_BYTES}"
     elif "/" in name or "\\" in name:
-        problem = "filename holds a path separator"
+        problem = "filename holds a path separator: send the last part of the path only"
     elif _CONTROL.search(name):
         problem = "filename holds a control character"
     elif _TURNS_TEXT.search(name):

@@ -220,7 +220,7 @@ def test_a_media_type_is_taken(content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["", "text", "/", "text/", "text/plain\r\nX: 1", "text/plain; é", "text /plain", "a/" + "b" * 255]
+    "content_type", ["", "text", "/", "text/", "text/plain\r\nX: 1", "text /plain", "a/" + "b" * 255]
 )
 def test_what_is_no_media_type_is_refused(content_type: str) -> None:
     with pytest.raises(InvalidFields):

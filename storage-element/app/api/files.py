@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
+from artstore.contracts.media_type import canonical_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch
 from artstore.if_match import if_match, revisions_in
@@ -37,6 +39,7 @@ async def put_file(request: Request) -> Response:
         context.element.require(Operation.CREATE)
         new = decode_new_file(_required(request, NEW_FILE_HEADER))
         check_new_file(new)
+        new = msgspec.structs.replace(new, content_type=canonical_type(new.content_type))
         saga_id = check_file_id(_required(request, SAGA_HEADER))
         order = PutOrder(file_id, new, saga_id, expected_digests(request))
         result = await put(context.store, order, body_of(request, context.patience))
@@ -73,7 +76,7 @@ async def put_content(request: Request) -> Response:
         order = RewriteOrder(
             file_id,
             await _if_revision(request, context.store, file_id),
-            request.headers.get("content-type"),
+            canonical_type(stated) if (stated := request.headers.get("content-type")) else None,
             expected_digests(request),
         )
         attributes = await rewrite(context.store, order, body_of(request, context.patience))
