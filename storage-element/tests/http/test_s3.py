@@ -70,7 +70,7 @@ async def test_a_file_in_s3_is_given_back_whole_and_in_parts(
             last = await element.ask("GET", f"/api/files/{file_id}/content", headers={"range": "bytes=-1"})
             assert last.body == content[-1:]
         beyond = await element.ask("GET", f"/api/files/{file_id}/content", headers={"range": f"bytes={size}-"})
-        assert beyond.status == 416
+        assert beyond.status == (416 if size else 200), "an empty file is whole to bytes=0-"
         assert (await element.ask("GET", f"/api/files/{file_id}")).body == put.body
         assert [item["file_id"] for item in (await element.ask("GET", "/api/files")).json["items"]] == [file_id]
         assert (await element.ask("GET", "/api/element")).json["backend"] == "s3"
