@@ -7,7 +7,8 @@ import asyncio
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from artstore.errors import Malformed, TooLarge, TooSlow
+from artstore.errors import TooLarge, TooSlow
+from artstore.receiving import check_length, stated_length
 
 MAX_JSON_BYTES = 1 << 20
 """The body of an endpoint that is not for files."""
@@ -16,12 +17,10 @@ JSON_TIMEOUT_S = 30.0
 
 
 def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES) -> Receive:
-    """The request's `receive`, raising TooSlow after JSON_TIMEOUT_S, and TooLarge: at once when the length is stated, else where
-    the limit is passed."""
-    stated = request.headers.get("content-length", "0")
-    if not stated.isascii() or not stated.isdigit():
-        raise Malformed("Content-Length is no number")
-    if int(stated) > max_bytes:
+    """The request's `receive`, raising TooSlow after JSON_TIMEOUT_S, TooLarge (at once when the length is stated, else where
+    the limit is passed), and Malformed where the length is not the stated one."""
+    stated_bytes = stated_length(request) if "content-length" in request.headers else None
+    if stated_bytes is not None and stated_bytes > max_bytes:
         raise TooLarge(f"the body may have {max_bytes} bytes", limit_bytes=max_bytes)
     seen = 0
     whole_by_s = asyncio.get_running_loop().time() + JSON_TIMEOUT_S
@@ -36,6 +35,8 @@ def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES) -> Receiv
         seen += len(message.get("body", b""))
         if seen > max_bytes:
             raise TooLarge(f"the body may have {max_bytes} bytes", limit_bytes=max_bytes)
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            check_length(seen, stated_bytes)
         return message
 
     return receive

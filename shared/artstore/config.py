@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from artstore import safe_secrets
-from artstore.http_head import MAX_CONNECTIONS
+from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
 from artstore.safe_secrets import check_private
 from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES

@@ -15,19 +15,30 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.auth.access import authorize
+from artstore.auth.guard import HEAD_ONLY
 from artstore.contracts.tokens import Permission
 from artstore.errors import ArtStoreError
+from artstore.http import request_headers
 from artstore.problems import problem_response, too_deep, was_cut_off
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
+class PlainHandler:
+    """A handler, the permission it needs, and the headers it honours (`http/request_headers.py`)."""
+
+    handler: Handler
+    needed: Permission | None
+    honours: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class PlainRoute:
-    """A path with its handlers and what each needs. `route` is the framework's, for its pattern and the metrics' label."""
+    """A path with its handlers. `route` is the framework's, for its pattern and the metrics' label."""
 
     route: Route
-    by_method: Mapping[str, tuple[Handler, Permission | None]]
+    by_method: Mapping[str, PlainHandler]
 
 
 class DataPlane:
@@ -41,7 +52,7 @@ class DataPlane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope) if scope["type"] == "http" else None
         if found is None:
-            await self._app(scope, receive, send)
+            await self._ask_framework(scope, receive, send)
             return
         started = False
 
@@ -50,18 +61,30 @@ class DataPlane:
             started = True
             await send(message)
 
-        handler, needed = found
         request = Request(scope, receive, noted_send)
         try:
-            await authorize(request, needed)
-            response = await handler(request)
+            await authorize(request, found.needed)
+            request_headers.check(scope["method"], scope["headers"], found.honours)
+            response = await found.handler(request)
             await response(scope, receive, noted_send)
         except (ArtStoreError, ClientDisconnect, RecursionError) as error:
             if started:
                 raise  # the edge breaks the connection
             await problem_response(_problem(error))(scope, receive, send)
 
-    def _find(self, scope: Scope) -> tuple[Handler, Permission | None] | None:
+    async def _ask_framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Its routes have no HEAD: there GET is called, and the server sends only the head of its answer."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        reading = {**scope, "method": "GET", HEAD_ONLY: True}
+        try:
+            await self._app(reading, receive, send)
+        finally:
+            if "route" in reading:
+                scope["route"] = reading["route"]
+
+    def _find(self, scope: Scope) -> PlainHandler | None:
         path, method = scope["path"], scope["method"]
         plain = self._fixed.get(path)
         if plain is not None and method in plain.by_method:

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.clock import Clock, uuid7
 from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError
-from artstore.http_head import fault_of_head
+from artstore.http.head import find_head_fault
 from artstore.logs import get_logger, request_id
 from artstore.metrics import RequestMetrics
 from artstore.starting import run_lifespan
@@ -74,7 +74,7 @@ class Edge:
 
         self._metrics.in_flight.inc()
         try:
-            fault = fault_of_head(scope)
+            fault = find_head_fault(scope)
             if fault is None:
                 await self._app(scope, receive, marked_send)
             else:
@@ -119,6 +119,7 @@ def _completed(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -
 
 async def send_problem(send: Send, error: ArtStoreError, current: str) -> None:
     body = error.to_wire(current)
-    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
+    fields = {"content-type": PROBLEM_JSON, "content-length": str(len(body)), **error.headers()}
+    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

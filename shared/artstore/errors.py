@@ -6,6 +6,9 @@
     ├── NotFound 404             ├── MethodNotAllowed 405
     ├── TooSlow 408              │
     ├── Conflict 409             ├── ModeForbids 409
+    ├── UnsupportedHeader 400    ├── LengthRequired 411
+    ├── ExpectationFailed 417    ├── NotImplementedHere 501
+    ├── UnsupportedVersion 505   │
     ├── KeyInUse 409             ├── KeyReused 422
     ├── RevisionMismatch 412     ├── TooLarge 413
     ├── UriTooLong 414           ├── Quarantined 410
@@ -42,6 +45,9 @@ class ArtStoreError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    closes: ClassVar[bool] = False
+    """The connection ends with the answer: the end of the request's content is not known, so a next request could not be
+    told from it."""
 
     def __init__(self, detail: str = "", *, retry_after_s: int | None = None, **fields: Any) -> None:
         super().__init__(detail or self.title)
@@ -70,11 +76,18 @@ class ArtStoreError(Exception):
 
     def headers(self) -> dict[str, str]:
         """Header fields that go with the status, names in lower case."""
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        fields = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return {**fields, "connection": "close"} if self.closes else fields
 
 
 class Malformed(ArtStoreError):
     status, code, title = 400, "malformed", "The request could not be understood"
+
+
+class UnsupportedHeader(ArtStoreError):
+    """A header that would change what the request means, on an endpoint that cannot honour it (docs/api.md)."""
+
+    status, code, title = 400, "unsupported_header", "A header of the request cannot be honoured here"
 
 
 class DigestMismatch(ArtStoreError):
@@ -105,12 +118,10 @@ class MethodNotAllowed(ArtStoreError):
 
 
 class TooSlow(ArtStoreError):
-    """The sender stalled; the connection is closed, since what it may still send would be taken for a request."""
+    """The sender stalled; what it may still send would be taken for a request."""
 
     status, code, title = 408, "too_slow", "The body came too slowly"
-
-    def headers(self) -> dict[str, str]:
-        return {**super().headers(), "connection": "close"}
+    closes = True
 
 
 class Conflict(ArtStoreError):
@@ -131,6 +142,11 @@ class Quarantined(ArtStoreError):
     """Nobody deleted it: its bytes or attributes were found damaged, and lie in the element's quarantine for a person."""
 
     status, code, title = 410, "quarantined", "The file was found damaged and was put aside"
+
+
+class LengthRequired(ArtStoreError):
+    status, code, title = 411, "length_required", "The request must state the length of its content"
+    closes = True
 
 
 class RevisionMismatch(ArtStoreError):
@@ -154,6 +170,11 @@ class RangeNotSatisfiable(ArtStoreError):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "content-range": f"bytes */{self.fields.get('size_bytes', 0)}"}
+
+
+class ExpectationFailed(ArtStoreError):
+    status, code, title = 417, "expectation_failed", "The expectation is not known here"
+    closes = True
 
 
 class InvalidFields(ArtStoreError):
@@ -182,6 +203,11 @@ class FileDamaged(ArtStoreError):
     status, code, title = 500, "file_damaged", "The file is damaged"
 
 
+class NotImplementedHere(ArtStoreError):
+    status, code, title = 501, "not_implemented", "The request uses a part of HTTP that is not implemented here"
+    closes = True
+
+
 class BadGateway(ArtStoreError):
     status, code, title = 502, "bad_gateway", "Another part gave an answer that makes no sense"
 
@@ -194,6 +220,11 @@ class ElementFailed(ArtStoreError):
     """The element's disk reported an error; it has made itself read-only."""
 
     status, code, title = 503, "element_failed", "The element's disk failed"
+
+
+class UnsupportedVersion(ArtStoreError):
+    status, code, title = 505, "unsupported_version", "The HTTP version is not supported"
+    closes = True
 
 
 class StorageFull(ArtStoreError):

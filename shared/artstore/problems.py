@@ -73,7 +73,8 @@ async def _answer_http(methods_by_path: list[_Endpoint], request: Request, error
 
 def _methods_by_path(endpoints: Iterable[str]) -> list[_Endpoint]:
     split = [name.partition(" ") for name in endpoints]
-    return [(path, compile_path(path)[0], method) for method, _, path in split]
+    found = [(path, compile_path(path)[0], method) for method, _, path in split]
+    return [*found, *((path, pattern, "HEAD") for path, pattern, method in found if method == "GET")]
 
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:

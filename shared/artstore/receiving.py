@@ -11,7 +11,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import Receive
 
-from artstore.errors import Malformed, TooSlow
+from artstore.errors import LengthRequired, Malformed, TooSlow
 
 RATE_WINDOW_S = 10.0
 """Waiting time over which the minimum rate must be kept."""
@@ -56,10 +56,20 @@ async def next_chunk(
 
 
 def stated_length(request: Request) -> int | None:
-    """Content-Length, None for a chunked body. Raises Malformed."""
+    """Content-Length of a request that must have content; None for chunked content. Raises Malformed and LengthRequired: without
+    a length the content would be empty, and nothing says that the client means that."""
     stated = request.headers.get("content-length")
     if stated is None:
-        return None if "transfer-encoding" in request.headers else 0
+        if "transfer-encoding" not in request.headers:
+            raise LengthRequired("state Content-Length (0 for an empty file) or send the content chunked")
+        return None
     if not (stated.isascii() and stated.isdigit() and len(stated) <= 19):
-        raise Malformed("Content-Length is no number")
+        raise Malformed("Content-Length must be a number")
     return int(stated)
+
+
+def check_length(received_bytes: int, stated_bytes: int | None) -> None:
+    """At the end of content, wherever it is read. The parser promises this; content is acknowledged by it, so it is checked
+    apart from the parser. Raises Malformed."""
+    if stated_bytes is not None and received_bytes != stated_bytes:
+        raise Malformed(f"the body has {received_bytes} bytes, {stated_bytes} were stated")

@@ -25,12 +25,13 @@ from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
-from artstore.data_plane import DataPlane, PlainRoute
+from artstore.data_plane import DataPlane, PlainHandler, PlainRoute
 from artstore.data_plane import Handler as Handler
 from artstore.edge import Edge
 from artstore.errors import NotFound
 from artstore.health import Health
-from artstore.http_head import BoundedProtocol
+from artstore.http.connections import Connections
+from artstore.http.protocol import Connection
 from artstore.limits.gate import Gate, Limits
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
@@ -84,13 +85,16 @@ class Runtime:
 class DataRoute:
     """A plain route of the data plane: no model, no dependency, the handler has the request's stream to itself.
 
-    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}.
+    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}. `honours` names the
+    conditions, ranges and digests that the handler evaluates; requests with others are refused (`http/request_headers.py`).
+    GET implies HEAD: the handler is called, and only the head of its answer is sent.
     """
 
     path: str
     methods: Sequence[str]
     handler: Handler
     openapi: Mapping[str, Any]
+    honours: frozenset[str] = frozenset()
 
 
 def build_app(
@@ -169,12 +173,14 @@ def _check_listed(audience: Audience, router: APIRouter) -> None:
 def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
     """One for a path, so that a wrong method is answered with every right one in Allow."""
     by_method = {
-        method: (route.handler, needed_for(audience, method, route.path))
+        method: PlainHandler(route.handler, needed_for(audience, method, route.path), route.honours)
         for route in routes
         for method in route.methods
     }
+    if "GET" in by_method:
+        by_method.setdefault("HEAD", by_method["GET"])
     made = Route(routes[0].path, _never_asked, methods=list(by_method), include_in_schema=False)
-    made.methods = set(by_method)  # no HEAD that nobody wrote
+    made.methods = set(by_method)
     return PlainRoute(made, by_method)
 
 
@@ -194,7 +200,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=partial(BoundedProtocol, max_connections=settings.max_connections),  # type: ignore[arg-type]  # called, no more
+        http=partial(Connection, open_connections=Connections(settings.max_connections)),  # type: ignore[arg-type]  # called, no more
         ws="none",
         lifespan="on",
         log_config=None,

@@ -154,10 +154,31 @@ async def test_every_error_is_a_problem_document(client: httpx.AsyncClient) -> N
 
 
 async def test_a_wrong_method_is_answered_with_the_right_ones(client: httpx.AsyncClient) -> None:
-    for method in ("POST", "DELETE", "PATCH", "HEAD"):
+    for method in ("POST", "DELETE", "PATCH"):
         answer = await client.request(method, "/api/files", headers=bearer())
         assert answer.status_code == 405
-        assert answer.headers["allow"] == "GET"
+        assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    "path", ["/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/api/files", "/nowhere"]
+)
+async def test_head_is_answered_like_get_without_the_content(client: httpx.AsyncClient, path: str) -> None:
+    get, head = await client.get(path, headers=bearer()), await client.head(path, headers=bearer())
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@pytest.mark.parametrize("field", ["if-match", "if-unmodified-since"])
+async def test_a_condition_that_nothing_evaluates_is_refused(client: httpx.AsyncClient, field: str) -> None:
+    for path in ("/api/files", "/health/live"):
+        answer = await client.get(path, headers={**bearer(), field: '"1"'})
+        assert (answer.status_code, answer.json()["code"]) == (400, "unsupported_header")
+
+
+async def test_head_of_a_streamed_answer_makes_nothing_of_it(client: httpx.AsyncClient) -> None:
+    answer = await client.head("/api/files/x", headers=bearer())
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "8", b"")
 
 
 async def test_half_an_answer_breaks_the_connection(client: httpx.AsyncClient) -> None:

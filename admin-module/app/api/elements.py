@@ -12,7 +12,7 @@ from starlette.responses import Response
 from artstore.audit.denied import note_denied
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
-from artstore.auth.guard import new_router
+from artstore.auth.guard import new_router, reads_body
 from artstore.contracts.elements import DEFAULT_PRIORITY, Element, ElementReport, Mode
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
@@ -135,6 +135,7 @@ async def delete(request: Request, element_id: str) -> Response:
     return Response(status_code=204)
 
 
+@reads_body
 async def report(request: Request, element_id: str) -> Response:
     """The account that reports must be the element's own: its client_id is the element's id."""
     context = _context(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS
+from artstore.http.request_headers import CHANGED_BY_REVISION, DIGESTS
 from artstore.service import DataRoute
 
 from .files import delete_file, patch_file, replace_content
@@ -13,6 +14,7 @@ FILE_ROUTES = [
         path="/api/files/{file_id}",
         methods=["PATCH"],
         handler=patch_file,
+        honours=CHANGED_BY_REVISION,
         openapi={
             "patch": {
                 "tags": ["files"],
@@ -39,6 +41,7 @@ FILE_ROUTES = [
         path="/api/files/{file_id}",
         methods=["DELETE"],
         handler=delete_file,
+        honours=CHANGED_BY_REVISION,
         openapi={
             "delete": {
                 "tags": ["files"],
@@ -53,6 +56,7 @@ FILE_ROUTES = [
         path="/api/files/{file_id}/content",
         methods=["PUT"],
         handler=replace_content,
+        honours=CHANGED_BY_REVISION | DIGESTS,
         openapi={
             "put": {
                 "tags": ["files"],

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.contracts.idempotency import uploaded
+from artstore.http.request_headers import DIGESTS
 from artstore.service import DataRoute
 
 from ..core.context import Context
@@ -40,6 +41,7 @@ UPLOAD_ROUTES = [
         path="/api/files/upload",
         methods=["POST"],
         handler=upload_file,
+        honours=DIGESTS,
         openapi={
             "post": {
                 "tags": ["files"],

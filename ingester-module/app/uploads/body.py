@@ -20,7 +20,7 @@ from artstore.streams import collected
 
 from .digests import Check, Digest, stated
 from .filename import filename_of, header_text
-from .form import query_fields
+from .form import check_alone, new_file, query_fields
 from .parts import MAX_AROUND_FILE_BYTES, FormBody
 from .receive import BodyLimits, Received
 
@@ -129,13 +129,17 @@ async def open_upload(request: Request, limits: BodyLimits, clock: Clock) -> Ope
     """Raises what is wrong with the head before anything is sent to an element: Malformed, InvalidFields, TooLarge,
     TooManyHeaders, TooSlow, UnsupportedMediaType, DigestMismatch."""
     fields = query_fields(request.scope["query_string"])
+    check_alone(fields)
     if media_type(request) == FORM:
         return await _open_form(request, fields, limits, clock)
     body = open_raw(request, limits, clock)
     disposition = _disposition(request)
     filename = filename_of(disposition) if disposition else None
+    content_type = stated_type(request)
+    # All that is known of the file: checked here too, so that a client that waits for 100 is refused without sending it.
+    new_file(fields, filename=filename or "-", content_type=content_type, owner="", now=clock.now())
     await body.hold_head()
-    return Opened(body, fields, filename, stated_type(request))
+    return Opened(body, fields, filename, content_type)
 
 
 def open_raw(request: Request, limits: BodyLimits, clock: Clock) -> Body:

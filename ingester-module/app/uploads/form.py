@@ -47,6 +47,13 @@ def query_fields(query: bytes) -> dict[str, str]:
     return fields
 
 
+def check_alone(fields: Mapping[str, str]) -> None:
+    """What can be found wrong in some of the fields before the others are known. Raises InvalidFields."""
+    _retention(fields)
+    _json(fields, "tags", list[str], [])
+    _json(fields, "metadata", dict[str, Any], {})
+
+
 def add_field(fields: dict[str, str], name: str, value: str) -> None:
     """Raises InvalidFields for a name that means nothing here and for one that came before."""
     if name not in FIELDS:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from artstore.clock import Clock
-from artstore.errors import TooLarge, UnsupportedMediaType
-from artstore.receiving import Pace, next_chunk, stated_length
+from artstore.errors import TooLarge
+from artstore.receiving import Pace, check_length, next_chunk, stated_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Received:
     """The body's bytes, chunk by chunk. Nothing is read, and no 100-continue sent, before the first `next`."""
 
     def __init__(self, request: Request, limits: BodyLimits, *, max_bytes: int, clock: Clock) -> None:
-        """Raises TooLarge when the stated length is over `max_bytes`, UnsupportedMediaType for an encoded body."""
+        """Raises TooLarge when the stated length is over `max_bytes`, LengthRequired when none is stated."""
         self.stated_bytes = stated_length(request)
         self.seen_bytes = 0
         self._receive = request.receive
@@ -34,8 +34,6 @@ class Received:
         self._clock = clock
         self._pace = Pace(limits.min_rate_bytes_per_s)
         self._ended = False
-        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-            raise UnsupportedMediaType("a body with Content-Encoding is not taken: send the file's own bytes")
         if self.stated_bytes is not None and self.stated_bytes > max_bytes:
             raise too_large(max_bytes)
 
@@ -47,6 +45,8 @@ class Received:
             self.seen_bytes += len(chunk)
             if self.seen_bytes > self._max_bytes:
                 raise too_large(self._max_bytes)
+            if self._ended:
+                check_length(self.seen_bytes, self.stated_bytes)
             if chunk:
                 return chunk
         return b""

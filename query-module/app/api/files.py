@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from artstore.contracts.files import canonical_id
 from artstore.errors import ArtStoreError, NotFound
+from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.jsons import JsonResponse
 from artstore.service import DataRoute
 
 from ..core.context import Context
-from ..reading.conditions import Validators, is_known_to_client, validators_of
+from ..reading.conditions import Validators, check_unchanged, is_known_to_client, validators_of
 from ..reading.lookup import Found
 from ..search.parse import parse
 from ..search.search import search
@@ -31,6 +32,7 @@ async def attributes(request: Request) -> Response:
     record = found.record
     dated = validators_of(record.attributes)
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
+    check_unchanged(request.headers, validators)
     fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
     if request.headers.get("if-none-match") and is_known_to_client(request.headers, validators):
         return Response(status_code=304, headers=fields)
@@ -80,6 +82,12 @@ def _origin(found: Found) -> dict[str, str]:
 
 ROUTES = [
     DataRoute("/api/files", ["GET"], saying_what_is_away(listing), documents.LISTING),
-    DataRoute("/api/files/{file_id}", ["GET"], saying_what_is_away(attributes), documents.ATTRIBUTES),
-    DataRoute("/api/files/{file_id}/content", ["GET", "HEAD"], saying_what_is_away(content), documents.CONTENT),
+    DataRoute("/api/files/{file_id}", ["GET"], saying_what_is_away(attributes), documents.ATTRIBUTES, CONDITIONS),
+    DataRoute(
+        "/api/files/{file_id}/content",
+        ["GET", "HEAD"],
+        saying_what_is_away(content),
+        documents.CONTENT,
+        CONDITIONS | RANGES,
+    ),
 ]

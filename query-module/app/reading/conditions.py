@@ -58,7 +58,7 @@ def plan(method: str, headers: Mapping[str, str], validators: Validators, size_b
 
     Raises RevisionMismatch (412) and RangeNotSatisfiable (416). Range has a meaning for GET only (§14.2).
     """
-    _check_unchanged(headers, validators)
+    check_unchanged(headers, validators)
     if is_known_to_client(headers, validators):
         return Plan(304)
     asked = headers.get("range")
@@ -68,7 +68,8 @@ def plan(method: str, headers: Mapping[str, str], validators: Validators, size_b
     return Plan(206, part) if part else Plan(200)
 
 
-def _check_unchanged(headers: Mapping[str, str], validators: Validators) -> None:
+def check_unchanged(headers: Mapping[str, str], validators: Validators) -> None:
+    """If-Match, and only without it If-Unmodified-Since. Raises RevisionMismatch."""
     wanted = headers.get("if-match")
     if wanted is not None:
         holds = wanted.strip() == "*" or validators.etag in _entity_tags(wanted)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from artstore.auth.access import ENDPOINTS, authorize
 from artstore.body_limit import limited_receive
 from artstore.contracts.tokens import Audience, Permission
+from artstore.errors import InvalidFields
+from artstore.http import request_headers
 from artstore.jsons import check_depth
+
+READS_BODY = "__artstore_reads_body__"
+HEAD_ONLY = "artstore.head_only"
+"""Key in a request's scope: only the head of the answer is wanted."""
+_NO_CONTENT = frozenset({b"", b"{}"})
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
 
 class GuardedRoute(APIRoute):
-    """Asks for the permission before the body is read, and reads no more of it than JSON may have."""
+    """Asks for the permission before the body is read, reads no more of it than JSON may have, and refuses whatever of the
+    request the endpoint would pass over: conditions, content, and query parameters of a change."""
 
     audience: Audience
 
@@ -25,12 +35,46 @@ class GuardedRoute(APIRoute):
         inner = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            await authorize(request, needed_for(self.audience, request.method, self.path))
+            method = request.method
+            await authorize(request, needed_for(self.audience, method, self.path))
+            request_headers.check(method, request.scope["headers"])
+            if method != "GET":
+                self._check_parameters(request)
             limited = Request(request.scope, limited_receive(request))
-            check_depth(await limited.body())
-            return await inner(limited)
+            body = await limited.body()
+            if self.body_field is None and body.strip() not in _NO_CONTENT and not self.reads_body:
+                raise InvalidFields("this takes no content", fields=["body"])
+            check_depth(body)
+            answer = await inner(limited)
+            return _head_of(answer) if HEAD_ONLY in request.scope else answer
 
         return guarded
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the endpoint decodes the body itself, without a model."""
+        return getattr(self.endpoint, READS_BODY, False)
+
+    def _check_parameters(self, request: Request) -> None:
+        known = {parameter.alias for parameter in self.dependant.query_params}
+        unknown = sorted(set(request.query_params) - known)
+        if unknown:
+            raise InvalidFields(f"unknown parameters: {', '.join(unknown)}", fields=unknown)
+
+
+def reads_body(endpoint: _Endpoint) -> _Endpoint:
+    """Marks an endpoint that decodes the body itself."""
+    setattr(endpoint, READS_BODY, True)
+    return endpoint
+
+
+def _head_of(answer: Response) -> Response:
+    """Without its body, so that one that is streamed is not made."""
+    if not isinstance(answer, StreamingResponse):
+        return answer
+    head = Response(status_code=answer.status_code)
+    head.raw_headers = answer.raw_headers
+    return head
 
 
 def new_router(audience: Audience) -> APIRouter:

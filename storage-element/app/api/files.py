@@ -8,10 +8,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.body_limit import limited_receive
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
 from artstore.contracts.media_type import canonical_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
-from artstore.errors import InvalidFields, Malformed, RevisionMismatch
+from artstore.errors import InvalidFields, Malformed, RevisionMismatch, UnsupportedHeader
 from artstore.if_match import if_match, revisions_in
 from artstore.jsons import JsonResponse, page, read_json
 from artstore.modes import Operation
@@ -62,7 +63,7 @@ async def patch_file(request: Request) -> Response:
     with context.files.operation("update"):
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
-        changes = await read_json(request, Changes)
+        changes = await read_json(Request(request.scope, limited_receive(request)), Changes)
         attributes = await patch(context.store, file_id, changes, await _if_revision(request, context.store, file_id))
         await context.telling.tell(file_id, attributes.revision, "update")
     return _record(attributes, 200)
@@ -91,6 +92,8 @@ async def delete_file(request: Request) -> Response:
         file_id = _file_id(request)
         saga_id = request.headers.get(SAGA_HEADER)
         if saga_id is not None:
+            if "if-match" in request.headers:
+                raise UnsupportedHeader("a compensation removes what its saga put: If-Match is not supported")
             await compensate(context.store, file_id, check_file_id(saga_id))
         else:
             context.element.require(Operation.DELETE)
@@ -107,7 +110,7 @@ async def get_content(request: Request) -> Response:
         try:
             attributes = opened.attributes
             _require_same(request, attributes)
-            asked = request.headers.get("range")
+            asked = _asked_range(request, attributes)
             part = choose_range(asked, attributes.size_bytes) if asked is not None else None
         except BaseException:
             opened.close()
@@ -171,6 +174,12 @@ def _require_same(request: Request, attributes: Attributes) -> None:
     tags = if_match(request.headers.getlist("if-match"))
     if tags is not None and f'"{attributes.checksum}"' not in tags:
         raise RevisionMismatch("the file has other bytes by now", revision=attributes.revision)
+
+
+def _asked_range(request: Request, attributes: Attributes) -> str | None:
+    """Range has a meaning for GET only, and under If-Range for the same bytes only (RFC 9110 §14.2, §13.1.5)."""
+    same = request.headers.get("if-range") in (None, f'"{attributes.checksum}"')
+    return request.headers.get("range") if request.method == "GET" and same else None
 
 
 def _limit(request: Request) -> int:

@@ -37,6 +37,8 @@ def expected_digests(request: Request) -> Expected:
     """Repr-Digest (RFC 9530) by SHA-256 and Content-MD5 (RFC 1864). Raises Malformed."""
     repr_digest = request.headers.get("repr-digest")
     found = _SHA256.search(repr_digest) if repr_digest is not None else None
+    if repr_digest is not None and found is None:
+        raise Malformed("Repr-Digest must be of the form sha-256=:<base64>:")
     return Expected(
         sha256=_decoded(found.group(1), 32) if found is not None else None,
         md5=_decoded(md5, 16) if (md5 := request.headers.get("content-md5")) is not None else None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER
+from artstore.http import request_headers
+from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.service import DataRoute, Handler
 
 from . import files
@@ -51,7 +53,9 @@ def _route(
     }
     if content is not None:
         described["requestBody"] = {"required": True, "content": content}
-    return DataRoute(path, [method], handler, {method.lower(): described})
+    stated = {parameter["name"].lower() for parameter in parameters or [] if parameter["in"] == "header"}
+    honours = frozenset(stated & (CONDITIONS | RANGES | request_headers.DIGESTS))
+    return DataRoute(path, [method], handler, {method.lower(): described}, honours)
 
 
 ROUTES = [
@@ -88,10 +92,15 @@ ROUTES = [
         files.get_content,
         "The bytes, or one range of them",
         {"200": {"description": "All of it", "content": BYTES}, "206": {"description": "A part", "content": BYTES}},
-        [_header("Range"), IF_MATCH],
+        [_header("Range"), _header("If-Range"), IF_MATCH],
     ),
     _route(
-        "HEAD", CONTENT, files.get_content, "Length, type and ETag of the bytes", {"200": {"description": "No body"}}
+        "HEAD",
+        CONTENT,
+        files.get_content,
+        "Length, type and ETag of the bytes",
+        {"200": {"description": "No body"}},
+        [IF_MATCH],
     ),
     _route("PUT", CONTENT, files.put_content, "Replace the bytes", {"200": RECORD}, [IF_MATCH, *DIGESTS], BYTES),
     _route(

@@ -11,14 +11,18 @@ import orjson
 import pytest
 import uvicorn
 
-from artstore import http_head
-from artstore.http_head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_URL_BYTES, BoundedProtocol, fault_of_head
+from artstore.http import protocol
+from artstore.http.connections import Connections
+from artstore.http.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_URL_BYTES, find_head_fault
+from artstore.http.protocol import Connection
 from artstore.testing.services import free_port
 
 CONNECTIONS = 20
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/authorised":
+        scope["state"]["principal"] = "somebody"
     while scope["path"] != "/at-once" and (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -28,9 +32,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     for name in ("HEAD_TIMEOUT_S", "LINGER_S", "SURPLUS_S"):
-        monkeypatch.setattr(http_head, name, 0.5)
+        monkeypatch.setattr(protocol, name, 0.5)
     number = free_port()
-    bounded: Any = partial(BoundedProtocol, max_connections=CONNECTIONS)
+    bounded: Any = partial(Connection, open_connections=Connections(CONNECTIONS))
     config = uvicorn.Config(app, port=number, http=bounded, lifespan="off", log_config=None, ws="none")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
@@ -116,17 +120,40 @@ async def test_who_was_answered_may_not_send_for_ever(port: int) -> None:
     assert (await talk(port, whole, whole, LAST, pause_s=0.3)).count(b"200 OK") == 3
 
 
-async def test_a_connection_too_many_is_told_so_and_room_is_room_again(port: int) -> None:
+async def test_idle_connections_lock_nobody_out(port: int) -> None:
+    """The oldest is closed for a new one."""
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
+    assert b"200 OK" in await talk(port, LAST)
+    async with asyncio.timeout(10):
+        assert await ended(idle[0][0])
+    for _, writer in idle:
+        writer.close()
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        return await reader.read() == b""
+    except ConnectionError:
+        return True
+
+
+async def test_a_connection_too_many_is_told_so_while_all_others_work(port: int) -> None:
+    """Those with an authorised request under way are not closed for another."""
+    working = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
+    for _, writer in working:
+        writer.write(b"POST /authorised HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n")
+    await asyncio.sleep(0.2)
     head, problem = problem_in(await talk(port, LAST))
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: 1" in head
     assert problem["code"] == "unavailable"
     assert await talk(port) == b""
-    for _, writer in idle:
-        writer.close()
-    await asyncio.sleep(0.1)
+    for reader, writer in working:
+        writer.write(b"x")
+        assert b"200 OK" in await reader.readline()
     assert b"200 OK" in await talk(port, LAST)
+    for _, writer in working:
+        writer.close()
 
 
 def problem_in(answer: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -155,7 +182,13 @@ async def test_who_closes_only_its_own_side_in_the_middle_of_a_body_is_answered(
 
 
 def scope(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
-    return {"raw_path": path, "query_string": query, "headers": headers or []}
+    return {
+        "method": "GET",
+        "http_version": "1.0",
+        "raw_path": path,
+        "query_string": query,
+        "headers": headers or [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -170,5 +203,5 @@ def scope(path: bytes = b"/", query: bytes = b"", headers: list[tuple[bytes, byt
     ],
 )
 def test_the_bounds_are_exact(given: dict[str, Any], status: int | None) -> None:
-    fault = fault_of_head(given)
+    fault = find_head_fault(given)
     assert (fault and fault.status) == status

@@ -1,0 +1,51 @@
+"""One request and its answer, as the application sees them.
+
+uvicorn's own class, with four rules more: 100 is sent only where content is still to come, an answer that leaves much of the
+content unread ends the connection, pipelined requests stay unread until their turn, and the connection decides how it closes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+DRAINED_BYTES = 256 << 10
+"""Unread content up to this length is read and dropped after an early answer; more of it ends the connection."""
+
+
+class Exchange(RequestResponseCycle):
+    """`stated_bytes` is Content-Length; None without one."""
+
+    stated_bytes: int | None = None
+    received_bytes = 0
+
+    async def receive(self) -> Any:
+        if not self.more_body:
+            self.waiting_for_100_continue = False
+        elif self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            if self.more_body:
+                self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        message = {"type": "http.request", "body": bytes(self.body), "more_body": self.more_body}
+        self.body = bytearray()
+        return message
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        if message["type"] == "http.response.start" and self.more_body and not self._drains():
+            self.keep_alive = False
+        await super().send(message)  # type: ignore[arg-type]
+
+    def _drains(self) -> bool:
+        """Whether the content still to come is short and certain to come. After an unmet expectation it may never be sent
+        (RFC 9110 §10.1.1), and the next request would be taken for it."""
+        if self.waiting_for_100_continue or self.stated_bytes is None:
+            return False
+        return self.stated_bytes - self.received_bytes <= DRAINED_BYTES

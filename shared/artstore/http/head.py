@@ -1,0 +1,103 @@
+"""The rules a request's head must keep, decided from the head alone, before any of the body is asked for.
+
+`find_framing_fault` holds where the end of the message is not certain: the connection must end with the refusal.
+`find_head_fault` is answered by the edge like any other error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.types import Scope
+
+from artstore.errors import (
+    ArtStoreError,
+    ExpectationFailed,
+    LengthRequired,
+    Malformed,
+    NotImplementedHere,
+    TooManyHeaders,
+    UnsupportedMediaType,
+    UnsupportedVersion,
+    UriTooLong,
+)
+
+MAX_URL_BYTES = 8192
+MAX_FIELDS = 64
+MAX_HEAD_BYTES = 32 << 10
+"""Names and values together; a token has up to 8 KiB."""
+_VERSIONS = frozenset({"1.0", "1.1"})
+WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
+_WITHOUT_CONTENT = frozenset({"GET", "HEAD", "DELETE"})
+
+_Fields = Iterable[tuple[bytes, bytes]]
+
+
+def find_framing_fault(method: str, version: str, fields: _Fields) -> ArtStoreError | None:
+    """A head that leaves open where its body ends, or that asks for another protocol. None for all others."""
+    if version not in _VERSIONS:
+        return UnsupportedVersion("this server speaks HTTP/1.1")
+    if method == "CONNECT":
+        return NotImplementedHere("CONNECT is not implemented: this server is not a proxy")
+    codings = [value for name, value in fields if name == b"transfer-encoding"]
+    if codings:
+        stated = b",".join(codings).strip(b" \t").lower()
+        if stated != b"chunked":
+            return NotImplementedHere("Transfer-Encoding must be chunked: other codings are not decoded")
+        if version == "1.0":
+            return Malformed("Transfer-Encoding is not part of HTTP/1.0")
+        return None
+    if version == "1.0" and method in WITH_CONTENT and not any(name == b"content-length" for name, _ in fields):
+        return LengthRequired(f"a {method} under HTTP/1.0 needs Content-Length")
+    return None
+
+
+def find_head_fault(scope: Scope) -> ArtStoreError | None:
+    """What the edge answers; None for a head that keeps the rules."""
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
+        return UriTooLong(f"the path and the query may have {MAX_URL_BYTES} bytes")
+    fields = scope["headers"]
+    if len(fields) > MAX_FIELDS:
+        return TooManyHeaders(f"there may be {MAX_FIELDS} header fields")
+    if sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
+        return TooManyHeaders(f"the header fields may have {MAX_HEAD_BYTES} bytes")
+    hosts = 0
+    for name, value in fields:
+        if name == b"host":
+            hosts += 1
+        elif (rule := _RULES.get(name)) is not None and (fault := rule(scope, value)) is not None:
+            return fault
+    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+        return Malformed("a request has exactly one Host field")
+    return None
+
+
+def _expect(scope: Scope, value: bytes) -> ArtStoreError | None:
+    known = scope["http_version"] == "1.0" or value.strip(b" \t").lower() == b"100-continue"
+    return None if known else ExpectationFailed("the only expectation known here is 100-continue")
+
+
+def _content_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:
+    codings = {coding.strip(b" \t").lower() for coding in value.split(b",")}
+    if codings <= {b"identity", b""}:
+        return None
+    return UnsupportedMediaType("Content-Encoding is not decoded here: send the content itself")
+
+
+def _content_range(_scope: Scope, _value: bytes) -> ArtStoreError | None:
+    return Malformed("Content-Range is not supported: a request carries whole content")
+
+
+def _content(scope: Scope, value: bytes) -> ArtStoreError | None:
+    if scope["method"] in _WITHOUT_CONTENT and value.strip(b"0") != b"":
+        return Malformed(f"a {scope['method']} carries no content here")
+    return None
+
+
+_RULES = {
+    b"expect": _expect,
+    b"content-encoding": _content_encoding,
+    b"content-range": _content_range,
+    b"content-length": _content,
+    b"transfer-encoding": _content,
+}

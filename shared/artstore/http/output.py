@@ -1,0 +1,68 @@
+"""What a connection writes: counted, and given up when its client does not take it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from artstore.errors import PROBLEM_JSON, ArtStoreError
+from artstore.logs import get_logger
+
+log = get_logger("artstore.http")
+
+STALL_S = 30.0
+MIN_TAKEN_BYTES = 16 << 10
+"""Of an answer a client must take so much, or all of it, in each STALL_S."""
+
+
+class Output:
+    """The transport as an exchange uses it: `close` is the connection's own decision."""
+
+    __slots__ = ("_loop", "_timer", "_transport", "_written_bytes", "close", "is_closing")
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
+    ) -> None:
+        self._transport, self._loop, self.close = transport, loop, close
+        self.is_closing = transport.is_closing
+        self._written_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, data: bytes) -> None:
+        self._written_bytes += len(data)
+        self._transport.write(data)
+
+    def write_problem(self, error: ArtStoreError, request_id: str) -> None:
+        """A whole answer to what never becomes a request of the application."""
+        log.warning("refused before the edge", request_id=request_id, code=error.code, detail=error.detail)
+        body = error.to_wire(request_id)
+        head: dict[str, Any] = {
+            "content-type": PROBLEM_JSON,
+            "content-length": len(body),
+            "x-request-id": request_id,
+            **error.headers(),
+            "connection": "close",
+        }
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        self.write(f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n".encode() + body)
+
+    def watch(self) -> None:
+        """Ends the connection unless its client takes what is written. uvicorn and `close` wait for that without limit."""
+        left = self._transport.get_write_buffer_size()
+        if left and self._timer is None:
+            self._timer = self._loop.call_later(STALL_S, self._check, self._written_bytes - left)
+
+    def forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self, taken_before: int) -> None:
+        self._timer = None
+        left = self._transport.get_write_buffer_size()
+        if left and self._written_bytes - left - taken_before < MIN_TAKEN_BYTES:
+            log.warning("answer not taken", left_bytes=left)
+            self._transport.abort()
+        else:
+            self.watch()

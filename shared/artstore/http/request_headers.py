@@ -1,0 +1,41 @@
+"""Headers that change what a request means: an endpoint honours them or refuses the request (docs/api.md, "Request headers").
+
+Each endpoint names the ones that it evaluates itself; `check` refuses the others. On GET and HEAD those that may be passed over
+without harm are (RFC 9110 §13 and §14): the answer is then the whole, current one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from artstore.errors import RevisionMismatch, UnsupportedHeader
+
+DIGESTS = frozenset({"content-digest", "repr-digest", "content-md5"})
+CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
+RANGES = frozenset({"range", "if-range"})
+
+CHANGED_BY_REVISION = frozenset({"if-match"})
+"""Of an endpoint that changes a file under the revision the client has seen."""
+NOTHING: frozenset[str] = frozenset()
+
+_READING = frozenset({"GET", "HEAD"})
+_REFUSED_ON_READING = frozenset(name.encode() for name in {"if-match", "if-unmodified-since"})
+_REFUSED = frozenset(name.encode() for name in CONDITIONS | RANGES | DIGESTS)
+_REMEDIES = {
+    "if-unmodified-since": "send If-Match with the revision",
+    "if-none-match": "send If-Match with the revision",
+    "range": "content is replaced as a whole",
+}
+
+
+def check(method: str, fields: Iterable[tuple[bytes, bytes]], honoured: Collection[str] = NOTHING) -> None:
+    """Raises UnsupportedHeader, and RevisionMismatch for `If-None-Match: *` where only something that exists can be changed."""
+    refused = _REFUSED_ON_READING if method in _READING else _REFUSED
+    for name, value in fields:
+        if name in refused and (shown := name.decode()) not in honoured:
+            if name == b"if-none-match" and value.strip() == b"*" and method != "POST":
+                raise RevisionMismatch("If-None-Match: * asks that there is nothing here to change")
+            remedy = _REMEDIES.get(shown)
+            raise UnsupportedHeader(
+                f"{shown} is not supported on this {method}{f': {remedy}' if remedy else ''}", header=shown
+            )
