@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -18,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from artstore import safe_secrets
 from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
+from artstore.log_sink import write_last
 from artstore.safe_secrets import check_private
 from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
 
@@ -194,5 +194,5 @@ def _one(problem: Any) -> str:
 
 
 def _refuse(why: str) -> NoReturn:
-    sys.stderr.write(f"artstore: cannot start: {why}\n")
+    write_last(f"artstore: cannot start: {' '.join(why.split())}\n")
     raise SystemExit(2)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import logging
-import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
 import orjson
 import structlog
 from opentelemetry import trace
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from artstore.log_sink import LAST_LINES_TIMEOUT_S, LogSink, open_standard_error
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that this task serves; empty outside one."""
@@ -18,40 +22,84 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 SECRET_WORDS = ("secret", "password", "authorization", "token", "private")
 """A key that holds one of these is never written out, whoever logs it."""
 _SAFE = frozenset({"token_type"})
+MAX_LINE_CHARACTERS = 64 << 10
+
+_sink: LogSink | None = None
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(source=name))
 
 
+def lines_dropped() -> int:
+    """Log lines that the sink could not take since the start."""
+    return _sink.dropped if _sink is not None else 0
+
+
 def configure_logs(service: str, level: str, log_format: str) -> None:
-    """Called once at start. Lines of libraries that use `logging` take the same way."""
-    chain: list[Any] = [
+    """Called once at start. Lines of libraries that use `logging`, warnings and tracebacks take the same way."""
+    sink = _open_sink()
+    chain: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         _Context(service),
         _hide_secrets,
         structlog.processors.format_exc_info,
+        (
+            structlog.dev.ConsoleRenderer(colors=sink.isatty())
+            if log_format == "text"
+            else structlog.processors.JSONRenderer(serializer=_dumps)
+        ),
     ]
-    rendering = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        if log_format == "text"
-        else structlog.processors.JSONRenderer(serializer=_dumps)
-    )
+    render = _Render(chain)
     structlog.configure(
-        processors=[*chain, rendering],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(Any, sink)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sink)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *chain],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, rendering],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level)), force=True)
+    logging.raiseExceptions = False  # a line that cannot be formatted is not worth a traceback
+    logging.captureWarnings(True)
+
+
+def _open_sink() -> LogSink:
+    global _sink
+    if _sink is None:
+        _sink = open_standard_error(_report_dropped)
+        atexit.register(_sink.close, LAST_LINES_TIMEOUT_S)
+    return _sink
+
+
+def _report_dropped(lines: int) -> None:
+    get_logger("artstore.logs").warning("log lines dropped", lines=lines)
+
+
+class _Render:
+    """The chain as one step that always yields a line: logging must not fail the operation that logs."""
+
+    def __init__(self, chain: Sequence[Processor]) -> None:
+        self._chain = chain
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        name = str(event.get("event", ""))[:1000]
+        try:
+            made: Any = event
+            for step in self._chain:
+                made = step(logger, method, made)
+            if len(made) <= MAX_LINE_CHARACTERS:
+                return cast(str, made)
+            problem = f"the line had {len(made)} characters"
+        except Exception as error:  # whatever a value's own __str__ raises
+            problem = f"the line could not be rendered: {type(error).__name__}"
+        return _dumps({"event": name, "level": method, "log_problem": problem})
 
 
 class _Context:
@@ -76,4 +124,7 @@ def _hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def _dumps(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except (TypeError, ValueError):  # lone surrogates, integers over 64 bits
+        return json.dumps({str(key): value if value is None else str(value) for key, value in event.items()})

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from artstore.errors import ArtStoreError
+from artstore.logs import lines_dropped
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -22,7 +25,15 @@ def new_registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
+    registry.register(_LogLines())
     return registry
+
+
+class _LogLines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "log_lines_dropped", "Log lines that standard error could not take", value=lines_dropped()
+        )
 
 
 def exposition(registry: CollectorRegistry) -> bytes:
