@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
-from artstore.tasks import Tasks
+from artstore.tasks import Tasks, describe
 
 log = get_logger("artstore.health")
 
@@ -21,8 +22,11 @@ NOT_OK_EVERY_S = 0.25
 @dataclass(slots=True)
 class _Check:
     required: bool
+    quiet: bool = False
     ok: bool = False
     detail: str = NOT_YET
+    logged: str = ""
+    """The failure that the log already has."""
 
 
 @dataclass(slots=True)
@@ -40,30 +44,12 @@ class Health:
         required: bool = True,
         every_s: float = 2.0,
         timeout_s: float = 2.0,
+        quiet: bool = False,
     ) -> None:
-        """`check` raises when it is not well; what an error of ours says is the detail shown, or what `check` answers."""
-        entry = self._checks[name] = _Check(required=required)
-        self.tasks.start(f"health:{name}", self._watch(name, entry, check, every_s, timeout_s))
-
-    async def _watch(
-        self, name: str, entry: _Check, check: Callable[[], Awaitable[object]], every_s: float, timeout_s: float
-    ) -> None:
-        told = ""
-        while True:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    answer = await check()
-            except Exception as error:  # any failure is the answer
-                entry.ok, entry.detail = False, _shown(error)
-                if entry.detail != told:
-                    told = entry.detail
-                    log.warning("check failed", check=name, error=str(error) or type(error).__name__)
-            else:
-                if told:
-                    log.info("check passes again", check=name)
-                told = ""
-                entry.ok, entry.detail = True, answer if isinstance(answer, str) else "ok"
-            await asyncio.sleep(every_s if entry.ok else min(every_s, NOT_OK_EVERY_S))
+        """`check` raises when it is not well; what an error of ours says is the detail shown, or what `check` answers.
+        `quiet` for a check that fails while all is in order, and changes its text all the time: progress of a start."""
+        entry = self._checks[name] = _Check(required=required, quiet=quiet)
+        self.tasks.forever(f"health:{name}", partial(_run, name, entry, check, every_s, timeout_s), pause_s=0.0)
 
     @property
     def ready(self) -> bool:
@@ -82,6 +68,26 @@ class Health:
                 for name, check in self._checks.items()
             },
         }
+
+
+async def _run(
+    name: str, entry: _Check, check: Callable[[], Awaitable[object]], every_s: float, timeout_s: float
+) -> None:
+    """One round and the pause after it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            answer = await check()
+    except Exception as error:  # any failure is the result
+        entry.ok, entry.detail = False, _shown(error)
+        if entry.detail != entry.logged and not entry.quiet:
+            entry.logged = entry.detail
+            log.warning("check failed", check=name, error=describe(error))
+    else:
+        if entry.logged:
+            log.info("check passes again", check=name)
+        entry.logged = ""
+        entry.ok, entry.detail = True, answer if isinstance(answer, str) else "ok"
+    await asyncio.sleep(every_s if entry.ok else min(every_s, NOT_OK_EVERY_S))
 
 
 def _shown(error: Exception) -> str:

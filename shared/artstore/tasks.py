@@ -1,4 +1,7 @@
-"""Background tasks with an owner: each is named, its failures are logged and it goes on after a pause."""
+"""Background tasks with an owner: each is named, its failures are logged and it goes on after a pause.
+
+Every loop that lives as long as its process runs here, because nothing restarts a loop that ended by an exception.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +50,11 @@ class Tasks:
 
     def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
         """Run `work`, wait `seconds`, run it again. After failures the wait grows up to MAX_PAUSE_S."""
-        return self.start(name, _repeat(name, seconds, work))
+        return self.start(name, repeat(name, seconds, work))
 
     def forever(self, name: str, work: Callable[[], Awaitable[object]], pause_s: float = 0.5) -> asyncio.Task[None]:
         """For work that is a loop of its own: begun again `pause_s` after it ended, MAX_RESTART_PAUSE_S after failures."""
-        return self.start(name, _repeat(name, pause_s, work, MAX_RESTART_PAUSE_S))
+        return self.start(name, repeat(name, pause_s, work, MAX_RESTART_PAUSE_S))
 
     async def close(self) -> None:
         """Cancel all and wait until they have ended. redis-py swallows a cancellation while it reconnects: ask again."""
@@ -63,21 +66,40 @@ class Tasks:
     async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:  # the task's own edge: nobody awaits it
-            log.error("task failed", task=name, error=str(error), exc_info=True)
+        except Exception as error:  # the task's own edge: nothing awaits it
+            log.error("task failed", task=name, error=describe(error), exc_info=True)
 
 
-async def _repeat(
+async def repeat(
     name: str, seconds: float, work: Callable[[], Awaitable[object]], max_pause_s: float = MAX_PAUSE_S
 ) -> None:
+    """The loop behind `every` and `forever`, for an owner that cancels its task itself. Only a cancellation ends it."""
     failures = 0
     while True:
         try:
             await work()
             failures = 0
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            failures += 1  # a cancelled future that a library let out: this task goes on
+            log.warning("task round failed", task=name, error="a call was cancelled", failures=failures)
         except Exception as error:  # periodic-task runner: the next round may succeed
             failures += 1
-            log.warning("task round failed", task=name, error=str(error) or type(error).__name__, failures=failures)
+            log.warning("task round failed", task=name, error=describe(error), failures=failures)
         slow_s = max(seconds, MIN_FAILURE_PAUSE_S) * 2 ** min(failures, 8)
         pause_s = min(slow_s, max(max_pause_s, seconds)) if failures else seconds
         await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def describe(error: Exception) -> str:
+    """Its text, or its type where it has none or cannot make one."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # a library's own __str__
+        return type(error).__name__

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from artstore.tasks import Tasks
 
 
@@ -69,3 +71,28 @@ async def test_a_task_begun_once_may_fail_without_taking_others_along() -> None:
         other = tasks.start("other", asyncio.sleep(60, None))
         await done
         assert not other.done()
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, Unprintable, TimeoutError, RuntimeError, RecursionError])
+async def test_no_exception_of_a_round_ends_a_periodic_task(error: type[BaseException]) -> None:
+    """A library may let a cancelled future of its own out: that is no wish to end this task."""
+    rounds = 0
+    went_on = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds < 3:
+            raise error
+        went_on.set()
+
+    async with Tasks.open() as tasks:
+        task = tasks.every("periodic", 0.001, work)
+        async with asyncio.timeout(30):
+            await went_on.wait()
+    assert task.cancelled()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from artstore.errors import ElementFailed
 from artstore.points import hit
 
 from . import durable
@@ -46,11 +45,15 @@ def describe(store: Store, boundary: int) -> Checkpoint:
 
 
 async def keep_checkpointing(store: Store) -> None:
-    """One checkpoint after each filled segment, until the element fails or this is cancelled."""
+    """One checkpoint after each filled segment, until the element fails. A failure of another kind is raised; the segment
+    stays to be freed, so the owner calls this again."""
     while True:
         await store.wal.rotated.wait()
         store.wal.rotated.clear()
         try:
             await checkpoint(store)
-        except ElementFailed:
-            return
+        except Exception:
+            if store.failing.reason is not None:
+                await asyncio.Event().wait()  # read-only until it is started again
+            store.wal.rotated.set()
+            raise

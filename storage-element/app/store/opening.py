@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from artstore.clock import Clock
-from artstore.errors import ElementFailed
+from artstore.errors import ArtStoreError
+from artstore.logs import get_logger
+from artstore.tasks import repeat
 
 from ..capacity import Reserve
 from . import durable
@@ -28,6 +31,8 @@ from .room import Room, Usage
 from .segments import SUFFIX, Segment, SegmentRead, open_segment, read_segment
 from .store import Limits, Store
 from .wal import Wal
+
+log = get_logger("store.opening")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,11 @@ async def locked_root(root: str) -> AsyncIterator[Paths]:
 
 @asynccontextmanager
 async def open_store(
-    paths: Paths, settings: StoreSettings, catalog: Catalog, clock: Clock, files: Backend | None = None
+    paths: Paths,
+    settings: StoreSettings,
+    catalog: Catalog,
+    clock: Clock,
+    files: Backend | None = None,
 ) -> AsyncIterator[Store]:
     """Recovered and ready. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk refuses."""
     failing, usage = Failing(), Usage()
@@ -74,13 +83,15 @@ async def open_store(
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
     )
     try:
-        log = await asyncio.to_thread(_read_log, paths, clock.unix_s())
-        await store.wal.start(log.free, log.live, log.replay.next_number, log.replay.last_sequence)
-        await recover(store, log.replay)
+        read = await asyncio.to_thread(_read_log, paths, clock.unix_s())
+        await store.wal.start(read.free, read.live, read.replay.next_number, read.replay.last_sequence)
+        await recover(store, read.replay)
     except BaseException:
         await _let_go(store)
         raise
-    checkpoints = asyncio.create_task(keep_checkpointing(store), name="checkpoints")
+    checkpoints = asyncio.create_task(
+        repeat("checkpoints", 0.0, partial(keep_checkpointing, store)), name="checkpoints"
+    )
     try:
         yield store
     finally:
@@ -104,15 +115,15 @@ def _read_log(paths: Paths, now_s: float) -> _Log:
             read.append((segment.sequence if segment is not None else 0, path, segment))
     read.sort(key=lambda one: one[0])
     replay = understand([segment for _, _, segment in read if segment is not None], now_s)
-    log = _Log(replay, [], [])
+    found = _Log(replay, [], [])
     for sequence, path, segment in read:
         opened = open_segment(path)
         if segment is not None and any(frame.number >= replay.redo_from for frame in segment.frames):
             opened.sequence, opened.first, opened.end = sequence, segment.first, segment.frames[-1].number + 1
-            log.live.append(opened)
+            found.live.append(opened)
         else:
-            log.free.append(opened)
-    return log
+            found.free.append(opened)
+    return found
 
 
 async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
@@ -123,9 +134,10 @@ async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
     try:
         if store.failing.reason is None:
             await checkpoint(store, rotate=True)
-    except ElementFailed:
-        pass  # said where it failed; the next start recovers
-    await _let_go(store)
+    except ArtStoreError as error:  # the next start recovers
+        log.warning("no checkpoint at the stop", error=error.detail)
+    finally:
+        await _let_go(store)
 
 
 async def _let_go(store: Store) -> None:
