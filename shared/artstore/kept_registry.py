@@ -9,6 +9,7 @@ import msgspec
 
 from artstore.clock import Clock
 from artstore.contracts.elements import Snapshot
+from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 
 log = get_logger("artstore.discovery")
@@ -44,9 +45,7 @@ class KeptRegistry:
             return
         try:
             if changed:
-                fresh = self._path.with_suffix(f".{os.getpid()}")
-                fresh.write_bytes(msgspec.json.encode(snapshot))
-                fresh.replace(self._path)
+                replace_file(self._path, msgspec.json.encode(snapshot))
             else:
                 os.utime(self._path)
         except OSError as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from artstore.auth.revocations import Revocations
 from artstore.auth.signed_jwks import open_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import EXPIRES_IN_S
+from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 
 log = get_logger("artstore.keys")
@@ -175,9 +175,10 @@ class RemoteKeys:
     def _keep(self, document: bytes) -> None:
         if self._kept is None:
             return
-        fresh = self._kept.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(document)
-        fresh.replace(self._kept)
+        try:
+            replace_file(self._kept, document)
+        except OSError as error:  # a full disk must not refuse valid tokens
+            log.warning("the signing keys are not kept", path=str(self._kept), error=str(error))
 
 
 def base64url(raw: bytes) -> str:
