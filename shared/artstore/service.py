@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.server import HANDLED_SIGNALS
 
 from artstore import __version__, points
 from artstore.audit.writer import AuditWriter, open_writer
@@ -42,7 +44,7 @@ from artstore.openapi import describe
 from artstore.problems import install_problem_handlers
 from artstore.status import status_router
 from artstore.tasks import Tasks
-from artstore.tracing import configure_tracing
+from artstore.tracing import close_tracing, configure_tracing
 
 log = get_logger("artstore.service")
 
@@ -119,10 +121,10 @@ def build_app(
         async with Tasks.open() as tasks:
             audit = open_writer(settings, audience, clock, tasks, registry)
             runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter, audit)
-            tasks.start("load", load.watch())
+            tasks.forever("load", load.watch)
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
-                _calm_collector()
+                _freeze_start_objects()
                 log.info("started", version=__version__)
                 yield
                 log.info("stopping")
@@ -155,8 +157,8 @@ def build_app(
     return app
 
 
-def _calm_collector() -> None:
-    """What the start has made stays: the collector need not look through it again and again."""
+def _freeze_start_objects() -> None:
+    """So that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_AFTER_OBJECTS, *gc.get_threshold()[1:])
@@ -210,8 +212,20 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
+    server = Server(config)
     try:
-        uvicorn.Server(config).run()
+        server.run()
     finally:
-        if provider is not None:
-            provider.shutdown()
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # what is left is short and has limits of its own
+        close_tracing(provider)
+
+
+class Server(uvicorn.Server):
+    """Returns from `run` after a signal; uvicorn's would raise it again, and end the process before its last steps."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from artstore.logs import get_logger
+
+log = get_logger("artstore.tracing")
+
+CLOSE_TIMEOUT_S = 2.0
+LIBRARY_LOGGERS = ("opentelemetry.exporter", "opentelemetry.sdk")
+"""They log each attempt; OutageExporter logs each outage."""
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -22,11 +32,57 @@ def configure_tracing(service: str, endpoint: str | None, share: float) -> Trace
     """Called once at start. Without an endpoint spans cost nothing; the trace id is passed on all the same."""
     if endpoint is None:
         return None
-    sampler = ParentBased(TraceIdRatioBased(share))
-    provider = TracerProvider(sampler=sampler, resource=Resource.create({"service.name": f"artstore-{service}"}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+    for library in LIBRARY_LOGGERS:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    provider = TracerProvider(
+        sampler=ParentBased(TraceIdRatioBased(share)),
+        resource=Resource.create({"service.name": f"artstore-{service}"}),
+        shutdown_on_exit=False,  # without a limit: close_tracing has one
+    )
+    exporter = OutageExporter(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def close_tracing(provider: TracerProvider | None) -> None:
+    """Sends the spans that wait for the next batch, for at most CLOSE_TIMEOUT_S: the collector may not respond."""
+    if provider is None:
+        return
+    closing = threading.Thread(target=provider.shutdown, name="close-tracing", daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
+    if closing.is_alive():
+        log.warning("spans not sent at the stop: the trace collector does not respond")
+
+
+class OutageExporter(SpanExporter):
+    """Logs the begin and the end of a collector's outage, one line each, instead of a line per attempt."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._away = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # the exporter's thread must go on
+            result, reason = SpanExportResult.FAILURE, type(error).__name__
+        else:
+            reason = "no spans accepted"
+        away = result is not SpanExportResult.SUCCESS
+        if away and not self._away:
+            log.warning("trace collector unavailable: spans are dropped", error=reason)
+        elif self._away and not away:
+            log.info("trace collector available again")
+        self._away = away
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
 
 
 def tracer() -> Tracer:

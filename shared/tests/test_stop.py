@@ -1,0 +1,161 @@
+"""A service process from SIGTERM to its exit: status 0, spans sent, and no collector or log holds it up. Real sockets."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from artstore.testing.services import free_port
+
+SHARED = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 60
+"""No promise: it only ends a test that would hang."""
+PROGRAM = """
+from contextlib import asynccontextmanager
+from artstore.config import ServiceSettings, load_settings
+from artstore.contracts.tokens import Audience
+from artstore.service import build_app, serve
+
+@asynccontextmanager
+async def open_context(runtime):
+    yield object()
+
+settings = load_settings(ServiceSettings)
+serve(build_app(audience=Audience.QUERY, title="test", settings=settings, open_context=open_context), settings, "test")
+"""
+
+
+@contextmanager
+def service(log: Path, collector_port: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SHARED),
+        "PORT": str(port),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
+        "OTEL_TRACES_SAMPLER_ARG": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=file)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            deadline = time.monotonic() + TIMEOUT_S
+            while True:
+                try:
+                    client.get("/health/live")
+                    break
+                except httpx.TransportError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None, log.read_text()
+                    time.sleep(0.05)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def collector() -> Iterator[tuple[int, list[int]]]:
+    """A port that takes spans, and the sizes of the batches that came."""
+    batches: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            batches.append(len(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, batches
+    server.shutdown()
+    server.server_close()
+
+
+def stopped(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    return process.wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_sends_the_spans_that_wait_and_ends_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
+    with collector() as (port, batches), service(tmp_path / "log", port) as (process, client):
+        deadline = time.monotonic() + TIMEOUT_S
+        while not batches:
+            client.get("/nowhere")
+            assert time.monotonic() < deadline
+        before = len(batches)
+        client.get("/nowhere")
+        assert stopped(process, number) == 0
+        assert len(batches) > before
+
+
+def test_a_collector_that_does_not_respond_neither_holds_up_a_stop_nor_fills_the_log(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        with service(tmp_path / "log", silent.getsockname()[1]) as (process, client):
+            for _ in range(20):
+                client.get("/nowhere")
+            assert stopped(process) == 0
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "collector" in line or "Transient" in line]
+    assert len(lines) <= 2, lines
+
+
+def test_an_outage_of_the_collector_is_one_line_in_the_log(tmp_path: Path) -> None:
+    """Several exports fail meanwhile; the exporter's library would log each."""
+    with service(tmp_path / "log", free_port()) as (process, client):
+        deadline = time.monotonic() + TIMEOUT_S
+        while "trace collector unavailable" not in (tmp_path / "log").read_text():
+            client.get("/nowhere")
+            time.sleep(0.1)
+            assert time.monotonic() < deadline
+        for _ in range(20):
+            client.get("/nowhere")
+            time.sleep(0.1)
+        assert stopped(process) == 0
+    log = (tmp_path / "log").read_text()
+    assert log.count("trace collector unavailable") == 1
+    assert "Transient error" not in log
+    assert "Traceback" not in log
+
+
+def test_a_log_that_nobody_reads_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(SHARED), "PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=writing)
+    os.close(writing)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_S) as client:
+            deadline = time.monotonic() + TIMEOUT_S
+            while True:
+                try:
+                    client.get("/health/live")
+                    break
+                except httpx.TransportError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+            for _ in range(1000):  # about 250 KiB of lines; a pipe holds 64
+                assert client.get("/nowhere").status_code in (404, 429)
+            assert client.get("/health/live").status_code == 200
+            assert stopped(process) == 0
+    finally:
+        process.kill()
+        os.close(reading)
