@@ -17,6 +17,7 @@ from artstore.tasks import Tasks
 
 from .audit.heads import LOOK_EVERY_S
 from .elements.presence import Presence
+from .feed import KEEP_CHANGES_S, purge_changes
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
 from .sagas.keyed import purge_keys
@@ -62,6 +63,7 @@ def jobs(context: Context) -> list[Job]:
         Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
         Job("sweep-sagas", min(SWEEP_EVERY_S, settings.saga_lease_s), context.upkeep.sweep),
         Job("purge-sagas", PURGE_EVERY_S, lambda: context.upkeep.purge(settings.saga_keep_finished_s)),
+        Job("purge-changes", PURGE_EVERY_S, lambda: purge_changes(context.database, KEEP_CHANGES_S)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, lambda: purge_keys(context.database, KEEP_S)),
     ]
 

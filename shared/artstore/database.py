@@ -22,7 +22,7 @@ from artstore.config import DatabaseSettings
 from artstore.errors import Unavailable
 from artstore.service import Runtime
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The migration this code needs at least; revisions are numbers of four digits."""
 EDGE = "postgresql"
 PING_AFTER_IDLE_S = 1.0

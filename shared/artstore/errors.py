@@ -11,7 +11,7 @@
     ├── UnsupportedVersion 505   │
     ├── KeyInUse 409             ├── KeyReused 422
     ├── RevisionMismatch 412     ├── TooLarge 413
-    ├── UriTooLong 414           ├── Quarantined 410
+    ├── UriTooLong 414           ├── Quarantined 410, CursorExpired 410
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
     ├── InvalidFields 422        ├── RateLimited 429
     ├── TooManyHeaders 431       ├── InternalError 500
@@ -147,6 +147,12 @@ class Quarantined(ArtStoreError):
 class LengthRequired(ArtStoreError):
     status, code, title = 411, "length_required", "The request must state the length of its content"
     closes = True
+
+
+class CursorExpired(ArtStoreError):
+    """Changes after the cursor were purged, or the catalog was restored to a state before it."""
+
+    status, code, title = 410, "cursor_expired", "The changes after this cursor are not kept"
 
 
 class RevisionMismatch(ArtStoreError):

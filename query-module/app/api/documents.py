@@ -6,6 +6,9 @@ from typing import Any
 
 from artstore.contracts.schemas import RECORD
 
+from ..search.feed import DEFAULT_LIMIT as FEED_DEFAULT
+from ..search.feed import MAX_LIMIT as FEED_LIMIT
+from ..search.feed import MAX_WAIT_S
 from ..search.parse import DEFAULT_LIMIT, DEFAULT_SORT, MAX_LIMIT, SORTS
 
 _TEXT = {"type": "string"}
@@ -72,6 +75,53 @@ LISTING: dict[str, Any] = {
                                 "items": {"type": "array", "items": RECORD},
                                 "next_cursor": {"type": ["string", "null"]},
                             },
+                        }
+                    }
+                },
+            )
+        },
+    }
+}
+
+_CHANGE = {
+    "type": "object",
+    "required": ["change", "file_id", "revision", "at", "file"],
+    "properties": {
+        "change": {"type": "string", "enum": ["created", "updated", "deleted"]},
+        "file_id": {"type": "string", "format": "uuid"},
+        "revision": {"type": "integer", "minimum": 1, "description": "Of a deleted file its last one"},
+        "at": _MOMENT,
+        "file": {"oneOf": [RECORD, {"type": "null"}], "description": "The record as it is now; null when it is gone"},
+    },
+}
+
+CHANGES: dict[str, Any] = {
+    "get": {
+        "tags": ["files"],
+        "summary": "Every creation, change and deletion, once and in an order that never changes",
+        "description": (
+            "For programs that follow the store: ask again with `next_cursor`, also after an empty answer. Without "
+            "`since`: all that is kept. 410 `cursor_expired`: list the files, then start without `since`."
+        ),
+        "operationId": "list_changes",
+        "parameters": [
+            _query("since", "`next_cursor` of the answer before"),
+            _query("limit", "", {"type": "integer", "minimum": 1, "maximum": FEED_LIMIT, "default": FEED_DEFAULT}),
+            _query(
+                "wait_s",
+                "Seconds to wait for a change when there is none",
+                {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+            ),
+        ],
+        "responses": {
+            "200": _answer(
+                "Changes, and where to go on",
+                content={
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["items", "next_cursor"],
+                            "properties": {"items": {"type": "array", "items": _CHANGE}, "next_cursor": _TEXT},
                         }
                     }
                 },

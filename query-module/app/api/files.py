@@ -1,4 +1,4 @@
-"""GET /api/files, GET /api/files/{file_id} and GET|HEAD …/content."""
+"""GET /api/files, GET /api/changes, GET /api/files/{file_id} and GET|HEAD …/content."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from artstore.service import DataRoute
 from ..core.context import Context
 from ..reading.conditions import Validators, check_unchanged, is_known_to_client, validators_of
 from ..reading.lookup import Found
+from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search
 from . import degraded, documents
@@ -60,6 +61,15 @@ async def listing(request: Request) -> Response:
     return JsonResponse(body, headers={SOURCE_HEADER: "database"})
 
 
+async def changes(request: Request) -> Response:
+    context = _context(request)
+    with context.files.operation("list"):
+        page = await context.feed.read(*parse_feed(request.query_params.multi_items()))
+    cursor = encode_position(page.next).encode()
+    body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":"' + cursor + b'"}'
+    return JsonResponse(body, headers={SOURCE_HEADER: "database"})
+
+
 def _context(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
@@ -81,6 +91,7 @@ def _origin(found: Found) -> dict[str, str]:
 
 
 ROUTES = [
+    DataRoute("/api/changes", ["GET"], saying_what_is_away(changes), documents.CHANGES),
     DataRoute("/api/files", ["GET"], saying_what_is_away(listing), documents.LISTING),
     DataRoute("/api/files/{file_id}", ["GET"], saying_what_is_away(attributes), documents.ATTRIBUTES, CONDITIONS),
     DataRoute(

@@ -27,6 +27,7 @@ from ..reading.lookup import Levels, Lookup
 from ..reading.memory import Memory
 from ..reading.refill import Refill
 from ..reading.relay import RelayMetrics
+from ..search.feed import LOOK_EVERY_S, Feed
 from .config import Settings
 from .redis import hear_changes, open_level
 
@@ -39,6 +40,7 @@ class Context:
     changes: Changes
     content: Content
     files: FileMetrics
+    feed: Feed
 
 
 @asynccontextmanager
@@ -79,4 +81,6 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         content = Content(
             lookup, peers, discovery, metrics, settings.element_idle_timeout_s, settings.body_idle_timeout_s
         )
-        yield Context(verifier, database, lookup, changes, content, runtime.files)
+        feed = Feed(database)
+        runtime.tasks.every("changes-feed", LOOK_EVERY_S, feed.look)
+        yield Context(verifier, database, lookup, changes, content, runtime.files, feed)

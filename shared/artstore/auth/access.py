@@ -82,6 +82,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
     Audience.QUERY: {
         **PUBLIC,
         "GET /api/files": P.FILES_READ,
+        "GET /api/changes": P.FILES_READ,
         "GET /api/files/{file_id}": P.FILES_READ,
         "GET /api/files/{file_id}/content": P.FILES_READ,
         "HEAD /api/files/{file_id}/content": P.FILES_READ,

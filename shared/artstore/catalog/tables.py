@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     DateTime,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    event,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
@@ -113,3 +115,45 @@ outbox = Table(
     Column("message", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
+
+changes_purged = Table(
+    "changes_purged",
+    metadata,
+    Column("txid", BigInteger, nullable=False, comment="the last change that was purged"),
+    Column("position", BigInteger, nullable=False),
+)
+"""One row. A reader of `changes` whose cursor is older has missed some."""
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("txid", BigInteger, primary_key=True, autoincrement=False, comment="the transaction that changed the file"),
+    Column("position", BigInteger, Identity(always=True), primary_key=True),
+    Column("change", Text, nullable=False, comment="created, updated, deleted"),
+    Column("file_id", UUID(as_uuid=False), nullable=False),
+    Column("revision", Integer, nullable=False, comment="of a deleted file its last one"),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+"""The change feed. A trigger on `files` writes it, so that no writer of the catalog can forget to."""
+
+RECORD_CHANGES = (
+    """CREATE FUNCTION record_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    DECLARE changed record;
+    BEGIN
+        IF TG_OP = 'DELETE' THEN changed := OLD; ELSE changed := NEW; END IF;
+        INSERT INTO changes (txid, change, file_id, revision)
+        VALUES (CAST(CAST(pg_current_xact_id() AS text) AS bigint), TG_ARGV[0], changed.file_id, changed.revision);
+        RETURN NULL;
+    END $$""",
+    """CREATE TRIGGER file_created AFTER INSERT ON files FOR EACH ROW
+    WHEN (NEW.state = 'available') EXECUTE FUNCTION record_change('created')""",
+    """CREATE TRIGGER file_committed AFTER UPDATE ON files FOR EACH ROW
+    WHEN (NEW.state = 'available' AND OLD.state <> 'available') EXECUTE FUNCTION record_change('created')""",
+    """CREATE TRIGGER file_updated AFTER UPDATE ON files FOR EACH ROW
+    WHEN (NEW.state = 'available' AND OLD.state = 'available' AND NEW.revision > OLD.revision)
+    EXECUTE FUNCTION record_change('updated')""",
+    """CREATE TRIGGER file_deleted AFTER DELETE ON files FOR EACH ROW
+    WHEN (OLD.state = 'available') EXECUTE FUNCTION record_change('deleted')""",
+)
+for statement in ("INSERT INTO changes_purged (txid, position) VALUES (0, 0)", *RECORD_CHANGES):
+    event.listen(metadata, "after_create", DDL(statement))  # type: ignore[no-untyped-call]

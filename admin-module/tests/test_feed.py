@@ -1,0 +1,37 @@
+"""The purge of the change feed: all that is old goes in one round, and readers can tell what they missed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.feed import PURGE_AT_ONCE, purge_changes
+from artstore.breaker import Breakers
+from artstore.database import Database, DatabaseAway
+from artstore.metrics import new_registry
+
+OLD = 2 * PURGE_AT_ONCE + 3
+YOUNG = 50
+
+
+async def test_old_changes_go_in_one_round_and_their_place_is_kept(admin: Any) -> None:
+    await admin.sql("TRUNCATE changes")
+    await admin.sql(
+        """INSERT INTO changes (txid, change, file_id, revision, at)
+        SELECT n / 7 + 1, 'created', gen_random_uuid(), 1, now() - make_interval(secs => CASE WHEN n <= $1 THEN 100 ELSE 5 END)
+        FROM generate_series(1, $1 + $2::int) AS n""",
+        OLD,
+        YOUNG,
+    )
+    [last] = await admin.sql("SELECT txid, position FROM changes ORDER BY txid, position OFFSET $1 LIMIT 1", OLD - 1)
+    engine = create_async_engine(admin.database_url)
+    database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,)))
+    try:
+        purged = await asyncio.gather(*(purge_changes(database, 50) for _ in range(3)))
+        assert sum(purged) + await purge_changes(database, 50) == OLD
+    finally:
+        await engine.dispose()
+    assert len(await admin.sql("SELECT 1 FROM changes")) == YOUNG
+    assert await admin.sql("SELECT txid, position FROM changes_purged") == [last]
