@@ -15,7 +15,7 @@ from artstore.contracts.idempotency import Answer
 from artstore.database import Database
 from artstore.errors import Conflict
 
-PURGE_AT_ONCE = 10_000
+from ..purge import purge, purge_statement
 
 _HOLD = text(
     """SELECT saga_id::text FROM idempotency_keys WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))
@@ -30,9 +30,10 @@ _ANSWER = text(
 _KEPT = text(
     "SELECT status, headers, body FROM idempotency_keys WHERE saga_id = CAST(:saga_id AS uuid) AND status IS NOT NULL"
 )
-_PURGE = text(
-    """DELETE FROM idempotency_keys WHERE (client_id, key) IN (SELECT client_id, key FROM idempotency_keys
-    WHERE created_at < now() - make_interval(secs => :keep_s) AND held_until < now() LIMIT :purge)"""
+_PURGE = purge_statement(
+    "idempotency_keys",
+    "created_at",
+    "created_at < now() - make_interval(secs => :keep_s) AND held_until < now()",
 )
 
 
@@ -67,5 +68,4 @@ async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
 
 async def purge_keys(database: Database, keep_s: float) -> int:
     """Drops keys first used more than `keep_s` seconds ago, but for those a request still holds."""
-    async with database.begin() as conn:
-        return (await conn.execute(_PURGE, {"keep_s": keep_s, "purge": PURGE_AT_ONCE})).rowcount
+    return await purge(database, _PURGE, {"keep_s": keep_s})

@@ -11,6 +11,7 @@ from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.logs import get_logger
 
+from ..purge import purge, purge_statement
 from .claim import CLAIM_AT_ONCE
 from .saga import SagaEvent, SagaState, accepting
 
@@ -18,7 +19,6 @@ log = get_logger("admin.sagas")
 
 FOUND_AFTER_LEASES = 2
 """A pending file is taken for lost when it is this many leases old and nobody holds its saga."""
-PURGE_AT_ONCE = 10_000
 
 _FOUND = text(
     """INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
@@ -29,9 +29,8 @@ _FOUND = text(
         storage_element_id = excluded.storage_element_id, attempts = 0, updated_at = now()
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id RETURNING saga_id"""
 )
-_PURGE = text(
-    """DELETE FROM sagas WHERE saga_id IN (SELECT saga_id FROM sagas
-    WHERE due_at IS NULL AND updated_at < now() - make_interval(secs => :keep_s) LIMIT :purge)"""
+_PURGE = purge_statement(
+    "sagas", "updated_at", "due_at IS NULL AND updated_at < now() - make_interval(secs => :keep_s)"
 )
 _OPEN = text(
     """SELECT kind, state, count(*) AS number, greatest(0, extract(epoch FROM now() - min(begun_at)))::float8 AS oldest_s
@@ -82,5 +81,4 @@ class Upkeep:
 
     async def purge(self, keep_s: float) -> int:
         """Drops finished sagas older than `keep_s` seconds."""
-        async with self._database.begin() as conn:
-            return (await conn.execute(_PURGE, {"keep_s": keep_s, "purge": PURGE_AT_ONCE})).rowcount
+        return await purge(self._database, _PURGE, {"keep_s": keep_s})
