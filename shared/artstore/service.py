@@ -129,6 +129,7 @@ def build_app(
                 yield
                 log.info("stopping")
                 await tasks.close()  # before what they use is closed under them
+            await audit.finish()
             audit.close()
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)

@@ -8,7 +8,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.audit.denied import note_denied
+from artstore.audit.denied import LOGIN, note_denied
 from artstore.body_limit import limited_receive
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
 from artstore.jsons import JsonResponse
@@ -64,7 +64,7 @@ async def _login(request: Request, context: Context, credentials: Credentials) -
     except Refused as error:
         shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
         name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
-        await note_denied(request, error, name, action="auth.token", reason=error.reason)
+        await note_denied(request, error, name, action=LOGIN, reason=error.reason, account=error.account)
         await limits.fail_login(request, name)
         raise
     # Before the signature, which is what a login costs.

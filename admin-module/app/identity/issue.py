@@ -25,11 +25,11 @@ LOOKUPS_AT_ONCE = 128
 
 
 class Refused(Unauthenticated):
-    """Every refusal says the same to the caller; `reason` is for the audit log."""
+    """Every refusal says the same to the caller; `reason` is for the audit log, `account` the existing one it is about."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, account: str | None = None) -> None:
         super().__init__("the client_id or the client_secret is not valid")
-        self.reason = reason
+        self.reason, self.account = reason, account
 
 
 class Issuer:
@@ -56,9 +56,9 @@ class Issuer:
         now = self._clock.now()
         valid = self._hasher.matches(client_secret, account, now)
         if account is None or not valid:
-            raise Refused("unknown client_id" if account is None else "wrong secret")
+            raise Refused("unknown client_id") if account is None else Refused("wrong secret", str(account.account_id))
         if not account.usable(now):
-            raise Refused("suspended" if account.suspended else "expired")
+            raise Refused("suspended" if account.suspended else "expired", str(account.account_id))
         return account
 
     def issue(self, account: Account) -> tuple[str, int]:

@@ -74,11 +74,13 @@ async def client(
             return answer.status_code == 200
 
         await eventually(log_in)
+        login = await opened.post("/api/auth/token", json={"client_id": "reader", "client_secret": "r" * 43})
+        reader = {"authorization": f"Bearer {login.json()['access_token']}"}
         for number in range(6):
             assert (
                 await opened.post("/api/service-accounts", json={"client_id": f"honest-{number}"})
             ).status_code == 201
-            assert (await opened.get("/api/audit", headers={"authorization": ""})).status_code == 401
+            assert (await opened.get("/api/audit", headers=reader)).status_code == 403
         await eventually(lambda: database.fetchval("SELECT count(*) >= 6 FROM audit_events WHERE chain LIKE 'admin:%'"))
         _, other = start({**given, "AUDIT_CHECKPOINT_EVERY_S": "0.5"})
         await eventually(lambda: database.fetchval("SELECT count(*) >= 2 FROM audit_checkpoints"))

@@ -20,6 +20,7 @@ from artstore import points
 from artstore.audit.event import Event, Signed, fingerprint, head_after, sign_event
 from artstore.audit.spool import Spool
 from artstore.audit.store import ship_events
+from artstore.audit.strangers import Strangers, counted
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
@@ -35,9 +36,9 @@ log = get_logger("artstore.audit")
 
 EVENTS_AT_ONCE = 128
 MAX_WAITING = 50_000
-"""Events kept while PostgreSQL is away; then what must be recorded is refused, and denials are only counted."""
-MAX_DENIED_PER_S = 50
-"""Denials recorded one by one; the rest of a flood becomes one event with their number."""
+"""Events kept while PostgreSQL is away; then what must be recorded is refused, and denials are counted in memory."""
+MAX_HELD = 10_000
+"""Pairs of account and action whose denials are counted in memory while neither disk nor PostgreSQL takes them."""
 SHIP_AT_ONCE = 500
 SHIP_EVERY_S = 1.0
 DISPLACED = "audit.displaced"
@@ -60,7 +61,11 @@ class AuditWriter:
         self._group: Group[Event, None] = Group(self._append, max_items=EVENTS_AT_ONCE)
         self._file = asyncio.Lock()
         self._kicked = asyncio.Event()
-        self._second = self._denied = self._more = 0
+        self._strangers = Strangers()
+        self._held: dict[tuple[str, str], tuple[Event, int]] = {}
+        self._aggregated = Counter(
+            "audit_denials_aggregated_total", "Denials recorded in the count of another one's event", registry=registry
+        )
         self._dropped = Counter("audit_events_dropped_total", "Denials that were not recorded", registry=registry)
         waiting = Gauge("audit_events_waiting", "Events PostgreSQL does not have yet", registry=registry)
         waiting.set_function(lambda: len(self._waiting))
@@ -80,28 +85,57 @@ class AuditWriter:
             raise Unavailable("too many audit events wait for the database", away="postgresql")
         await self._group.add(event)
 
-    async def note_denied(self, event: Event) -> None:
-        """For what was refused anyway: a flood is summed up, and a full disk does not change the refusal."""
-        second = int(self._clock.monotonic_s())
-        if second != self._second:
-            await self._sum_up(second)
-        if self._denied >= MAX_DENIED_PER_S:
-            self._more += 1
+    async def note_denied(self, event: Event, stranger: str | None = None) -> None:
+        """For what was refused anyway: a full disk does not change the refusal.
+
+        `stranger`: by whom denials without valid credentials are counted (strangers.py). None: of an account that has proved
+        who it is. Each of these is an event of its own, or counted until it can be recorded.
+        """
+        await self._record_due()
+        if stranger is None:
+            await self._record_or_hold(counted(event, 1))
             return
-        self._denied += 1
-        await self._try_to_record(event)
+        at_once = self._strangers.add(stranger, event, self._clock.monotonic_s())
+        if at_once is None:
+            self._aggregated.inc()
+        else:
+            await self._record_or_drop(at_once)
 
-    async def _sum_up(self, second: int) -> None:
-        more, self._second, self._denied, self._more = self._more, second, 0, 0
-        if more:
-            await self._try_to_record(Event("access.denied", "-", "-", "denied", {"more": more}))
+    async def finish(self) -> None:
+        """Records all that is only counted so far. Called when nothing is refused any more."""
+        for event in self._strangers.close():
+            await self._record_or_drop(event)
+        await self._record_held()
 
-    async def _try_to_record(self, event: Event) -> None:
+    async def _record_due(self) -> None:
+        for event in self._strangers.due(self._clock.monotonic_s()):
+            await self._record_or_drop(event)
+
+    async def _record_held(self) -> None:
+        held, self._held = self._held, {}
+        for event, count in held.values():
+            await self._record_or_hold(counted(event, count))
+
+    async def _record_or_hold(self, event: Event) -> None:
         try:
             await self.record(event)
         except Unavailable as error:
-            self._dropped.inc()
-            log.error("a denial was not recorded", error=error.detail, action=event.action, user_id=event.user_id)
+            key, count = (event.user_id, event.action), int(event.metadata["count"])
+            first, before = self._held.get(key, (event, 0))
+            if before or len(self._held) < MAX_HELD:
+                self._held[key] = (first, before + count)
+            else:
+                self._drop(event, error)
+
+    async def _record_or_drop(self, event: Event) -> None:
+        try:
+            await self.record(event)
+        except Unavailable as error:
+            self._drop(event, error)
+
+    def _drop(self, event: Event, error: Unavailable) -> None:
+        self._dropped.inc(int(event.metadata["count"]))
+        log.error("a denial was not recorded", error=error.detail, action=event.action, user_id=event.user_id)
 
     async def _append(self, events: list[Event]) -> Sequence[None]:
         async with self._file:
@@ -137,8 +171,8 @@ class AuditWriter:
                     await self._kicked.wait()
             except TimeoutError:
                 pass
-            if self._more and int(self._clock.monotonic_s()) != self._second:
-                await self._sum_up(int(self._clock.monotonic_s()))
+            await self._record_due()
+            await self._record_held()
         self._kicked.clear()
         batch = [self._waiting[index] for index in range(min(SHIP_AT_ONCE, len(self._waiting)))]
         if not batch:
