@@ -30,7 +30,16 @@ SERVICE_PERMISSIONS = {
 """The modules' own accounts, each with exactly what its calls need."""
 
 SHARED_GROUP, ADMIN_GROUP, ELEMENT_GROUP, INGESTER_GROUP, QUERY_GROUP = 10000, 10001, 10002, 10003, 10004
+MIGRATIONS_GROUP = 10005
 """Group ids that the images' users have; only meaningful with --containers."""
+
+DATABASE_LOGINS = {
+    "admin": ADMIN_GROUP,
+    "element": ELEMENT_GROUP,
+    "ingester": INGESTER_GROUP,
+    "query": QUERY_GROUP,
+}
+"""Each module kind has a PostgreSQL role of its own, artstore_<kind>, and the group that may read its login."""
 
 
 class Unusable(Exception):
@@ -53,13 +62,19 @@ class Folder:
     def __init__(self, path: Path, *, containers: bool) -> None:
         self.path = path
         self.containers = containers
-        path.mkdir(mode=0o711 if containers else 0o700, parents=True, exist_ok=True)
+        mode = 0o711 if containers else 0o700
+        new = not path.exists()
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if new or containers:
+            path.chmod(mode)
         self.owner, self.group = path.stat().st_uid, path.stat().st_gid
 
     def keep(self, name: str, make: Callable[[], str], *, group: int | None = None) -> str:
         """The content of `name`, made first if it is not there."""
         path = self.path / name
-        if not path.exists():
+        if path.exists():
+            self._hand_over(path, group)
+        else:
             self.write(name, make(), group=group)
         text = path.read_text()
         if not text.strip():
@@ -71,7 +86,8 @@ class Folder:
         path = self.path / name
         if not (path.exists() and path.read_text() == text):
             temporary = self.path / f".{name}.{os.getpid()}.tmp"
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
                 file.write(text)
                 file.flush()
@@ -82,10 +98,10 @@ class Folder:
             self._hand_over(path, group)
 
     def _hand_over(self, path: Path, group: int | None) -> None:
-        if not self.containers:
-            return
-        os.chown(path, self.owner, self.group if group is None else group)
-        path.chmod(0o600 if group is None else 0o640)
+        """Sets the mode whatever the umask was, and whatever a copy has made of it."""
+        if self.containers:
+            os.chown(path, self.owner, self.group if group is None else group)
+        path.chmod(0o640 if self.containers and group is not None else 0o600)
 
 
 def known_secret(folder: Folder, client_id: str) -> str:
@@ -139,13 +155,29 @@ def keep_s3(folder: Folder) -> None:
     folder.write("s3-identities.json", json.dumps({"identities": [identity]}, indent=1) + "\n", group=ELEMENT_GROUP)
 
 
+def keep_database(folder: Folder, address: str) -> None:
+    """The owner's login, for migrations and operators, and one login for each kind of module."""
+    password = folder.keep("postgres-password", secret_text)
+    owner = f"postgresql+asyncpg://artstore:{password}@{address}/artstore"
+    folder.write("database-url", owner, group=MIGRATIONS_GROUP)
+    kept = folder.keep("database-roles.json", lambda: "{}\n", group=MIGRATIONS_GROUP)
+    try:
+        passwords = {str(name): str(value) for name, value in json.loads(kept).items()}
+    except (ValueError, AttributeError) as error:
+        raise Unusable(f"{folder.path / 'database-roles.json'} is damaged: {error}") from error
+    roles = {f"artstore_{kind}": passwords.get(f"artstore_{kind}") or secret_text() for kind in DATABASE_LOGINS}
+    folder.write("database-roles.json", json.dumps(roles, indent=1) + "\n", group=MIGRATIONS_GROUP)
+    for kind, group in DATABASE_LOGINS.items():
+        login = f"artstore_{kind}:{roles[f'artstore_{kind}']}"
+        folder.write(f"database-url-{kind}", f"postgresql+asyncpg://{login}@{address}/artstore", group=group)
+
+
 def generate(folder: Folder, *, database: str, redis: str) -> None:
     keep_accounts(folder)
     folder.keep("key-encryption-key", key_text, group=ADMIN_GROUP)
     folder.keep("secret-hash-key", key_text, group=ADMIN_GROUP)
     keep_s3(folder)
-    password = folder.keep("postgres-password", secret_text, group=SHARED_GROUP)
-    folder.write("database-url", f"postgresql+asyncpg://artstore:{password}@{database}/artstore", group=SHARED_GROUP)
+    keep_database(folder, database)
     password = folder.keep("redis-password", secret_text, group=SHARED_GROUP)
     folder.write("redis-url", f"redis://:{password}@{redis}/0", group=SHARED_GROUP)
 

@@ -21,7 +21,6 @@ from .feed import KEEP_CHANGES_S, purge_changes
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
 from .sagas.keyed import purge_keys
-from .schema import migrate
 
 if TYPE_CHECKING:
     from .core.context import Context
@@ -32,7 +31,7 @@ PREPARE_RETRY_S = 0.5
 AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
 SWEEP_EVERY_S = 60.0
-PURGE_EVERY_S = 600.0
+PURGE_EVERY_S = 60.0
 
 LOOP_PAUSE_S = 0.02
 """Between two rounds of a task that waits for work by itself; changes that come meanwhile share the next round."""
@@ -90,7 +89,7 @@ async def _prepare(context: Context) -> None:
     accounts = await asyncio.to_thread(read_first_accounts, path) if path else []
     while True:
         try:
-            await migrate(context.database)
+            await context.schema.migrate()
             async with context.database.begin() as conn:
                 await context.auditor.load(conn)
             await make_first_accounts(

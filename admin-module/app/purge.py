@@ -35,7 +35,7 @@ async def purge(database: Database, statement: TextClause, values: Mapping[str, 
     while True:
         async with database.begin(durable=False) as conn:
             row = (await conn.execute(statement, {**values, "after": after, "batch": BATCH})).one()
-        total += row.deleted
+        total += int(row.deleted)
         if row.deleted < BATCH:
             return total
         after = row.reached

@@ -1,39 +1,98 @@
-"""Brings the schema up to date at start. Several admins may try at once: an advisory lock lets one do it."""
+"""Brings the schema and the grants of the modules' roles up to date. Several admins may try at once: an advisory lock
+lets one do it."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
+import sqlalchemy.exc
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, NullPool, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from artstore.database import Database
+from artstore.database import EDGE, DatabaseAway, is_away
+from artstore.errors import Unavailable
 from artstore.logs import get_logger
+
+from .database_roles import apply_grants, read_passwords
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 MIGRATION_LOCK = 0x6172_7473_0001
+CONNECT_TIMEOUT_S = 10
 
 log = get_logger("admin.schema")
 
-
-async def migrate(database: Database) -> None:
-    """To the newest revision, in one transaction: a crash leaves the schema as it was. Raises DatabaseAway."""
-    async with database.begin() as conn:
-        await conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        was, now = await conn.run_sync(_upgrade)
-    if was != now:
-        log.info("schema migrated", was=was, now=now)
+_MAY_MIGRATE = text(
+    """SELECT has_schema_privilege(current_schema(), 'CREATE') AND NOT EXISTS (SELECT FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relname = 'alembic_version'
+    AND NOT pg_has_role(relowner, 'USAGE'))"""
+)
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
+class Schema:
+    """`url`: the login that owns the schema, or admin's own. With the latter the migrations may have to be run apart
+    (`python -m app.migrate`); then this only waits for them."""
+
+    def __init__(self, url: str, roles_file: Path | None) -> None:
+        self._url, self._roles_file = url, roles_file
+        self._granted = False
+
+    async def migrate(self) -> None:
+        """To the newest revision with its grants, in one transaction: a crash leaves all as it was. Raises Unavailable."""
+        async with self._connect() as conn:
+            await conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            was, newest = await conn.run_sync(_revisions)
+            if not await conn.scalar(_MAY_MIGRATE):
+                if was is None or was < newest:
+                    raise Unavailable(f"the schema is at {was}, {newest} is needed: run the migrations", away=EDGE)
+                return
+            if was != newest:
+                await conn.run_sync(_upgrade)
+            if was != newest or not self._granted:
+                passwords = read_passwords(self._roles_file) if self._roles_file else None
+                await apply_grants(conn, passwords)
+        self._granted = True
+        if was != newest:
+            log.info("schema migrated", was=was, now=newest)
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection of its own, without the pool's command timeout: building an index may take long."""
+        engine = create_async_engine(
+            self._url,
+            poolclass=NullPool,
+            hide_parameters=True,
+            connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": "artstore migrations"}},
+        )
+        try:
+            async with engine.begin() as conn:
+                yield conn
+        except (sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if is_away(error):
+                raise DatabaseAway("PostgreSQL is away", away=EDGE) from error
+            raise
+        finally:
+            await engine.dispose()
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
+    return config
+
+
+def _revisions(connection: Connection) -> tuple[str | None, str]:
     was = MigrationContext.configure(connection).get_current_revision()
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    if was != newest:
-        command.upgrade(config, "head")
-    return was, newest
+    newest = ScriptDirectory.from_config(_config(connection)).get_current_head()
+    return was, str(newest)
+
+
+def _upgrade(connection: Connection) -> None:
+    command.upgrade(_config(connection), "head")

@@ -12,6 +12,13 @@ from .seaweed import BUCKET
 
 POSTGRES, VALKEY, SEAWEEDFS = "postgres", "valkey", "seaweedfs"
 STORES = (POSTGRES, VALKEY)
+DATABASE_LOGINS = {
+    "admin-module": "admin",
+    "storage-element": "element",
+    "ingester-module": "ingester",
+    "query-module": "query",
+}
+"""The ending of database-url-… by module, as keys/generate.py names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Service:
         common = {
             "HOST": LOOPBACK,
             "PORT": str(site.port_base + self.port_offset),
-            "DATABASE_URL_FILE": site.key("database-url"),
+            "DATABASE_URL_FILE": site.key(f"database-url-{DATABASE_LOGINS[self.module]}"),
             "REDIS_URL_FILE": site.key("redis-url"),
             "AUDIT_FOLDER": site.known(f"{self.name}-audit"),
         }
@@ -82,6 +89,8 @@ def fleet(site: Site) -> list[Service]:
 
 def _admin(site: Site) -> dict[str, str]:
     return {
+        "DATABASE_OWNER_URL_FILE": site.key("database-url"),
+        "DATABASE_ROLES_FILE": site.key("database-roles.json"),
         "KEY_ENCRYPTION_KEY_FILE": site.key("key-encryption-key"),
         "SECRET_HASH_KEY_FILE": site.key("secret-hash-key"),
         "BOOTSTRAP_ACCOUNTS_FILE": site.key("accounts.json"),

@@ -59,6 +59,19 @@ def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[st
             assert set(service.settings) - {"STORAGE_BACKEND"} <= set(by_client[client_id])
 
 
+def test_no_running_module_gets_the_login_that_owns_the_schema(services: dict[str, dict[str, Any]]) -> None:
+    local = {service.module: service.environment(Site(ROOT, DataFolder(Path("/data")), BASE))
+             for service in fleet(Site(ROOT, DataFolder(Path("/data")), BASE))}  # fmt: skip
+    for name, service in services.items():
+        environment = service.get("environment", {})
+        if name == "migrations":
+            assert environment["DATABASE_OWNER_URL_FILE"] == "/keys/database-url"
+        elif "DATABASE_URL_FILE" in environment:
+            assert "DATABASE_OWNER_URL_FILE" not in environment
+            module = service["build"]["dockerfile"].partition("/")[0]
+            assert Path(environment["DATABASE_URL_FILE"]).name == Path(local[module]["DATABASE_URL_FILE"]).name
+
+
 @pytest.mark.parametrize(("module", "reader"), READERS.items())
 def test_an_image_runs_as_the_group_that_its_secrets_are_given_to(module: str, reader: str) -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "keys" / "generate.py")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 Generate = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -26,6 +29,50 @@ def test_every_secret_is_readable_by_its_owner_alone(tmp_path: Path, generate: G
     generate(tmp_path / "keys")
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("containers", [False, True])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, generate: Generate, mask: int, containers: bool) -> None:
+    before = os.umask(mask)
+    try:
+        assert generate(tmp_path / "keys", *(["--containers"] if containers else [])).returncode == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()}
+    shared = {0o600, 0o640} if containers else {0o600}
+    assert set(modes.values()) == shared
+    for name in ("admin-client.json", "postgres-password"):
+        assert modes[name] == 0o600
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == (0o711 if containers else 0o700)
+
+
+def test_a_file_that_a_copy_has_opened_to_others_is_closed_again(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path / "keys")
+    for path in (tmp_path / "keys").iterdir():
+        path.chmod(0o666)
+    assert generate(tmp_path / "keys").returncode == 0
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
+
+
+def test_a_folder_from_before_the_roles_gets_their_logins_and_keeps_its_own(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path)
+    before = contents(tmp_path)
+    new = {name for name in before if name.startswith("database-url-") or name == "database-roles.json"}
+    for name in new:
+        (tmp_path / name).unlink()
+    assert generate(tmp_path).returncode == 0
+    after = contents(tmp_path)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == new
+
+
+def test_each_login_is_read_by_its_module_alone(tmp_path: Path, generate: Generate) -> None:
+    assert generate(tmp_path / "keys", "--containers").returncode == 0
+    groups = {path.name: path.stat().st_gid for path in (tmp_path / "keys").iterdir()}
+    kinds = ("admin", "element", "ingester", "query")
+    assert [groups[f"database-url-{kind}"] for kind in kinds] == [10001, 10002, 10003, 10004]
+    assert groups["database-url"] == groups["database-roles.json"] == 10005
 
 
 def test_no_two_folders_share_a_secret(tmp_path: Path, generate: Generate) -> None:
@@ -75,7 +122,13 @@ def test_new_addresses_rewrite_the_urls_and_nothing_else(tmp_path: Path, generat
     before = contents(tmp_path)
     generate(tmp_path, "--database", "127.0.0.1:7001", "--redis", "127.0.0.1:7002")
     after = contents(tmp_path)
-    assert {name for name in after if after[name] != before[name]} == {"database-url", "redis-url"}
+    urls = {name for name in after if name.startswith("database-url")}
+    assert urls == {"database-url", *(f"database-url-{kind}" for kind in ("admin", "element", "ingester", "query"))}
+    assert {name for name in after if after[name] != before[name]} == {*urls, "redis-url"}
+    roles = json.loads(after["database-roles.json"])
+    for kind in ("admin", "element", "ingester", "query"):
+        login = f"artstore_{kind}:{roles[f'artstore_{kind}']}"
+        assert after[f"database-url-{kind}"] == f"postgresql+asyncpg://{login}@127.0.0.1:7001/artstore"
     assert (
         after["database-url"] == f"postgresql+asyncpg://artstore:{after['postgres-password']}@127.0.0.1:7001/artstore"
     )

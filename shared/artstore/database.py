@@ -22,7 +22,7 @@ from artstore.config import DatabaseSettings
 from artstore.errors import Unavailable
 from artstore.service import Runtime
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 """The migration this code needs at least; revisions are numbers of four digits."""
 EDGE = "postgresql"
 PING_AFTER_IDLE_S = 1.0
@@ -98,6 +98,7 @@ _AWAY = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # the login is refused; its role comes with admin's migrations
     asyncpg.InterfaceError,
 )
 

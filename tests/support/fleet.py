@@ -37,6 +37,12 @@ START_WAIT_S = 240
 """Many processes start at once, and each loads a second and a half of Python."""
 UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "1000000", "RATE_LIMIT_BURST": "1000000", "IP_RATE_LIMIT_PER_MINUTE": "1000000",
              "IP_RATE_LIMIT_BURST": "1000000", "IP_BLOCK_AFTER_FAILURES": "1000000"}  # fmt: skip
+DATABASE_ROLES = {
+    "admin": "artstore_admin",
+    "se": "artstore_element",
+    "ingester": "artstore_ingester",
+    "query": "artstore_query",
+}
 T = TypeVar("T")
 
 
@@ -133,7 +139,7 @@ class Fleet:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT / "shared"),
             "PORT": str(self.ports[name]),
-            "DATABASE_URL": self.postgres.url(self.database, self._port(name, POSTGRES, self.postgres.port)),
+            "DATABASE_URL": self._database_url(name, DATABASE_ROLES[kind_of(name)]),
             "DATABASE_POOL_SIZE": "8",
             "DATABASE_MAX_OVERFLOW": "4",
             "REDIS_URL": self.valkey.url(port=self._port(name, REDIS, self.valkey.port)),
@@ -141,7 +147,9 @@ class Fleet:
             **UNLIMITED,
         }
         if name.startswith("admin"):
-            return {**common, "BOOTSTRAP_ACCOUNTS_FILE": str(keys / "accounts.json"),
+            return {**common, "DATABASE_OWNER_URL": self._database_url(name, "postgres"),
+                    "DATABASE_ROLES_FILE": str(keys / "database-roles.json"),
+                    "BOOTSTRAP_ACCOUNTS_FILE": str(keys / "accounts.json"),
                     "KEY_ENCRYPTION_KEY_FILE": str(keys / "key-encryption-key"),
                     "SECRET_HASH_KEY_FILE": str(keys / "secret-hash-key")}  # fmt: skip
         admin = self.ports["admin-2" if account == "query" else "admin-1"]
@@ -154,6 +162,11 @@ class Fleet:
         mode = "edit" if name in EDIT else "rw"
         return {**client, "STORAGE_ELEMENT_ID": name, "STORAGE_MODE": mode, "STORAGE_BACKEND": "local",
                 "STORAGE_ROOT": str(self.folder / name), "ELEMENT_URL": self.front(name)}  # fmt: skip
+
+    def _database_url(self, name: str, role: str) -> str:
+        """The server trusts whom it hears from; the role decides what the process may do."""
+        url = self.postgres.url(self.database, self._port(name, POSTGRES, self.postgres.port))
+        return url.replace("//postgres@", f"//{role}@")
 
     def _port(self, name: str, edge: str, direct: int) -> int:
         """The edge's proxy where there is one; a process that came later has none."""

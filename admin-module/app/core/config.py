@@ -8,19 +8,41 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings
 
-from artstore.config import DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
+from artstore.config import BEHAVIOUR, DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
 from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.safe_secrets import check_private
 
+from ..database_roles import read_passwords
 from ..identity.bootstrap import read_first_accounts
 
 KEY_BYTES = 32
 """AES-256 and HMAC-SHA256 keys."""
 
 
-class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
+class SchemaSettings(BaseSettings):
+    """The login that migrates, and the roles that its migrations make."""
+
+    model_config = BEHAVIOUR
+
+    database_owner_url: SecretStr | None = None
+    """The login that owns the schema, for migrations only. Without it admin migrates over DATABASE_URL when that login
+    may, and else waits until `python -m app.migrate` was run."""
+    database_roles_file: Path | None = None
+    """JSON object: the password of each module's database role. With it the migrations make the roles."""
+
+    @field_validator("database_roles_file")
+    @classmethod
+    def _holds_passwords(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_passwords(value)
+            check_private(value, "DATABASE_ROLES_FILE")
+        return value
+
+
+class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings, PeerSettings):
     """Environment names are the field names in upper case."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -69,6 +91,14 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, PeerSettings):
     def _is_a_key(cls, value: SecretStr) -> SecretStr:
         decode_key(value)
         return value
+
+
+class MigrationSettings(ServiceSettings, SchemaSettings):
+    """Settings of `python -m app.migrate`."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Not used: nothing listens."""
+    database_owner_url: SecretStr
 
 
 def decode_key(value: SecretStr) -> bytes:

@@ -35,6 +35,7 @@ from ..sagas.change import QueuedChanges
 from ..sagas.resume import Resume
 from ..sagas.upkeep import Upkeep
 from ..sagas.upload import UploadSagas
+from ..schema import Schema
 from ..seal import Sealer
 from .config import Settings, decode_key
 
@@ -45,6 +46,7 @@ class Context:
 
     settings: Settings
     clock: Clock
+    schema: Schema
     database: Database
     redis: Redis
     peers: Peers
@@ -93,6 +95,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         context = Context(
             settings=settings,
             clock=clock,
+            schema=Schema(
+                (settings.database_owner_url or settings.database_url).get_secret_value(), settings.database_roles_file
+            ),
             database=database,
             redis=redis,
             peers=peers,

@@ -1,0 +1,41 @@
+"""`python -m app.migrate`: brings the schema up to date as its owner, so that no running module needs the owner's login.
+
+Waits until PostgreSQL is there, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from artstore.config import load_settings
+from artstore.errors import Unavailable
+from artstore.logs import configure_logs, get_logger
+
+from .core.config import MigrationSettings
+from .schema import Schema
+
+RETRY_S = 1.0
+
+log = get_logger("admin.schema")
+
+
+async def migrate(settings: MigrationSettings) -> None:
+    schema = Schema(settings.database_owner_url.get_secret_value(), settings.database_roles_file)
+    while True:
+        try:
+            await schema.migrate()
+        except Unavailable as error:
+            log.warning("the schema cannot be migrated yet", reason=error.detail)
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
+
+
+def main() -> None:
+    settings = load_settings(MigrationSettings)
+    configure_logs("migrations", settings.log_level, settings.log_format)
+    asyncio.run(migrate(settings))
+
+
+if __name__ == "__main__":
+    main()
