@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -23,6 +26,24 @@ from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
 
 NEAR_MISS = 0.85
 """Likeness (difflib ratio) from which an unknown name counts as a misspelt one."""
+
+LEVEL_NAMES = {
+    "warn": "warning",
+    "err": "error",
+    "fatal": "critical",
+    "crit": "critical",
+    "notice": "info",
+    "trace": "debug",
+}
+COMMON_WORDS = frozenset({"HOST", "PORT"})
+"""Too common to guess a misspelling of: PORTS and HOSTS belong to other programs."""
+INJECTED_NAME = re.compile(
+    r"[A-Z0-9_]+_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)"  # Kubernetes, a pair for each service
+    r"|[A-Z0-9_]+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?"  # Docker links, and Kubernetes
+    r"|[A-Z0-9_]+_ENV_[A-Za-z0-9_]+"  # Docker links: the environment of the linked container
+)
+LINKED_NAME = re.compile(r"/[\w.-]+/[\w.-]+")
+INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
@@ -39,7 +60,8 @@ class ServiceSettings(LimitSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)]
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """In any case; also the short names other programs use, as `warn`."""
     log_format: Literal["json", "text"] = "json"
     cors_allowed_origins: Annotated[list[str], NoDecode] = Field(default=[])
     """Comma-separated origins; none by default."""
@@ -57,6 +79,18 @@ class ServiceSettings(LimitSettings):
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _ignore_case(cls, value: Any, info: ValidationInfo) -> Any:
+        """Of a setting with a closed set of words; each finds the one that it equals in other letters."""
+        if not isinstance(value, str) or info.field_name is None:
+            return value
+        words = {word.casefold(): word for word in _words_of(cls.model_fields[info.field_name].annotation)}
+        word = value.strip().casefold()
+        if info.field_name == "log_level":
+            word = LEVEL_NAMES.get(word, word)
+        return words.get(word, value)
+
     @field_validator("cors_allowed_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -72,6 +106,13 @@ class ServiceSettings(LimitSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, FileSource(settings_cls)
+
+
+def _words_of(annotation: Any) -> list[str]:
+    """The values of a Literal of strings or of a string enum; empty for every other type."""
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return [member.value for member in annotation]
+    return [word for word in get_args(annotation) if isinstance(word, str)] if get_origin(annotation) is Literal else []
 
 
 class DatabaseSettings(BaseSettings):
@@ -175,17 +216,32 @@ def find_unsafe(settings: BaseSettings) -> list[str]:
     ]
 
 
-def find_misspelt(environment: Any) -> list[tuple[str, str]]:
+def find_misspelt(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Pairs (name in the environment, the setting probably meant or '')."""
     known = SETTING_NAMES | {f"{name}_FILE" for name in SETTING_NAMES}
     found: list[tuple[str, str]] = []
     for name in sorted(environment):
-        if name in known or name != name.upper():
+        if name in known or name != name.upper() or _is_injected(name, environment[name]):
             continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR_MISS)
-        if near or name.startswith(OWN_PREFIXES):
+        near = [one for one in difflib.get_close_matches(name, known, n=3, cutoff=NEAR_MISS) if one not in COMMON_WORDS]
+        own = name.startswith(OWN_PREFIXES)
+        if own or (near and name not in known_to_others(known)):
             found.append((name, near[0] if near else ""))
     return found
+
+
+def known_to_others(known: Iterable[str]) -> set[str]:
+    """Names of other programs that differ from ours as URI does from URL."""
+    return {name.replace("_URL", "_URI") for name in known if name.endswith("_URL")}
+
+
+def _is_injected(name: str, value: str) -> bool:
+    """Kubernetes and Docker describe other services by these, under names that come from the services' own."""
+    if name.endswith("_PORT"):
+        return bool(INJECTED_PORT.match(value)) or bool(INJECTED_NAME.fullmatch(name))
+    if name.endswith("_NAME"):
+        return bool(LINKED_NAME.fullmatch(value))
+    return bool(INJECTED_NAME.fullmatch(name))
 
 
 def _one(problem: Any) -> str:

@@ -106,5 +106,6 @@ SETTING_NAMES = frozenset(
     }
 )
 
-OWN_PREFIXES = ("STORAGE_", "S3_", "DATABASE_", "REDIS_", "SERVICE_CLIENT_")
-"""Names that begin so are ours; an unknown one among them is a mistake."""
+OWN_PREFIXES = ("STORAGE_", "S3_", "SERVICE_CLIENT_")
+"""Names that begin so are ours; an unknown one among them is a mistake. REDIS_… and DATABASE_… are in every environment:
+of those only what resembles a setting is refused."""

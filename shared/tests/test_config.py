@@ -202,3 +202,90 @@ def test_a_secret_out_of_an_example_stops_the_start(
     said = refusal(capsys)
     assert name in said
     assert value not in said
+
+
+INJECTED = {
+    "REDIS_PORT": "tcp://10.96.0.12:6379",
+    "REDIS_SERVICE_HOST": "10.96.0.12",
+    "REDIS_SERVICE_PORT": "6379",
+    "REDIS_SERVICE_PORT_METRICS": "9121",
+    "REDIS_PORT_6379_TCP": "tcp://10.96.0.12:6379",
+    "REDIS_PORT_6379_TCP_ADDR": "10.96.0.12",
+    "REDIS_PORT_6379_TCP_PORT": "6379",
+    "REDIS_PORT_6379_TCP_PROTO": "tcp",
+    "REDIS_NAME": "/web/redis",
+    "REDIS_ENV_REDIS_VERSION": "8",
+    "DATABASE_PORT": "tcp://10.96.0.12:5432",
+    "DATABASE_SERVICE_HOST": "10.96.0.13",
+    "DATABASE_PORT_5432_TCP_PORT": "5432",
+    "S3_PORT": "tcp://10.96.0.14:8333",
+    "S3_SERVICE_PORT": "8333",
+    "S3_PORT_8333_UDP": "udp://10.96.0.14:8333",
+    "STORAGE_ELEMENT_PORT": "tcp://10.96.0.15:8010",
+    "STORAGE_ELEMENT_2_SERVICE_HOST": "10.96.0.16",
+    "STORAGE_ELEMENT_1_NAME": "/web/storage_element_1",
+    "ADMIN_URL_SERVICE_HOST": "10.96.0.17",
+    "LOG_LEVEL_SERVICE_PORT": "1",
+    "PORTS": "1",
+    "HOSTS": "a",
+    "ADMIN_URI": "http://other",
+    "REDIS_URI": "redis://other",
+    "DATABASE_URI": "postgres://other",
+    "REDIS_HOST": "redis",
+    "DATABASE_HOST": "database",
+}
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_variables_of_orchestrators_and_other_programs_do_not_stop_a_start(
+    environment: pytest.MonkeyPatch, name: str
+) -> None:
+    environment.setenv(name, INJECTED[name])
+    assert load_settings(Settings).port == 8000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "STORAGE_ROOOT",
+        "STORAGE_ROOT_PATH",
+        "S3_BUCKET_NAME",
+        "S3_BUKET",
+        "REDIS_TIMEOUT",
+        "DATABASE_POOLSIZE",
+        "LOG_FROMAT",
+        "ADMIN_ULR",
+    ],
+)
+def test_a_slip_in_a_setting_of_ours_stops_the_start(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    environment.setenv(wrong, "x")
+    assert wrong in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("LOG_LEVEL", "info", "INFO"),
+        ("LOG_LEVEL", "Debug", "DEBUG"),
+        ("LOG_LEVEL", "warn", "WARNING"),
+        ("LOG_LEVEL", "WARN", "WARNING"),
+        ("LOG_LEVEL", " error ", "ERROR"),
+        ("LOG_LEVEL", "critical", "CRITICAL"),
+        ("LOG_LEVEL", "fatal", "CRITICAL"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("LOG_FORMAT", "Text", "text"),
+    ],
+)
+def test_words_are_taken_in_any_case(environment: pytest.MonkeyPatch, name: str, value: str, taken: str) -> None:
+    environment.setenv(name, value)
+    assert getattr(load_settings(Settings), name.lower()) == taken
+
+
+def test_a_refusal_is_one_line_whatever_the_value_holds(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("SERVICE_CLIENT_SECRET_FILE", "/nowhere/a\nb")
+    environment.delenv("SERVICE_CLIENT_SECRET")
+    assert "SERVICE_CLIENT_SECRET_FILE" in refusal(capsys)
