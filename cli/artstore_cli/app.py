@@ -41,14 +41,19 @@ def refuse(error: Refused) -> typer.Exit:
 def up(
     data: Data = DEFAULT_DATA,
     port_base: Annotated[int, typer.Option(help="Admin's port; elements +10 +11 +12, ingester +20, query +30.")] = 8000,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when it is ready; stop it with down.")] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Return when it is ready, or with exit code 4 when a part is not; stop it with down."
+        ),
+    ] = False,
     s3: Annotated[bool, typer.Option("--s3", help="Keep the files of se-03 in S3 (SeaweedFS).")] = False,
 ) -> None:
     """Start the whole system; Ctrl-C stops it."""
     folder = DataFolder(data.absolute())
     if detach:
         code = detached(
-            lambda ready: start(ROOT, folder, port_base=port_base, s3=s3, on_ready=ready), folder.log("artstore")
+            lambda started: start(ROOT, folder, port_base=port_base, s3=s3, on_started=started), folder.log("artstore")
         )
     else:
         code = start(ROOT, folder, port_base=port_base, s3=s3)

@@ -15,7 +15,8 @@ from .processes import ProcessId, boot_id
 from .refusal import Refused, refused_by_disk
 
 LEAST_FREE_BYTES = 256 * 1024 * 1024
-"""PostgreSQL's first files and write-ahead log take about 60 MiB; below this a start would only fail half-way."""
+"""PostgreSQL's first files and write-ahead log take about 60 MiB; below this a first start would fail half-way.
+A later one needs no room of its own, and what is on the disk can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class DataFolder:
             free = shutil.disk_usage(self.path).free
         except OSError as error:
             raise refused_by_disk(error, self.path) from error
-        if free < LEAST_FREE_BYTES:
+        if free < LEAST_FREE_BYTES and not (self.postgres / "PG_VERSION").exists():
             raise Refused(
                 f"no space left on the disk of {self.path}: {free >> 20} MiB free, {LEAST_FREE_BYTES >> 20} needed"
             )
@@ -115,12 +116,12 @@ class Record:
     ready: bool = False
     processes: dict[str, ProcessId] = field(default_factory=dict)
     """In the order of their start."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Of parts that died and are not ready since: how, and how often."""
 
     def save(self, folder: DataFolder) -> None:
         text = json.dumps({"boot_id": boot_id(), **asdict(self)}, indent=1)
-        temporary = folder.record.with_suffix(".new")
-        temporary.write_text(text)
-        temporary.replace(folder.record)
+        _replace(folder.record, text)
 
 
 def find_record(folder: DataFolder) -> Record | None:
@@ -145,6 +146,16 @@ def find_ports(folder: DataFolder) -> dict[str, int]:
 
 
 def keep_ports(folder: DataFolder, ports: dict[str, int]) -> None:
-    temporary = folder.ports.with_suffix(".new")
-    temporary.write_text(json.dumps(ports, indent=1))
-    temporary.replace(folder.ports)
+    """Writes nothing when nothing changed: a full disk must not end a start that needs no room."""
+    if find_ports(folder) != ports:
+        _replace(folder.ports, json.dumps(ports, indent=1))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".new")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-READY = b"r"
+READY, PARTLY = b"r", b"p"
+PARTLY_CODE = 4
+"""Exit code of `up --detach` when the system runs and a part of it is not ready."""
+
+Run = Callable[[Callable[[bool], None]], int]
 
 
-def detached(run: Callable[[Callable[[], None]], int], log: Path) -> int:
-    """Runs `run` in the background and returns 0 as soon as it calls what it was given; else its exit code.
+def detached(run: Run, log: Path) -> int:
+    """Runs `run` in the background and returns as soon as it calls what it was given: 0, or PARTLY_CODE when that is false.
+    A run that ends before gives its own exit code.
 
     Until then it shows its progress here, and an interrupt here is passed on to it."""
     reading, writing = os.pipe()
@@ -25,19 +31,22 @@ def detached(run: Callable[[Callable[[], None]], int], log: Path) -> int:
     os.close(writing)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: os.kill(child, signal.SIGTERM))
-    if os.read(reading, 1) == READY:
-        return 0
+    started = os.read(reading, 1)
+    if started:
+        return 0 if started == READY else PARTLY_CODE
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or 1
 
 
-def _in_background(run: Callable[[Callable[[], None]], int], writing: int, log: Path) -> int:
-    def is_ready() -> None:
-        _redirect(log)
-        os.write(writing, READY)
+def _in_background(run: Run, writing: int, log: Path) -> int:
+    def is_started(ready: bool) -> None:
+        with contextlib.suppress(OSError):
+            _redirect(log)
+        os.write(writing, READY if ready else PARTLY)
         os.close(writing)
 
-    code = run(is_ready)
-    sys.stdout.flush()
+    code = run(is_started)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     return code
 
 

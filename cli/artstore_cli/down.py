@@ -7,8 +7,9 @@ import signal
 from . import leftovers
 from .data_folder import DataFolder, find_record
 from .refusal import Refused
+from .system import STOP_TIMEOUT_S
 
-LAUNCHER_TIMEOUT_S = 90
+LAUNCHER_TIMEOUT_S = 5 * STOP_TIMEOUT_S
 """Longer than the launcher takes for all waves of its own stop."""
 
 

@@ -23,11 +23,11 @@ READY_TIMEOUT_S = 2
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process of the system. `is_ready` takes its pid."""
+    """A process of the system. `find_unready` takes its pid: the checks that fail with their texts, none when it is ready."""
 
     name: str
     command: Callable[[], Command]
-    is_ready: Callable[[int], bool]
+    find_unready: Callable[[int], dict[str, str]]
     needs: Sequence[str] = ()
     url: str = ""
     port: int | None = None
@@ -48,12 +48,12 @@ def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
         Part(
             POSTGRES,
             lambda: postgres.serve(data.postgres, program, account, ports[POSTGRES], data.log(POSTGRES)),
-            lambda pid: postgres.is_ready(data.postgres, pid),
+            lambda pid: _unready_unless(postgres.is_ready(data.postgres, pid)),
         ),
         Part(
             VALKEY,
             lambda: valkey.serve(data.valkey, ports[VALKEY], password, data.log(VALKEY)),
-            lambda _: valkey.is_ready(ports[VALKEY], password),
+            lambda _: _unready_unless(valkey.is_ready(ports[VALKEY], password)),
         ),
     ]
     if site.s3_port is not None:
@@ -62,7 +62,7 @@ def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
             Part(
                 SEAWEEDFS,
                 lambda: seaweed.serve(data.seaweedfs, ports, identities, data.log(SEAWEEDFS)),
-                lambda _: seaweed.is_ready(ports),
+                lambda _: _unready_unless(seaweed.is_ready(ports)),
             )
         )
     return parts
@@ -87,30 +87,43 @@ def _service(site: Site, service: Service) -> Part:
         return Command(arguments, surrounded(own, os.environ), folder, site.data.log(service.name))
 
     return Part(
-        service.name, command, lambda _: not unready_checks(port), service.needs, site.url(service.port_offset), port
+        service.name, command, lambda _: unready_checks(port), service.needs, site.url(service.port_offset), port
     )
 
 
-def unready_checks(port: int) -> list[str]:
-    """Names of the checks that keep a service from being ready; empty when it is. No answer is a check too."""
+def _unready_unless(ready: bool) -> dict[str, str]:
+    return {} if ready else {"": "does not answer yet"}
+
+
+def unready_checks(port: int) -> dict[str, str]:
+    """The checks that keep a service from being ready, with their details; empty when it is. No answer is a check too."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=READY_TIMEOUT_S)
     try:
         connection.request("GET", "/health/ready")
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException):
-        return ["no answer"]
+        return {"": "no answer"}
     finally:
         connection.close()
-    return [] if answer.status == 200 else _failing(body) or [f"status {answer.status}"]
+    return {} if answer.status == 200 else _failing(body) or {"": f"status {answer.status}"}
 
 
-def _failing(body: bytes) -> list[str]:
+def _failing(body: bytes) -> dict[str, str]:
     try:
         checks = json.loads(body)["checks"]
-        return [name for name, check in checks.items() if check.get("ok") is not True]
+        return {
+            str(name): str(check.get("detail", ""))[:200]
+            for name, check in checks.items()
+            if check.get("ok") is not True and check.get("required") is not False
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
-        return []
+        return {}
+
+
+def describe(unready: Mapping[str, str]) -> str:
+    """In one line."""
+    return "; ".join(f"{name}: {detail}" if name else detail for name, detail in unready.items())
 
 
 def _secret(site: Site, name: str) -> str:

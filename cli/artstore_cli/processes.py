@@ -11,12 +11,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from artstore.postgres_wheel import Account
 
 PR_SET_PDEATHSIG = 1
-LOG_KEPT_BYTES = 10 * 1024 * 1024
-"""A log larger than this is put aside as .1 when its service starts."""
 TAIL_BYTES = 64 * 1024
 POLL_S = 0.05
 
@@ -84,9 +83,7 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
         if os.getppid() != launcher:
             os._exit(1)
 
-    if command.log.exists() and command.log.stat().st_size > LOG_KEPT_BYTES:
-        command.log.replace(command.log.with_suffix(".log.1"))
-    with command.log.open("ab") as log:
+    with _open_log(command.log) as log:
         return subprocess.Popen(
             command.arguments,
             env=dict(command.environment),
@@ -100,6 +97,14 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
             group=account.gid if account else None,
             extra_groups=[] if account else None,
         )
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """A service without a log is better than none: a full disk may not even take an empty file."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return open(os.devnull, "ab")
 
 
 def identify(process: subprocess.Popen[bytes]) -> ProcessId:

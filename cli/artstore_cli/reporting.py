@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.spinner import Spinner
 
-from .system import Died
+from .system import MAX_DEATHS, Death
+
+SAY_WAITING_EVERY_S = 10.0
+"""Where there is no terminal, a start that waits says so this often."""
 
 
 class Unbroken(Console):
@@ -17,49 +24,72 @@ class Unbroken(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
+    def say(self, text: str, **options: Any) -> None:
+        """A line that a full disk does not take is lost."""
+        with contextlib.suppress(OSError):
+            self.print(text, highlight=False, soft_wrap=True, **options)
+
 
 class Progress:
     """Implements system.Reporter. The spinner turns only when `waiting` is called: no thread of its own."""
 
-    def __init__(self, console: Console, errors: Console) -> None:
+    def __init__(self, console: Unbroken, errors: Unbroken) -> None:
         self.console = console
         self.errors = errors
         self._live: Live | None = None
+        self._said_s: float | None = None
 
-    def waiting(self, names: Sequence[str]) -> None:
+    def waiting(self, parts: Sequence[str]) -> None:
+        """`parts`: each that is not ready, with its reason."""
         if not self.console.is_terminal:
+            self._say_waiting(parts)
             return
-        if not names:
+        if not parts:
             self.end()
             return
         if self._live is None:
             self._live = Live(console=self.console, auto_refresh=False, transient=True)
             self._live.start()
             self._spinner = Spinner("dots")
-        self._spinner.update(text=f"waiting for {', '.join(names)}")
+        self._spinner.update(text=escape(f"waiting for {', '.join(parts)}"))
         self._live.update(self._spinner, refresh=True)
+
+    def _say_waiting(self, parts: Sequence[str]) -> None:
+        now_s = time.monotonic()
+        if self._said_s is None or not parts:
+            self._said_s = now_s
+        elif now_s - self._said_s >= SAY_WAITING_EVERY_S:
+            self._said_s = now_s
+            self.say(f"waiting   {escape(', '.join(parts))}")
 
     def ready(self, name: str, after_s: float) -> None:
         self.say(f"[green]ready[/green]     {name:<12} {after_s:5.1f} s")
 
-    def restarting(self, death: Died) -> None:
-        self.say(f"[red]died[/red]      {death}; starting it again. Its last lines:")
-        self.last_lines(death)
+    def restarting(self, death: Death) -> None:
+        again = f"starting it again in {death.pause_s:.0f} s"
+        if death.times > MAX_DEATHS:
+            again += f" (it died {death.times} times)"
+        self.say(f"[red]died[/red]      {escape(str(death))}; {again}.{' Its last lines:' if death.last_lines else ''}")
+        for line in death.last_lines:
+            self.errors.say(f"    {line}", markup=False)
+
+    def not_ready(self, parts: Sequence[str]) -> None:
+        self.end()
+        self.errors.say(f"artstore: started, but not ready: {', '.join(parts)}", style="yellow", markup=False)
 
     def stopping(self, names: Sequence[str]) -> None:
         self.end()
         self.say(f"stopping  {', '.join(names)}")
 
+    def warning(self, text: str) -> None:
+        self.errors.say(f"artstore: {text}", style="yellow", markup=False)
+
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.say(text)
 
     def error(self, text: str) -> None:
         self.end()
-        self.errors.print(f"artstore: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
-
-    def last_lines(self, death: Died) -> None:
-        for line in death.last_lines:
-            self.errors.print(f"    {line}", highlight=False, markup=False, soft_wrap=True)
+        self.errors.say(f"artstore: {text}", style="red", markup=False)
 
     def end(self) -> None:
         """Takes the spinner away."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .data_folder import DataFolder, find_record
 from .fleet import Site
-from .parts import Part, services, unready_checks
+from .parts import Part, describe, services, unready_checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,20 @@ def status(root: Path, folder: DataFolder) -> list[Line]:
         return []
     known = {part.name: part for part in services(Site(root, folder, record.port_base))}
     return [
-        Line(name, _state(identity.alive(), known.get(name)), identity.pid, known[name].url if name in known else "")
+        Line(
+            name,
+            _state(identity.alive(), known.get(name), record.faults.get(name, "")),
+            identity.pid,
+            known[name].url if name in known else "",
+        )
         for name, identity in record.processes.items()
     ]
 
 
-def _state(alive: bool, part: Part | None) -> str:
+def _state(alive: bool, part: Part | None, fault: str) -> str:
     if not alive:
-        return "dead"
+        return f"dead: {fault}" if fault else "dead"
     if part is None or part.port is None:
-        return "running"
+        return f"starting; before: {fault}" if fault else "running"
     checks = unready_checks(part.port)
-    return f"not ready: {', '.join(checks)}" if checks else "ready"
+    return f"not ready: {describe(checks)}" if checks else "ready"

@@ -1,5 +1,6 @@
-"""Starts the parts of a system in the order of their needs, watches them, and stops them in the reverse order.
+"""Starts the parts of a system in the order of their needs, keeps them running, and stops them in the reverse order.
 
+No part ends another: one that cannot start or dies is started again with growing pauses, for ever, while the others serve.
 One thread, no locks: the kernel's death signal of a child is tied to the thread that started it.
 """
 
@@ -8,65 +9,91 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .data_folder import DataFolder, Record
-from .parts import Part, unready_checks
+from .parts import Part, describe
 from .processes import POLL_S, Command, ProcessId, describe_end, identify, spawn, tail
+from .rotation import rotate
 
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 20
-"""After it a part that was asked to stop is killed; PostgreSQL repairs itself at the next start."""
+"""A start waits no longer than this for parts that make no progress; a recovery that counts on makes progress."""
+NEED_TIMEOUT_S = 15
+"""After this a part starts without what it needs: every service works, as far as it can, without its neighbours."""
+STOP_TIMEOUT_S = 60
+"""After it a part that was asked to stop is killed. Longer than the time running requests get (SHUTDOWN_TIMEOUT_S, 10 s)
+and a checkpoint on a slow disk together."""
 MAX_DEATHS = 3
-DEATHS_WITHIN_S = 60
-"""A part that dies this often in this time will not live by being started once more."""
+"""A start does not wait for a part that has died this often, and its last lines are shown no more."""
+MAX_PAUSE_S = 60.0
+STEADY_S = 60.0
+"""A part that ran this long has its deaths forgotten."""
+ASK_EVERY_S = 1.0
+"""How often a part that is not ready is asked, and logs are rotated, once the start has ended."""
+CONFIGURATION_STATUS = 2
+"""Exit status of a service that refuses its settings: no later start would go better."""
 
 
 class Interrupted(Exception):
     """SIGINT, SIGTERM or SIGHUP came."""
 
 
-class Died(Exception):
-    """A part ended by itself and the system cannot go on."""
-
-    def __init__(self, name: str, how: str, last_lines: Sequence[str]) -> None:
-        super().__init__(f"{name} {how}")
-        self.name = name
-        self.last_lines = last_lines
+class Misconfigured(Exception):
+    """A part refused its settings at its first start. The text is what it said."""
 
 
-class Slow(Exception):
-    """Some parts did not become ready in time."""
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a part ended by itself, or why it could not be started."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(f"not ready after {START_TIMEOUT_S} s: {', '.join(names)}")
+    name: str
+    how: str
+    last_lines: Sequence[str]
+    times: int
+    pause_s: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.how}"
 
 
 class Reporter(Protocol):
-    """Who is told what happens; `up` shows it."""
+    """What is told to the user; `up` shows it."""
 
-    def waiting(self, names: Sequence[str]) -> None: ...
+    def waiting(self, parts: Sequence[str]) -> None: ...
 
     def ready(self, name: str, after_s: float) -> None: ...
 
-    def restarting(self, death: Died) -> None: ...
+    def restarting(self, death: Death) -> None: ...
 
     def stopping(self, names: Sequence[str]) -> None: ...
+
+    def warning(self, text: str) -> None: ...
 
 
 @dataclass(slots=True)
 class Running:
     part: Part
-    command: Command
-    process: subprocess.Popen[bytes]
-    id: ProcessId
-    started_s: float
+    command: Command | None = None
+    process: subprocess.Popen[bytes] | None = None
+    id: ProcessId | None = None
+    started_s: float = 0.0
     ready: bool = False
+    was_ready: bool = False
+    unready: dict[str, str] = field(default_factory=dict)
+    """The checks that keep it from being ready, as it last said."""
+    deaths: int = 0
     start_again_s: float | None = None
     """Set once it has died: when it is to be started again."""
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def fault(self) -> str:
+        return describe(self.unready) if self.unready else "starting"
 
 
 @dataclass(slots=True)
@@ -77,89 +104,134 @@ class System:
     record: Record
     reporter: Reporter
     running: dict[str, Running] = field(default_factory=dict)
-    deaths: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
-    """By part: when it died of late."""
+    """Those begun so far, in the order of their first start."""
+    _waiting: list[Part] = field(default_factory=list)
+    _began_s: float = 0.0
+    _progress_s: float = 0.0
+    _asked_s: float = 0.0
+    _record_failed: bool = False
 
-    def start(self, parts: Sequence[Part]) -> None:
-        """Returns when all are ready. Raises Died, Interrupted or Slow."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = list(parts)
-        while waiting or not all(one.ready for one in self.running.values()):
-            for part in [part for part in waiting if all(self._is_ready(need) for need in part.needs)]:
-                waiting.remove(part)
-                self._start(part)
-            self._require_alive()
-            self._ask_ready()
-            self.reporter.waiting([*self._unready(), *(part.name for part in waiting)])
-            if time.monotonic() > deadline:
-                raise Slow([self._why_unready(self.running[name].part) for name in self._unready()])
+    def start(self, parts: Sequence[Part]) -> list[str]:
+        """Returns when all are ready, or when the others make no progress: those, each with its reason, in words.
+        Raises Interrupted and Misconfigured."""
+        self._waiting = list(parts)
+        self._began_s = self._progress_s = time.monotonic()
+        while True:
+            self._start_waiting()
+            self._look_after_dead()
+            self._ask_unready()
+            unready = {name: one for name, one in self.running.items() if not one.ready}
+            if not unready and not self._waiting:
+                return []
+            self.reporter.waiting(
+                [*(f"{name} ({one.fault})" for name, one in unready.items()), *(part.name for part in self._waiting)]
+            )
+            stuck = all(one.deaths >= MAX_DEATHS for one in unready.values()) and not self._waiting
+            if stuck or time.monotonic() > self._progress_s + START_TIMEOUT_S:
+                return [f"{name} ({one.fault})" for name, one in unready.items()]
             time.sleep(POLL_S)
 
     def watch(self) -> None:
-        """Keeps the system running until it is interrupted; a part that dies is reported and started again."""
+        """Keeps the system running until it is interrupted."""
         while True:
             time.sleep(POLL_S * 4)
-            for one in list(self.running.values()):
-                if one.process.poll() is None:
-                    continue
-                if one.start_again_s is None:
-                    one.start_again_s = time.monotonic() + self._pause_after_death(one)
-                elif one.start_again_s <= time.monotonic():
-                    self._start(one.part)
+            self._look_after_dead()
+            if time.monotonic() >= self._asked_s + ASK_EVERY_S:
+                self._asked_s = time.monotonic()
+                self._ask_unready()
+                for name in ("artstore", *self.running):
+                    rotate(self.folder.log(name))
 
     def stop(self) -> None:
         """Stops all, those first that others do not need. Nothing is left running when it returns."""
         for wave in stop_order([one.part for one in self.running.values()]):
-            ids = [(self.running[name].id, self.running[name].command.stop_signal) for name in wave]
+            alive = [self.running[name] for name in wave if self.running[name].alive]
+            ids = [(one.id, one.command.stop_signal) for one in alive if one.id is not None and one.command is not None]
             self.reporter.stopping(wave)
-            stop_processes(ids, waiting_for=[self.running[name].process for name in wave])
+            stop_processes(ids, waiting_for=[one.process for one in alive if one.process is not None])
             for name in wave:
                 del self.running[name]
         self.folder.record.unlink(missing_ok=True)
 
-    def _is_ready(self, name: str) -> bool:
-        return name in self.running and self.running[name].ready
+    def _start_waiting(self) -> None:
+        late = time.monotonic() > self._began_s + NEED_TIMEOUT_S
+        for part in list(self._waiting):
+            if late or all(self._is_settled(need) for need in part.needs):
+                self._waiting.remove(part)
+                self.running[part.name] = Running(part)
+                self._start(self.running[part.name])
 
-    def _unready(self) -> list[str]:
-        return [name for name, one in self.running.items() if not one.ready]
+    def _is_settled(self, name: str) -> bool:
+        """Ready, or in no hurry to become it."""
+        one = self.running.get(name)
+        return one is not None and (one.ready or one.deaths > 0)
 
-    def _why_unready(self, part: Part) -> str:
-        return part.name if part.port is None else f"{part.name} ({', '.join(unready_checks(part.port))})"
+    def _start(self, one: Running) -> None:
+        one.start_again_s, one.started_s, one.ready, one.unready = None, time.monotonic(), False, {}
+        self._progress_s = time.monotonic()
+        try:
+            one.command = one.part.command()
+            one.process = spawn(one.command)
+        except OSError as error:
+            one.process = None
+            self._note_death(one, f"cannot be started: {error}", [])
+            return
+        one.id = identify(one.process)
+        self.record.processes[one.part.name] = one.id
+        self._save()
 
-    def _start(self, part: Part) -> None:
-        command = part.command()
-        process = spawn(command)
-        self.running[part.name] = Running(part, command, process, identify(process), time.monotonic())
-        self.record.processes[part.name] = self.running[part.name].id
-        self.record.save(self.folder)
-
-    def _require_alive(self) -> None:
+    def _look_after_dead(self) -> None:
         for one in self.running.values():
-            if one.process.poll() is not None:
-                raise _death(one)
+            if one.alive:
+                continue
+            if one.start_again_s is None and one.process is not None and one.command is not None:
+                status = one.process.returncode
+                lines = tail(one.command.log)
+                if status == CONFIGURATION_STATUS and not one.was_ready:
+                    raise Misconfigured(lines[-1] if lines else f"{one.part.name} refuses its settings")
+                self._note_death(one, describe_end(status), lines)
+            elif one.start_again_s is not None and one.start_again_s <= time.monotonic():
+                self._start(one)
 
-    def _ask_ready(self) -> None:
-        for name, one in self.running.items():
-            if not one.ready and one.part.is_ready(one.process.pid):
-                one.ready = True
-                self.reporter.ready(name, time.monotonic() - one.started_s)
-
-    def _pause_after_death(self, one: Running) -> float:
-        """Seconds until it is started again, longer each time. Raises Died when it has died too often."""
-        now = time.monotonic()
-        deaths = self.deaths[one.part.name]
-        deaths.append(now)
-        while deaths[0] < now - DEATHS_WITHIN_S:
-            deaths.popleft()
-        death = _death(one)
-        if len(deaths) >= MAX_DEATHS:
-            raise death
+    def _note_death(self, one: Running, how: str, last_lines: Sequence[str]) -> None:
+        now_s = time.monotonic()
+        one.deaths = 1 if one.was_ready and now_s - one.started_s > STEADY_S else one.deaths + 1
+        pause_s = min(MAX_PAUSE_S, 2.0 ** (one.deaths - 1))
+        one.ready, one.start_again_s = False, now_s + pause_s
+        last = f": {last_lines[-1][:200]}" if last_lines else ""
+        one.unready = {"": f"{how}{last}"}
+        death = Death(one.part.name, how, last_lines if one.deaths <= MAX_DEATHS else [], one.deaths, pause_s)
         self.reporter.restarting(death)
-        return float(2 ** len(deaths) / 2)
+        self.record.faults[one.part.name] = f"{how}, {one.deaths} times in a row{last}"
+        self._save()
 
+    def _ask_unready(self) -> None:
+        for name, one in self.running.items():
+            if one.ready or not one.alive or one.process is None:
+                continue
+            before = one.unready.get("recovery")
+            one.unready = one.part.find_unready(one.process.pid)
+            if one.unready:
+                if one.unready.get("recovery") != before:
+                    self._progress_s = time.monotonic()
+                continue
+            one.ready = one.was_ready = True
+            self._progress_s = time.monotonic()
+            self.reporter.ready(name, time.monotonic() - one.started_s)
+            if self.record.faults.pop(name, None) is not None:
+                self._save()
 
-def _death(one: Running) -> Died:
-    return Died(one.part.name, describe_end(one.process.returncode), tail(one.command.log))
+    def _save(self) -> None:
+        """The parts run on when the disk does not take the record."""
+        try:
+            self.record.save(self.folder)
+            self._record_failed = False
+        except OSError as error:
+            if not self._record_failed:
+                self.reporter.warning(
+                    f"{self.folder.record} cannot be written ({error.strerror}): status may be out of date"
+                )
+            self._record_failed = True
 
 
 def stop_order(parts: Sequence[Part]) -> Iterator[list[str]]:

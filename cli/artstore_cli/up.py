@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from .ports import LOOPBACK, choose, require_free
 from .processes import ProcessId, find_started
 from .refusal import Refused, refused_by_disk
 from .reporting import Progress, Unbroken
-from .system import Died, Interrupted, Slow, System
+from .system import Interrupted, Misconfigured, System
 from .welcome import welcome
 
 KEYS_TIMEOUT_S = 30
@@ -26,15 +27,17 @@ KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-
 """What a database was made with: new ones would not open it."""
 
 
-def up(root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Runs the system until it is interrupted or cannot go on. Returns the exit code."""
+def up(
+    root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_started: Callable[[bool], None] = lambda ready: None
+) -> int:
+    """Runs the system until it is interrupted. Returns the exit code. `on_started` is called once, with whether all is ready."""
     progress = Progress(Unbroken(), Unbroken(stderr=True))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         folder.prepare()
         with folder.locked():
-            return _hold(root, folder, port_base, s3, progress, on_ready)
+            return _hold(root, folder, port_base, s3, progress, on_started)
     except Refused as error:
         progress.error(str(error))
     except Interrupted:
@@ -49,7 +52,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _hold(
-    root: Path, folder: DataFolder, port_base: int, s3: bool, progress: Progress, on_ready: Callable[[], None]
+    root: Path, folder: DataFolder, port_base: int, s3: bool, progress: Progress, on_started: Callable[[bool], None]
 ) -> int:
     leftovers.clear(folder)
     ports = choose(port_names(s3), find_ports(folder))
@@ -60,27 +63,28 @@ def _hold(
     _make_keys(site, ports[POSTGRES], ports[VALKEY])
     record = Record(port_base, ProcessId(os.getpid(), find_started(os.getpid()) or -1))
     system = System(folder, record, progress)
+    started = False
     try:
-        system.start([*stores(site, ports), *services(site)])
-        record.ready = True
-        record.save(folder)
-        progress.say(welcome(site))
-        on_ready()
+        unready = system.start([*stores(site, ports), *services(site)])
+        started = record.ready = True
+        with contextlib.suppress(OSError):
+            record.save(folder)
+        if unready:
+            progress.not_ready(unready)
+        else:
+            progress.say(welcome(site))
+        on_started(not unready)
         system.watch()
     except Interrupted:
-        return 0 if record.ready else 1
-    except Died as error:
-        death = error
-    except Slow as error:
-        raise Refused(f"{error}; see {folder.logs}") from None
+        pass
+    except Misconfigured as error:
+        raise Refused(str(error).removeprefix("artstore: ")) from None
     finally:
         # A second Ctrl-C must not leave half of the system running: stopping has its own time limit.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         system.stop()
-    progress.error(f"{death}. Its last lines, from {folder.log(death.name)}:")
-    progress.last_lines(death)
-    return 1
+    return 0 if started else 1
 
 
 def _require_keys(folder: DataFolder) -> None:

@@ -12,6 +12,8 @@ from .ports import LOOPBACK
 from .processes import Command
 
 ANSWER_TIMEOUT_S = 1
+MAX_MEMORY = "512mb"
+"""With volatile-lru: caches have a lifetime and are evicted; the registry snapshot and the published keys have none and stay."""
 
 
 def configure(data: Path, port: int, password: str) -> Path:
@@ -23,6 +25,9 @@ def configure(data: Path, port: int, password: str) -> Path:
         f"requirepass {password}",
         f"dir {quoted(data)}",
         "save 60 1",
+        "stop-writes-on-bgsave-error no",
+        f"maxmemory {MAX_MEMORY}",
+        "maxmemory-policy volatile-lru",
         "daemonize no",
     ]
     path = data / "valkey.conf"

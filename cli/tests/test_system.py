@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +16,7 @@ from artstore_cli.data_folder import DataFolder, Record, find_record
 from artstore_cli.parts import Part
 from artstore_cli.processes import Command, ProcessId, find_started
 from artstore_cli.refusal import Refused
-from artstore_cli.system import MAX_DEATHS, Died, System, stop_order
+from artstore_cli.system import MAX_DEATHS, Death, Interrupted, Misconfigured, System, stop_order
 
 STAYS = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + STAYS
@@ -28,15 +28,20 @@ class Told:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.deaths: list[Death] = []
 
-    def waiting(self, names: Sequence[str]) -> None:
+    def waiting(self, parts: Sequence[str]) -> None:
         pass
+
+    def warning(self, text: str) -> None:
+        self.events.append(f"warning {text}")
 
     def ready(self, name: str, after_s: float) -> None:
         self.events.append(f"ready {name}")
 
-    def restarting(self, death: Died) -> None:
+    def restarting(self, death: Death) -> None:
         self.events.append(f"died {death.name}")
+        self.deaths.append(death)
 
     def stopping(self, names: Sequence[str]) -> None:
         self.events.append(f"stop {'+'.join(sorted(names))}")
@@ -48,7 +53,7 @@ def part(folder: DataFolder, name: str, program: str = STAYS, needs: Sequence[st
     def command() -> Command:
         return Command([sys.executable, "-c", program], dict(os.environ), folder.path, log)
 
-    return Part(name, command, lambda _: log.exists() and "up" in log.read_text(), needs)
+    return Part(name, command, lambda _: {} if "up" in log.read_text() else {"": "not up yet"}, needs)
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def test_parts_start_after_what_they_need_and_stop_before_it(system: System) -> 
         [part(folder, "top", needs=("left", "right")), part(folder, "right", needs=("base",)),
          part(folder, "left", needs=("base",)), part(folder, "base")]
     )  # fmt: skip
-    ids = [one.id for one in system.running.values()]
+    ids = [one.id for one in system.running.values() if one.id is not None]
     record = find_record(folder)
     assert record is not None
     assert list(record.processes.values()) == ids
@@ -81,40 +86,123 @@ def test_parts_start_after_what_they_need_and_stop_before_it(system: System) -> 
     assert find_record(folder) is None
 
 
-def test_a_part_that_dies_while_starting_is_named_with_its_last_words(system: System) -> None:
-    with pytest.raises(Died, match="bad ended with status 1") as death:
-        system.start([part(system.folder, "good"), part(system.folder, "bad", DIES)])
-    assert death.value.last_lines == ["no such luck"]
+def watch_until(system: System, true: Callable[[], bool]) -> None:
+    """Lets the system be watched until `true`, as a signal ends it for the user."""
+    sleep = time.sleep
+
+    def interrupt(seconds: float) -> None:
+        if true():
+            raise Interrupted
+        sleep(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("artstore_cli.system.time.sleep", interrupt)
+        with pytest.raises(Interrupted):
+            system.watch()
+
+
+def test_a_part_that_cannot_start_is_named_and_the_others_run(system: System) -> None:
+    folder = system.folder
+    unready = system.start(
+        [part(folder, "good"), part(folder, "bad", DIES), part(folder, "needy", needs=("bad",))]
+    )  # fmt: skip
+    assert unready == ["bad (ended with status 1: no such luck)"]
+    assert system.running["good"].ready
+    assert system.running["needy"].ready
+    reporter = system.reporter
+    assert isinstance(reporter, Told)
+    assert reporter.deaths[0].last_lines == ["no such luck"]
+    record = find_record(folder)
+    assert record is not None
+    assert record.faults == {"bad": f"ended with status 1, {MAX_DEATHS} times in a row: no such luck"}
     system.stop()
     assert not system.running
 
 
-def test_a_part_that_dies_later_is_reported_and_started_again_but_not_for_ever(system: System) -> None:
-    system.start([part(system.folder, "other"), part(system.folder, "mortal")])
-    killed: list[int] = []
-
-    def kill_whatever_runs() -> None:
-        while len(killed) < MAX_DEATHS:
-            current = system.running["mortal"].id
-            if current.pid not in killed and current.alive():
-                current.send(signal.SIGKILL)
-                killed.append(current.pid)
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_whatever_runs)
-    killer.start()
-    with pytest.raises(Died, match="mortal was killed by SIGKILL"):
-        system.watch()
-    killer.join()
-    assert system.running["other"].id.alive()
+def test_a_program_that_is_not_there_stops_no_other_part(system: System) -> None:
+    folder = system.folder
+    nowhere = Part(
+        "nowhere", lambda: Command(["/no/such/program"], {}, folder.path, folder.log("nowhere")), lambda _: {}
+    )
+    (unready,) = system.start([nowhere, part(folder, "good")])
+    assert unready.startswith("nowhere (cannot be started: ")
+    assert system.running["good"].ready
     system.stop()
-    assert [event for event in told(system) if event.startswith("died")] == ["died mortal"] * (MAX_DEATHS - 1)
+
+
+def test_a_part_is_tried_again_until_it_can_run(system: System, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    program = f"import os, sys; os.path.exists({str(mended)!r}) or sys.exit(1); {STAYS}"
+    assert system.start([part(system.folder, "late", program), part(system.folder, "good")])
+    mended.touch()
+    watch_until(system, lambda: system.running["late"].ready)
+    assert "ready late" in told(system)
+    record = find_record(system.folder)
+    assert record is not None
+    assert record.faults == {}
+    system.stop()
+
+
+def test_settings_that_a_part_refuses_end_the_first_start_with_its_words(system: System) -> None:
+    refuses = "import sys; print('artstore: cannot start: LOG_LEVEL is wrong', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(Misconfigured, match="LOG_LEVEL is wrong"):
+        system.start([part(system.folder, "good"), part(system.folder, "wrong", refuses)])
+    system.stop()
+
+
+def test_a_start_waits_for_a_recovery_as_long_as_it_counts_on(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far longer than a part without progress is waited for."""
+    monkeypatch.setattr("artstore_cli.system.START_TIMEOUT_S", 0.5)
+    steps = iter(range(1, 101))
+
+    def recovering(_pid: int) -> dict[str, str]:
+        step = next(steps, None)
+        return {} if step is None else {"recovery": f"replaying the log {step}/100"}
+
+    slow = Part("slow", part(system.folder, "slow").command, recovering)
+    assert system.start([slow]) == []
+    system.stop()
+
+
+def test_a_start_does_not_wait_for_a_recovery_that_stands_still(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artstore_cli.system.START_TIMEOUT_S", 0.5)
+    stuck = Part("stuck", part(system.folder, "stuck").command, lambda _: {"recovery": "replaying the log 3/100"})
+    assert system.start([stuck]) == ["stuck (recovery: replaying the log 3/100)"]
+    assert system.running["stuck"].alive
+    system.stop()
+
+
+def test_a_part_that_dies_again_and_again_ends_no_other_part(system: System) -> None:
+    system.start([part(system.folder, "other"), part(system.folder, "mortal")])
+    killed: set[int] = set()
+
+    def kill_and_count() -> bool:
+        identity = system.running["mortal"].id
+        if identity is not None and identity.pid not in killed and identity.alive():
+            identity.send(signal.SIGKILL)
+            killed.add(identity.pid)
+        return len(killed) > MAX_DEATHS
+
+    watch_until(system, kill_and_count)
+    assert system.running["other"].alive
+    system.stop()
+
+
+def test_a_record_that_cannot_be_written_stops_nothing(system: System) -> None:
+    system.folder.record.mkdir()
+    assert system.start([part(system.folder, "one"), part(system.folder, "two")]) == []
+    assert len([event for event in told(system) if event.startswith("warning")]) == 1
+    system.folder.record.rmdir()
+    system.stop()
 
 
 def test_a_part_that_ignores_the_request_to_stop_is_killed(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artstore_cli.system.STOP_TIMEOUT_S", 0.5)
     system.start([part(system.folder, "stubborn", STUBBORN)])
     identity = system.running["stubborn"].id
+    assert identity is not None
     system.stop()
     assert not identity.alive()
 
@@ -122,6 +210,8 @@ def test_a_part_that_ignores_the_request_to_stop_is_killed(system: System, monke
 def test_what_a_killed_launcher_left_is_ended_and_nothing_else(system: System) -> None:
     system.start([part(system.folder, "left"), part(system.folder, "stranger")])
     left, stranger = system.running["left"].id, system.running["stranger"].id
+    assert left is not None
+    assert stranger is not None
     system.record.processes["stranger"] = ProcessId(stranger.pid, stranger.started - 1)
     system.record.save(system.folder)
     assert leftovers.clear(system.folder) == ["left"]
