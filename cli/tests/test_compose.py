@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
+import socket
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from artstore.config import ServiceSettings
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.fleet import ELEMENTS, Site, fleet
 
@@ -85,3 +91,63 @@ def test_an_image_runs_as_the_group_that_its_secrets_are_given_to(module: str, r
     group = getattr(generate, f"{reader}_GROUP")
     assert f"groupadd -g {generate.SHARED_GROUP} artstore && groupadd -g {group} {user[1]}" in text
     assert f"useradd -u {group} -g {user[1]} -G artstore" in text
+
+
+def test_only_the_keys_must_be_there_before_a_part_starts(services: dict[str, dict[str, Any]]) -> None:
+    """Any other condition would let one broken part keep the others from being created."""
+    for name, service in services.items():
+        for needed, how in service.get("depends_on", {}).items():
+            wanted = "service_completed_successfully" if needed == "keys" else "service_started"
+            assert how == {"condition": wanted}, f"{name} needs {needed}"
+    for name in ("ingester-module", "query-module"):
+        assert set(services[name]["depends_on"]) == {"keys", "admin-module"}
+
+
+def test_a_stop_is_longer_than_what_running_requests_get(services: dict[str, dict[str, Any]]) -> None:
+    limit_s = ServiceSettings.model_fields["shutdown_timeout_s"].default
+    for name in READERS:
+        assert int(services[name]["stop_grace_period"].removesuffix("s")) >= 3 * limit_s
+
+
+def test_no_log_grows_without_a_bound_or_keeps_its_writer_waiting(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        if name != "keys":
+            options = service["logging"]["options"]
+            assert {"max-size", "max-file"} <= set(options), name
+            assert options["mode"] == "non-blocking", name
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_an_image_neither_depends_on_the_modes_of_the_checkout_nor_starts_python_to_check_its_health(
+    module: str,
+) -> None:
+    text = (ROOT / module / "Dockerfile").read_text()
+    assert text.index("RUN chmod -R u=rwX,go=rX /artstore") > text.rindex("COPY ")
+    assert text.index("RUN chmod -R u=rwX,go=rX /artstore") < text.index("\nUSER ")
+    check = text[text.index("HEALTHCHECK") : text.index("\nCMD ")]
+    assert "python" not in check.lower()
+
+
+@pytest.mark.parametrize(("status", "passes"), [(200, True), (503, False), (None, False)])
+def test_the_health_check_of_an_image_passes_only_for_200(status: int | None, passes: bool) -> None:
+    """The very command, against a real socket."""
+    text = (ROOT / "query-module" / "Dockerfile").read_text()
+    command = json.loads(re.search(r"CMD (\[\"bash\".*?\])\n", text.replace("\\\n", ""), re.DOTALL)[1])  # type: ignore[index]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if status is not None:
+            listening.listen()
+
+            def answer() -> None:
+                connection, _ = listening.accept()
+                with connection:
+                    head = b""
+                    while not head.endswith(b"\r\n\r\n"):
+                        head += connection.recv(1024)
+                    assert head == b"GET /health/ready HTTP/1.0\r\n\r\n"
+                    connection.sendall(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n".encode())
+
+            threading.Thread(target=answer, daemon=True).start()
+        port = listening.getsockname()[1]
+        done = subprocess.run(command, env={"PATH": os.environ["PATH"], "PORT": str(port)}, timeout=60, check=False)
+    assert (done.returncode == 0) is passes
