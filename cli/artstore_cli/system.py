@@ -168,7 +168,8 @@ class System:
 
     def _start(self, one: Running) -> None:
         one.start_again_s, one.started_s, one.ready, one.unready = None, time.monotonic(), False, {}
-        self._progress_s = time.monotonic()
+        if one.deaths == 0:  # a part that dies again and again makes no progress
+            self._progress_s = time.monotonic()
         try:
             one.command = one.part.command()
             one.process = spawn(one.command)
