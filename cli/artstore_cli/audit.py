@@ -1,21 +1,27 @@
-"""`audit verify FILE`: checks an exported audit log without any service, database or network."""
+"""`audit verify | archive | prune`. `verify` needs no service, database or network; the others talk to admin."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from artstore.audit.check import ADMIN_CHAIN, Checker, Finding
-from artstore.audit.event import fingerprint
+from artstore.audit.event import fingerprint, hash_of
+from artstore.audit.seal import SEALS, check_seals
 
+from .audit_archive import Admin, prune_sealed, write_archive
 from .refusal import Refused
+
+CREDENTIALS = Path(".artstore/keys/admin-client.json")
 
 commands = typer.Typer(no_args_is_help=True, help="The audit log.", rich_markup_mode=None)
 
@@ -27,14 +33,16 @@ def _audit() -> None:
 
 @commands.command("verify")
 def verify(
-    file: Annotated[Path, typer.Argument(help="What GET /api/audit?format=ndjson answered.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="What GET /api/audit?format=ndjson answered; archives before it, oldest first.")
+    ],
     admin_key: Annotated[
         str | None, typer.Option(help="The fingerprint admin's key must have, as the checkpoints in its log say.")
     ] = None,
 ) -> None:
-    """Check an exported audit log, offline; exit code 1 when something was done to it."""
+    """Check exported audit logs, offline; exit code 1 when something was done to them."""
     try:
-        verdict = verify_file(file, admin_key)
+        verdict = verify_files(files, admin_key)
     except Refused as error:
         print(f"artstore: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -42,6 +50,8 @@ def verify(
         print(f"{one.what}: {one.chain} {one.seq}: {one.detail}")
     part = "" if verdict.whole else " of a part of the log, so that gaps and ends say nothing"
     print(f"{verdict.events} events{part}, {len(verdict.chains)} chains, {verdict.checkpoints} checkpoints")
+    if verdict.sealed:
+        print(f"what came before checkpoint {verdict.sealed} is in archives that were not given")
     print(f"admin's key: {verdict.admin_key}")
     print(f"{len(verdict.findings)} findings" if verdict.findings else "nothing was changed")
     raise typer.Exit(1 if verdict.findings else 0)
@@ -55,6 +65,8 @@ class Verdict:
     checkpoints: int
     chains: dict[str, str]
     whole: bool
+    sealed: int
+    """The checkpoint that the first file begins after; 0: it begins with the log."""
     findings: list[Finding]
 
     @property
@@ -62,38 +74,124 @@ class Verdict:
         return self.chains.get(ADMIN_CHAIN, "")
 
 
-def verify_file(path: Path, admin_key: str | None = None) -> Verdict:
-    """Raises Refused for a file that is no export. `admin_key`: the fingerprint that admin's key must have."""
+def verify_files(paths: Sequence[Path], admin_key: str | None = None) -> Verdict:
+    """Each file, and that each goes on where the one before it ended. Raises Refused for a file that is no export.
+    `admin_key`: the fingerprint that admin's key must have."""
+    verdict: Verdict | None = None
+    previous: _File | None = None
+    for path in paths:
+        try:
+            read = _File(path)
+            findings = read.check()
+        except OSError as error:
+            raise Refused(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refused(f"{path} is no export of the audit log: {error!r}") from error
+        if previous is not None:
+            findings += read.follows(previous)
+        elif admin_key is not None and read.chains.get(ADMIN_CHAIN) != admin_key:
+            detail = f"its key is {read.chains.get(ADMIN_CHAIN)}, not {admin_key}"
+            findings.append(Finding("wrong_key", ADMIN_CHAIN, 0, detail))
+        before = verdict or Verdict(0, 0, {}, True, read.began, [])
+        verdict = Verdict(
+            before.events + read.checker.events,
+            before.checkpoints + read.checker.checkpoints,
+            {**before.chains, **read.chains},
+            before.whole and read.whole,
+            before.sealed,
+            [*before.findings, *findings],
+        )
+        previous = read
+    assert verdict is not None  # noqa: S101  (typer asks for one file at least)
+    return verdict
+
+
+class _File:
+    """One export or archive, read line by line: keys, seal and checkpoints come before the events."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.whole = path, False
+        self.seal: dict[str, Any] | None = None
+        self.keys: dict[str, bytes] = {}
+        self.checker = Checker({})
+        self.digest = hashlib.sha256()
+
+    @property
+    def chains(self) -> dict[str, str]:
+        return {chain: fingerprint(key) for chain, key in self.keys.items()}
+
+    @property
+    def began(self) -> int:
+        return 0 if self.seal is None else int(self.seal["checkpoint"]["number"])
+
+    def check(self) -> list[Finding]:
+        begun = False
+        until: int | None = None
+        with self.path.open("rb") as file:
+            for line in file:
+                self.digest.update(line)
+                value = orjson.loads(line)
+                kind = value.get("type")
+                if kind in ("export", "archive"):
+                    self.whole, until = value["whole"] is True, value.get("until")
+                elif kind == "key":
+                    self.keys[value["chain"]] = base64.b64decode(value["public_key"], validate=True)
+                elif kind == "seal":
+                    self.seal = value
+                else:
+                    if not begun:
+                        self._begin()
+                        begun = True
+                    (self.checker.add_checkpoint if kind == "checkpoint" else self.checker.add)(value)
+        if not begun:
+            self._begin()
+        return self._check_seal() + self.checker.finish(known_number=until or 0)
+
+    def _begin(self) -> None:
+        self.checker = Checker(self.keys, self.whole, None if self.seal is None else self.seal["checkpoint"])
+
+    def _check_seal(self) -> list[Finding]:
+        if self.seal is None or ADMIN_CHAIN not in self.keys:
+            return []
+        key = Ed25519PublicKey.from_public_bytes(self.keys[ADMIN_CHAIN])
+        return check_seals([self.seal], key, linked=False)[1]
+
+    def follows(self, before: _File) -> list[Finding]:
+        """The seal with which this file begins must be that of the archive before it."""
+        if self.keys.get(ADMIN_CHAIN) != before.keys.get(ADMIN_CHAIN):
+            return [Finding("wrong_key", ADMIN_CHAIN, 0, f"{self.path} and {before.path} are signed by different keys")]
+        last = before.checker.last
+        if self.seal is None or last is None or hash_of(self.seal["checkpoint"]) != hash_of(last):
+            return [Finding("deleted", SEALS, 0, f"{self.path} does not go on where {before.path} ends")]
+        if self.seal["archive"]["sha256"] != before.digest.hexdigest():
+            return [Finding("changed", SEALS, self.seal["number"], f"{before.path} is not the file that was sealed")]
+        return []
+
+
+@commands.command("archive")
+def archive(
+    file: Annotated[Path, typer.Argument(help="The archive to write; an existing one is sealed if it was not yet.")],
+    before_days: Annotated[int, typer.Option(help="Archive what is older than so many days.")] = 90,
+    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
+    credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
+) -> None:
+    """Export the oldest part of the log, check it, and have it sealed. Nothing is deleted; run it again after a failure."""
+    _run(lambda: write_archive(Admin(url, credentials), file, before_days))
+
+
+@commands.command("prune")
+def prune(
+    file: Annotated[Path, typer.Argument(help="The archive of the newest seal: what is deleted is in it.")],
+    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
+    credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
+) -> None:
+    """Delete from PostgreSQL what the newest seal covers, after checking that FILE is that seal's archive."""
+    _run(lambda: prune_sealed(Admin(url, credentials), file))
+
+
+def _run(work: Callable[[], str]) -> None:
     try:
-        with path.open("rb") as file:
-            return _verify(file, admin_key)
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"{path} is no export of the audit log: {error!r}") from error
-
-
-def _verify(lines: Iterable[bytes], admin_key: str | None) -> Verdict:
-    keys: dict[str, bytes] = {}
-    checkpoints: list[dict[str, Any]] = []
-    checker: Checker | None = None
-    whole = False
-    for line in lines:
-        value = orjson.loads(line)
-        kind = value.get("type")
-        if kind == "export":
-            whole = value["whole"] is True
-        elif kind == "key":
-            keys[value["chain"]] = base64.b64decode(value["public_key"], validate=True)
-        elif kind == "checkpoint":
-            checkpoints.append(value)
-        else:
-            if checker is None:
-                checker = Checker(keys, checkpoints, whole)
-            checker.add(value)
-    checker = checker or Checker(keys, checkpoints, whole)
-    findings = checker.finish()
-    chains = {chain: fingerprint(key) for chain, key in keys.items()}
-    if admin_key is not None and chains.get(ADMIN_CHAIN) != admin_key:
-        findings.append(Finding("wrong_key", ADMIN_CHAIN, 0, f"its key is {chains.get(ADMIN_CHAIN)}, not {admin_key}"))
-    return Verdict(checker.events, len(checkpoints), chains, whole, findings)
+        print(work())
+    except Refused as error:
+        print(f"artstore: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None

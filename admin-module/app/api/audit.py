@@ -6,14 +6,16 @@ from dataclasses import fields
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
 from artstore.jsons import JsonResponse, page
 
-from ..audit.checkpoints import list_checkpoints
+from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
 from ..core.context import Context
@@ -47,7 +49,39 @@ def router() -> APIRouter:
         summary="Signed ends of all chains, newest first",
         dependencies=[known_only()],
     )(checkpoints)
+    routes.get(
+        f"{base}/archive",
+        tags=["audit"],
+        summary="Everything after the newest seal, up to a checkpoint, as NDJSON: the same bytes each time",
+        dependencies=[known_only("until")],
+        responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+    )(archive)
+    routes.get(f"{base}/seals", tags=["audit"], summary="Seals, newest first", dependencies=[known_only()])(list_seals)
+    routes.post(
+        f"{base}/seals",
+        tags=["audit"],
+        summary="Check the archive up to a checkpoint again and seal it",
+        status_code=201,
+    )(seal)
+    routes.post(
+        f"{base}/prune", tags=["audit"], summary="Delete rows below the newest seal; again while `left` is true"
+    )(prune)
     return routes
+
+
+class SealRequest(BaseModel):
+    """`sha256`: of the archive up to this checkpoint, as the caller holds it."""
+
+    model_config = ConfigDict(extra="forbid")
+    checkpoint: Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class PruneRequest(BaseModel):
+    """`seal`: the number of the newest seal."""
+
+    model_config = ConfigDict(extra="forbid")
+    seal: Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
 
 
 def filters(
@@ -83,12 +117,12 @@ async def list_all(
     context = _context(request)
     if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
         headers = {"content-disposition": 'attachment; filename="audit.ndjson"'}
-        return StreamingResponse(export(context.database, context.clock, wanted), media_type=NDJSON, headers=headers)
+        return StreamingResponse(
+            export(context.database, context.seals, context.clock, wanted), media_type=NDJSON, headers=headers
+        )
     before = parse_cursor(cursor, _row_id)
-    async with context.database.begin() as conn:
-        rows = await list_events(conn, before, limit + 1, wanted)
-    shown, following = cut(rows, limit, lambda row: row[0])
-    return page([event for _, event in shown], following)
+    shown, following = await list_events(context.database, before, limit, wanted)
+    return page([event for _, event in shown], None if following is None else str(following))
 
 
 async def verify_chains(
@@ -103,6 +137,29 @@ async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cu
         found = await list_checkpoints(conn, MAX_ROW_ID if before is None else before, limit + 1)
     shown, following = cut(found, limit, lambda checkpoint: checkpoint["number"])
     return page(shown, following)
+
+
+async def archive(request: Request, until: Annotated[int, Query(ge=1, le=MAX_ROW_ID)]) -> Response:
+    context = _context(request)
+    checkpoint = await find_checkpoint(context.database, until)
+    headers = {"content-disposition": f'attachment; filename="audit-{until}.ndjson"'}
+    return StreamingResponse(context.seals.archive(checkpoint), media_type=NDJSON, headers=headers)
+
+
+async def list_seals(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
+    before = parse_cursor(cursor, _row_id)
+    found = [one for one in reversed(await _context(request).seals.load()) if before is None or one["number"] < before]
+    shown, following = cut(found, limit, lambda one: one["number"])
+    return page(shown, following)
+
+
+async def seal(request: Request, wanted: SealRequest) -> Response:
+    made = await _context(request).seals.seal(wanted.checkpoint, wanted.sha256, principal_of(request).client_id)
+    return JsonResponse(made, 201)
+
+
+async def prune(request: Request, wanted: PruneRequest) -> Response:
+    return JsonResponse(await _context(request).seals.prune(wanted.seal, principal_of(request).client_id))
 
 
 def _row_id(cursor: str) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 import orjson
@@ -14,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.audit.event import GENESIS, Signed, canonical, fingerprint, hash_of, sign
 from artstore.clock import Clock, parse_rfc3339, rfc3339
 from artstore.database import Database
+from artstore.errors import NotFound
 from artstore.logs import get_logger
 
 from ..core.redis import keep_checkpoint_number, known_checkpoint_number
@@ -38,7 +42,11 @@ _INSERT = text("INSERT INTO audit_checkpoints (number, body) VALUES (:number, :b
 _PAGE = text(
     """SELECT number, body FROM audit_checkpoints WHERE number < CAST(:before AS bigint) ORDER BY number DESC LIMIT :limit"""
 )
-_FROM = text("SELECT number, body FROM audit_checkpoints WHERE number >= :number ORDER BY number")
+_NEXT = text(
+    """SELECT number, body FROM audit_checkpoints WHERE number > :after AND number <= :until ORDER BY number LIMIT :limit"""
+)
+READ_AT_ONCE = 500
+MAX_NUMBER = 2**63 - 1
 
 
 class Checkpoints:
@@ -94,13 +102,32 @@ class Checkpoints:
 
 async def list_checkpoints(conn: AsyncConnection, before: int, limit: int) -> list[Signed]:
     """Newest first, those before the number `before`."""
-    rows = await conn.execute(_PAGE, {"before": before, "limit": limit})
+    rows = (await conn.execute(_PAGE, {"before": before, "limit": limit})).all()
+    return await asyncio.to_thread(_read_all, rows)
+
+
+async def walk_checkpoints(database: Database, after: int = 0, until: int = MAX_NUMBER) -> AsyncIterator[list[Signed]]:
+    """In their order, those after number `after` up to `until`, in pieces that are parsed in a thread: one minute's or ten
+    years' of them take the same memory."""
+    while True:
+        async with database.begin() as conn:
+            rows = (await conn.execute(_NEXT, {"after": after, "until": until, "limit": READ_AT_ONCE})).all()
+        if rows:
+            yield await asyncio.to_thread(_read_all, rows)
+        if len(rows) < READ_AT_ONCE:
+            return
+        after = rows[-1].number
+
+
+async def find_checkpoint(database: Database, number: int) -> Signed:
+    """Raises NotFound."""
+    async for page in walk_checkpoints(database, number - 1, number):
+        return page[0]
+    raise NotFound(f"there is no checkpoint {number}")
+
+
+def _read_all(rows: Sequence[Any]) -> list[Signed]:
     return [_read(row.number, row.body) for row in rows]
-
-
-async def load_checkpoints(conn: AsyncConnection, first: int = 0) -> list[Signed]:
-    """In their order, from number `first` on."""
-    return [_read(row.number, row.body) for row in await conn.execute(_FROM, {"number": first})]
 
 
 def _read(number: int, body: str) -> Signed:

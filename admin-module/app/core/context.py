@@ -22,6 +22,7 @@ from artstore.service import Runtime
 from ..audit.chain import Auditor
 from ..audit.checkpoints import Checkpoints
 from ..audit.heads import Heads
+from ..audit.seals import Seals
 from ..audit.verify import Verification
 from ..elements.commands import Commands
 from ..elements.publish import Publisher
@@ -53,6 +54,7 @@ class Context:
     auditor: Auditor
     checkpoints: Checkpoints
     heads: Heads
+    seals: Seals
     verification: Verification
     hasher: SecretHasher
     keyring: Keyring
@@ -92,6 +94,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         resume = Resume(database, peers, changes, runtime.registry, call_timeout_s=call_timeout_s)
         checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
         heads = Heads(database, redis, auditor, runtime.registry)
+        seals = Seals(database, auditor, clock)
         context = Context(
             settings=settings,
             clock=clock,
@@ -104,7 +107,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             auditor=auditor,
             checkpoints=checkpoints,
             heads=heads,
-            verification=Verification(database, auditor, checkpoints, heads),
+            seals=seals,
+            verification=Verification(database, auditor, checkpoints, heads, seals),
             hasher=hasher,
             keyring=keyring,
             issuer=issuer,

@@ -7,13 +7,13 @@ by the gap, what is cut off by the checkpoints, which name the end of every chai
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from artstore.audit.event import GENESIS, Signed, fingerprint, hash_of, is_signed_by
+from artstore.audit.promises import Promises
 
 ADMIN_CHAIN = "admin"
 CHECKPOINTS = "checkpoints"
@@ -55,16 +55,19 @@ class _Signatures:
 
 @dataclass(slots=True)
 class Checker:
-    """Give it every event, each chain in the order of `seq`; then `finish()`. `whole=False`: a part, so gaps say nothing.
+    """Give it every checkpoint in the order of their numbers, then every event, each chain in the order of `seq`, then
+    `finish()`. `whole=False`: a part, so gaps say nothing.
 
-    `began`: the checkpoint that an earlier check ended with. Then only the events and checkpoints after it are given.
+    `began`: the checkpoint that an earlier check or the newest seal ended with. Then only what came after it is given.
     """
 
     keys: Mapping[str, bytes]
-    checkpoints: Sequence[Signed] = ()
     whole: bool = True
     began: Signed | None = None
     events: int = 0
+    checkpoints: int = 0
+    last: Signed | None = None
+    """The newest checkpoint given, else `began`."""
     findings: list[Finding] = field(default_factory=list)
     _places: dict[str, _Place] = field(default_factory=dict)
     _public: dict[str, Ed25519PublicKey | None] = field(default_factory=dict)
@@ -72,15 +75,27 @@ class Checker:
     _vouched: set[tuple[str, int]] = field(default_factory=set)
     _signatures: dict[str, _Signatures] = field(default_factory=dict)
     _missing: list[tuple[str, int]] = field(default_factory=list)
-    _promised: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)
+    _promises: Promises = field(default_factory=Promises)
+    _of_checkpoints: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.last = self.began
         if self.began is not None:
             for chain, head in self.began["heads"].items():
                 self._places[chain] = _Place(head["seq"], head["hash"])
-        for checkpoint in self.checkpoints:
-            for chain, head in checkpoint["heads"].items():
-                self._promised.setdefault((chain, head["seq"]), (head["hash"], checkpoint["number"]))
+
+    def add_checkpoint(self, checkpoint: Signed) -> None:
+        number, prev = (0, GENESIS) if self.last is None else (self.last["number"], hash_of(self.last))
+        seq, key = checkpoint["number"], self._key_of(ADMIN_CHAIN)
+        if seq > number + 1:
+            self._doubt("deleted", number + 1, f"checkpoints {number + 1} to {seq - 1} are missing")
+        elif key is not None and not is_signed_by(checkpoint, key):
+            self._doubt("changed", seq, "its signature does not fit what it says")
+        elif checkpoint["prev"] != prev:
+            self._doubt("forked", seq, "it follows another checkpoint than the one before it")
+        self.checkpoints += 1
+        self.last = checkpoint
+        self._promises.add(checkpoint)
 
     def add(self, event: Signed) -> None:
         self.events += 1
@@ -102,7 +117,7 @@ class Checker:
         if self.whole and place.hash is not None and event["prev"] != place.hash:
             self._find("forked", chain, seq, "it is signed, but follows another event than the one before it")
         digest = hash_of(event)
-        promised = self._promised.get((chain, seq))
+        promised = self._promises.find(chain, seq)
         if promised is not None and promised[0] != digest:
             self._find("forked", chain, seq, f"checkpoint {promised[1]} saw another event here")
         if place.hash is None:
@@ -117,7 +132,11 @@ class Checker:
             self.findings.append(self._name(event, copies))
         if self.whole:
             self._check_ends(known_ends or {})
-        self._check_checkpoints(known_number)
+        number = 0 if self.last is None else self.last["number"]
+        if number < known_number:
+            self._doubt("cut_off", number + 1, f"they end at {number}, number {known_number} was signed")
+        self.findings += self._of_checkpoints
+        self._promises.close()
         return self.findings
 
     def _key_of(self, chain: str) -> Ed25519PublicKey | None:
@@ -141,16 +160,13 @@ class Checker:
             key = self._key_of(origin)
             if key is not None and is_signed_by({**event, "chain": origin, "seq": number}, key):
                 return Finding("reordered", chain, seq, f"this is event {number} of {origin}")
-        vouched = (chain, seq) in self._vouched or any(
-            name == chain and promised >= seq for name, promised in self._promised
-        )
-        if vouched:
+        if (chain, seq) in self._vouched or self._promises.reach(chain, seq):
             return Finding("changed", chain, seq, "its signature does not fit what it says")
         return Finding("inserted", chain, seq, "nobody who may write this chain has signed it")
 
     def _check_ends(self, known_ends: Mapping[str, int]) -> None:
         ends = {chain: (seq, f"event {seq} was seen") for chain, seq in known_ends.items()}
-        for (chain, seq), (_, number) in self._promised.items():
+        for chain, seq, number in self._promises.ends():
             if seq >= ends.get(chain, (0, ""))[0]:
                 ends[chain] = (seq, f"checkpoint {number} saw event {seq}")
         for chain, (seq, saw) in sorted(ends.items()):
@@ -158,20 +174,9 @@ class Checker:
             if place.seq < seq:
                 self._find("cut_off", chain, place.seq + 1, f"the chain ends at {place.seq}, {saw}")
 
-    def _check_checkpoints(self, known_number: int) -> None:
-        number, prev = (0, GENESIS) if self.began is None else (self.began["number"], hash_of(self.began))
-        key = self._key_of(ADMIN_CHAIN) if self.checkpoints else None
-        for checkpoint in self.checkpoints:
-            seq = checkpoint["number"]
-            if seq > number + 1:
-                self._find("deleted", CHECKPOINTS, number + 1, f"checkpoints {number + 1} to {seq - 1} are missing")
-            elif key is not None and not is_signed_by(checkpoint, key):
-                self._find("changed", CHECKPOINTS, seq, "its signature does not fit what it says")
-            elif checkpoint["prev"] != prev:
-                self._find("forked", CHECKPOINTS, seq, "it follows another checkpoint than the one before it")
-            number, prev = seq, hash_of(checkpoint)
-        if number < known_number:
-            self._find("cut_off", CHECKPOINTS, number + 1, f"they end at {number}, number {known_number} was signed")
+    def _doubt(self, what: str, number: int, detail: str) -> None:
+        if len(self._of_checkpoints) < MAX_FINDINGS:
+            self._of_checkpoints.append(Finding(what, CHECKPOINTS, number, detail))
 
     def _find(self, what: str, chain: str, seq: int, detail: str) -> None:
         if len(self.findings) < MAX_FINDINGS:
@@ -198,9 +203,11 @@ def _find_key(raw: bytes) -> Ed25519PublicKey | None:
         return None
 
 
-def check(keys: Mapping[str, bytes], events: Iterable[Signed], checkpoints: Sequence[Any] = ()) -> list[Finding]:
+def check(keys: Mapping[str, bytes], events: Iterable[Signed], checkpoints: Iterable[Signed] = ()) -> list[Finding]:
     """All at once, for what fits into memory."""
-    checker = Checker(keys, checkpoints)
+    checker = Checker(keys)
+    for checkpoint in checkpoints:
+        checker.add_checkpoint(checkpoint)
     for event in events:
         checker.add(event)
     return checker.finish()

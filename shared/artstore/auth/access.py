@@ -55,6 +55,10 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "GET /api/audit": P.AUDIT_READ,
         "GET /api/audit/verify": P.AUDIT_READ,
         "GET /api/audit/checkpoints": P.AUDIT_READ,
+        "GET /api/audit/archive": P.AUDIT_READ,
+        "GET /api/audit/seals": P.AUDIT_READ,
+        "POST /api/audit/seals": P.AUDIT_WRITE,
+        "POST /api/audit/prune": P.AUDIT_WRITE,
     },
     Audience.STORAGE: {
         **PUBLIC,

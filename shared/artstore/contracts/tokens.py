@@ -46,6 +46,8 @@ class Permission(enum.StrEnum):
     KEYS_WRITE = "keys:write"
     SAGAS_READ = "sagas:read"
     AUDIT_READ = "audit:read"
+    AUDIT_WRITE = "audit:write"
+    """Sealing and pruning: ADMIN alone."""
     STORAGE_READ = "storage:read"
     """Internal, like the three below: held by module accounts (an ADMIN may read an element, nothing more)."""
     STORAGE_WRITE = "storage:write"
