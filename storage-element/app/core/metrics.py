@@ -14,7 +14,7 @@ from ..store.store import Store
 from ..upkeep.journal import Problem
 from ..upkeep.upkeep import Upkeep
 
-FINDINGS = ("damaged", "torn_tails", "unreadable_frames", "swept_temps", "resolved_intents", "redone_files")
+FINDINGS = ("damaged", "torn_tails", "unreadable_frames", "swept_temps", "resolved_intents", "redone_files", "put_back")
 
 
 class StoreCollector(Collector):

@@ -15,6 +15,11 @@ APPLIED_POLL_S = 0.01
 
 async def checkpoint(store: Store, *, rotate: bool = False) -> None:
     """All that was written before the segment in use. With `rotate`, all that was written before now. Raises ElementFailed."""
+    async with store.checkpointing:
+        await _checkpoint(store, rotate=rotate)
+
+
+async def _checkpoint(store: Store, *, rotate: bool) -> None:
     if rotate:
         await store.wal.rotate()
     boundary = store.wal.boundary
@@ -27,11 +32,12 @@ async def checkpoint(store: Store, *, rotate: bool = False) -> None:
         store.wal.give_up()
         raise failed from error
     hit("checkpoint.synced")
-    await store.wal.log_checkpoint(describe(store, boundary))
+    here = await store.in_thread(durable.identify, store.files.paths.wal)
+    await store.wal.log_checkpoint(describe(store, boundary, here))
     hit("checkpoint.freed")
 
 
-def describe(store: Store, boundary: int) -> Checkpoint:
+def describe(store: Store, boundary: int, here: durable.Identity | None) -> Checkpoint:
     """What the log forgets with its older segments and must still know."""
     newest = list(store.unconfirmed.items())[-store.wal.unconfirmed_room :]
     return Checkpoint(
@@ -41,6 +47,7 @@ def describe(store: Store, boundary: int) -> Checkpoint:
         files=store.usage.files,
         bytes_used=store.usage.bytes_used,
         exact=store.usage.exact,
+        here=here,
     )
 
 

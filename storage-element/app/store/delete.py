@@ -72,7 +72,7 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
     attributes = find_in(encoded, file_id)
     revision = attributes.revision + 1 if attributes is not None else 1
     # 1 WAL, twice: from its sync on the file is gone, and replay of an earlier put does not bring it back.
-    intent = Intent(Kind.DELETE, file_id, saga_id, revision=revision)
+    intent = Intent(Kind.DELETE, file_id, saga_id, revision=revision, stood=store.files.identify(file_id))
     begun, work = store.begin(intent, lambda: store.files.remove(file_id), copies=2)
     try:
         # 4 attr.json, then data, in the same thread hop

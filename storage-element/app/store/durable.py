@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 IOV_MAX = 1024
 """Buffers that one writev takes on Linux."""
@@ -17,11 +19,41 @@ SYNC_FILE_RANGE_WRITE = 2
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 
+AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
+STATX_INO, STATX_BTIME, STATX_CTIME = 0x100, 0x800, 0x80
+STATX_BYTES = 256
+STATX_TIME = struct.Struct("<qI")
+STATX_INO_AT, STATX_BTIME_AT, STATX_CTIME_AT = 32, 80, 96
+"""struct statx of linux/stat.h."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DiskFailed(OSError):
     """A sync reported an error: what was written before it may be lost."""
+
+
+class Identity(NamedTuple):
+    """Which file lies under a name: another one that is put in its place differs, even with the same bytes and times."""
+
+    inode: int
+    born_ns: int
+    """When the inode was made; where the file system does not say, when it last changed."""
+
+
+def identify(path: str) -> Identity | None:
+    """None when nothing is there."""
+    buffer = ctypes.create_string_buffer(STATX_BYTES)
+    wanted = STATX_INO | STATX_BTIME | STATX_CTIME
+    if _libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, wanted, buffer) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise OSError(number, f"statx: {os.strerror(number)}")
+    (mask,) = struct.unpack_from("<I", buffer)
+    (inode,) = struct.unpack_from("<Q", buffer, STATX_INO_AT)
+    seconds, ns = STATX_TIME.unpack_from(buffer, STATX_BTIME_AT if mask & STATX_BTIME else STATX_CTIME_AT)
+    return Identity(inode, seconds * 1_000_000_000 + ns)
 
 
 def write_new(path: str, pieces: Sequence[bytes], *, sync: bool = False) -> None:

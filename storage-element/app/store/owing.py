@@ -16,7 +16,7 @@ from . import durable
 from .attributes import find_in
 from .paths import ATTRIBUTES_SUFFIX
 from .records import PUTS, Kind
-from .replay import Operation
+from .replay import UNKNOWN, Operation
 from .store import Owed, Store
 from .wal import Begun
 
@@ -81,6 +81,8 @@ def _keep_or_undo(store: Store, operation: Operation) -> None:
     intent = operation.intent
     encoded = store.files.find_attributes(intent.file_id)
     standing = find_in(encoded, intent.file_id) if encoded is not None else None
+    if operation.aborted and encoded is not None and operation.undone not in (UNKNOWN, encoded):
+        return  # its CLOSED was lost, and the id was used again since
     if operation.aborted or standing is None or not store.files.holds(intent.file_id, standing):
         store.files.undo_put(intent.file_id, intent.temp)
 

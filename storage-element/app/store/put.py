@@ -19,7 +19,7 @@ from .body import Body, Expected
 from .locks import Running
 from .owing import owe
 from .paths import ATTRIBUTES_SUFFIX
-from .records import Intent, Kind, Step, Unconfirmed
+from .records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 from .room import Claim
 from .settle import require_settled, settle
 from .store import Owed, Store
@@ -79,12 +79,14 @@ async def _put(
     hasher = Hasher(order.expected)
     temp = store.files.new_temp(order.file_id)
     small = body.ended and body.seen_bytes <= store.limits.small_bytes
+    described: Attributes | None = None
     counted: Attributes | None = None
     catalog_asked = False
 
     # 1 WAL: the intent, durable. A small file's frame carries its bytes and attributes: from here it will be.
     if small:
         begun, attributes, make = _begin_small(store, order, b"".join(head), temp, hasher, claim)
+        described = attributes
     else:
         begun = store.wal.begin(Intent(Kind.PUT_LARGE, order.file_id, order.saga_id, temp=temp))
     try:
@@ -93,7 +95,7 @@ async def _put(
             hit("put.intended")
             # 2 Temp: bytes, hashed on the way, then attr.json
             await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
-            attributes = _describe(store, order, body, hasher)
+            described = attributes = _describe(store, order, body, hasher)
             await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encode(attributes))
             hit("put.staged")
             # 3 fsync of both temps
@@ -119,7 +121,8 @@ async def _put(
     except BaseException as error:
         if isinstance(error, OSError):
             store.failing.explain(error)
-        await _roll_back(store, order, begun, temp, counted, catalog_asked=catalog_asked)
+        undone = encode(described) if described is not None else UNPUBLISHED
+        await _roll_back(store, order, begun, temp, counted, undone, catalog_asked=catalog_asked)
         raise
     # 7 WAL: closed, without a sync. Lost in a crash, recovery sees by attr.json that only 5 and 6 are to be repeated.
     store.wal.close_intent(begun)
@@ -183,7 +186,14 @@ async def _find_earlier(store: Store, order: PutOrder) -> Attributes | None:
 
 
 async def _roll_back(
-    store: Store, order: PutOrder, begun: Begun, temp: str, counted: Attributes | None, *, catalog_asked: bool
+    store: Store,
+    order: PutOrder,
+    begun: Begun,
+    temp: str,
+    counted: Attributes | None,
+    undone: bytes,
+    *,
+    catalog_asked: bool,
 ) -> None:
     """attr.json, data, then the row; last the intent, as aborted.
 
@@ -205,7 +215,7 @@ async def _roll_back(
         store.usage.add(order.file_id, -1, -counted.size_bytes)
     if store.failing.reason is not None:
         return
-    await store.wal.mark(begun, Step.ABORTED)
+    await store.wal.mark(begun, Step.ABORTED, attributes=undone)
     hit("put.aborted")
     if owed is not None:
         owe(store, [begun], order.file_id, owed)

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from .durable import Identity
+
 
 class Kind(enum.IntEnum):
     PUT_SMALL = 1
@@ -40,10 +42,14 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     temp: str = ""
     revision: int = 1
     """The revision it makes; for a delete the one after the file's last."""
+    stood: tuple[Identity, ...] = ()
+    """The attr.json and the data that it replaces or deletes. Replay touches no others: a person may have put them there."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Something about the intent with the number `of`; repeats kind and id, so that one damaged frame hides nothing."""
+    """Something about the intent with the number `of`; repeats its kind, id, temp and `stood`, so that a mark is understood
+    also where the intent rotted or lies below the last checkpoint. `attributes`: of an aborted put its attr.json, UNPUBLISHED
+    where it had not come so far."""
 
     step: Step
     of: int
@@ -51,6 +57,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     file_id: str
     attributes: bytes = b""
     temp: str = ""
+    stood: tuple[Identity, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -74,6 +81,8 @@ class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
     decided: Mark | None = None
     confirmed: bool = False
     """A put whose saga was seen committed before the intent could be closed."""
+    undone: bytes = b""
+    """attr.json of an aborted put."""
 
 
 class Unconfirmed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -93,9 +102,13 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     bytes_used: int
     exact: bool = True
     """Whether `files` and `bytes_used` were right."""
+    here: Identity | None = None
+    """The log's folder. In a copy of the root it is another one, and no `stood` says anything."""
 
 
 Record = Intent | Mark | Checkpoint | Closed | Confirmed
+
+UNPUBLISHED = b"-"
 
 CARRIES_REDO = frozenset({Kind.PUT_SMALL, Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
 """Kinds whose effect on disk is not synced by itself: a checkpoint waits until it has been made."""

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 
 from artstore.contracts.files import Attributes
+from artstore.logs import get_logger
 from artstore.points import hit
 
 from . import durable
 from .attributes import find_in
 from .checkpoint import checkpoint
+from .durable import Identity
 from .owing import kept_temps, owe_unresolved
 from .paths import ATTRIBUTES_SUFFIX
 from .records import PUTS
-from .replay import Operation, Replay, Wanted
+from .replay import UNKNOWN, Gone, Operation, Replay, Wanted
 from .settle import settle, settle_all
 from .store import Store
 from .wal import Begun
+
+log = get_logger("element.store")
+
+Known = Mapping[str, set[Identity]]
+"""Replay.known, where it says anything."""
 
 
 async def recover(store: Store, replay: Replay) -> None:
@@ -50,14 +58,17 @@ async def recover(store: Store, replay: Replay) -> None:
 
 async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
     """The disk, with what the log says."""
+    # In a copy of the root every file is another one than the log names: there the log alone decides.
+    here = await store.in_thread(durable.identify, store.files.paths.wal)
+    known = replay.known if replay.here == here else {}
     # Decided rewrites first: their bytes are nowhere but in their temps. Then what the log carries, the last word per file.
     for operation in replay.unresolved:
         if operation.decided is not None and not operation.aborted:
-            await store.in_thread(_go_forward, store, operation)
+            await store.in_thread(_go_forward, store, operation, known)
     hit("recover.went_forward")
-    await store.in_thread(_redo, store, replay.wanted)
+    await store.in_thread(_redo, store, replay, known)
     hit("recover.redone")
-    await store.in_thread(_undo_unpublished, store, replay.unresolved)
+    await store.in_thread(_undo_unpublished, store, replay)
     hit("recover.undone")
     return [store.wal.adopt(operation.number, operation.to_carry()) for operation in replay.unresolved]
 
@@ -73,7 +84,7 @@ def _keep_aside(store: Store, replay: Replay) -> None:
         durable.write_new(f"{store.files.paths.aside}/{name}", [found.content], sync=True)
 
 
-def _go_forward(store: Store, operation: Operation) -> None:
+def _go_forward(store: Store, operation: Operation, known: Known) -> None:
     """A large rewrite that was decided. Its data lies in the temp, or under its name already when the temp is gone."""
     mark = operation.decided
     assert mark is not None
@@ -81,6 +92,8 @@ def _go_forward(store: Store, operation: Operation) -> None:
     assert wanted is not None, "the log carries attributes that were checked before they were written"
     standing = _standing(store, mark.file_id)
     if standing is not None and standing.revision >= wanted.revision:
+        return
+    if standing is not None and _was_put_back(store, mark.file_id, standing, known):
         return
     temp = store.files.paths.temp(mark.temp)
     durable.remove(temp + ATTRIBUTES_SUFFIX)
@@ -93,11 +106,11 @@ def _go_forward(store: Store, operation: Operation) -> None:
     hit("recover.swapped")
 
 
-def _redo(store: Store, wanted: dict[str, Wanted]) -> None:
-    for file_id, want in wanted.items():
+def _redo(store: Store, replay: Replay, known: Known) -> None:
+    for file_id, want in replay.wanted.items():
         if want.attributes is None:
-            store.files.remove(file_id)
-        elif not _stands(store, file_id, want):
+            _take_away(store, file_id, want.gone, known.get(file_id, set()))
+        elif not _stands(store, file_id, want, known):
             if _make(store, file_id, want):
                 store.findings.redone_files += 1
             else:
@@ -105,16 +118,47 @@ def _redo(store: Store, wanted: dict[str, Wanted]) -> None:
         hit("recover.file_redone")
 
 
-def _stands(store: Store, file_id: str, want: Wanted) -> bool:
-    """Whether the disk has this revision whole, or a later one."""
+def _take_away(store: Store, file_id: str, gone: Gone, known: set[Identity]) -> None:
+    """What a delete or an abort removed before the crash. A file that was put in its place since is left alone."""
+    encoded = store.files.find_attributes(file_id)
+    standing = store.files.identify(file_id)[:1]  # attr.json; data, where that alone is left
+    if _is_of_the_log(gone, encoded, known, standing):
+        store.files.remove(file_id)
+    elif standing:
+        store.findings.put_back += 1
+        log.warning("a file that was deleted was put back: it stays", file_id=file_id)
+
+
+def _is_of_the_log(gone: Gone, encoded: bytes | None, known: set[Identity], standing: tuple[Identity, ...]) -> bool:
+    if gone.deleted and (not known or not known.isdisjoint(standing)):
+        return True
+    return bool(gone.undone) and (encoded is None or UNKNOWN in gone.undone or encoded in gone.undone)
+
+
+def _stands(store: Store, file_id: str, want: Wanted, known: Known) -> bool:
+    """Whether the disk has this revision whole, a later one, or one that a person put there since."""
     assert want.attributes is not None
     wanted = find_in(want.attributes, file_id)
     standing = _standing(store, file_id)
-    if wanted is None or (standing is not None and standing.revision > wanted.revision):
+    if wanted is None:
         return True
-    if standing is None or standing.revision < wanted.revision:
+    if standing is None:
         return False
-    return want.data is None or store.files.holds(file_id, wanted)
+    if standing.revision != wanted.revision:
+        return standing.revision > wanted.revision or _was_put_back(store, file_id, standing, known)
+    if want.data is None or store.files.holds(file_id, wanted):
+        return True
+    return standing.checksum != wanted.checksum and store.files.holds(file_id, standing)
+
+
+def _was_put_back(store: Store, file_id: str, standing: Attributes, known: Known) -> bool:
+    """Whether an older revision is none of those that the log replaced, and whole: then a person wants it there."""
+    past = known.get(file_id)
+    if not past or not past.isdisjoint(store.files.identify(file_id)[:1]) or not store.files.holds(file_id, standing):
+        return False
+    store.findings.put_back += 1
+    log.warning("an older revision was put back: it stays", file_id=file_id, revision=standing.revision)
+    return True
 
 
 def _make(store: Store, file_id: str, want: Wanted) -> bool:
@@ -132,14 +176,19 @@ def _make(store: Store, file_id: str, want: Wanted) -> bool:
     return True
 
 
-def _undo_unpublished(store: Store, unresolved: list[Operation]) -> None:
+def _undo_unpublished(store: Store, replay: Replay) -> None:
     """A put whose attr.json is not in its place, or does not match its bytes, never happened."""
-    for operation in unresolved:
+    for operation in replay.unresolved:
         if operation.intent.kind not in PUTS:
             continue
         file_id = operation.intent.file_id
-        standing = _standing(store, file_id)
-        if standing is not None and not operation.aborted and store.files.holds(file_id, standing):
+        encoded = store.files.find_attributes(file_id)
+        standing = find_in(encoded, file_id) if encoded is not None else None
+        if operation.aborted:
+            # An abort whose CLOSED was lost, and the id was used again: that file is another put's.
+            if operation.number < replay.superseded.get(file_id, 0) or encoded not in (None, operation.undone):
+                continue
+        elif standing is not None and store.files.holds(file_id, standing):
             continue
         store.files.undo_put(file_id, operation.intent.temp)
         hit("recover.put_undone")

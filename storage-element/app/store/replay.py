@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
+from .durable import Identity
 from .records import PUTS, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
 from .segments import Frame, SegmentRead, Unreadable
 
 SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
+
+
+UNKNOWN = b""
+"""attr.json of an aborted put, where an older version did not log it."""
+
+
+class Summed(msgspec.Struct):
+    """As much of attr.json as says which bytes it describes."""
+
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What the log took away under an id; a file that came there by other means stays."""
+
+    deleted: bool = False
+    """The files in Replay.known; without any, whatever is there."""
+    undone: tuple[bytes, ...] = ()
+    """attr.json of puts that were aborted, or UNKNOWN."""
 
 
 @dataclass(slots=True)
@@ -16,6 +39,7 @@ class Wanted:
 
     attributes: bytes | None
     data: memoryview | None = None
+    gone: Gone = Gone()
 
 
 @dataclass(slots=True)
@@ -29,9 +53,11 @@ class Operation:
     carried: bool = False
     """Came over a checkpoint: its effects were durable then, its bytes are no longer in the log."""
     confirmed: bool = False
+    undone: bytes = UNKNOWN
+    """attr.json of an aborted put, as far as the log says."""
 
     def to_carry(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed)
+        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 @dataclass(slots=True)
@@ -42,6 +68,12 @@ class Replay:
     unresolved: list[Operation] = field(default_factory=list)
     """Not closed, in the order they were begun."""
     unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
+    known: dict[str, set[Identity]] = field(default_factory=dict)
+    """Per file what its operations replaced or deleted: everything that a crash may have left of its past."""
+    here: Identity | None = None
+    """The folder that the log was written in."""
+    superseded: dict[str, int] = field(default_factory=dict)
+    """Per file the number of its last put that was not aborted: an abort before it has nothing left to undo."""
     unreadable: list[Unreadable] = field(default_factory=list)
     files: int = 0
     bytes_used: int = 0
@@ -89,6 +121,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
         return 0
     last = checkpoints[-1]
     replay.files, replay.bytes_used, replay.exact = last.files, last.bytes_used, last.exact
+    replay.here = last.here
     replay.unconfirmed.update(last.unconfirmed)
     for carried in last.still_open:
         operations[carried.number] = Operation(
@@ -98,6 +131,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
             aborted=carried.aborted,
             carried=True,
             confirmed=carried.confirmed,
+            undone=carried.undone or carried.intent.attributes,
         )
     return last.redo_from
 
@@ -112,9 +146,10 @@ def _take(frame: Frame, operations: dict[int, Operation]) -> None:
                 operations[number].closed = True
     elif isinstance(record, Mark):
         operation = operations.get(record.of)
-        if operation is None and (record.step is Step.DECIDED or record.kind is Kind.DELETE):
-            # Its intent rotted. These two are believed on the mark's word: it repeats all that counts.
-            intent = Intent(record.kind, record.file_id, attributes=record.attributes, temp=record.temp)
+        if operation is None and _is_believed_alone(record):
+            intent = Intent(
+                record.kind, record.file_id, attributes=record.attributes, temp=record.temp, stood=record.stood
+            )
             operation = operations[record.of] = Operation(record.of, intent)
         if operation is None:
             return
@@ -122,8 +157,15 @@ def _take(frame: Frame, operations: dict[int, Operation]) -> None:
             operation.decided = record
         elif record.step is Step.ABORTED:
             operation.aborted = True
+            operation.undone = record.attributes or operation.intent.attributes
         else:
             operation.closed = True
+
+
+def _is_believed_alone(mark: Mark) -> bool:
+    """Marks that count without their intent, which rotted, or which lies below the checkpoint: an operation that ended while
+    the checkpoint was being made is not carried by it, and what it undid may not have been durable yet."""
+    return mark.step is Step.DECIDED or mark.kind is Kind.DELETE or (mark.step is Step.ABORTED and mark.kind in PUTS)
 
 
 def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
@@ -132,14 +174,17 @@ def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
     file_id = intent.file_id
     if not operation.closed:
         replay.unresolved.append(operation)
+    replay.known.setdefault(file_id, set()).update(intent.stood)
     if operation.aborted:
         _fold_aborted(operation, replay)
         return
+    if intent.kind in PUTS:
+        replay.superseded[file_id] = operation.number
     if intent.kind in PUTS and intent.saga_id is not None and not operation.confirmed:
         replay.unconfirmed[file_id] = Unconfirmed(intent.saga_id, now_s)
     if intent.kind is Kind.DELETE:
         replay.unconfirmed.pop(file_id, None)
-        replay.wanted[file_id] = Wanted(None)
+        replay.wanted[file_id] = Wanted(None, gone=Gone(deleted=True))
     elif intent.kind is Kind.PUT_LARGE or operation.decided is not None or operation.carried:
         # What synced itself, or was synced by a checkpoint: the disk has it, and earlier records no longer count.
         replay.wanted.pop(file_id, None)
@@ -147,11 +192,24 @@ def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
         replay.wanted[file_id] = Wanted(intent.attributes, operation.data)
     elif intent.kind is Kind.PATCH:
         before = replay.wanted.get(file_id)
-        replay.wanted[file_id] = Wanted(intent.attributes, before.data if before is not None else None)
+        same = before is not None and _checksum(before.attributes) == _checksum(intent.attributes)
+        replay.wanted[file_id] = Wanted(intent.attributes, before.data if before is not None and same else None)
 
 
 def _fold_aborted(operation: Operation, replay: Replay) -> None:
-    """An aborted put left nothing; an aborted update left what was before."""
+    """An aborted put left nothing, and what an earlier delete of the id took away stays away. An aborted update left what
+    was before."""
     if operation.intent.kind in PUTS:
-        replay.unconfirmed.pop(operation.intent.file_id, None)
-        replay.wanted[operation.intent.file_id] = Wanted(None)
+        file_id = operation.intent.file_id
+        replay.unconfirmed.pop(file_id, None)
+        before = replay.wanted.get(file_id)
+        gone = before.gone if before is not None and before.attributes is None else Gone()
+        replay.wanted[file_id] = Wanted(None, gone=Gone(gone.deleted, (*gone.undone, operation.undone)))
+
+
+def _checksum(attributes: bytes | None) -> str | None:
+    """Of bytes that were put back by hand a later patch has another one than the frame before it."""
+    try:
+        return msgspec.json.decode(attributes or b"", type=Summed).checksum
+    except msgspec.MsgspecError:
+        return None

@@ -63,6 +63,8 @@ class Findings:
     swept_temps: int = 0
     resolved_intents: int = 0
     redone_files: int = 0
+    put_back: int = 0
+    """Files that a person put where the log had deleted or changed one: they stay."""
 
 
 @dataclass(slots=True)
@@ -91,6 +93,8 @@ class Store:
     owed: dict[str, Owed] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     compensated: dict[str, None] = field(default_factory=dict)
+    checkpointing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One checkpoint at a time: the log's thread has one place for it."""
     _owned: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def now(self) -> str:

@@ -61,7 +61,8 @@ async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int 
         with store.room.claim() as claim:
             claim.ensure(len(encoded))
             # 1 WAL: from its sync on the change is made; 2 to 4 (temp, rename) follow in the same thread hop.
-            intent = Intent(Kind.PATCH, file_id, None, encoded, temp, changed.revision)
+            stood = store.files.identify(file_id)
+            intent = Intent(Kind.PATCH, file_id, None, encoded, temp, changed.revision, stood)
             begun, work = store.begin(intent, lambda: store.files.replace_attributes(file_id, temp, encoded))
             await _applied(store, begun, temp, work)
         await _tell(store, file_id, begun)
@@ -106,7 +107,8 @@ async def _rewrite_small(
     claim.ensure(len(data) + len(encoded))
     temp = store.files.new_temp(order.file_id)
     async with _readers_held(store, order.file_id):
-        intent = Intent(Kind.REWRITE_SMALL, order.file_id, None, encoded, temp, changed.revision)
+        stood = store.files.identify(order.file_id)
+        intent = Intent(Kind.REWRITE_SMALL, order.file_id, None, encoded, temp, changed.revision, stood)
         begun, work = store.begin(intent, lambda: store.files.replace_small(order.file_id, temp, data, encoded), data)
         await _applied(store, begun, temp, work)
     store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
@@ -125,7 +127,8 @@ async def _rewrite_large(
     hasher = Hasher(order.expected)
     temp = store.files.new_temp(order.file_id)
     # 1 WAL: an intent, so that a crash leaves a temp with an owner
-    intent = Intent(Kind.REWRITE_LARGE, order.file_id, temp=temp, revision=attributes.revision + 1)
+    stood = store.files.identify(order.file_id)
+    intent = Intent(Kind.REWRITE_LARGE, order.file_id, temp=temp, revision=attributes.revision + 1, stood=stood)
     begun = store.wal.begin(intent)
     try:
         await begun.durable

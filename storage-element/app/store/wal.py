@@ -48,9 +48,10 @@ class Begun:
     aborted: bool = False
     decided: Mark | None = None
     confirmed: bool = False
+    undone: bytes = b""
 
     def carried(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed)
+        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 class Wal:
@@ -98,15 +99,16 @@ class Wal:
             aborted=carried.aborted,
             decided=carried.decided,
             confirmed=carried.confirmed,
+            undone=carried.undone,
         )
         self.open[number] = begun
         return begun
 
     async def mark(self, begun: Begun, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
         """Say that `begun` came to `step`, durably, twice."""
-        mark = Mark(step, begun.number, begun.intent.kind, begun.intent.file_id, attributes, temp)
+        mark = _mark_of(begun, step, attributes, temp or begun.intent.temp)
         if step is Step.ABORTED:
-            begun.aborted = True
+            begun.aborted, begun.undone = True, attributes
         if step is Step.DECIDED:
             begun.decided = mark
         await self._add_and_wait(self._build(mark, copies=2))
@@ -118,8 +120,7 @@ class Wal:
         """
         del self.open[begun.number]
         if begun.intent.kind is Kind.DELETE:
-            mark = Mark(Step.CLOSED, begun.number, begun.intent.kind, begun.intent.file_id)
-            self._writer.add(self._build(mark, wait=False))
+            self._writer.add(self._build(_mark_of(begun, Step.CLOSED), wait=False))
         else:
             self._closed.append(begun.number)
         self._write_soon()
@@ -237,6 +238,11 @@ class Wal:
                 waiting.done.set_result(None)
             else:
                 waiting.done.set_exception(waiting.error)
+
+
+def _mark_of(begun: Begun, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
+    intent = begun.intent
+    return Mark(step, begun.number, intent.kind, intent.file_id, attributes, temp, intent.stood)
 
 
 def _new_future() -> asyncio.Future[None]:

@@ -14,11 +14,12 @@ from typing import Literal
 
 import msgspec
 
-from artstore.errors import Unavailable
+from artstore.errors import ElementFailed, Unavailable
 from artstore.logs import get_logger
 from artstore.points import hit
 
 from ..store.backends.base import Seen
+from ..store.checkpoint import checkpoint
 from ..store.paths import FAN_OUT
 from ..store.store import Store
 from .align import AT_ONCE, Align, Sized
@@ -92,9 +93,17 @@ class Rebuild:
             await self._keep(state)
         while state.later:
             await self._until_there(state, partial(self._again, state))
+        await self._let_the_past_go()
         state.phase, state.finished_at = "done", self._store.now()
         await self._keep(state)
         log.info("catalog rebuilt", files=state.files, corrected=state.corrected, forgotten=state.forgotten)
+
+    async def _let_the_past_go(self) -> None:
+        """What was on the disk just now is durable, and no older delete or change in the log is played again over it."""
+        try:
+            await checkpoint(self._store, rotate=True)
+        except ElementFailed as error:
+            log.warning("no checkpoint after the rebuild", error=error.detail)
 
     async def _folder(self, state: RebuildState, first: str) -> bool:
         seen = await asyncio.to_thread(self._store.files.survey, first)

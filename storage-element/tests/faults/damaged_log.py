@@ -4,7 +4,8 @@ What is promised. The log is durable once it was synced, so only a broken medium
 - a file none of whose frames was hit is exactly as acknowledged, and nothing is found that nobody put;
 - a file whose frame was hit is whole, in one of the states it was acknowledged in, or absent;
 - as long as the files themselves stand (the process crashed, the machine did not), one wrong byte loses nothing at all;
-- what takes away is written twice: no single byte brings a deleted file back.
+- what takes away is written twice: no single byte brings a deleted file or an undone put back;
+- so are confirmations: no single byte lets a compensation take an acknowledged file.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 from app.store.paths import ATTRIBUTES_SUFFIX
 from app.store.records import Checkpoint, Intent, Kind, Mark, Step
 from app.store.segments import FIRST_FRAME_AT, SegmentRead, read_segment
+from app.store.settle import settle_all
 
 from ..store.support import opened
 from .invariants import check_invariants
-from .journal import Journal, KeptCatalog, State, histories
+from .journal import ABSENT, Journal, KeptCatalog, State, histories, refused_in
 from .kills import in_child, scratch
-from .work import LARGE_BYTES, Work, catalog_of, journal_of
+from .work import LARGE_BYTES, Work, catalog_of, confirmed_of, journal_of
 
 SEGMENT_BYTES = 64 << 10
 BYTES = 40
@@ -65,7 +67,13 @@ async def _history(root: Path) -> None:
     catalog, journal = KeptCatalog(catalog_of(root)), Journal(journal_of(root))
     async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
         work = Work(store, journal, catalog)
+        committed = await work.put(BYTES)
+        store.confirm([committed])
+        confirmed_of(root).write_text(committed)
+        catalog.away = True
         await work.put(BYTES)
+        catalog.away = False
+        await settle_all(store)
         patched, rewritten, deleted = [await work.put(BYTES) for _ in range(3)]
         await work.patch(patched)
         await work.rewrite(rewritten, BYTES)
@@ -127,7 +135,8 @@ def run_cases(cases: list[Case]) -> int:
             for name, content in (standing if case.files_stand else durable).items():
                 (copied / name).parent.mkdir(parents=True, exist_ok=True)
                 (copied / name).write_bytes(content)
-            shutil.copyfile(catalog_of(root), catalog_of(copied))
+            for of in (catalog_of, confirmed_of):
+                shutil.copyfile(of(root), of(copied))
             damage(copied / "wal" / segment.name, case)
             try:
                 unreadable += asyncio.run(_recover(copied, allowed_after(journal_of(root), frames, case), case))
@@ -163,6 +172,9 @@ def allowed_after(journal: Path, frames: list[Touched], case: Case) -> dict[str,
         else:
             opened_before = sum(frame.opens and frame.end <= case.position for frame in mine)
             allowed[file_id] = states[min(opened_before, len(states) - 1) :]
+    for file_id, state in refused_in(journal).items():
+        # Only a log that was cut before it says so brings an undone put back: unconfirmed, so that its saga takes it away.
+        allowed[file_id] = [ABSENT] if case.damage is Damage.FLIP else [ABSENT, state]
     return allowed
 
 
@@ -176,4 +188,6 @@ async def _recover(root: Path, allowed: dict[str, list[State]], case: Case) -> i
             catalog=catalog.revisions() if exact else None,
             open_intents=len(store.wal.open) + len(store.unsettled),
         )
+        if case.damage is Damage.FLIP:
+            assert confirmed_of(root).read_text() not in store.unconfirmed
         return store.findings.unreadable_frames

@@ -81,6 +81,12 @@ def histories(path: Path) -> dict[str, list[State]]:
     return found
 
 
+def refused_in(path: Path) -> dict[str, State]:
+    """Per file the state that was answered with an error, and undone."""
+    lines = (msgspec.json.decode(line, type=tuple[int, str, str, State]) for line in path.read_bytes().splitlines())
+    return {file_id: state for _, what, file_id, state in lines if what == "refused"}
+
+
 class KeptCatalog(RememberingCatalog):
     """Rows that outlive the process, as PostgreSQL's do. `fails_after` makes the next note take effect and then fail."""
 

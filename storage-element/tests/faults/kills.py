@@ -25,7 +25,7 @@ from artstore import points
 from ..store.support import opened
 from .invariants import check_invariants
 from .journal import Journal, KeptCatalog, allowed_states
-from .work import SCENARIOS, Work, catalog_of, journal_of
+from .work import SCENARIOS, Work, catalog_of, confirmed_of, journal_of
 
 SEGMENT_BYTES = 128 << 10
 KILLED = -signal.SIGKILL
@@ -110,6 +110,8 @@ def _recover(root: Path) -> None:
                 catalog=catalog.revisions(),
                 open_intents=len(store.wal.open) + len(store.unsettled),
             )
+            if confirmed_of(root).exists():
+                assert not store.unconfirmed.keys() & set(confirmed_of(root).read_text().split())
 
     asyncio.run(run())
 
@@ -122,7 +124,7 @@ def copy_root(root: Path, target: Path) -> None:
             there.mkdir(parents=True)
             for name in names:
                 shutil.copyfile(f"{folder}/{name}", there / name)
-    for of in (journal_of, catalog_of):
+    for of in (journal_of, catalog_of, confirmed_of):
         if of(root).exists():
             shutil.copyfile(of(root), of(target))
 

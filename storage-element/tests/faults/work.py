@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -30,6 +31,11 @@ def journal_of(root: Path) -> Path:
 
 def catalog_of(root: Path) -> Path:
     return root.with_suffix(".catalog")
+
+
+def confirmed_of(root: Path) -> Path:
+    """Ids of files that no recovery may hold for unconfirmed."""
+    return root.with_suffix(".confirmed")
 
 
 class Work:
@@ -81,6 +87,15 @@ class Work:
     async def compensate(self, file_id: str, saga_id: str) -> None:
         if await self._attempt(file_id, ABSENT, lambda: compensate(self.store, file_id, saga_id)):
             self._content.pop(file_id, None)
+
+    async def refuse_compensation(self, file_id: str, saga_id: str) -> None:
+        """Of an acknowledged file: whatever its saga's fate is by the catalog, it stays."""
+        if file_id in self._content:
+            try:
+                await compensate(self.store, file_id, saga_id)
+            except ArtStoreError:
+                return
+            raise AssertionError("a confirmed file was taken away")
 
     @property
     def file_ids(self) -> list[str]:
@@ -141,6 +156,34 @@ async def refused(work: Work) -> None:
     await attempt_checkpoint(work.store)
 
 
+async def confirmed(work: Work) -> None:
+    """Files whose sagas were committed, in the log before and after a checkpoint; then a compensation of each is refused."""
+    assert isinstance(work.catalog, KeptCatalog)
+    sagas = {
+        await work.put(size, saga_id): saga_id for size in (SMALL_BYTES, LARGE_BYTES) for saga_id in (str(uuid7()),)
+    }
+    work.store.confirm(sagas)
+    await work.store.wal.rotate()
+    confirmed_of(Path(work.store.files.paths.root)).write_text(" ".join(sagas))
+    for file_id, saga_id in sagas.items():
+        await work.refuse_compensation(file_id, saga_id)
+    await attempt_checkpoint(work.store)
+    for file_id, saga_id in sagas.items():
+        await work.refuse_compensation(file_id, saga_id)
+
+
+async def undone_beside_checkpoints(work: Work) -> None:
+    """Puts that the catalog refuses while checkpoints are being made, then settled beside another one."""
+    assert isinstance(work.catalog, KeptCatalog)
+    for size in (SMALL_BYTES, LARGE_BYTES):
+        kept = await work.put(size)
+        work.catalog.away = True
+        await asyncio.gather(work.put(size), attempt_checkpoint(work.store), work.put(size))
+        work.catalog.away = False
+        await asyncio.gather(settle_all(work.store), attempt_checkpoint(work.store))
+        await work.patch(kept)
+
+
 async def compensated(work: Work) -> None:
     for size in (SMALL_BYTES, LARGE_BYTES):
         saga_id = str(uuid7())
@@ -165,6 +208,8 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "large": large,
     "refused": refused,
     "compensated": compensated,
+    "confirmed": confirmed,
+    "undone_beside_checkpoints": undone_beside_checkpoints,
     "unsettled": unsettled,
 }
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from artstore.contracts.files import Attributes
 
+from ..durable import Identity
 from ..paths import Paths
 
 
@@ -128,6 +129,9 @@ class Backend(Protocol):
         """Whether anything of the file lies in quarantine."""
 
     # Looking
+
+    def identify(self, file_id: str) -> tuple[Identity, ...]:
+        """attr.json and data as they lie there now, for the log; nothing where nothing is replayed from the log."""
 
     def find_attributes(self, file_id: str) -> bytes | None:
         """attr.json as it lies there, damaged or not."""

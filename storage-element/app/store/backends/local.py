@@ -156,8 +156,13 @@ class LocalBackend:
         """An open descriptor keeps the old bytes."""
 
     def drop_temps(self, temp: str) -> None:
-        durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
-        durable.remove(self.paths.temp(temp))
+        if temp:  # a mark of an older log names none
+            durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
+            durable.remove(self.paths.temp(temp))
+
+    def identify(self, file_id: str) -> tuple[durable.Identity, ...]:
+        found = (durable.identify(self.paths.attributes(file_id)), durable.identify(self.paths.data(file_id)))
+        return tuple(one for one in found if one is not None)
 
     def find_attributes(self, file_id: str) -> bytes | None:
         """attr.json as it lies there, damaged or not."""

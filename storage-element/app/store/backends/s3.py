@@ -95,8 +95,9 @@ class S3Backend:
         return LocalData(fd, os.fstat(fd).st_size)
 
     def drop_temps(self, temp: str) -> None:
-        durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
-        durable.remove(self.paths.temp(temp))
+        if temp:
+            durable.remove(self.paths.temp(temp + ATTRIBUTES_SUFFIX))
+            durable.remove(self.paths.temp(temp))
 
     # A file comes
 
@@ -169,6 +170,9 @@ class S3Backend:
         return any(self.find_meta(key) is not None for key in (target + ATTRIBUTES_SUFFIX, target))
 
     # Looking
+
+    def identify(self, file_id: str) -> tuple[durable.Identity, ...]:
+        return ()
 
     def find_attributes(self, file_id: str) -> bytes | None:
         try:
