@@ -1,36 +1,43 @@
 """`verify`: an element's folder, or a plain copy of one, checked with nothing running: schema, hashes, halves, leftovers.
 
-Reads and never writes. What counts as damage is what a reader would miss; temps and what lies in quarantine are remarks.
+Reads and never writes. Damage is what a reader would miss. Temps, files in quarantine, strays (names that are no file of
+ours in its own folder) and attributes that PostgreSQL would not take are remarks.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from artstore.contracts.files import Attributes, decode
+from artstore.contracts.files import Attributes, canonical_id, decode, unfit_for_catalog
 
 from .refusal import Refused
 
 SUFFIX = ".attr.json"
 PIECE_BYTES = 1 << 20
+MAX_READ_BYTES = 1 << 16
+"""Of an attr.json: more than it may have."""
 AT_ONCE = 256
 """Files handed to the threads at a time: hashing lets them run side by side."""
-REMARKS = frozenset({"temp", "quarantined", "stray"})
+_FOLDER = re.compile("[0-9a-f]{2}")
+REMARKS = frozenset({"temp", "quarantined", "stray", "unfit_for_catalog"})
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`path` below the folder."""
+    """`path` below the folder, printable."""
 
     problem: str
     path: str
@@ -64,7 +71,7 @@ def verify(folder: Path) -> Verdict:
     """Raises Refused when `folder` is not an element's."""
     if not (folder / "files").is_dir():
         raise Refused(f"{folder} holds no element: there is no folder files/ in it")
-    verdict = Verdict(str(folder))
+    verdict = Verdict(_text(str(folder)))
     _read_identity(folder, verdict)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         pairs = _pairs(folder, verdict)
@@ -75,8 +82,8 @@ def verify(folder: Path) -> Verdict:
                 if finding is not None:
                     verdict.findings.append(finding)
     for problem, name in (("temp", "tmp"), ("quarantined", "quarantine")):
-        found = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
-        verdict.findings += [Finding(problem, str(path.relative_to(folder))) for path in found]
+        if (folder / name).is_dir():
+            verdict.findings += [Finding(problem, f"{name}/{_text(found)}") for found in _names(folder, name, verdict)]
     return verdict
 
 
@@ -104,48 +111,92 @@ def _read_identity(folder: Path, verdict: Verdict) -> None:
 
 def _pairs(folder: Path, verdict: Verdict) -> Iterator[str]:
     """Names of the files that have both halves, as <aa>/<bb>/<id>; halves and strays go to the findings."""
-    for first in _folders(folder / "files", verdict, folder):
-        for second in _folders(first, verdict, folder):
-            names = {entry.name for entry in os.scandir(second)}
-            below = f"{first.name}/{second.name}"
+    for first in _folders(folder, "files", verdict):
+        for second in _folders(folder, f"files/{first}", verdict):
+            below = f"{first}/{second}"
+            names = set(_names(folder, f"files/{below}", verdict))
             for name in sorted(names):
-                path = f"files/{below}/{name}"
-                if name.endswith(SUFFIX):
-                    if name.removesuffix(SUFFIX) not in names:
-                        verdict.findings.append(Finding("data_missing", path))
+                file_id = name.removesuffix(SUFFIX)
+                if canonical_id(file_id) != file_id or file_id[-4:] != first + second:
+                    verdict.findings.append(Finding("stray", _text(f"files/{below}/{name}"), _why_stray(file_id)))
+                elif name != file_id:
+                    if file_id not in names:
+                        verdict.findings.append(Finding("data_missing", f"files/{below}/{name}"))
                 elif name + SUFFIX in names:
                     yield f"{below}/{name}"
                 else:
-                    verdict.findings.append(Finding("attributes_missing", path, "data without its attr.json"))
+                    verdict.findings.append(
+                        Finding("attributes_missing", f"files/{below}/{name}", "data without its attr.json")
+                    )
 
 
-def _folders(folder: Path, verdict: Verdict, root: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield path
+def _why_stray(file_id: str) -> str:
+    return "a file id in a folder that is not its own" if canonical_id(file_id) == file_id else ""
+
+
+def _folders(folder: Path, below: str, verdict: Verdict) -> Iterator[str]:
+    for name in _names(folder, below, verdict):
+        try:
+            ours = _FOLDER.fullmatch(name) and stat.S_ISDIR(os.stat(folder / below / name).st_mode)
+        except FileNotFoundError:
+            ours = False
+        except OSError as error:
+            verdict.findings.append(Finding("unreadable", _text(f"{below}/{name}"), str(error)))
+            continue
+        if ours:
+            yield name
         else:
-            verdict.findings.append(Finding("stray", str(path.relative_to(root))))
+            verdict.findings.append(Finding("stray", _text(f"{below}/{name}")))
+
+
+def _names(folder: Path, below: str, verdict: Verdict) -> list[str]:
+    """In order. A folder that cannot be listed is a finding, and hides no other."""
+    try:
+        return sorted(os.listdir(folder / below))
+    except OSError as error:
+        verdict.findings.append(Finding("unreadable", _text(below), str(error)))
+        return []
+
+
+def _text(name: str) -> str:
+    """Bytes that are no UTF-8 are shown as \\xff."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _check(folder: Path, name: str) -> tuple[int, Finding | None]:
     """Bytes read of one file, and what is wrong with it, if anything."""
-    first, second, file_id = name.split("/")
+    file_id = name.rpartition("/")[2]
     path = f"files/{name}"
     try:
-        attributes = decode((folder / f"{path}{SUFFIX}").read_bytes())
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        with _open(folder / f"{path}{SUFFIX}") as file:
+            attributes = decode(file.read(MAX_READ_BYTES))
+    except OSError as error:
+        return 0, Finding("unreadable", path + SUFFIX, str(error))
+    except (ValueError, msgspec.MsgspecError) as error:
         return 0, Finding("attributes_damaged", path + SUFFIX, str(error))
-    if attributes.file_id != file_id or (file_id[-4:-2], file_id[-2:]) != (first, second):
+    if attributes.file_id != file_id:
         return 0, Finding("misplaced", path, f"the attributes are of {attributes.file_id}")
     try:
-        return _check_bytes(folder, path, attributes)
+        size_bytes, finding = _check_bytes(folder, path, attributes)
     except OSError as error:
         return 0, Finding("unreadable", path, str(error))
+    if finding is None and (reason := unfit_for_catalog(attributes)) is not None:
+        finding = Finding("unfit_for_catalog", path + SUFFIX, reason)
+    return size_bytes, finding
+
+
+def _open(path: Path) -> BinaryIO:
+    """A pipe under a file's name must not hold up the others."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return cast(BinaryIO, os.fdopen(fd, "rb", buffering=0))
 
 
 def _check_bytes(folder: Path, path: str, attributes: Attributes) -> tuple[int, Finding | None]:
     sha256, size_bytes = hashlib.sha256(), 0
-    with (folder / path).open("rb", buffering=0) as file:
+    with _open(folder / path) as file:
         while piece := file.read(PIECE_BYTES):
             sha256.update(piece)
             size_bytes += len(piece)

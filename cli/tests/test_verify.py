@@ -115,3 +115,86 @@ def test_nothing_is_written(tmp_path: Path) -> None:
     before = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     run(tmp_path)
     assert sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+STRAYS = [".DS_Store", "Thumbs.db", ".nfs00000000deadbeef", "lost+found", "@eaDir", "desktop.ini", "~$report.docx"]
+
+
+def test_what_other_programs_leave_is_a_stray_and_no_damage(tmp_path: Path) -> None:
+    data = put(tmp_path, b"sound")
+    other = str(uuid7())
+    names = [
+        *STRAYS,
+        f"._{data.name}",
+        f"._{data.name}.attr.json",
+        f".{data.name}.attr.json.Xy12Zz",
+        f"{data.name}.attr.json.tmp",
+        f"{data.name} (conflicted copy)",
+        f"{other[:-4]}{'0000' if data.name[-4:] != '0000' else '0001'}",
+    ]
+    for folder in (data.parent, data.parents[1], data.parents[2]):
+        for name in names:
+            (folder / name).write_bytes(b"\0\5\x16\7")
+    (data.parent / "a folder").mkdir()
+    strange = os.fsencode(data.parent) + b"/\xff.txt"
+    with open(strange, "wb"):
+        pass
+    for options in ([], ["--json"]):
+        done = run(tmp_path, *options)
+        assert (done.returncode, done.stderr) == (0, "")
+    verdict = json.loads(done.stdout)
+    assert {one["problem"] for one in verdict["findings"]} == {"stray"}
+    assert len(verdict["findings"]) == 3 * len(names) + 2
+    assert verdict["files"] == 1
+    assert any(one["path"].endswith("\\xff.txt") for one in verdict["findings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"filename": "a\0b"}, "unfit_for_catalog"),
+        ({"metadata": {"a": ["\0"]}}, "unfit_for_catalog"),
+        ({"revision": 3_000_000_000}, "unfit_for_catalog"),
+        ({"size_bytes": 2**63}, "size_differs"),
+        ({"created_at": "2026-W01-1T00:00:00Z"}, "unfit_for_catalog"),
+        ({"filename": "x" * 3000}, "unfit_for_catalog"),
+        ({"metadata": {"n": 10**29}}, "unfit_for_catalog"),
+        ({"metadata": {"n": float("nan")}}, "attributes_damaged"),
+        ({"metadata": {"n": "\ud800"}}, "attributes_damaged"),
+        ({"tags": [1]}, "attributes_damaged"),
+    ],
+)
+def test_an_odd_attr_json_is_one_finding_with_a_reason(tmp_path: Path, change: dict, problem: str) -> None:  # type: ignore[type-arg]
+    odd, sound = put(tmp_path, b"odd"), put(tmp_path, b"sound")
+    fields = json.loads(attributes_of(odd).read_bytes())
+    attributes_of(odd).write_text(json.dumps({**fields, **change}), encoding="utf-8")
+    for options in ([], ["--json"]):
+        done = run(tmp_path, *options)
+        assert (done.returncode, done.stderr) == (int(problem != "unfit_for_catalog"), "")
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (finding["problem"], Path(finding["path"]).name.removesuffix(".attr.json")) == (problem, odd.name)
+    assert finding["detail"]
+    assert json.loads(done.stdout)["files"] == 2
+    assert sound.exists()
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    data = put(tmp_path, b"sound")
+    attributes_of(data).write_bytes(b"\xef\xbb\xbf" + attributes_of(data).read_bytes())
+    assert json.loads(run(tmp_path, "--json").stdout)["findings"] == []
+
+
+def test_what_cannot_be_opened_is_one_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
+    pipe, folder, loop, sound = (put(tmp_path, b"x") for _ in range(4))
+    for path, make in (
+        (pipe, os.mkfifo),
+        (attributes_of(folder), os.mkdir),
+        (loop, lambda path: os.symlink(path, path)),
+    ):
+        path.unlink()
+        make(path)
+    done = run(tmp_path, "--json")
+    verdict = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, verdict["files"]) == (1, "", 4)
+    assert sorted(one["problem"] for one in verdict["findings"]) == ["unreadable"] * 3
+    assert sound.exists()

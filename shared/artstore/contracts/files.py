@@ -20,8 +20,13 @@ from artstore.errors import InvalidFields
 SCHEMA_VERSION = 1
 MAX_ATTRIBUTES_BYTES = 4096
 """attr.json fits one disk block, so a put of it is one write."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Some editors begin a file with it; attr.json is read all the same, and written without it."""
 MAX_FILENAME_BYTES = 255
 """What ext4 and xfs take for a name."""
+MAX_REVISION = 2**31 - 1
+MAX_SIZE_BYTES = 2**63 - 1
+"""integer and bigint of the catalog's columns."""
 MAX_TAGS = 64
 MAX_TAG_BYTES = 128
 MAX_METADATA_DEPTH = 8
@@ -33,6 +38,7 @@ Retention = Literal["permanent", "temporary"]
 
 _FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TURNS_TEXT = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -103,6 +109,7 @@ def encode(attributes: Attributes) -> bytes:
 
 def decode(encoded: bytes) -> Attributes:
     """Raises ValueError for whatever is no complete attr.json of a schema version this code can read."""
+    encoded = encoded.removeprefix(BYTE_ORDER_MARK)
     if len(encoded) > MAX_ATTRIBUTES_BYTES:
         raise ValueError(f"{len(encoded)} bytes are more than attr.json may have")
     raw = msgspec.json.decode(encoded)
@@ -126,6 +133,26 @@ def _check_decoded(attributes: Attributes) -> None:
     for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
         if moment is not None:
             parse_rfc3339(moment)
+
+
+def unfit_for_catalog(attributes: Attributes) -> str | None:
+    """Why PostgreSQL takes no row of this attr.json, which is whole by its own rules; None for those it takes."""
+    try:
+        encoded = encode(attributes)
+    except InvalidFields as error:
+        return error.detail
+    if b"\\u0000" in encoded:
+        return "a text holds U+0000"
+    if attributes.revision > MAX_REVISION:
+        return f"revision {attributes.revision} is over {MAX_REVISION}"
+    if attributes.size_bytes > MAX_SIZE_BYTES:
+        return f"size_bytes {attributes.size_bytes} is over {MAX_SIZE_BYTES}"
+    if len(attributes.filename.encode()) > MAX_FILENAME_BYTES:
+        return f"filename takes more than {MAX_FILENAME_BYTES} bytes"
+    for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
+        if moment is not None and not _RFC3339.fullmatch(moment):
+            return f"{moment!r} is not a time of RFC 3339"
+    return None
 
 
 def canonical_id(text: str) -> str | None:
