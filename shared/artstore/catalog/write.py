@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.tables import AVAILABLE, PENDING
@@ -21,6 +22,22 @@ from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
+
+OF_THE_ROWS = frozenset({"21", "22", "23", "54"})
+"""Classes of SQLSTATE that say something about the rows of a statement, and nothing about the next one's."""
+
+
+def row_fault(error: Exception) -> str | None:
+    """Why a group cannot be written because of one of its rows; None when the error is about anything else.
+
+    A caller halves the group then, so that one row that PostgreSQL does not take holds up no other.
+    """
+    if isinstance(error, InvalidFields | TypeError | ValueError):
+        return str(error)
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig.__cause__, "sqlstate", None) or ""
+        return str(error.orig).partition("\n")[0] if state[:2] in OF_THE_ROWS else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)
