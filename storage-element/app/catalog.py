@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.catalog.find import find_file
-from artstore.catalog.write import Entry, forget, note
+from artstore.catalog.write import Entry, forget, note, row_fault
 from artstore.contracts.events import Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.database import Database
-from artstore.errors import Unavailable
+from artstore.errors import InvalidFields, Unavailable
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.outbox import Outbox
 
-from .store.catalog import Standing
+from .store.catalog import RowRefused, Standing
 
 log = get_logger("element.catalog")
 
@@ -53,14 +53,18 @@ class PostgresCatalog:
         self._outbox.kick()
 
     async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
+        """One result per item. A group with a row that PostgreSQL does not take is halved until that row stands alone."""
         try:
             await self._write(items)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, InvalidFields, TypeError, ValueError) as error:
+            fault = row_fault(error)
+            if fault is None:
+                log.error("the catalog refuses", error=str(error)[:500])
+                return [Unavailable("the catalog refuses")] * len(items)
             if len(items) == 1:
-                log.error("the catalog refuses a row", error=str(error))
-                return [Unavailable("the catalog refuses the row")]
-            # One of them is bad; the others must not suffer for it.
-            return [(await self._write_group([item]))[0] for item in items]
+                return [RowRefused("the catalog refuses the row", reason=fault)]
+            middle = len(items) // 2
+            return [*await self._write_group(items[:middle]), *await self._write_group(items[middle:])]
         return [None] * len(items)
 
     async def _write(self, items: list[Item]) -> None:

@@ -112,7 +112,10 @@ def decode(encoded: bytes) -> Attributes:
     encoded = encoded.removeprefix(BYTE_ORDER_MARK)
     if len(encoded) > MAX_ATTRIBUTES_BYTES:
         raise ValueError(f"{len(encoded)} bytes are more than attr.json may have")
-    raw = msgspec.json.decode(encoded)
+    try:
+        raw = msgspec.json.decode(encoded)
+    except RecursionError as error:
+        raise ValueError("attr.json is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ValueError("attr.json is no object")
     attributes = msgspec.convert({name: raw[name] for name in _KNOWN & raw.keys()}, Attributes)

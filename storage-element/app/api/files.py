@@ -14,7 +14,7 @@ from artstore.contracts.media_type import canonical_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch, UnsupportedHeader
 from artstore.if_match import if_match, revisions_in
-from artstore.jsons import JsonResponse, page, read_json
+from artstore.jsons import JsonResponse, read_json
 from artstore.modes import Operation
 from artstore.ranges import choose_range
 
@@ -135,8 +135,9 @@ async def get_files(request: Request) -> Response:
         after = request.query_params.get("cursor", "")
         if after:
             check_file_id(after)
-        found, cursor = await context.store.in_thread(list_files, context.store, after, _limit(request))
-    return page([_builtin(attributes) for attributes in found], cursor)
+        found, cursor = await context.store.scan_in_thread(list_files, context.store, after, _limit(request))
+    # msgspec and not orjson: an attr.json made by hand may hold integers of any length, and must not fail the page.
+    return JsonResponse(msgspec.json.encode({"items": [_builtin(one) for one in found], "next_cursor": cursor}))
 
 
 def _context(request: Request) -> Context:

@@ -28,15 +28,16 @@ class FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            # Read before the head is sent: a file that the disk cannot read is answered with an error, not cut off.
+            piece = await self._opened.read(self._first, min(PIECE_BYTES, self._end - self._first))
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_body(send)
+            await self._send_body(send, piece)
         finally:
             self._opened.close()
 
-    async def _send_body(self, send: Send) -> None:
+    async def _send_body(self, send: Send, piece: bytes) -> None:
         position = self._first
         while True:
-            piece = await self._opened.read(position, min(PIECE_BYTES, self._end - position))
             position += len(piece)
             if not piece and position < self._end:
                 raise OSError("the file is shorter than it was when it was opened")
@@ -47,3 +48,4 @@ class FileResponse(Response):
                 raise TooSlow("the answer is not taken") from error
             if position >= self._end:
                 return
+            piece = await self._opened.read(position, min(PIECE_BYTES, self._end - position))

@@ -14,7 +14,16 @@ from ..store.store import Store
 from ..upkeep.journal import Problem
 from ..upkeep.upkeep import Upkeep
 
-FINDINGS = ("damaged", "torn_tails", "unreadable_frames", "swept_temps", "resolved_intents", "redone_files", "put_back")
+FINDINGS = (
+    "damaged",
+    "torn_tails",
+    "unreadable_frames",
+    "swept_temps",
+    "resolved_intents",
+    "redone_files",
+    "put_back",
+    "unreadable",
+)
 
 
 class StoreCollector(Collector):

@@ -17,6 +17,9 @@ from artstore.contracts.files import (
 )
 from artstore.errors import InvalidFields
 
+UNREADABLE = b"\0unreadable"
+"""Stands for an attr.json that the disk does not give: no attributes can be read from it either."""
+
 
 def first_revision(
     file_id: str, new: NewFile, *, size_bytes: int, sha256: str, element_id: str, now: str

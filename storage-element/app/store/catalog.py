@@ -7,6 +7,7 @@ from typing import Protocol
 
 from artstore.contracts.events import Change
 from artstore.contracts.files import Attributes
+from artstore.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,12 @@ class Standing:
     available: bool
 
 
+class RowRefused(Unavailable):
+    """The catalog is there and does not take this row; it takes others."""
+
+
 class Catalog(Protocol):
-    """Raises Unavailable when it is away; then nothing is known about the call's effect, and it is repeated later."""
+    """Raises RowRefused, and Unavailable when it is away: then the call may have taken effect, and it is repeated later."""
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
         """The row (pending while `saga_id` is given), only over a lower revision, and the change event: one transaction."""

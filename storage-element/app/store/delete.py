@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from artstore.errors import Conflict, NotFound
+from artstore.errors import Conflict, FileDamaged, NotFound
 from artstore.points import hit
 
-from .attributes import find_in
+from .attributes import UNREADABLE, find_in
+from .failing import OF_THE_NAME, FileUnreadable
+from .get import find_attributes
 from .owing import apply, pay
-from .records import Intent, Kind
+from .records import Intent, Kind, Step
 from .settle import settle
 from .store import Store
 from .update import require_revision
@@ -43,19 +45,21 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
 async def _delete(store: Store, file_id: str, if_revision: int | None) -> int:
     async with store.locks.hold(file_id):
         await pay(store, file_id)
-        encoded = await store.look(store.files.find_attributes, file_id)
+        encoded = await _find(store, file_id)
         if encoded is None:
             raise NotFound("there is no such file here", file_id=file_id)
         attributes = find_in(encoded, file_id)
         if attributes is not None:
             require_revision(attributes, if_revision)
+        elif if_revision is not None:
+            raise FileDamaged("the file's revision cannot be compared: attr.json cannot be read", file_id=file_id)
         return await _remove(store, file_id, encoded, None)
 
 
 async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
     async with store.locks.hold(file_id):
         await pay(store, file_id)
-        encoded = await store.look(store.files.find_attributes, file_id)
+        encoded = await _find(store, file_id)
         if encoded is None:
             return
         unconfirmed = store.unconfirmed.get(file_id)
@@ -66,6 +70,14 @@ async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
                 reason=CONFIRMED,
             )
         await _remove(store, file_id, encoded, saga_id)
+
+
+async def _find(store: Store, file_id: str) -> bytes | None:
+    """attr.json; UNREADABLE where the disk does not give it: such a file can still be deleted."""
+    try:
+        return await store.look(find_attributes, store, file_id)
+    except FileUnreadable:
+        return UNREADABLE
 
 
 async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | None) -> int:
@@ -84,7 +96,12 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
             hit("delete.intended")
             await apply(store, begun, work, gone=True)
     except OSError as error:
-        raise store.failing.fail(f"a file could not be removed: {error}") from error
+        if error.errno not in OF_THE_NAME:
+            raise store.failing.fail(f"a file could not be removed: {error}") from error
+        # The operating system refuses this one name, and attr.json is still there: nothing was deleted.
+        await store.wal.mark(begun, Step.ABORTED)
+        store.wal.close_intent(begun)
+        raise FileDamaged(f"the file cannot be removed: {error.strerror}", file_id=file_id, reason="refused") from error
     hit("delete.removed")
     # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
     await settle(store, file_id, begun)

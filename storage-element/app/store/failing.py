@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import errno
 
-from artstore.errors import ArtStoreError, ElementFailed, InternalError, StorageFull
+from artstore.errors import ArtStoreError, ElementFailed, FileDamaged, InternalError, StorageFull, Unavailable
 
 from .durable import DiskFailed
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO})
+
+OF_THE_NAME = frozenset(
+    {
+        errno.EPERM,
+        errno.EACCES,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EBUSY,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    }
+)
+"""Refusals of one name by the operating system: an immutable file, a folder under a file's name. The disk is well."""
+NO_FAULT_OF_THE_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+
+
+class FileUnreadable(FileDamaged):
+    """The disk does not give this file; a later try may read it, so it stays where it is. `reason` says "unreadable"."""
+
+
+def explain_read(error: OSError, file_id: str) -> ArtStoreError:
+    """The typed error of a read. It concerns that file only: an element that reads badly still takes writes."""
+    if error.errno in NO_FAULT_OF_THE_FILE:
+        return Unavailable("the element cannot open more files at the moment")
+    return FileUnreadable(f"the disk cannot read this file: {error.strerror}", file_id=file_id, reason="unreadable")
 
 
 class Failing:
@@ -32,7 +58,7 @@ class Failing:
         return ElementFailed(f"the element is read-only: {self.reason}", reason=self.reason)
 
     def explain(self, error: OSError) -> ArtStoreError:
-        """The typed error for one of the disk's; a broken disk makes the element read-only here."""
+        """The typed error of a write or sync that failed; a broken disk makes the element read-only here."""
         if isinstance(error, DiskFailed) or error.errno in BROKEN:
             return self.fail(str(error))
         if error.errno in NO_ROOM:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artstore.contracts.files import Attributes
-from artstore.errors import FileDamaged, NotFound, Quarantined, Unavailable
+from artstore.contracts.files import BYTE_ORDER_MARK, Attributes
+from artstore.errors import ArtStoreError, FileDamaged, NotFound, Quarantined, Unavailable
+from artstore.logs import get_logger
 
 from .attributes import find_in
 from .backends.base import OpenData
+from .failing import FileUnreadable, explain_read
 from .store import Store
+
+log = get_logger("element.store")
 
 LOOKS = 5
 """At a file whose revisions are swapped while somebody looks."""
@@ -30,17 +34,34 @@ class Opened:
             piece = self.data.read_at_once(offset, size_bytes)
             if piece is not None:
                 return piece
-            return await self.store.in_thread(self.data.read, offset, size_bytes)
+            return await self.store.read_in_thread(self.data.read, offset, size_bytes)
         except OSError as error:
-            raise self.store.failing.explain(error) from error
+            raise unreadable(self.store, error, self.attributes.file_id) from error
 
     def close(self) -> None:
         self.data.close()
 
 
 async def load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
-    """Decoded and as they lie on disk. Raises NotFound, Unavailable; FileDamaged for a damaged attr.json."""
+    """Decoded and as they lie on disk. Raises NotFound, Unavailable; FileDamaged for a damaged or unreadable attr.json."""
     return await store.look(_load_attributes, store, file_id)
+
+
+def unreadable(store: Store, error: OSError, file_id: str) -> ArtStoreError:
+    """What to raise for a read that failed. Counted and logged; the element goes on taking writes."""
+    explained = explain_read(error, file_id)
+    if isinstance(explained, FileUnreadable):
+        store.findings.unreadable += 1
+        log.error("file unreadable", file_id=file_id, error=str(error))
+    return explained
+
+
+def find_attributes(store: Store, file_id: str) -> bytes | None:
+    """attr.json as it lies there. Raises FileUnreadable, Unavailable."""
+    try:
+        return store.files.find_attributes(file_id)
+    except OSError as error:
+        raise unreadable(store, error, file_id) from error
 
 
 async def open_file(store: Store, file_id: str) -> Opened:
@@ -70,19 +91,22 @@ def _load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
     held = store.swapping.get(file_id)
     if held is None and (owed := store.owed.get(file_id)) is not None and owed.gone:
         raise NotFound("there is no such file here", file_id=file_id)
-    encoded = held.attributes if held is not None else store.files.find_attributes(file_id)
+    encoded = held.attributes if held is not None else find_attributes(store, file_id)
     if encoded is None:
         if store.files.is_aside(file_id):
             raise Quarantined("the file was found damaged and lies in this element's quarantine", file_id=file_id)
         raise NotFound("there is no such file here", file_id=file_id)
-    return _decode(store, encoded, file_id), encoded
+    return _decode(store, encoded, file_id), encoded.removeprefix(BYTE_ORDER_MARK)
 
 
 def _open_file(store: Store, file_id: str) -> Opened:
     attributes, encoded = _load_attributes(store, file_id)
-    data = store.files.open_data(file_id)
+    try:
+        data = store.files.open_data(file_id)
+    except OSError as error:
+        raise unreadable(store, error, file_id) from error
     if data is None:
-        if store.files.find_attributes(file_id) is None:
+        if find_attributes(store, file_id) is None:
             raise NotFound("there is no such file here", file_id=file_id)
         raise _damaged(store, "the attributes are there, the bytes are not")
     if data.size_bytes != attributes.size_bytes:

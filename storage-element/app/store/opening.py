@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +29,11 @@ from .replay import Replay, understand
 from .ring import WalLimits
 from .room import Room, Usage
 from .segments import SUFFIX, Segment, SegmentRead, open_segment, read_segment
-from .store import Limits, Store
+from .store import Limits, Store, Threads
 from .wal import Wal
 
 log = get_logger("store.opening")
+_SEGMENT = re.compile(r"\d{8}" + re.escape(SUFFIX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ async def open_store(
         usage=usage,
         room=Room(paths.root, settings.reserve, usage, settings.quota_bytes, files_here=files.at_once),
         limits=settings.limits,
-        threads=ThreadPoolExecutor(files.threads, "store"),
+        threads=Threads(files.threads),
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
     )
     try:
@@ -109,7 +110,7 @@ def _read_log(paths: Paths, now_s: float) -> _Log:
     """What it says; and its segments, oldest first: those a next recovery would need again, and those it would not."""
     read: list[tuple[int, str, SegmentRead | None]] = []
     for name in sorted(os.listdir(paths.wal)):
-        if name.endswith(SUFFIX):
+        if _SEGMENT.fullmatch(name):
             path = f"{paths.wal}/{name}"
             segment = read_segment(path)
             read.append((segment.sequence if segment is not None else 0, path, segment))

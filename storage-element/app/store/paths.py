@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -29,6 +30,16 @@ def check_file_id(text: str) -> str:
 def folder_of(file_id: str) -> str:
     """The file's folder below files/: "3f/a2"."""
     return f"{file_id[-4:-2]}/{file_id[-2:]}"
+
+
+def belongs(name: str, first: str, second: str) -> bool:
+    """Whether it is a file id in its own folder. All else in there is a stray: not ours, and left alone."""
+    return is_file_id(name) and name[-4:] == first + second
+
+
+def printable(name: str) -> str:
+    """A name from the disk as text: bytes that are no UTF-8 are shown as \\xff."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from artstore.points import hit
 
 from .attributes import find_in, first_revision
 from .body import Body, Expected
+from .get import find_attributes
 from .locks import Running
 from .owing import owe
 from .paths import ATTRIBUTES_SUFFIX
@@ -175,7 +176,7 @@ def _count(store: Store, order: PutOrder, attributes: Attributes) -> Attributes:
 
 async def _find_earlier(store: Store, order: PutOrder) -> Attributes | None:
     """What the same saga put before, for a repeated call. Raises Conflict when the id is another's."""
-    encoded = await store.look(store.files.find_attributes, order.file_id)
+    encoded = await store.look(find_attributes, store, order.file_id)
     if encoded is None:
         return None
     attributes = find_in(encoded, order.file_id)

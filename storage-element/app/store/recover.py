@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from artstore.contracts.files import Attributes
 from artstore.logs import get_logger
 from artstore.points import hit
 
 from . import durable
-from .attributes import find_in
+from .attributes import UNREADABLE, find_in
 from .checkpoint import checkpoint
 from .durable import Identity
+from .failing import OF_THE_NAME
+from .get import unreadable
+from .listing import read_many
 from .owing import kept_temps, owe_unresolved
-from .paths import ATTRIBUTES_SUFFIX
+from .paths import ATTRIBUTES_SUFFIX, printable
 from .records import PUTS
 from .replay import UNKNOWN, Gone, Operation, Replay, Wanted
 from .settle import settle, settle_all
@@ -97,7 +101,7 @@ def _go_forward(store: Store, operation: Operation, known: Known) -> None:
         return
     temp = store.files.paths.temp(mark.temp)
     durable.remove(temp + ATTRIBUTES_SUFFIX)
-    if not os.path.exists(temp) and not store.files.holds(mark.file_id, wanted):
+    if not os.path.exists(temp) and not _holds(store, mark.file_id, wanted, in_doubt=True):
         store.findings.damaged += 1
         return
     store.files.stage(mark.temp + ATTRIBUTES_SUFFIX, mark.attributes)
@@ -108,19 +112,32 @@ def _go_forward(store: Store, operation: Operation, known: Known) -> None:
 
 def _redo(store: Store, replay: Replay, known: Known) -> None:
     for file_id, want in replay.wanted.items():
-        if want.attributes is None:
-            _take_away(store, file_id, want.gone, known.get(file_id, set()))
-        elif not _stands(store, file_id, want, known):
-            if _make(store, file_id, want):
-                store.findings.redone_files += 1
-            else:
-                store.findings.damaged += 1
+        with _this_file_only(store, file_id):
+            if want.attributes is None:
+                _take_away(store, file_id, want.gone, known.get(file_id, set()))
+            elif not _stands(store, file_id, want, known):
+                if _make(store, file_id, want):
+                    store.findings.redone_files += 1
+                else:
+                    store.findings.damaged += 1
         hit("recover.file_redone")
+
+
+@contextmanager
+def _this_file_only(store: Store, file_id: str) -> Iterator[None]:
+    """A name that the operating system refuses is a finding, and keeps no element from starting."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_NAME:
+            raise
+        store.findings.damaged += 1
+        log.error("file not recovered", file_id=file_id, error=str(error))
 
 
 def _take_away(store: Store, file_id: str, gone: Gone, known: set[Identity]) -> None:
     """What a delete or an abort removed before the crash. A file that was put in its place since is left alone."""
-    encoded = store.files.find_attributes(file_id)
+    encoded = _find(store, file_id)
     standing = store.files.identify(file_id)[:1]  # attr.json; data, where that alone is left
     if _is_of_the_log(gone, encoded, known, standing):
         store.files.remove(file_id)
@@ -146,15 +163,19 @@ def _stands(store: Store, file_id: str, want: Wanted, known: Known) -> bool:
         return False
     if standing.revision != wanted.revision:
         return standing.revision > wanted.revision or _was_put_back(store, file_id, standing, known)
-    if want.data is None or store.files.holds(file_id, wanted):
+    if want.data is None or _holds(store, file_id, wanted, in_doubt=False):
         return True
-    return standing.checksum != wanted.checksum and store.files.holds(file_id, standing)
+    return standing.checksum != wanted.checksum and _holds(store, file_id, standing, in_doubt=False)
 
 
 def _was_put_back(store: Store, file_id: str, standing: Attributes, known: Known) -> bool:
     """Whether an older revision is none of those that the log replaced, and whole: then a person wants it there."""
     past = known.get(file_id)
-    if not past or not past.isdisjoint(store.files.identify(file_id)[:1]) or not store.files.holds(file_id, standing):
+    if (
+        not past
+        or not past.isdisjoint(store.files.identify(file_id)[:1])
+        or not _holds(store, file_id, standing, in_doubt=True)
+    ):
         return False
     store.findings.put_back += 1
     log.warning("an older revision was put back: it stays", file_id=file_id, revision=standing.revision)
@@ -165,7 +186,7 @@ def _make(store: Store, file_id: str, want: Wanted) -> bool:
     """False for a patch whose bytes are nowhere: the frame that carried them rotted. No attr.json without its bytes."""
     assert want.attributes is not None
     wanted = find_in(want.attributes, file_id)
-    if want.data is None and (wanted is None or not store.files.holds(file_id, wanted)):
+    if want.data is None and (wanted is None or not _holds(store, file_id, wanted, in_doubt=True)):
         return False
     temp = store.files.new_temp(file_id) + ".redo"
     store.files.drop_temps(temp)  # of a recovery that crashed here
@@ -182,22 +203,24 @@ def _undo_unpublished(store: Store, replay: Replay) -> None:
         if operation.intent.kind not in PUTS:
             continue
         file_id = operation.intent.file_id
-        encoded = store.files.find_attributes(file_id)
+        encoded = _find(store, file_id)
         standing = find_in(encoded, file_id) if encoded is not None else None
         if operation.aborted:
             # An abort whose CLOSED was lost, and the id was used again: that file is another put's.
             if operation.number < replay.superseded.get(file_id, 0) or encoded not in (None, operation.undone):
                 continue
-        elif standing is not None and store.files.holds(file_id, standing):
+        elif encoded == UNREADABLE or (standing is not None and _holds(store, file_id, standing, in_doubt=True)):
             continue
-        store.files.undo_put(file_id, operation.intent.temp)
+        with _this_file_only(store, file_id):
+            store.files.undo_put(file_id, operation.intent.temp)
         hit("recover.put_undone")
 
 
 def _sweep_temps(store: Store, kept: set[str]) -> None:
     for name in set(os.listdir(store.files.paths.temps)) - kept:
-        durable.remove(store.files.paths.temp(name))
-        store.findings.swept_temps += 1
+        with _this_file_only(store, printable(name)):
+            durable.remove(store.files.paths.temp(name))
+            store.findings.swept_temps += 1
 
 
 async def _resolve(store: Store, begun: list[Begun]) -> None:
@@ -214,5 +237,20 @@ async def _resolve(store: Store, begun: list[Begun]) -> None:
 
 
 def _standing(store: Store, file_id: str) -> Attributes | None:
-    encoded = store.files.find_attributes(file_id)
+    encoded = _find(store, file_id)
     return find_in(encoded, file_id) if encoded is not None else None
+
+
+def _find(store: Store, file_id: str) -> bytes | None:
+    """One file that the disk does not give must not keep the element from starting."""
+    (encoded,) = read_many(store, [file_id])
+    return encoded
+
+
+def _holds(store: Store, file_id: str, attributes: Attributes, *, in_doubt: bool) -> bool:
+    """`in_doubt`: what to take for true when the disk does not give the bytes."""
+    try:
+        return store.files.holds(file_id, attributes)
+    except OSError as error:
+        unreadable(store, error, file_id)
+        return in_doubt

@@ -211,5 +211,5 @@ def _checksum(attributes: bytes | None) -> str | None:
     """Of bytes that were put back by hand a later patch has another one than the frame before it."""
     try:
         return msgspec.json.decode(attributes or b"", type=Summed).checksum
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None

@@ -24,6 +24,26 @@ MAX_COMPENSATED = 10_000
 """Sagas remembered as compensated, so that a put of theirs still on the wire finds the door closed."""
 
 
+SCANNERS = 6
+"""Each kind of upkeep scans in one thread at a time; the rest is for listings."""
+
+
+class Threads:
+    """One pool for each kind of work, so that no reader waits for a sync, an upload to S3 or a scan of the disk.
+
+    Small files on a disk are written by the log's own thread.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.writers = ThreadPoolExecutor(at_once, "store-write")
+        self.readers = ThreadPoolExecutor(at_once, "store-read")
+        self.scanners = ThreadPoolExecutor(SCANNERS, "store-scan")
+
+    def shutdown(self) -> None:
+        for pool in (self.writers, self.readers, self.scanners):
+            pool.shutdown()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     small_bytes: int = 64 << 10
@@ -63,6 +83,8 @@ class Findings:
     swept_temps: int = 0
     resolved_intents: int = 0
     redone_files: int = 0
+    unreadable: int = 0
+    """Reads of a file or folder that the disk refused."""
     put_back: int = 0
     """Files that a person put where the log had deleted or changed one: they stay."""
 
@@ -79,8 +101,7 @@ class Store:
     room: Room
     limits: Limits
     root_fd: int
-    threads: ThreadPoolExecutor
-    """For writes and syncs of larger files; small ones on a disk go with the log's own thread."""
+    threads: Threads
     locks: FileLocks = field(default_factory=FileLocks)
     running: dict[str, Running] = field(default_factory=dict)
     swapping: dict[str, Held] = field(default_factory=dict)
@@ -90,6 +111,8 @@ class Store:
     """Files whose saga has not been seen committed: what a compensation may take away."""
     unsettled: dict[str, list[Begun]] = field(default_factory=dict)
     """Files whose catalog row may differ from the disk, with the intents that wait for it."""
+    stuck: set[str] = field(default_factory=set)
+    """Of these the ones whose own attributes or row stand in the way; said once in the log."""
     owed: dict[str, Owed] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     compensated: dict[str, None] = field(default_factory=dict)
@@ -115,10 +138,19 @@ class Store:
         """Ask the backend: here and now where that costs page cache only, else in a thread."""
         if self.files.at_once:
             return function(*arguments)
-        return await self.in_thread(function, *arguments)
+        return await self.read_in_thread(function, *arguments)
 
     async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *arguments)
+        """Among those that change files."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads.writers, function, *arguments)
+
+    async def read_in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Among those that read one file for a request."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads.readers, function, *arguments)
+
+    async def scan_in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Among those that look at many files: listings and upkeep."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads.scanners, function, *arguments)
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result], running: Running | None = None) -> Result:
         """Run a protocol so that no cancellation splits it. A caller that goes away stops a put that lacks its body."""

@@ -119,7 +119,7 @@ class Wal:
         A delete is closed by a mark of its own, a third witness beside its two intents; others share a record.
         """
         del self.open[begun.number]
-        if begun.intent.kind is Kind.DELETE:
+        if begun.intent.kind is Kind.DELETE and not begun.aborted:
             self._writer.add(self._build(_mark_of(begun, Step.CLOSED), wait=False))
         else:
             self._closed.append(begun.number)

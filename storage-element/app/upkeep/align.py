@@ -17,12 +17,15 @@ from artstore.catalog.find import Row as CatalogRow
 from artstore.catalog.write import Entry
 from artstore.contracts.events import FileChanged
 from artstore.contracts.files import Attributes, encode
+from artstore.errors import InvalidFields
 
-from ..store.attributes import find_in
+from ..store.attributes import UNREADABLE, find_in
+from ..store.failing import FileUnreadable
+from ..store.listing import read_many
 from ..store.store import Store
 from .aside import Found, put_aside
 from .journal import Problem
-from .looks import data_bytes_of, read_many
+from .looks import data_bytes_of
 from .rows import Corrections, Rows
 from .standing import InDoubt, Row, Saga, Standing, standing
 
@@ -44,6 +47,10 @@ class Aligned:
     """Locked by an operation, or in doubt while their saga may still be committed."""
     corrected: int = 0
     put_aside: int = 0
+    unreadable: set[str] = field(default_factory=set)
+    """The disk did not give them now: they stay, and so do their rows."""
+    refused: int = 0
+    """Rows that PostgreSQL does not take: the files stay, the catalog lacks them."""
 
 
 class Align:
@@ -77,7 +84,8 @@ class Align:
                 else:
                     aligned.later.append(file_id)
             whole = await self._find_whole(held, aligned, task, seen_bytes)
-            await self._align_held(held, whole, aligned, in_doubt)
+            readable = [file_id for file_id in held if file_id not in aligned.unreadable]
+            await self._align_held(readable, whole, aligned, in_doubt, task)
         return aligned
 
     async def _find_whole(
@@ -85,9 +93,13 @@ class Align:
     ) -> dict[str, Attributes]:
         """Those that are whole as far as a look can tell. What is damaged is put aside: one finding each."""
         whole: dict[str, Attributes] = {}
-        encoded = await self._store.in_thread(read_many, self._store, file_ids)
+        encoded = await self._store.scan_in_thread(read_many, self._store, file_ids)
         for file_id, content in zip(file_ids, encoded, strict=True):
             if content is None:
+                continue
+            if content == UNREADABLE:
+                aligned.unreadable.add(file_id)
+                await self._found.note(task, file_id, "unreadable", "kept", "attr.json")
                 continue
             attributes = find_in(content, file_id)
             if attributes is not None and attributes.storage_element_id != self._store.element_id:
@@ -104,7 +116,12 @@ class Align:
         self, file_id: str, attributes: Attributes | None, aligned: Aligned, task: str
     ) -> Attributes | None:
         """None, and put aside, when it is damaged also now that nobody else is at it."""
-        data_bytes = await self._store.in_thread(data_bytes_of, self._store, file_id)
+        try:
+            data_bytes = await self._store.scan_in_thread(data_bytes_of, self._store, file_id)
+        except FileUnreadable as error:
+            aligned.unreadable.add(file_id)
+            await self._found.note(task, file_id, "unreadable", "kept", error.detail)
+            return None
         problem: Problem
         if attributes is None:
             problem = "attributes_damaged"
@@ -120,7 +137,7 @@ class Align:
         return None
 
     async def _align_held(
-        self, file_ids: list[str], whole: dict[str, Attributes], aligned: Aligned, in_doubt: InDoubt
+        self, file_ids: list[str], whole: dict[str, Attributes], aligned: Aligned, in_doubt: InDoubt, task: str
     ) -> None:
         rows = await self._rows.find(file_ids)
         sagas = await self._sagas_of(list(whole), rows)
@@ -140,8 +157,11 @@ class Align:
                 self._compare(attributes, row, saga_id, corrections)
                 if saga_id is None:
                     confirmed.append(file_id)
-        await self._rows.correct(corrections)
-        aligned.corrected += corrections.number
+        refused = await self._rows.correct(corrections)
+        aligned.corrected += corrections.number - len(refused)
+        aligned.refused += len(refused)
+        for file_id, reason in refused.items():
+            await self._found.note(task, file_id, "refused", "kept", reason)
         self._store.confirm(confirmed)
 
     async def _sagas_of(self, file_ids: list[str], rows: dict[str, CatalogRow]) -> dict[str, Saga]:
@@ -180,13 +200,21 @@ class Align:
         elif row.revision > attributes.revision:
             corrections.replaced.append(self._gone(row))
             corrections.changed.append(entry)
-        elif row.attributes != encode(attributes) or (saga_id is None and not row.available):
+        elif row.attributes != _encoded(attributes) or (saga_id is None and not row.available):
             corrections.changed.append(entry)
 
     def _gone(self, row: CatalogRow) -> FileChanged:
         return FileChanged(
             file_id=row.file_id, revision=row.revision, change="delete", storage_element_id=self._store.element_id
         )
+
+
+def _encoded(attributes: Attributes) -> bytes | None:
+    """None for attributes that were read and cannot be written again: no row can hold them either."""
+    try:
+        return encode(attributes)
+    except InvalidFields:
+        return None
 
 
 def _begun_s(saga_id: str) -> float:

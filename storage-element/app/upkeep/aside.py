@@ -6,8 +6,12 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Literal
 
+from artstore.logs import get_logger
+
 from ..store.store import Store
 from .journal import Finding, Journal, Problem
+
+log = get_logger("element.upkeep")
 
 Action = Literal["quarantined", "removed", "kept", "would_remove"]
 
@@ -24,7 +28,10 @@ class Found:
         self.counts[problem] = self.counts.get(problem, 0) + 1
         now = self.store.now()
         finding = Finding(at=now, task=task, file_id=file_id, problem=problem, action=action, detail=detail)
-        await asyncio.to_thread(self.journal.add, finding)
+        try:
+            await asyncio.to_thread(self.journal.add, finding)
+        except OSError as error:  # a full disk: the finding is counted and logged
+            log.warning("finding not written down", file_id=file_id, problem=problem, error=str(error))
 
 
 async def put_aside(store: Store, file_id: str, counted_bytes: int | None) -> Action:
@@ -36,7 +43,11 @@ async def put_aside(store: Store, file_id: str, counted_bytes: int | None) -> Ac
     """
     if store.failing.reason is not None:
         return "kept"
-    await store.in_thread(store.files.quarantine, file_id)
+    try:
+        await store.in_thread(store.files.quarantine, file_id)
+    except OSError as error:
+        log.error("file not put aside", file_id=file_id, error=store.failing.explain(error).detail)
+        return "kept"
     store.unconfirmed.pop(file_id, None)
     if counted_bytes is not None:
         store.usage.add(file_id, -1, -counted_bytes)

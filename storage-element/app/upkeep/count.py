@@ -27,7 +27,7 @@ async def count(store: Store) -> None:
         while waiting:
             first = waiting.popleft()
             with store.locks.watch() as locked:
-                seen = await asyncio.to_thread(store.files.survey, first)
+                seen = await store.scan_in_thread(store.files.survey, first)
             if _take(counting, first, seen, locked):
                 await asyncio.sleep(PAUSE_S)
             else:
@@ -47,7 +47,7 @@ def _take(counting: Counting, first: str, seen: list[Seen], locked: set[str]) ->
         if one.has_attributes and one.data_bytes is not None:
             folder = sums[folder_of(one.file_id)]
             folder[0] += 1
-            folder[1] += one.data_bytes
+            folder[1] += max(0, one.data_bytes)
     moved = {folder_of(file_id) for file_id in locked}
     for name, (files, size_bytes) in sums.items():
         if name not in moved and not counting.has(name):

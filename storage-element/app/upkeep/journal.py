@@ -19,7 +19,14 @@ from ..store.paths import Paths
 log = get_logger("element.upkeep")
 
 Problem = Literal[
-    "attributes_damaged", "data_missing", "size_differs", "hash_differs", "attributes_missing", "unreadable", "foreign"
+    "attributes_damaged",
+    "data_missing",
+    "size_differs",
+    "hash_differs",
+    "attributes_missing",
+    "unreadable",
+    "foreign",
+    "refused",
 ]
 
 MAX_FINDINGS_BYTES = 64 << 20
@@ -53,7 +60,7 @@ class Journal:
                 return msgspec.json.decode(file.read(), type=kind)
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, OSError) as error:
             log.warning("upkeep state unreadable, beginning anew", task=task, error=str(error))
             return None
 

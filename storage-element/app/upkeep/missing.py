@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack
 
 from artstore.contracts.events import FileChanged
 
+from ..store.listing import read_many
 from ..store.store import Store
 from .aside import Found, put_aside
-from .looks import data_bytes_of, read_many
+from .looks import has_data
 from .rows import FIRST_ID, Corrections, Rows
 
 PAGE = 4096
@@ -22,7 +23,7 @@ async def find_missing(store: Store, rows: Rows) -> list[str]:
     after = FIRST_ID
     while page := await rows.page(after, PAGE):
         ids = [file_id for file_id, _ in page]
-        encoded = await store.in_thread(read_many, store, ids)
+        encoded = await store.scan_in_thread(read_many, store, ids)
         missing += [file_id for file_id, content in zip(ids, encoded, strict=True) if content is None]
         after = ids[-1]
     return missing
@@ -38,14 +39,14 @@ async def forget_missing(store: Store, rows: Rows, found: Found, file_ids: Seque
         held = [file_id for file_id in file_ids if store.locks.is_free(file_id)]
         for file_id in held:
             await locks.enter_async_context(store.locks.hold(file_id))  # free: does not wait
-        encoded = await store.in_thread(read_many, store, held)
+        encoded = await store.scan_in_thread(read_many, store, held)
         known = await rows.find(held)
         corrections = Corrections()
         for file_id, content in zip(held, encoded, strict=True):
             row = known.get(file_id)
             if content is not None or row is None or row.storage_element_id != store.element_id:
                 continue
-            if await store.in_thread(data_bytes_of, store, file_id) is not None:
+            if await store.scan_in_thread(has_data, store, file_id):
                 await found.note("rebuild", file_id, "attributes_missing", await put_aside(store, file_id, None))
             corrections.gone.append(
                 FileChanged(

@@ -20,13 +20,13 @@ from artstore.points import hit
 
 from ..store.backends.base import Seen
 from ..store.checkpoint import checkpoint
+from ..store.listing import read_many
 from ..store.paths import FAN_OUT
 from ..store.store import Store
 from .align import AT_ONCE, Align, Sized
 from .aside import Found
 from .guard import refusal
 from .journal import Journal
-from .looks import read_many
 from .missing import find_missing, forget_missing, is_mounted
 from .rows import Rows
 
@@ -56,10 +56,16 @@ class RebuildState(msgspec.Struct, kw_only=True):
     files: int = 0
     corrected: int = 0
     put_aside: int = 0
+    unreadable: int = 0
+    """Files that the disk does not give. They and their rows stay."""
+    refused: int = 0
+    """Files whose row PostgreSQL does not take."""
     forgotten: int = 0
     finished_at: str | None = None
     reason: str | None = None
     """Why it was refused."""
+    error: str | None = None
+    """What ended it before its end."""
     waiting_for: str | None = None
     later: list[str] = []
     """Files to look at again at the end."""
@@ -106,7 +112,7 @@ class Rebuild:
             log.warning("no checkpoint after the rebuild", error=error.detail)
 
     async def _folder(self, state: RebuildState, first: str) -> bool:
-        seen = await asyncio.to_thread(self._store.files.survey, first)
+        seen = await self._store.scan_in_thread(self._store.files.survey, first)
         whole = [one for one in seen if one.has_attributes]
         for start in range(0, len(whole), READ_AT_ONCE):
             await self._compare(state, whole[start : start + READ_AT_ONCE])
@@ -117,7 +123,7 @@ class Rebuild:
     async def _compare(self, state: RebuildState, seen: list[Seen]) -> None:
         file_ids = [one.file_id for one in seen]
         encoded, rows = await asyncio.gather(
-            asyncio.to_thread(read_many, self._store, file_ids), self._rows.find(file_ids)
+            self._store.scan_in_thread(read_many, self._store, file_ids), self._rows.find(file_ids)
         )
         seen_bytes = {one.file_id: one.data_bytes for one in seen}
         suspects = [
@@ -137,6 +143,8 @@ class Rebuild:
         aligned = await self._align.align(file_ids, TASK, "keep", seen_bytes)
         state.corrected += aligned.corrected
         state.put_aside += aligned.put_aside
+        state.unreadable += len(aligned.unreadable)
+        state.refused += aligned.refused
         state.later += aligned.later
 
     async def _missing(self, state: RebuildState) -> bool:
@@ -187,5 +195,5 @@ class Rebuild:
 def _fits(encoded: bytes, data_bytes: int | None) -> bool:
     try:
         return msgspec.json.decode(encoded, type=Sized).size_bytes == data_bytes
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return False

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.find import Row, find_files
-from artstore.catalog.write import Entry, forget, note
+from artstore.catalog.write import Entry, forget, note, row_fault
 from artstore.contracts.events import FileChanged
 from artstore.database import Database
-from artstore.errors import Unavailable
+from artstore.errors import InvalidFields, Unavailable
 from artstore.logs import get_logger
 from artstore.outbox import Outbox
 
@@ -41,12 +41,17 @@ _PAGE = text(
 )
 _EXPIRED = text(
     """
-    SELECT file_id::text FROM files
+    SELECT expires_at, file_id::text FROM files
     WHERE storage_element_id = :element_id AND expires_at <= :now AND state = 'available'
-    ORDER BY expires_at LIMIT :page
+      AND (expires_at, file_id) > (:after, CAST(:after_id AS uuid))
+    ORDER BY expires_at, file_id LIMIT :page
     """
 )
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
+Due = tuple[datetime, str]
+"""When a file expires, and its id."""
+FIRST_DUE: Due = (datetime(1, 1, 1, tzinfo=UTC), FIRST_ID)
 
 
 @dataclass(slots=True)
@@ -64,6 +69,30 @@ class Corrections:
     @property
     def number(self) -> int:
         return len(self.gone) + len(self.new) + len(self.changed)
+
+    @property
+    def file_ids(self) -> list[str]:
+        return [event.file_id for event in self.gone] + [
+            entry.attributes.file_id for entry in (*self.new, *self.changed)
+        ]
+
+    def halves(self) -> tuple[Corrections, Corrections]:
+        """By file: what is taken out of a row goes with what is written instead."""
+        first = set(self.file_ids[: self.number // 2])
+        parts = Corrections(), Corrections()
+        for event in self.gone:
+            parts[event.file_id not in first].gone.append(event)
+        for event in self.replaced:
+            parts[event.file_id not in first].replaced.append(event)
+        for entry in self.new:
+            parts[entry.attributes.file_id not in first].new.append(entry)
+        for entry in self.changed:
+            parts[entry.attributes.file_id not in first].changed.append(entry)
+        return parts
+
+
+class _RowsRefused(ValueError):
+    """At least one row of the group is none that PostgreSQL takes."""
 
 
 class Rows:
@@ -97,19 +126,29 @@ class Rows:
             values = {"element_id": self.element_id, "after": after, "page": limit}
             return [(row[0], row[1]) for row in await connection.execute(_PAGE, values)]
 
-    async def find_expired(self, now: datetime, limit: int) -> list[str]:
+    async def find_expired(self, now: datetime, after: Due, limit: int) -> list[Due]:
+        """Those whose time has come, the longest due first, from the one `after` on."""
         async with self._begin() as connection:
-            values = {"element_id": self.element_id, "now": now, "page": limit}
-            return [row[0] for row in await connection.execute(_EXPIRED, values)]
+            values = {"element_id": self.element_id, "now": now, "after": after[0], "after_id": after[1], "page": limit}
+            return [(row[0], row[1]) for row in await connection.execute(_EXPIRED, values)]
 
-    async def correct(self, corrections: Corrections) -> None:
+    async def correct(self, corrections: Corrections) -> dict[str, str]:
+        """Files whose rows PostgreSQL does not take, each with the reason; all others are written."""
         if not corrections.number:
-            return
-        async with self._begin() as connection:
-            await forget(connection, [*corrections.gone, *corrections.replaced])
-            await note(connection, corrections.new, tell=False)
-            await note(connection, corrections.changed)
+            return {}
+        try:
+            async with self._begin() as connection:
+                await forget(connection, [*corrections.gone, *corrections.replaced])
+                await note(connection, corrections.new, tell=False)
+                await note(connection, corrections.changed)
+        except (_RowsRefused, InvalidFields, TypeError, ValueError) as error:
+            if corrections.number == 1:
+                (file_id,) = corrections.file_ids
+                return {file_id: row_fault(error) or str(error)}
+            first, second = corrections.halves()
+            return {**await self.correct(first), **await self.correct(second)}
         self._outbox.kick()
+        return {}
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
@@ -117,5 +156,7 @@ class Rows:
             async with self._database.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
+            if (fault := row_fault(error)) is not None:
+                raise _RowsRefused(fault) from error
             log.error("the catalog refuses", error=str(error)[:500])
             raise Unavailable("the catalog refuses") from error

@@ -16,10 +16,11 @@ from artstore.points import hit
 
 from ..store import durable
 from ..store.backends.base import Seen
-from ..store.paths import ATTRIBUTES_SUFFIX, FAN_OUT
+from ..store.listing import read_many
+from ..store.paths import ATTRIBUTES_SUFFIX, FAN_OUT, printable
 from ..store.store import Store
 from .aside import Action, Found, put_aside
-from .looks import data_bytes_of
+from .looks import has_data
 from .rows import Rows
 
 log = get_logger("element.upkeep")
@@ -36,6 +37,8 @@ class SweepState(msgspec.Struct, kw_only=True):
     orphans: int = 0
     temps: int = 0
     finished_at: str | None = None
+    error: str | None = None
+    """What ended it before its end."""
 
 
 class Sweep:
@@ -45,14 +48,20 @@ class Sweep:
     async def run(self, state: SweepState) -> None:
         """Raises Unavailable: without the catalog nobody can say what was a file once. It is begun again later."""
         oldest_s = self._store.clock.unix_s() - self._grace_s
-        for name in await asyncio.to_thread(self._stale_temps, oldest_s):
-            await self._temp(state, name)
+        for name in await self._store.scan_in_thread(self._stale_temps, oldest_s):
+            try:
+                await self._temp(state, name)
+            except OSError as error:  # this one only
+                log.warning("not swept", temp=printable(name), error=str(error))
         for first in FAN_OUT:
-            seen = await asyncio.to_thread(self._store.files.survey, first)
+            seen = await self._store.scan_in_thread(self._store.files.survey, first)
             halves = [one for one in seen if not (one.has_attributes and one.data_bytes is not None)]
             for half in halves:
                 if half.changed_s < oldest_s:
-                    await self._half(state, half)
+                    try:
+                        await self._half(state, half)
+                    except OSError as error:  # this file only
+                        log.warning("not swept", file_id=half.file_id, error=str(error))
             await asyncio.sleep(PAUSE_S)
         state.finished_at = self._store.now()
         if state.orphans or state.temps:
@@ -83,12 +92,12 @@ class Sweep:
         if not self._store.locks.is_free(file_id):
             return  # somebody is at it: the next sweep
         async with self._store.locks.hold(file_id):
-            has_attributes = await self._store.in_thread(self._store.files.find_attributes, file_id) is not None
-            has_data = await self._store.in_thread(data_bytes_of, self._store, file_id) is not None
-            if has_attributes == has_data:
+            (encoded,) = await self._store.scan_in_thread(read_many, self._store, [file_id])
+            has_attributes = encoded is not None
+            if has_attributes == await self._store.scan_in_thread(has_data, self._store, file_id):
                 return
             known = has_attributes or file_id in await self._rows.find([file_id])
-            known = known or await self._store.in_thread(self._store.files.is_aside, file_id)
+            known = known or await self._store.scan_in_thread(self._store.files.is_aside, file_id)
             state.orphans += 1
             action = await self._deal_with(state, file_id, known=known)
         await self._found.note(TASK, file_id, "data_missing" if has_attributes else "attributes_missing", action)

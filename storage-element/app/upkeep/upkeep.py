@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -125,21 +126,31 @@ class Upkeep:
         del self._running[name]
 
     async def _rebuild(self, state: RebuildState) -> None:
-        """A failure of the disk ends it here, said in its state; asking again begins anew."""
         self.confirm.suspended = True
         try:
-            await asyncio.to_thread(self._journal.keep, REBUILD, state)
-            await Rebuild(self._store, self._rows, self._align, self.found, self._journal).run(state)
-        except OSError as error:
-            state.phase, state.reason, state.finished_at = "refused", f"the disk: {error}", self._store.now()
-            raise
+            async with self._said_in(REBUILD, state):
+                await asyncio.to_thread(self._journal.keep, REBUILD, state)
+                await Rebuild(self._store, self._rows, self._align, self.found, self._journal).run(state)
         finally:
             self.confirm.suspended = False
 
     async def _verify(self, state: VerifyState) -> None:
         rate = self._settings.verify_bytes_per_s
         verify = Verify(self._store, self._align, self.found, self._journal, self._store.clock, rate)
-        await _while_away(partial(verify.run, state))
+        async with self._said_in(VERIFY, state):
+            await _while_away(partial(verify.run, state))
+
+    @asynccontextmanager
+    async def _said_in(self, name: str, state: RebuildState | VerifyState | SweepState) -> AsyncIterator[None]:
+        """A task that fails says so in its state, and never looks as if it went on. Asking again begins anew."""
+        try:
+            yield
+        except Exception as error:  # the task's edge: whatever ended it is said, and raised again
+            state.error, state.finished_at = f"{type(error).__name__}: {error}", self._store.now()
+            if not isinstance(state, SweepState):
+                with suppress(OSError):
+                    await asyncio.to_thread(self._journal.keep, name, state)
+            raise
 
     async def _expire(self) -> None:
         await expire(self._store, self._rows, self._allowed(), self._store.clock.now())
@@ -153,7 +164,8 @@ class Upkeep:
 
     async def _sweep(self) -> None:
         self.sweep = SweepState(started_at=self._store.now(), dry_run=self._settings.sweep_dry_run)
-        await Sweep(self._store, self._rows, self.found, self._settings.sweep_grace_s).run(self.sweep)
+        async with self._said_in("sweep", self.sweep):
+            await Sweep(self._store, self._rows, self.found, self._settings.sweep_grace_s).run(self.sweep)
 
     async def _verify_when_due(self) -> None:
         last = self.verify.finished_at if self.verify is not None else None

@@ -19,7 +19,9 @@ from artstore.logs import get_logger
 from artstore.points import hit
 
 from ..store.backends.base import OpenData
+from ..store.failing import FileUnreadable
 from ..store.get import open_file
+from ..store.paths import printable
 from ..store.store import Store
 from .align import AT_ONCE, Align
 from .aside import Found, put_aside
@@ -33,6 +35,7 @@ PIECE_BYTES = 1 << 20
 LEAST_BYTES = 16 << 10
 """What a small file counts as: its cost is in finding it."""
 KEEP_EVERY_S = 10.0
+MAX_STRAY_NAMES = 100
 
 
 class VerifyState(msgspec.Struct, kw_only=True):
@@ -44,7 +47,13 @@ class VerifyState(msgspec.Struct, kw_only=True):
     bytes_read: int = 0
     damaged: int = 0
     unreadable: int = 0
+    strays: int = 0
+    """Names in the folders that are no files of ours. They are left alone."""
+    stray_names: list[str] = []
+    """The first of them."""
     finished_at: str | None = None
+    error: str | None = None
+    """What ended it before its end."""
 
 
 class Verify:
@@ -55,15 +64,27 @@ class Verify:
 
     async def run(self, state: VerifyState) -> None:
         """From `state.after` to the end."""
-        while file_ids := await asyncio.to_thread(self._next, state.after):
+        while file_ids := await self._store.scan_in_thread(self._next, state.after):
             for file_id in file_ids:
                 await self._verify(state, file_id)
                 state.after = file_id
                 if self._clock.monotonic_s() - self._kept_s > KEEP_EVERY_S:
                     await self._keep(state)
+        strays = await self._store.scan_in_thread(lambda: list(self._store.files.walk_strays()))
+        while self._store.files.unreadable_folders:
+            folder = printable(self._store.files.unreadable_folders.pop())
+            await self._unreadable(state, folder, "the folder cannot be listed")
+        state.strays, state.stray_names = len(strays), strays[:MAX_STRAY_NAMES]
         state.finished_at = self._store.now()
         await self._keep(state)
-        log.info("files verified", files=state.files, bytes_read=state.bytes_read, damaged=state.damaged)
+        log.info(
+            "files verified",
+            files=state.files,
+            bytes_read=state.bytes_read,
+            damaged=state.damaged,
+            unreadable=state.unreadable,
+            strays=state.strays,
+        )
 
     def _next(self, after: str) -> list[str]:
         return list(islice(self._store.files.walk(after), AT_ONCE))
@@ -74,14 +95,16 @@ class Verify:
             opened = await open_file(self._store, file_id)
         except Unavailable:
             return  # the backend is away: the next run reads it
+        except FileUnreadable as error:
+            await self._unreadable(state, file_id, error.detail)
+            return
         except ArtStoreError:
             await self._put_aside(state, file_id)
             return
         try:
             sound = await self._is_sound(opened.data, opened.attributes)
         except OSError as error:
-            state.unreadable += 1
-            await self._found.note(TASK, file_id, "unreadable", "kept", str(error))
+            await self._unreadable(state, file_id, str(error))
             return
         finally:
             opened.close()
@@ -92,9 +115,9 @@ class Verify:
 
     async def _is_sound(self, data: OpenData, attributes: Attributes) -> bool:
         sha256, position = hashlib.sha256(), 0
-        await asyncio.to_thread(data.forget)
+        await self._store.scan_in_thread(data.forget)
         while position < attributes.size_bytes:
-            took = await asyncio.to_thread(_hash_piece, data, position, sha256)
+            took = await self._store.scan_in_thread(_hash_piece, data, position, sha256)
             if not took:
                 break
             position += took
@@ -112,6 +135,9 @@ class Verify:
             try:
                 if await self._is_sound(opened.data, opened.attributes):
                     return
+            except OSError as error:
+                await self._unreadable(state, file_id, str(error))
+                return
             finally:
                 opened.close()
             hit("verify.mismatch_sure")
@@ -120,12 +146,18 @@ class Verify:
         await self._found.note(TASK, file_id, "hash_differs", action, f"revision {opened.attributes.revision}")
         await self._tell_catalog(file_id)
 
+    async def _unreadable(self, state: VerifyState, file_id: str, detail: str) -> None:
+        """Not put aside: a cable or a controller may be at fault, and the next reading may succeed."""
+        state.unreadable += 1
+        await self._found.note(TASK, file_id, "unreadable", "kept", detail)
+
     async def _put_aside(self, state: VerifyState, file_id: str) -> None:
         try:
             aligned = await self._align.align([file_id], TASK, "undo", {})
         except Unavailable:
             return
         state.damaged += aligned.put_aside
+        state.unreadable += len(aligned.unreadable)
 
     async def _tell_catalog(self, file_id: str) -> None:
         """A row that outlives its file is answered by the element with `quarantined`, until a rebuild takes it away."""

@@ -47,6 +47,10 @@ class Journal:
         """Answered with an error by an element that goes on: nothing of it may be left."""
         self._note("refused", file_id, state)
 
+    def confirmed(self, file_id: str) -> None:
+        """No recovery may hold the file for unconfirmed."""
+        self._note("confirmed", file_id, None)
+
     def close(self) -> None:
         self._file.close()
 
@@ -66,9 +70,14 @@ def allowed_states(path: Path, until_ns: int | None = None) -> dict[str, list[St
             states.append(state)
         elif what == "done":
             allowed[file_id] = [state]
-        else:
+        elif what == "refused":
             states.remove(state)
     return allowed
+
+
+def confirmed_files(path: Path, until_ns: int) -> set[str]:
+    lines = (msgspec.json.decode(line, type=tuple[int, str, str, State]) for line in path.read_bytes().splitlines())
+    return {file_id for at_ns, what, file_id, _ in lines if what == "confirmed" and at_ns <= until_ns}
 
 
 def histories(path: Path) -> dict[str, list[State]]:

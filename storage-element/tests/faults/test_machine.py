@@ -47,7 +47,8 @@ class DatedJournal:
         self._entries.append((len(self._disk.calls), "done", file_id, state))
 
     def refused(self, file_id: str, state: State) -> None:
-        raise AssertionError("nothing fails here")
+        """Undone because the catalog did not take its row: nothing of it may come back."""
+        self._entries.append((len(self._disk.calls), "refused", file_id, state))
 
     def allowed(self, until: int) -> dict[str, list[State]]:
         allowed = {file_id: list(states) for file_id, states in self._before.items()}
@@ -56,6 +57,8 @@ class DatedJournal:
                 break
             if what == "begun":
                 allowed.setdefault(file_id, [ABSENT]).append(state)
+            elif what == "refused":
+                allowed[file_id].remove(state)
             else:
                 allowed[file_id] = [state]
         return allowed
@@ -126,6 +129,18 @@ class PowerCuts(RuleBasedStateMachine):
 
         async def together() -> None:
             await asyncio.gather(*[self.work.put(size) for size in sizes], *others)
+
+        self._run(together())
+
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=3), beside=st.booleans())
+    def put_what_the_catalog_refuses(self, sizes: list[int], beside: bool) -> None:
+        """Undone, perhaps while a checkpoint is made."""
+
+        async def together() -> None:
+            await asyncio.gather(
+                *[self.work.put_refused(size) for size in sizes],
+                *[attempt_checkpoint(self.store) for _ in range(beside)],
+            )
 
         self._run(together())
 

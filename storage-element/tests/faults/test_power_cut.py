@@ -28,7 +28,7 @@ import pytest
 from ..store.support import opened
 from .disks import MAKE, MODULE, loop_device, mounted, new_image, recorded_disk, why_not
 from .invariants import check_invariants
-from .journal import KeptCatalog, allowed_states
+from .journal import KeptCatalog, allowed_states, confirmed_files
 from .lengths import LONG
 from .recording import ENTRY, FLUSH
 from .uploading import SEGMENT_BYTES
@@ -134,6 +134,7 @@ async def check_recovered(root: Path, notes: Path, until_ns: int, what: str) -> 
                 open_intents=len(store.wal.open) + len(store.unsettled),
             )
             assert store.findings.damaged == 0, what
+            assert not store.unconfirmed.keys() & confirmed_files(journal_of(notes), until_ns), what
     return len(found)
 
 

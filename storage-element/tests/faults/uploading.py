@@ -36,11 +36,16 @@ async def change(store: Store, journal: Journal, catalog: KeptCatalog, random: R
             random.randrange(LARGE_BYTES, 3 * LARGE_BYTES) if random.random() < 0.2 else random.randrange(SMALL_BYTES)
         )
         file_ids = work.file_ids
-        verb = random.choice(["put", "put", "patch", "rewrite", "delete"]) if file_ids else "put"
+        verbs = ["put", "put", "refused", "patch", "rewrite", "delete", "confirm"]
+        verb = random.choice(verbs) if file_ids else "put"
         if len(file_ids) >= MOST_FILES:
             verb = "delete"
         if verb == "put":
             await work.put(size)
+        elif verb == "refused":
+            await work.put_refused(size)
+        elif verb == "confirm":
+            await work.confirm(random.choice(file_ids))
         elif verb == "patch":
             await work.patch(random.choice(file_ids))
         elif verb == "rewrite":

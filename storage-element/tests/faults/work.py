@@ -20,7 +20,7 @@ from artstore.contracts.files import Changes
 from artstore.errors import ArtStoreError, Malformed
 
 from ..store.support import MAX_BYTES, RememberingCatalog, body_of, chunks_of, new_file
-from .journal import ABSENT, KeptCatalog, Notes, State, state_of
+from .journal import ABSENT, Journal, KeptCatalog, Notes, State, state_of
 
 SMALL_BYTES, LARGE_BYTES = 700, 70_000
 
@@ -53,8 +53,10 @@ class Work:
     def bytes(self, size: int) -> bytes:
         return self._random.randbytes(size)
 
-    async def put(self, size: int, saga_id: str | None = None, body: Body | None = None) -> str:
-        file_id, content = str(uuid7()), self.bytes(size)
+    async def put(
+        self, size: int, saga_id: str | None = None, body: Body | None = None, file_id: str | None = None
+    ) -> str:
+        file_id, content = file_id or str(uuid7()), self.bytes(size)
         order = PutOrder(file_id, new_file(), saga_id or str(uuid7()))
         if await self._attempt(file_id, state_of(content, 1), lambda: put(self.store, order, body or body_of(content))):
             self._content[file_id] = (content, 1)
@@ -87,6 +89,19 @@ class Work:
     async def compensate(self, file_id: str, saga_id: str) -> None:
         if await self._attempt(file_id, ABSENT, lambda: compensate(self.store, file_id, saga_id)):
             self._content.pop(file_id, None)
+
+    async def put_refused(self, size: int) -> None:
+        """A put that is undone, since the catalog does not take its row."""
+        file_id = str(uuid7())
+        self.catalog.refuses.add(file_id)
+        await self.put(size, file_id=file_id)
+
+    async def confirm(self, file_id: str) -> None:
+        """Durable with the next sync: that of a small put."""
+        assert isinstance(self.journal, Journal)
+        self.store.confirm([file_id])
+        if await self.put(1) in self._content:
+            self.journal.confirmed(file_id)
 
     async def refuse_compensation(self, file_id: str, saga_id: str) -> None:
         """Of an acknowledged file: whatever its saga's fate is by the catalog, it stays."""
@@ -163,7 +178,10 @@ async def confirmed(work: Work) -> None:
         await work.put(size, saga_id): saga_id for size in (SMALL_BYTES, LARGE_BYTES) for saga_id in (str(uuid7()),)
     }
     work.store.confirm(sagas)
-    await work.store.wal.rotate()
+    try:
+        await work.store.wal.rotate()
+    except ArtStoreError:
+        return  # the disk has failed: a confirmation that was not written is asked for again
     confirmed_of(Path(work.store.files.paths.root)).write_text(" ".join(sagas))
     for file_id, saga_id in sagas.items():
         await work.refuse_compensation(file_id, saga_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.capacity import Reserve
 from app.store.body import Body
-from app.store.catalog import Standing
+from app.store.catalog import RowRefused, Standing
 from app.store.opening import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
 from app.store.ring import WalLimits
@@ -30,9 +30,13 @@ class RememberingCatalog:
         self.rows: dict[str, tuple[Attributes, str | None]] = {}
         self.events: list[tuple[str, int, str]] = []
         self.away = False
+        self.refuses: set[str] = set()
+        """Files whose rows it does not take."""
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: str) -> None:
         self._require_here()
+        if attributes.file_id in self.refuses:
+            raise RowRefused("the catalog refuses the row")
         kept = self.rows.get(attributes.file_id)
         if kept is None or kept[0].revision < attributes.revision:
             self.rows[attributes.file_id] = (attributes, saga_id)

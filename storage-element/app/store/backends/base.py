@@ -57,6 +57,8 @@ class Backend(Protocol):
     """Temps lie under `paths.temps` on the element's own disk in either backend: a body is there before it is published."""
 
     paths: Paths
+    unreadable_folders: set[str]
+    """Folders that could not be listed since somebody looked here last."""
 
     @property
     def at_once(self) -> bool:
@@ -146,6 +148,9 @@ class Backend(Protocol):
 
     def survey(self, first: str) -> list[Seen]:
         """All that lies in the folders files/<first>/, halves included, without reading any of it."""
+
+    def walk_strays(self) -> Iterator[str]:
+        """Printable paths of what lies among the files and is none of them. Nothing of ours touches it."""
 
     def walk(self, after: str = "") -> Iterator[str]:
         """File ids with an attr.json after the id `after`, by folder and then by name: puts do not change the order."""

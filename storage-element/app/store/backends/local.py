@@ -6,20 +6,26 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from artstore.contracts.files import Attributes
+from artstore.logs import get_logger
 from artstore.points import hit
 
 from .. import durable
-from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, is_file_id
-from .base import Seen
+from ..failing import OF_THE_NAME
+from ..paths import ATTRIBUTES_SUFFIX, Paths
+from .local_scan import LocalScan
 
 NO_PAGE = frozenset({errno.EAGAIN, errno.EOPNOTSUPP})
 """preadv2 with RWF_NOWAIT: not in the page cache, or the file system cannot tell."""
 HASH_PIECE_BYTES = 1 << 20
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""A pipe that somebody left under a file's name must not hold up whoever opens it."""
+
+log = get_logger("element.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +58,13 @@ class LocalData:
         os.close(self.fd)
 
 
-class LocalBackend:
+class LocalBackend(LocalScan):
     at_once = True
     rides_in_log = True
     threads = 8
 
     def __init__(self, paths: Paths) -> None:
-        self.paths = paths
+        super().__init__(paths)
         self._loose: set[str] = set()
         self._temp_numbers = count(1)
 
@@ -143,7 +149,13 @@ class LocalBackend:
         """attr.json, then data. Nothing there is no error."""
         durable.remove(self.paths.attributes(file_id))
         hit("delete.attributes_removed")
-        durable.remove(self.paths.data(file_id))
+        try:
+            durable.remove(self.paths.data(file_id))
+        except OSError as error:
+            if error.errno not in OF_THE_NAME:
+                raise
+            # Without attr.json it is gone; the sweep tries again.
+            log.error("data not removed", file_id=file_id, error=str(error))
         hit("delete.data_removed")
 
     def undo_put(self, file_id: str, temp: str) -> None:
@@ -167,7 +179,7 @@ class LocalBackend:
     def find_attributes(self, file_id: str) -> bytes | None:
         """attr.json as it lies there, damaged or not."""
         try:
-            fd = os.open(self.paths.attributes(file_id), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.paths.attributes(file_id), READ)
         except FileNotFoundError:
             return None
         try:
@@ -180,7 +192,7 @@ class LocalBackend:
 
     def open_data(self, file_id: str) -> LocalData | None:
         try:
-            fd = os.open(self.paths.data(file_id), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.paths.data(file_id), READ)
         except FileNotFoundError:
             return None
         return LocalData(fd, os.fstat(fd).st_size)
@@ -197,26 +209,6 @@ class LocalBackend:
             while piece := file.read(HASH_PIECE_BYTES):
                 sha256.update(piece)
         return f"sha256:{sha256.hexdigest()}" == attributes.checksum
-
-    def survey(self, first: str) -> list[Seen]:
-        seen: list[Seen] = []
-        for second in _names(f"{self.paths.files}/{first}"):
-            seen += _survey_folder(f"{self.paths.files}/{first}/{second}")
-        return seen
-
-    def walk(self, after: str = "") -> Iterator[str]:
-        start = (after[-4:-2], after[-2:], after)
-        files = self.paths.files
-        for first in FAN_OUT:
-            if first < start[0]:
-                continue
-            for second in sorted(_names(f"{files}/{first}")):
-                if (first, second) < start[:2]:
-                    continue
-                for name in sorted(_names(f"{files}/{first}/{second}")):
-                    file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
-                    if file_id != name and (first, second, file_id) > start:
-                        yield file_id
 
     def quarantine(self, file_id: str) -> None:
         """A later one of the same id never replaces what lies there already."""
@@ -261,40 +253,3 @@ class LocalBackend:
         if durable.make_folder(folder):
             # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
             self._loose.add(folder)
-
-
-def _survey_folder(folder: str) -> list[Seen]:
-    """One look at the names, one stat for each file."""
-    data: dict[str, os.stat_result] = {}
-    attributes: dict[str, os.DirEntry[str]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(ATTRIBUTES_SUFFIX):
-                    attributes[entry.name.removesuffix(ATTRIBUTES_SUFFIX)] = entry
-                else:
-                    try:
-                        data[entry.name] = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # deleted since
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    seen = [
-        Seen(file_id, file_id in attributes, status.st_size, status.st_ctime)
-        for file_id, status in data.items()
-        if is_file_id(file_id)
-    ]
-    for file_id in attributes.keys() - data.keys():
-        if is_file_id(file_id):
-            try:
-                seen.append(Seen(file_id, True, None, attributes[file_id].stat().st_ctime))
-            except FileNotFoundError:
-                continue
-    return seen
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -63,6 +63,7 @@ class S3Backend:
 
     def __init__(self, paths: Paths, settings: S3Settings) -> None:
         self.paths = paths
+        self.unreadable_folders: set[str] = set()
         self.settings = settings
         self.uploads = S3Uploads(settings)
         self.objects = open_objects(settings)
@@ -200,7 +201,7 @@ class S3Backend:
         for meta in self.list_objects(f"files/{first}/"):
             name, changed_s = meta["path"].rpartition("/")[2], meta["last_modified"].timestamp()
             file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
-            if not is_file_id(file_id):
+            if not _is_ours(meta["path"], file_id):
                 continue
             if name == file_id:
                 seen[file_id] = Seen(file_id, False, meta["size"], changed_s)
@@ -212,8 +213,15 @@ class S3Backend:
     def walk(self, after: str = "") -> Iterator[str]:
         for meta in self.list_objects("files/", attributes_key(after) if after else None):
             name = meta["path"].rpartition("/")[2]
-            if name.endswith(ATTRIBUTES_SUFFIX):
-                yield name.removesuffix(ATTRIBUTES_SUFFIX)
+            file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
+            if file_id != name and _is_ours(meta["path"], file_id):
+                yield file_id
+
+    def walk_strays(self) -> Iterator[str]:
+        for meta in self.list_objects("files/"):
+            file_id = meta["path"].rpartition("/")[2].removesuffix(ATTRIBUTES_SUFFIX)
+            if not _is_ours(meta["path"], file_id):
+                yield meta["path"]
 
     # Of this backend alone
 
@@ -330,6 +338,11 @@ def open_objects(settings: S3Settings) -> S3Store:
         },
         retry_config={"max_retries": settings.retries, "retry_timeout": timedelta(seconds=settings.retry_for_s)},
     )
+
+
+def _is_ours(key: str, file_id: str) -> bool:
+    """Its own key, as on a disk: what else people put there is a stray."""
+    return is_file_id(file_id) and key in (data_key(file_id), attributes_key(file_id))
 
 
 def data_key(file_id: str) -> str:

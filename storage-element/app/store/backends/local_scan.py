@@ -1,0 +1,101 @@
+"""What lies in the folders of a local disk: walks in order, and surveys that read names and sizes only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from artstore.logs import get_logger
+
+from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, belongs, printable
+from .base import Seen
+
+UNKNOWN_BYTES = -1
+"""The size of data that the disk does not tell."""
+
+log = get_logger("element.store")
+
+
+class LocalScan:
+    """The backend's methods that look at many files."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.unreadable_folders: set[str] = set()
+        """Folders that the disk did not list; verify reports them."""
+
+    def survey(self, first: str) -> list[Seen]:
+        seen: list[Seen] = []
+        for second in self._names(f"{self.paths.files}/{first}"):
+            seen += self._survey_folder(f"{self.paths.files}/{first}/{second}")
+        return seen
+
+    def walk(self, after: str = "") -> Iterator[str]:
+        start = (after[-4:-2], after[-2:], after)
+        files = self.paths.files
+        for first in FAN_OUT:
+            if first < start[0]:
+                continue
+            for second in sorted(self._names(f"{files}/{first}")):
+                if (first, second) < start[:2]:
+                    continue
+                for name in sorted(self._names(f"{files}/{first}/{second}")):
+                    file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
+                    if file_id != name and (first, second, file_id) > start and belongs(file_id, first, second):
+                        yield file_id
+
+    def walk_strays(self) -> Iterator[str]:
+        files, names = self.paths.files, frozenset(FAN_OUT)
+        for first in sorted(self._names(files)):
+            if first not in names:
+                yield printable(f"files/{first}")
+                continue
+            for second in sorted(self._names(f"{files}/{first}")):
+                if second not in names:
+                    yield printable(f"files/{first}/{second}")
+                    continue
+                for name in sorted(self._names(f"{files}/{first}/{second}")):
+                    if not belongs(name.removesuffix(ATTRIBUTES_SUFFIX), first, second):
+                        yield printable(f"files/{first}/{second}/{name}")
+
+    def _survey_folder(self, folder: str) -> list[Seen]:
+        """One look at the names, one stat for each file of ours. Strays are left alone."""
+        first, second = folder.split("/")[-2:]
+        names = self._names(folder)
+        with_attributes = {name.removesuffix(ATTRIBUTES_SUFFIX) for name in names if name.endswith(ATTRIBUTES_SUFFIX)}
+        seen: list[Seen] = []
+        for file_id in sorted({*with_attributes, *names}):
+            if not belongs(file_id, first, second):
+                continue
+            has_attributes = file_id in with_attributes
+            try:
+                status = os.stat(f"{folder}/{file_id}", follow_symlinks=False)
+                seen.append(Seen(file_id, has_attributes, status.st_size, status.st_ctime))
+            except FileNotFoundError:
+                seen += self._without_data(folder, file_id) if has_attributes else []
+            except OSError as error:
+                # It is there, and the disk does not say more: a second look will report it.
+                log.error("file unreadable", file_id=file_id, error=str(error))
+                seen.append(Seen(file_id, has_attributes, UNKNOWN_BYTES, time.time()))
+        return seen
+
+    def _without_data(self, folder: str, file_id: str) -> list[Seen]:
+        try:
+            status = os.stat(f"{folder}/{file_id}{ATTRIBUTES_SUFFIX}", follow_symlinks=False)
+        except FileNotFoundError:
+            return []  # deleted since
+        except OSError:
+            return [Seen(file_id, True, None, time.time())]
+        return [Seen(file_id, True, None, status.st_ctime)]
+
+    def _names(self, folder: str) -> list[str]:
+        """None of a folder that is not there. One that the disk does not give is logged, and hides no other."""
+        try:
+            return os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            log.error("folder unreadable", folder=folder, error=str(error))
+            self.unreadable_folders.add(folder)
+            return []

@@ -1,0 +1,41 @@
+"""Over HTTP: a file that cannot be read is answered with an error of its own before any of it is sent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ..running import Neighbours, running_element
+from ..upkeep.catalog import attributes_path, data_path
+
+
+async def test_a_file_that_cannot_be_read_costs_that_file_only(neighbours: Neighbours, tmp_path: Path) -> None:
+    """A folder under a file's name opens, has a size, and cannot be read: an error of the operating system, on any disk."""
+    root = tmp_path / "se"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    size = folder.stat().st_size
+    if size == 0:
+        pytest.skip("folders have no size on this file system")
+    async with running_element(neighbours, root) as element:
+        bad, bare, good = [(await element.put(os.urandom(size))).json["file_id"] for _ in range(3)]
+        data_path(root, bad).unlink()
+        folder.rename(data_path(root, bad))
+        attributes_path(root, bare).unlink()
+        attributes_path(root, bare).mkdir()
+        for path in (f"/api/files/{bad}/content", f"/api/files/{bare}/content", f"/api/files/{bare}"):
+            answer = await element.ask("GET", path)
+            assert (answer.status, answer.json["code"], answer.json["reason"]) == (500, "file_damaged", "unreadable")
+        ranged = await element.ask("GET", f"/api/files/{bad}/content", headers={"range": "bytes=5-9"})
+        assert (ranged.status, ranged.json["reason"]) == (500, "unreadable")
+        assert (await element.ask("GET", f"/api/files/{bad}")).status == 200
+        listed = await element.ask("GET", "/api/files?limit=1000")
+        assert {bad, good} <= {one["file_id"] for one in listed.json["items"]}
+        assert (await element.put(b"another")).status == 201
+        assert (await element.ask("PATCH", f"/api/files/{good}", json={"tags": ["a"]})).status == 200
+        assert (await element.ask("DELETE", f"/api/files/{good}")).status == 204
+        metrics = (await element.ask("GET", "/metrics")).body.decode()
+        assert "element_failed 0.0" in metrics
+        assert 'element_findings_total{kind="unreadable"} 0.0' not in metrics
