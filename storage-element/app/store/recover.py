@@ -139,7 +139,7 @@ def _take_away(store: Store, file_id: str, gone: Gone, known: set[Identity]) -> 
     """What a delete or an abort removed before the crash. A file that was put in its place since is left alone."""
     encoded = _find(store, file_id)
     standing = store.files.identify(file_id)[:1]  # attr.json; data, where that alone is left
-    if _is_of_the_log(gone, encoded, known, standing):
+    if _is_of_the_log(gone, encoded, known, standing) or (gone.undone and _is_torn(encoded, file_id)):
         store.files.remove(file_id)
     elif standing:
         store.findings.put_back += 1
@@ -150,6 +150,11 @@ def _is_of_the_log(gone: Gone, encoded: bytes | None, known: set[Identity], stan
     if gone.deleted and (not known or not known.isdisjoint(standing)):
         return True
     return bool(gone.undone) and (encoded is None or UNKNOWN in gone.undone or encoded in gone.undone)
+
+
+def _is_torn(encoded: bytes | None, file_id: str) -> bool:
+    """As a power cut leaves what was never synced. A person puts back what can be read."""
+    return encoded is not None and encoded != UNREADABLE and find_in(encoded, file_id) is None
 
 
 def _stands(store: Store, file_id: str, want: Wanted, known: Known) -> bool:
