@@ -353,8 +353,3 @@ async def test_a_body_that_is_wanted_is_asked_for(server: Server) -> None:
 async def test_a_client_that_stalls_is_told_and_cut_off(server: Server) -> None:
     answer = await server.send(" HTTP/1.1\r\nhost: t\r\ncontent-length: 100", b"x")
     assert (answer.status, answer.code) == (408, "too_slow")
-
-
-async def test_an_encoded_body_is_not_taken(server: Server) -> None:
-    assert (await server.raw(b"x", "content-encoding: gzip\r\n")).code == "unsupported_media_type"
-    assert (await server.raw(b"x", "content-encoding: identity\r\n")).status == 200

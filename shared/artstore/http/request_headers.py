@@ -33,7 +33,7 @@ def check(method: str, fields: Iterable[tuple[bytes, bytes]], honoured: Collecti
     refused = _REFUSED_ON_READING if method in _READING else _REFUSED
     for name, value in fields:
         if name in refused and (shown := name.decode()) not in honoured:
-            if name == b"if-none-match" and value.strip() == b"*" and method != "POST":
+            if name == b"if-none-match" and value.strip() == b"*" and "if-match" in honoured:
                 raise RevisionMismatch("If-None-Match: * asks that there is nothing here to change")
             remedy = _REMEDIES.get(shown)
             raise UnsupportedHeader(
