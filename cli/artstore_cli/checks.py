@@ -80,7 +80,7 @@ def _own_tests(root: Path) -> list[Check]:
 
 def _on_older_postgres(root: Path) -> list[Check]:
     """Empty where the wheel has no build for this machine."""
-    if importlib.util.find_spec(WHEELS[OLDER_POSTGRES]) is None:
+    if importlib.util.find_spec(WHEELS[OLDER_POSTGRES][0]) is None:
         return []
     return [
         Check(

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
-from artstore.postgres_wheel import DEFAULT_VERSION, PROGRAM, WHEELS, copy_wheel, find_account, load_program
+from artstore.postgres_wheel import DEFAULT_VERSION, WHEELS, copy_wheel, find_account, load_program
 from artstore_cli import postgres, valkey
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.ports import choose
@@ -120,11 +120,12 @@ async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolde
 
 
 def test_a_copy_of_the_wheel_is_enough_to_run_postgres(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec(WHEELS[DEFAULT_VERSION])
+    wheel, folder = WHEELS[DEFAULT_VERSION]
+    spec = importlib.util.find_spec(wheel)
     assert spec is not None
     assert spec.origin is not None
-    copy_wheel(Path(spec.origin).parent, tmp_path / "cache" / "copy")
-    program = tmp_path / "cache" / "copy" / WHEELS[DEFAULT_VERSION] / PROGRAM
+    copy_wheel(Path(spec.origin).parent / folder, tmp_path / "cache" / "copy")
+    program = tmp_path / "cache" / "copy" / wheel / folder
     for name in ("initdb", "postgres"):
         assert subprocess.run([program / "bin" / name, "--version"], timeout=30).returncode == 0
     assert {path.stat().st_mode & 0o005 for path in (tmp_path / "cache").rglob("*") if path.is_dir()} == {0o005}

