@@ -110,7 +110,7 @@ def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[b
     for process in running:
         process.terminate()
     for process in running:
-        process.wait(15)
+        process.wait(120)
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +131,7 @@ def run() -> Callable[[dict[str, str]], subprocess.CompletedProcess[str]]:
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             try:
                 if (await client.get("/health/ready")).status_code == 200:
@@ -149,7 +149,7 @@ async def admin(
     given = environment(database_url, valkey.url(), tmp_path_factory.mktemp("admin"))
     url, process = start(given)
     redis = Redis.from_url(valkey.url(), decode_responses=True)
-    async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         await until_ready(client)
         yield Admin(url, database_url, redis, client, given, process)
     await redis.aclose()
@@ -157,10 +157,10 @@ async def admin(
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], Any]], Any]:
-    """Asks again and again until the answer is true, for at most half a minute; gives the answer."""
+    """Asks again and again until the answer is true, for at most two minutes; gives the answer."""
 
     async def ask(question: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not (answer := await question()):
                 await asyncio.sleep(0.05)
         return answer
@@ -174,7 +174,7 @@ def second_admin(admin: Admin, start: Start) -> Callable[..., Any]:
 
     async def another(**more: str) -> httpx.AsyncClient:
         url, _ = start({**admin.environment, **more})
-        client = httpx.AsyncClient(base_url=url, timeout=10)
+        client = httpx.AsyncClient(base_url=url, timeout=120)
         await until_ready(client)
         return client
 
@@ -196,14 +196,14 @@ async def own_admin(
     async def run(**settings: str) -> Admin:
         url, process = start({**given, **settings})
         processes.append(process)
-        clients.append(httpx.AsyncClient(base_url=url, timeout=20))
+        clients.append(httpx.AsyncClient(base_url=url, timeout=120))
         await until_ready(clients[-1])
         return Admin(url, database_url, redis, clients[-1], given, process)
 
     yield run
     for process in processes:  # they would go on writing to the Redis that the next test's admin uses
         process.terminate()
-        process.wait(15)
+        process.wait(120)
     for client in clients:
         await client.aclose()
     await redis.aclose()

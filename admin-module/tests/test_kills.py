@@ -34,7 +34,7 @@ async def killed_by(admin: Any, request: Any) -> None:
         await request
     except httpx.TransportError:
         pass
-    assert await asyncio.to_thread(admin.process.wait, 30) == -9
+    assert await asyncio.to_thread(admin.process.wait, 120) == -9
 
 
 async def commit(admin: Any, saga: dict[str, str]) -> Any:

@@ -78,7 +78,7 @@ async def test_a_row_that_somebody_holds_is_passed_over_and_holds_nobody_up(
     moment = "updated_at" if table == "sagas" else "created_at"
     async with holder.transaction():
         await holder.fetch(f"SELECT FROM {table} ORDER BY {moment} LIMIT 1 FOR UPDATE")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             assert await purge(databases[0], STATEMENTS[table], KEEP) == 9
     await holder.close()
     assert await purge(databases[0], STATEMENTS[table], KEEP) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from artstore.testing.services import ValkeyServer, free_port, start_postgres, temporary_folder
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 def wait_for(url: str, status: int) -> httpx.Response:

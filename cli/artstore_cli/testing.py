@@ -20,7 +20,7 @@ AT_ONCE = 3
 """On two cores: much of a test's time is waiting for a disk, a lease or a process that starts."""
 FLEETS_AT_ONCE = 2
 """Each is a dozen processes."""
-CHECK_TIMEOUT_S = 900
+CHECK_TIMEOUT_S = 1800
 LONG_TIMEOUT_S = 4 * 3600
 LONG = "ARTSTORE_FAULTS"
 SHOWN_LINES = 200

@@ -42,7 +42,7 @@ def test_s3_takes_files_from_us_and_from_nobody_else(folder: DataFolder, generat
         assert bytes(store.get("a/file").bytes()) == b"content"
     finally:
         process.kill()  # asked to end, it takes 15 s
-        process.wait(30)
+        process.wait(120)
 
 
 def status_without_credentials(port: int) -> int:

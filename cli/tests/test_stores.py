@@ -63,7 +63,7 @@ async def test_postgres_asks_for_the_password_and_keeps_what_it_is_given(folder:
             await connection.close()
         finally:
             process.send_signal(postgres.serve(Path(), Path(), None, 0, Path()).stop_signal)
-            assert process.wait(20) == 0
+            assert process.wait(120) == 0
 
 
 def test_a_data_folder_that_was_only_half_made_is_made_anew(folder: DataFolder) -> None:
@@ -99,7 +99,7 @@ def test_postgres_runs_below_a_folder_that_its_user_may_not_enter(tmp_path: Path
     process, _ = run_postgres(folder)
     assert os.stat(f"/proc/{process.pid}").st_uid != 0
     process.terminate()
-    process.wait(20)
+    process.wait(120)
 
 
 async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolder) -> None:
@@ -115,7 +115,7 @@ async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolde
             with pytest.raises(AuthenticationError):
                 await redis.ping()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     assert (folder.valkey / "valkey.conf").stat().st_mode & 0o777 == 0o600
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"postgres", "valkey", "admin", "se-01", "se-02", "se-03", "ingester", "query"}
 OFFSETS = (0, 10, 11, 12, 20, 30)
 COMMAND_TIMEOUT_S = 120
-SETTLE_S = 30
+SETTLE_S = 120
 
 
 @dataclass(frozen=True)

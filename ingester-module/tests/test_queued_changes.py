@@ -169,7 +169,7 @@ async def test_a_frozen_database_does_not_hold_up_a_change(
     for pid in frozen:
         signal_to(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             answer = await change(fleet, "PATCH", record)
     finally:
         for pid in frozen:

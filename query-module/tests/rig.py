@@ -30,7 +30,7 @@ from artstore.database import SCHEMA_REVISION
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
-DEADLINE_S = 15
+DEADLINE_S = 120
 
 
 @dataclass
@@ -123,7 +123,7 @@ async def running(
         serving = asyncio.create_task(server.serve([listening]))
         authorization = {"authorization": f"Bearer {signer.token(Role.READONLY)}"}
         try:
-            async with httpx.AsyncClient(base_url=url_of(listening), headers=authorization, timeout=30) as client:
+            async with httpx.AsyncClient(base_url=url_of(listening), headers=authorization, timeout=120) as client:
                 await until(lambda: server.started or serving.done())
                 if serving.done():
                     serving.result()

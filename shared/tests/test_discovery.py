@@ -28,7 +28,7 @@ from artstore.redis import open_redis
 from artstore.service import Runtime
 from artstore.testing.services import ValkeyServer, start_valkey
 
-DEADLINE_S = 15
+DEADLINE_S = 120
 
 
 def element(name: str, mode: Mode = Mode.EDIT) -> Element:

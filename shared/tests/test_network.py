@@ -12,7 +12,7 @@ import pytest
 from artstore.testing.network import Network, Proxy, Way
 from artstore.testing.services import free_port
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 SILENCE_S = 0.3
 
 

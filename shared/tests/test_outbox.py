@@ -25,7 +25,7 @@ from artstore.service import Runtime
 from artstore.testing.services import PostgresServer, ValkeyServer, start_valkey
 
 CHANNEL = "test:channel"
-DEADLINE_S = 20
+DEADLINE_S = 120
 
 
 @asynccontextmanager

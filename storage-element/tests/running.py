@@ -31,7 +31,7 @@ from .store.support import new_file
 T = TypeVar("T")
 
 MODULE = Path(__file__).parents[1]
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 CALLER = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
 
 
@@ -120,7 +120,7 @@ class RunningElement:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(120)
 
 
 def put_headers(saga_id: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ def ask(system: System, audience: Audience, endpoint: str, holder: str, token: s
     for name in ("file_id", "account_id", "saga_id", "upload_id"):
         path = path.replace(f"{{{name}}}", NOBODY)
     headers = {"authorization": f"Bearer {token}"} if token else {"x-forwarded-for": "198.51.100.77"}
-    return httpx.request(method, system.url(SERVICES[audience]) + path, headers=headers, timeout=30)
+    return httpx.request(method, system.url(SERVICES[audience]) + path, headers=headers, timeout=120)
 
 
 @pytest.mark.parametrize("audience", SERVICES)

@@ -25,7 +25,7 @@ def samples(system: System) -> dict[str, list[dict[str, str]]]:
     """Labels of all samples by name, over all services."""
     found: dict[str, list[dict[str, str]]] = {}
     for service in OFFSETS:
-        for family in text_string_to_metric_families(httpx.get(f"{system.url(service)}/metrics", timeout=30).text):
+        for family in text_string_to_metric_families(httpx.get(f"{system.url(service)}/metrics", timeout=120).text):
             for sample in family.samples:
                 found.setdefault(sample.name, []).append(dict(sample.labels))
     return found

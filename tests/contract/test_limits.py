@@ -72,14 +72,14 @@ def test_modules_are_not_limited(system: System) -> None:
 
 @pytest.mark.parametrize("service", ["admin", "se-01", "ingester", "query"])
 def test_health_metrics_and_description_are_never_limited(system: System, service: str) -> None:
-    with httpx.Client(headers={"x-forwarded-for": "203.0.113.1"}, timeout=30) as stranger:
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.1"}, timeout=120) as stranger:
         for path in OPEN:
             assert drain(stranger, system.url(service) + path, 50)[0] == 50  # of all four together, from one address
 
 
 def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(system: System) -> None:
     url = f"{system.url('admin')}/.well-known/jwks.json"
-    with httpx.Client(headers={"x-forwarded-for": "198.51.100.200, 203.0.113.2"}, timeout=30) as stranger:
+    with httpx.Client(headers={"x-forwarded-for": "198.51.100.200, 203.0.113.2"}, timeout=120) as stranger:
         first = stranger.get(url)
         assert first.headers["ratelimit-policy"] == '"address";q=1200;w=60;artstore-burst=600'
         passed, refused = drain(stranger, url, 5000)
@@ -93,7 +93,7 @@ def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(syste
 def test_a_token_that_nobody_asks_for_makes_no_stranger_known(system: System) -> None:
     url = f"{system.url('admin')}/.well-known/jwks.json"
     shown = {"x-forwarded-for": "203.0.113.9", "authorization": "Bearer no.such.token"}
-    with httpx.Client(headers=shown, timeout=30) as stranger:
+    with httpx.Client(headers=shown, timeout=120) as stranger:
         passed, refused = drain(stranger, url, 5000)
         assert 500 < passed < 5000
         assert refused.headers["retry-after"] == "1"
@@ -103,7 +103,7 @@ def test_a_token_that_nobody_asks_for_makes_no_stranger_known(system: System) ->
 
 
 def test_right_logins_do_not_use_up_the_address(system: System) -> None:
-    with httpx.Client(headers={"x-forwarded-for": "203.0.113.4"}, timeout=30) as caller:
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.4"}, timeout=120) as caller:
         for _ in range(40):
             answer = caller.post(f"{system.url('admin')}/api/auth/token", json=system.credentials())
             assert answer.status_code == 200
@@ -118,7 +118,7 @@ def test_right_logins_are_limited_by_account_and_do_not_count_as_its_requests(
         f"{system.url('admin')}/api/service-accounts", json={"role": "USER", "rate_per_minute": 6}
     ).json()
     credentials = {name: account[name] for name in ("client_id", "client_secret")}
-    with httpx.Client(headers={"x-forwarded-for": "203.0.113.8"}, timeout=30) as caller:
+    with httpx.Client(headers={"x-forwarded-for": "203.0.113.8"}, timeout=120) as caller:
         answers = [caller.post(f"{system.url('admin')}/api/auth/token", json=credentials) for _ in range(12)]
     statuses = [answer.status_code for answer in answers]
     assert statuses.count(200) in (9, 10)
@@ -131,7 +131,7 @@ def test_right_logins_are_limited_by_account_and_do_not_count_as_its_requests(
 
 def test_the_audit_log_names_the_address_that_the_proxy_names(system: System, client: httpx.Client) -> None:
     address = "2001:db8:7::42"
-    with httpx.Client(headers={"x-forwarded-for": address}, timeout=30) as stranger:
+    with httpx.Client(headers={"x-forwarded-for": address}, timeout=120) as stranger:
         assert stranger.get(f"{system.url('query')}/api/files").status_code == 401
         wrong = {"client_id": "admin", "client_secret": "?"}
         assert stranger.post(f"{system.url('admin')}/api/auth/token", json=wrong).status_code == 401
@@ -151,7 +151,7 @@ def test_the_audit_log_names_the_address_that_the_proxy_names(system: System, cl
 def test_an_address_with_many_failures_is_shut_out_for_a_while(system: System, how: str) -> None:
     address = {"token": "203.0.113.5", "login": "203.0.113.6"}[how]
     right = {"authorization": f"Bearer {system.token()}"}
-    with httpx.Client(headers={"x-forwarded-for": address}, timeout=30) as stranger:
+    with httpx.Client(headers={"x-forwarded-for": address}, timeout=120) as stranger:
 
         def fail() -> httpx.Response:
             if how == "token":
@@ -181,7 +181,7 @@ def test_an_address_with_many_failures_is_shut_out_for_a_while(system: System, h
 def test_from_loopback_failures_are_refused_and_right_requests_never(system: System) -> None:
     """The modules of a single machine all speak from there."""
     url = f"{system.url('query')}/api/files"
-    with httpx.Client(timeout=30) as local:
+    with httpx.Client(timeout=120) as local:
         statuses = []
         while 429 not in statuses and len(statuses) < 1500:
             statuses.append(local.get(url, headers={"authorization": "Bearer no.such.token"}).status_code)

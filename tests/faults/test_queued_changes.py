@@ -162,7 +162,7 @@ def test_an_admin_that_dies_over_a_change_leaves_it_to_another(fleet: Fleet, use
     fleet.stop("admin-1", signal.SIGKILL)
     fleet.start("admin-1", ARTSTORE_POINT=f"{point}:kill")
     fleet.start("se-01")
-    assert fleet.processes.pop("admin-1").wait(60) == -signal.SIGKILL
+    assert fleet.processes.pop("admin-1").wait(120) == -signal.SIGKILL
     if point == "admin.change_made":
         eventually(lambda: user_sees(fleet, file_id, 2))
     for name in ("admin-2", "admin-1"):

@@ -83,7 +83,7 @@ class Fleet:
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self.processes.pop(name)
         process.send_signal(how)
-        process.wait(30)
+        process.wait(120)
 
     def start_postgres(self) -> None:
         """Again, on its old port."""
@@ -113,13 +113,13 @@ class Fleet:
 
     def token(self, credentials: dict[str, str] | None = None, admin: str = "admin-1") -> str:
         asked = credentials or self.credentials("admin")
-        answer = httpx.post(f"{self.url(admin)}/api/auth/token", json=asked, timeout=30)
+        answer = httpx.post(f"{self.url(admin)}/api/auth/token", json=asked, timeout=120)
         answer.raise_for_status()
         return str(answer.json()["access_token"])
 
     def call(self, method: str, name: str, path: str, token: str | None = None, **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token or self.token()}", **options.pop("headers", {})}
-        return httpx.request(method, self.url(name) + path, headers=headers, timeout=30, **options)
+        return httpx.request(method, self.url(name) + path, headers=headers, timeout=120, **options)
 
     def new_account(self, role: str = "USER", **more: Any) -> dict[str, str]:
         answer = self.call("POST", "admin-1", "/api/service-accounts", json={"role": role, **more})
@@ -205,7 +205,7 @@ def end_all(fleet: Fleet) -> None:
         process.terminate()
     for process in fleet.processes.values():
         try:
-            process.wait(30)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -67,7 +67,7 @@ class Keyed:
             answer = self.send(name, **changed)
             raise AssertionError(f"{name} lives: {answer.status_code} {answer.text}")
         except httpx.TransportError:
-            assert self.fleet.processes.pop(name).wait(30) == -9
+            assert self.fleet.processes.pop(name).wait(120) == -9
 
     def beside(self, at: str, **changed: Any) -> Beside:
         """Sent in a thread of its own."""

@@ -62,7 +62,7 @@ async def client(
     given = given_environment(postgres.url(name), valkey.url(5), folder, AUDIT_CHECKPOINT_EVERY_S="3600")
     url, _ = start({**given, "AUDIT_FOLDER": str(folder / "audit")})
     database = await asyncpg.connect(postgres.url(name).replace("+asyncpg", ""))
-    async with httpx.AsyncClient(base_url=url, timeout=20) as opened:
+    async with httpx.AsyncClient(base_url=url, timeout=120) as opened:
 
         async def log_in() -> bool:
             try:
@@ -85,7 +85,7 @@ async def client(
         _, other = start({**given, "AUDIT_CHECKPOINT_EVERY_S": "0.5"})
         await eventually(lambda: database.fetchval("SELECT count(*) >= 2 FROM audit_checkpoints"))
         other.terminate()
-        other.wait(15)
+        other.wait(120)
         for table in ("audit_events", "audit_checkpoints", "audit_keys"):
             await database.execute(f"CREATE TABLE honest_{table} AS TABLE {table}")
         yield opened, database

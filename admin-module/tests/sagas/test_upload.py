@@ -75,7 +75,7 @@ async def test_a_committed_upload_is_in_the_catalog_and_announced(admin: Any, in
         assert await state_of(admin, one) is None
         assert (await ingester.commit(commit_of(one)))[0]["state"] == "committed"
         assert await state_of(admin, one) == "available"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             message = None
             while message is None or one["file_id"] not in str(message["data"]):
                 message = await heard.get_message(timeout=1)

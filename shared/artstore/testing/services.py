@@ -24,7 +24,7 @@ import asyncpg
 
 from artstore.postgres_wheel import DEFAULT_VERSION, HERE, find_account, load_program
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 POSTGRES_VERSION = "ARTSTORE_TEST_POSTGRES"
 """Environment variable: the major version that tests start, 18 or 17."""
 LASTING_PORTS = (14_000, 32_000)

@@ -55,7 +55,7 @@ async def test_a_loop_that_is_held_up_is_noticed_and_forgiven() -> None:
         await asyncio.sleep(TICK_S / 2)
         time.sleep(2 * TICK_S)
     assert one.factor < 1.0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while one.factor < 1.0:
             await asyncio.sleep(TICK_S)
     watching.cancel()

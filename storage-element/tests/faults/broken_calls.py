@@ -26,7 +26,7 @@ from .work import SCENARIOS, Work, catalog_of, journal_of
 
 COUNTED = frozenset({"open", "writev", "pwritev", "fdatasync", "fsync", "rename", "unlink", "mkdir", "syncfs"})
 WRITES = frozenset({"writev", "pwritev"})
-CASE_TIMEOUT_S = 30
+CASE_TIMEOUT_S = 120
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODULE = Path(__file__).parents[2]
-WAIT_S = 20
+WAIT_S = 120
 MAKE = {
     "ext4": (64 << 20, ["mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"]),
     "xfs": (320 << 20, ["mkfs.xfs", "-q", "-f", "-K"]),

@@ -24,7 +24,7 @@ from .kills import KILLED, SEGMENT_BYTES, Moment, Outcome, in_child, moments_in,
 from .work import SCENARIOS, Work, catalog_of, every_verb, journal_of
 
 MULTIPART_BYTES = (5 << 20) + 1
-PATIENCE_S = 30.0
+PATIENCE_S = 120
 AT_START = (
     "recover.kept_aside",
     "owing.kept",

@@ -70,7 +70,7 @@ class Sender:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def status(self, timeout_s: float = 30) -> int:
+    async def status(self, timeout_s: float = 120) -> int:
         """Of the answer, whenever it comes."""
         async with asyncio.timeout(timeout_s):
             return int((await self._reader.readline()).split()[1])

@@ -28,7 +28,7 @@ from .work import LARGE_BYTES, SMALL_BYTES, Work, attempt_checkpoint
 
 SEGMENT_BYTES = 64 << 10
 RECENT_CALLS = 30
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 SIZES = st.sampled_from([0, 1, SMALL_BYTES, 5000, LARGE_BYTES])
 PICK = st.integers(0, 1 << 16)
 

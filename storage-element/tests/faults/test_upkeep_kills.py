@@ -63,7 +63,7 @@ async def test_upkeep_killed_at_any_of_its_points_goes_on(own_neighbours: Neighb
         for point, provoke in PROVOKED.items():
             async with running_element(own_neighbours, root, ARTSTORE_POINT=f"{point}:kill", **settings) as element:
                 await provoke(element)
-                assert await asyncio.to_thread(element.process.wait, 30) == -signal.SIGKILL, point
+                assert await asyncio.to_thread(element.process.wait, 120) == -signal.SIGKILL, point
         async with running_element(own_neighbours, root, **settings) as element:
             await verified(element)
             await rebuilt(element)

@@ -194,6 +194,6 @@ async def test_a_second_process_on_the_same_root_refuses_to_start(
 ) -> None:
     log = tmp_path / "second.log"
     second = start_process(environment(neighbours, element.root, 1, PORT="18999"), log)
-    assert second.wait(20) != 0
+    assert second.wait(120) != 0
     assert "another process uses" in log.read_text()
     assert (await element.ask("GET", "/health/live")).status == 200

@@ -107,7 +107,7 @@ async def test_a_put_killed_at_any_point_is_whole_or_absent_after_a_restart(
         neighbours, tmp_path / "root", **settings, ARTSTORE_POINT=f"{point}:kill:{nth}"
     ) as element:
         answered = await answer_to(element, content, file_id, saga_id)
-        assert element.process.wait(10) == -signal.SIGKILL
+        assert element.process.wait(120) == -signal.SIGKILL
     async with running_element(neighbours, tmp_path / "root", **settings) as element:
         found = await element.ask("GET", f"/api/files/{file_id}/content")
         assert found.status in ((200,) if answered else (200, 404))

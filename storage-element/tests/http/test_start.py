@@ -11,7 +11,7 @@ from ..running import Neighbours, environment, eventually, running_element, star
 
 def refusal_of(neighbours: Neighbours, root: Path, log: Path, **settings: str) -> list[str]:
     process = start_process(environment(neighbours, root, free_port(), **settings), log)
-    assert process.wait(20) == 3
+    assert process.wait(120) == 3
     said = log.read_text()
     assert "Traceback" not in said
     return [line for line in said.splitlines() if "start refused" in line]

@@ -53,7 +53,7 @@ async def power_cut_during_checkpoint(
             return  # the checkpoint that a full segment asks for
         shutil.copytree(root / "files", cut / "files")
         taken.set()
-        go_on.wait(60)
+        go_on.wait(120)
 
     with monkeypatch.context() as patched:
         patched.setattr(durable, "sync_filesystem", sync)

@@ -170,7 +170,7 @@ async def test_a_rebuild_that_was_killed_goes_on_at_the_next_start(own_neighbour
             await put_files(element, catalog, 30)
             await catalog.run("TRUNCATE files")
             await element.ask("POST", "/api/element/rebuild", json={})
-            assert await asyncio.to_thread(element.process.wait, 30) == -signal.SIGKILL
+            assert await asyncio.to_thread(element.process.wait, 120) == -signal.SIGKILL
         async with running_element(own_neighbours, root, SAGA_LEASE_S="1") as element:
 
             async def done() -> bool:

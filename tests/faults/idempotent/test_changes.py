@@ -142,7 +142,7 @@ def test_a_change_whose_element_dies_in_it_is_queued_and_made_once(fleet: Fleet,
     start(fleet, "se-01", f"{point}:kill")
     first = keyed.until_answered("ingester")
     assert first.status_code == 202, first.text
-    assert fleet.processes.pop("se-01").wait(60) == -9
+    assert fleet.processes.pop("se-01").wait(120) == -9
     same_answer(keyed.send("ingester"), first)
     start(fleet, "se-01")
     eventually(lambda: keyed.fleet.call("GET", "ingester", first.headers["location"]).json()["state"] == "committed")
@@ -154,7 +154,7 @@ def test_new_content_whose_element_dies_in_it_is_sent_again(fleet: Fleet) -> Non
     fleet.stop("se-01")
     start(fleet, "se-01", "update.published:kill")
     assert keyed.send("ingester").status_code in (502, 503)
-    assert fleet.processes.pop("se-01").wait(60) == -9
+    assert fleet.processes.pop("se-01").wait(120) == -9
     start(fleet, "se-01")
     done_once(keyed, keyed.until_answered("ingester"), keyed.until_answered("ingester"))
 
@@ -168,7 +168,7 @@ def test_an_admin_killed_when_it_has_queued_a_change_has_queued_it_once(fleet: F
     fleet.start("admin-1", ARTSTORE_POINT="admin.change_queued:kill")
     fleet.ready("admin-1", "ingester")
     trying = keyed.beside("ingester")
-    assert fleet.processes.pop("admin-1").wait(60) == -9
+    assert fleet.processes.pop("admin-1").wait(120) == -9
     assert trying.ended() is not None
     start(fleet, "admin-1")
     first = keyed.until_answered("ingester")

@@ -100,7 +100,7 @@ def test_an_admin_killed_in_its_commit_leaves_one_file(fleet: Fleet, point: str,
     fleet.ready("ingester")
     keyed = Keyed(fleet, token=fleet.token(admin="admin-2"))
     trying = keyed.beside("ingester")
-    assert fleet.processes.pop("admin-1").wait(60) == -9
+    assert fleet.processes.pop("admin-1").wait(120) == -9
     answer = trying.ended()
     assert answer is not None
     assert answer.status_code in (201, 502, 503)
@@ -115,7 +115,7 @@ def test_an_element_killed_in_the_middle_leaves_one_file(fleet: Fleet) -> None:
     fleet.ready("se-02")
     keyed = Keyed(fleet, content=os.urandom(1 << 20))
     assert keyed.send("ingester").status_code in (502, 503)
-    assert fleet.processes.pop("se-02").wait(60) == -9
+    assert fleet.processes.pop("se-02").wait(120) == -9
     fleet.start("se-02")
     fleet.ready("se-02")
     one_file_of(keyed, keyed.until_answered("ingester"))
@@ -169,7 +169,7 @@ def test_a_lease_is_renewed_while_an_upload_takes_its_time(fleet: Fleet) -> None
 
     def slowly() -> Iterator[bytes]:
         yield bytes(256 << 10)
-        pause.wait(60)
+        pause.wait(120)
         yield b"end"
 
     running = keyed.beside("ingester", content=slowly())
