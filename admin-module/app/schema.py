@@ -16,7 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from artstore.database import EDGE, DatabaseAway, is_away
+from artstore.database_errors import AWAY_FIELD, outage_of
+from artstore.database_hosts import HostConnector, for_sqlalchemy
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
 
@@ -25,6 +26,13 @@ from .database_roles import apply_grants, read_passwords
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 MIGRATION_LOCK = 0x6172_7473_0001
 CONNECT_TIMEOUT_S = 10
+DATABASE_ERRORS = (
+    sqlalchemy.exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 log = get_logger("admin.schema")
 
@@ -50,7 +58,9 @@ class Schema:
             was, newest = await conn.run_sync(_revisions)
             if not await conn.scalar(_MAY_MIGRATE):
                 if was is None or was < newest:
-                    raise Unavailable(f"the schema is at {was}, {newest} is needed: run the migrations", away=EDGE)
+                    raise Unavailable(
+                        f"the schema is at {was}, {newest} is needed: run the migrations", away=AWAY_FIELD
+                    )
                 return
             if was != newest:
                 await conn.run_sync(_upgrade)
@@ -65,18 +75,23 @@ class Schema:
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection of its own, without the pool's command timeout: building an index may take long."""
         engine = create_async_engine(
-            self._url,
+            for_sqlalchemy(self._url),
             poolclass=NullPool,
             hide_parameters=True,
-            connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": "artstore migrations"}},
+            connect_args={
+                "async_creator_fn": HostConnector(),
+                "timeout": CONNECT_TIMEOUT_S,
+                "server_settings": {"application_name": "artstore migrations"},
+            },
         )
         try:
             async with engine.begin() as conn:
                 yield conn
-        except (sqlalchemy.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            if is_away(error):
-                raise DatabaseAway("PostgreSQL is away", away=EDGE) from error
-            raise
+        except DATABASE_ERRORS as error:
+            outage = outage_of(error)
+            if outage is None:
+                raise
+            raise outage from error
         finally:
             await engine.dispose()
 

@@ -21,9 +21,20 @@ OPEN_S = 60
 class Breaker:
     """One edge to one other process. States: closed, open (refuses at once), half-open (one probe)."""
 
-    def __init__(self, edge: str, failures: tuple[type[BaseException], ...], *, limit: int, open_s: float) -> None:
+    def __init__(
+        self,
+        edge: str,
+        failures: tuple[type[BaseException], ...],
+        *,
+        limit: int,
+        open_s: float,
+        silent: tuple[type[BaseException], ...] = (),
+        named: str | None = None,
+    ) -> None:
         self.edge = edge
         self._failures = failures
+        self._silent: tuple[type[BaseException], ...] = (asyncio.CancelledError, *silent)
+        self._named = named or edge
         self._circuit = CircuitBreaker(
             failure_threshold=limit, recovery_timeout=open_s, expected_exception=list(failures), name=edge
         )
@@ -55,7 +66,7 @@ class Breaker:
     async def guard(self) -> AsyncIterator[None]:
         """Raises Unavailable without trying while open. Only the failures named at the start count."""
         if self.refuses:
-            raise Unavailable(f"{self.edge} is away", retry_after_s=self.retry_after_s, away=self.edge)
+            raise Unavailable(f"{self.edge} is away", retry_after_s=self.retry_after_s, away=self._named)
         probe = self._half_open
         self._probing = self._probing or probe
         try:
@@ -63,8 +74,8 @@ class Breaker:
         except self._failures as error:
             self.count(error)
             raise
-        except asyncio.CancelledError:
-            raise  # the caller left; that says nothing of the other side
+        except self._silent:
+            raise  # the caller left, or gave up on its own account: that says nothing about the other side
         except BaseException:
             self._circuit.reset()  # it answered, if only with a refusal
             raise
@@ -77,6 +88,12 @@ class Breaker:
     def count(self, failure: BaseException) -> None:
         """One of the failures named at the start, which `guard` has not seen as such: a limit of its own ended the call."""
         self._circuit.__exit__(type(failure), failure, failure.__traceback__)
+
+    def trip(self, failure: BaseException) -> None:
+        """Open at once, or stay open anew: the other side has just been seen not to do its work."""
+        self.count(failure)
+        while not self._circuit.opened:
+            self.count(failure)
 
     def heal(self) -> None:
         """Close at once: somebody has just seen the other side alive."""
@@ -91,9 +108,24 @@ class Breakers:
         self._limit, self._open_s = limit, open_s
         self._state = Gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ["edge"], registry=registry)
 
-    def to(self, edge: str, failures: tuple[type[BaseException], ...]) -> Breaker:
+    def to(
+        self,
+        edge: str,
+        failures: tuple[type[BaseException], ...],
+        *,
+        silent: tuple[type[BaseException], ...] = (),
+        named: str | None = None,
+    ) -> Breaker:
+        """`failures` count. `silent` ones neither count nor end a series of failures. `named` stands in `away` of errors."""
         breaker = self._by_edge.get(edge)
         if breaker is None:
-            breaker = self._by_edge[edge] = Breaker(edge, failures, limit=self._limit, open_s=self._open_s)
+            breaker = self._by_edge[edge] = Breaker(
+                edge, failures, limit=self._limit, open_s=self._open_s, silent=silent, named=named
+            )
             self._state.labels(edge).set_function(lambda: breaker.state_number)
         return breaker
+
+    def forget(self, edge: str) -> None:
+        """The other side exists no more, so its series ends too."""
+        if self._by_edge.pop(edge, None) is not None:
+            self._state.remove(edge)

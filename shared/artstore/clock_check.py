@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Gauge
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.auth.tokens import LEEWAY_S
 from artstore.errors import Unavailable
@@ -35,13 +36,13 @@ class ClockCheck:
         runtime.health.add("clock", self.check, every_s=CHECK_EVERY_S, timeout_s=CHECK_TIMEOUT_S)
 
     async def check(self) -> None:
-        """While PostgreSQL is away, what was last known holds."""
+        """While PostgreSQL is away or refuses, the last known difference holds."""
         try:
             async with self._database.alone(patience_s=PATIENCE_S) as connection:
                 before = self._clock.now()
                 theirs = (await connection.execute(_NOW)).scalar_one()
                 self._ahead_s = ahead_s(before, theirs, self._clock.now())
-        except Unavailable:
+        except (Unavailable, SQLAlchemyError):
             pass
         if abs(self._ahead_s) > LEEWAY_S:
             raise ConnectionError(f"the clock here is {self._ahead_s:+.0f} s off PostgreSQL's, so tokens are refused")

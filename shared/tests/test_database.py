@@ -1,12 +1,25 @@
-"""What counts as PostgreSQL being away."""
+"""What counts as PostgreSQL being away, refusing writes or giving up a statement; and that a real server is seen so."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 import sqlalchemy.exc
+from sqlalchemy import text
 
-from artstore.database import is_away
+from artstore.breaker import Breakers
+from artstore.config import DatabaseSettings
+from artstore.database import SCHEMA_REVISION, Database, open_database
+from artstore.database_errors import DatabaseAway, DatabaseBusy, DatabaseRefuses, outage_of
+from artstore.database_hosts import for_sqlalchemy
+from artstore.service import Runtime
+from artstore.testing.services import PostgresServer, free_port, start_postgres, temporary_folder
+
+DEADLINE_S = 30
 
 AWAY: list[BaseException] = [
     ConnectionRefusedError(),
@@ -17,32 +30,272 @@ AWAY: list[BaseException] = [
     asyncpg.AdminShutdownError("terminating connection due to administrator command"),
     asyncpg.CrashShutdownError("terminating connection because of crash of another server process"),
     asyncpg.TooManyConnectionsError("sorry, too many clients already"),
+    asyncpg.InvalidPasswordError("password authentication failed"),
+    asyncpg.InvalidAuthorizationSpecificationError("pg_hba.conf rejects connection"),
+    asyncpg.InvalidCatalogNameError("database does not exist"),
+    asyncpg.ObjectNotInPrerequisiteStateError("database is not currently accepting connections"),
+    asyncpg.UndefinedTableError("files"),
+    asyncpg.TargetServerAttributeNotMatched("none of the hosts match"),
+]
+REFUSES: list[BaseException] = [
+    asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction"),
+    asyncpg.DiskFullError("could not extend file"),
+    asyncpg.OutOfMemoryError("out of memory"),
+    asyncpg.ConfigurationLimitExceededError("temporary file size exceeds temp_file_limit"),
+    asyncpg.PostgresIOError("could not write"),
+    asyncpg.InsufficientPrivilegeError("permission denied for table files"),
+]
+BUSY: list[BaseException] = [
+    asyncpg.QueryCanceledError("canceling statement due to statement timeout"),
+    asyncpg.LockNotAvailableError("canceling statement due to lock timeout"),
+    asyncpg.DeadlockDetectedError("deadlock detected"),
+    asyncpg.SerializationError("could not serialize access"),
+    asyncpg.IdleInTransactionSessionTimeoutError("terminating connection due to idle-in-transaction timeout"),
 ]
 THERE: list[BaseException] = [
     asyncpg.UniqueViolationError("duplicate key"),
-    asyncpg.DeadlockDetectedError("deadlock detected"),
-    ValueError("not of PostgreSQL at all"),
+    asyncpg.NumericValueOutOfRangeError("integer out of range"),
+    ValueError("not from PostgreSQL at all"),
+]
+KINDS = [
+    *((error, DatabaseAway) for error in AWAY),
+    *((error, DatabaseRefuses) for error in REFUSES),
+    *((error, DatabaseBusy) for error in BUSY),
+    *((error, type(None)) for error in THERE),
 ]
 
 
 def wrapped(error: BaseException) -> sqlalchemy.exc.DBAPIError:
-    """As SQLAlchemy raises what its driver raised."""
+    """As SQLAlchemy raises an error of its driver."""
     of_driver = Exception(str(error))
     of_driver.__cause__ = error
     return sqlalchemy.exc.DBAPIError("SELECT 1", None, of_driver)
 
 
-@pytest.mark.parametrize("error", AWAY, ids=lambda error: type(error).__name__)
-def test_a_server_that_is_gone_starting_or_full_is_away(error: BaseException) -> None:
-    assert is_away(error)
-    assert is_away(wrapped(error))
+@pytest.mark.parametrize(("error", "kind"), KINDS, ids=lambda one: getattr(one, "__name__", type(one).__name__))
+def test_an_outage_is_known_by_its_sqlstate(error: BaseException, kind: type) -> None:
+    for met in (error, wrapped(error)):
+        outage = outage_of(met)
+        assert type(outage) is kind
+        if outage is not None:
+            assert outage.fields["away"] == "database"
+            assert 0 < (outage.retry_after_s or 0) <= 5
 
 
-@pytest.mark.parametrize("error", THERE, ids=lambda error: type(error).__name__)
-def test_a_server_that_refuses_a_statement_is_there(error: BaseException) -> None:
-    assert not is_away(error)
-    assert not is_away(wrapped(error))
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("postgresql+asyncpg://u:p@one/db", "postgresql+asyncpg://u:p@one/db"),
+        (
+            "postgresql+asyncpg://u:p@one:1,two/db?target_session_attrs=read-write",
+            "postgresql+asyncpg://u:p@/db?host=one:1&host=two:5432&target_session_attrs=read-write",
+        ),
+        ("postgresql+asyncpg://one:1,two:2/db", "postgresql+asyncpg:///db?host=one:1&host=two:2"),
+    ],
+)
+def test_several_hosts_are_given_as_libpq_takes_them(given: str, read: str) -> None:
+    assert for_sqlalchemy(given) == read
 
 
-def test_a_missing_schema_is_waited_for() -> None:
-    assert is_away(wrapped(asyncpg.UndefinedTableError("files")))
+@pytest.fixture(scope="module")
+def second_postgres() -> Iterator[PostgresServer]:
+    with temporary_folder("artstore-second-") as folder:
+        server = start_postgres(folder)
+        yield server
+        server.discard()
+
+
+@asynccontextmanager
+async def opened(runtime: Runtime, url: str, **settings: float) -> AsyncIterator[Database]:
+    given = DatabaseSettings(database_url=url, **settings)  # type: ignore[arg-type]
+    async with open_database(given, runtime, Breakers(runtime.registry)) as database:
+        yield database
+        await runtime.tasks.close()
+
+
+async def make_schema(server: PostgresServer, name: str) -> None:
+    await run(server, name, "CREATE TABLE alembic_version (version_num text)", "CREATE TABLE t (n int)")
+    await run(server, name, f"INSERT INTO alembic_version VALUES ('{SCHEMA_REVISION}')")
+
+
+async def run(server: PostgresServer, name: str, *statements: str) -> None:
+    connection = await asyncpg.connect(host="127.0.0.1", port=server.port, user="postgres", database=name)
+    try:
+        await connection.execute("SET default_transaction_read_only = off")
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def until_ok(runtime: Runtime, ok: bool) -> str:
+    """What the check `database` says once it is well, or not."""
+    async with asyncio.timeout(DEADLINE_S):
+        while (found := runtime.health.report()["checks"]["database"])["ok"] is not ok or "not checked" in found[
+            "detail"
+        ]:
+            await asyncio.sleep(0.02)
+    return str(found["detail"])
+
+
+async def write(database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(text("INSERT INTO t VALUES (1)"))
+
+
+async def sleep(database: Database, limit: str) -> None:
+    """A slow statement of a user, under a limit of PostgreSQL's operator."""
+    async with database.begin(may_be_slow=True) as connection:
+        await connection.execute(text(f"SET LOCAL statement_timeout = '{limit}'"))
+        await connection.execute(text("SELECT pg_sleep(10)"))
+
+
+async def read(database: Database) -> int:
+    async with database.alone() as connection:
+        return int((await connection.execute(text("SELECT count(*) FROM t"))).scalar_one())
+
+
+async def test_a_database_made_read_only_is_not_ready_still_reads_and_heals(
+    runtime: Runtime, postgres: PostgresServer
+) -> None:
+    """Connections that were pooled before stay alive."""
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    async with opened(runtime, postgres.url(name)) as database:
+        await until_ok(runtime, True)
+        await write(database)
+        async with read_only(postgres):
+            assert await until_ok(runtime, False) == "PostgreSQL is read-only"
+            for _ in range(7):  # more than open the breaker
+                with pytest.raises(DatabaseRefuses):
+                    await write(database)
+                assert await read(database) == 1
+            assert database.refuses_writes
+        await until_ok(runtime, True)
+        await write(database)
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "53400"])
+async def test_a_write_without_space_or_memory_leaves_the_service_not_ready_until_writes_may_work_again(
+    runtime: Runtime, postgres: PostgresServer, sqlstate: str
+) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    fail = f"BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '{sqlstate}'; END"
+    await run(postgres, name, f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $f${fail}$f$")
+    await run(postgres, name, "CREATE TRIGGER fails BEFORE INSERT ON t EXECUTE FUNCTION fail()")
+    async with opened(runtime, postgres.url(name)) as database:
+        await until_ok(runtime, True)
+        with pytest.raises(DatabaseRefuses):
+            await write(database)
+        assert "PostgreSQL has" in await until_ok(runtime, False)
+        assert await read(database) == 0
+        await run(postgres, name, "DROP TRIGGER fails ON t")
+        await until_ok(runtime, True)
+        await write(database)
+
+
+async def test_a_statement_cancelled_by_the_operators_limit_does_not_open_the_breaker(
+    runtime: Runtime, postgres: PostgresServer
+) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    async with opened(runtime, postgres.url(name)) as database:
+        await until_ok(runtime, True)
+        for _ in range(7):
+            with pytest.raises(DatabaseBusy):
+                await sleep(database, limit="5ms")
+        assert await read(database) == 0
+
+
+async def test_a_users_slow_statement_never_counts_as_postgresql_being_away(
+    runtime: Runtime, postgres: PostgresServer
+) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    async with opened(runtime, postgres.url(name), database_command_timeout_s=0.2) as database:
+        for _ in range(7):
+            with pytest.raises(DatabaseBusy) as caught:
+                await sleep(database, limit="0")
+            assert "away" not in caught.value.fields
+        assert await read(database) == 0
+
+
+async def test_of_two_hosts_the_one_that_takes_writes_is_used_and_a_failover_is_followed(
+    runtime: Runtime, postgres: PostgresServer, second_postgres: PostgresServer
+) -> None:
+    """Connections to the demoted server are alive and would go on answering reads."""
+    name, servers = await postgres.new_database(), (postgres, second_postgres)
+    await run(second_postgres, "postgres", f'CREATE DATABASE "{name}"')
+    for server in servers:
+        await make_schema(server, name)
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    url = f"postgresql+asyncpg://postgres@{hosts}/{name}?target_session_attrs=read-write"
+    async with opened(runtime, url) as database:
+        async with read_only(second_postgres):
+            await until_ok(runtime, True)
+            await write(database)
+            await demote(postgres)
+            await until_ok(runtime, False)
+        try:
+            await until_ok(runtime, True)
+            assert await read(database) == 0
+            await write(database)
+            assert await read(database) == 1
+        finally:
+            await promote(postgres)
+
+
+async def test_a_host_that_swallows_packets_does_not_hide_the_next_one(
+    runtime: Runtime, postgres: PostgresServer
+) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    async with silent_port() as port:
+        url = f"postgresql+asyncpg://postgres@127.0.0.1:{port},127.0.0.1:{postgres.port}/{name}"
+        async with opened(runtime, url, database_connect_timeout_s=0.5) as database:
+            await write(database)
+
+
+async def test_no_host_that_takes_writes_is_an_outage(runtime: Runtime, postgres: PostgresServer) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    hosts = f"127.0.0.1:{free_port()},127.0.0.1:{postgres.port}"
+    url = f"postgresql+asyncpg://postgres@{hosts}/{name}?target_session_attrs=read-write"
+    async with read_only(postgres), opened(runtime, url) as database:
+        with pytest.raises(DatabaseAway):
+            await read(database)
+
+
+async def demote(server: PostgresServer) -> None:
+    """Living connections stay and become read-only too."""
+    await run(server, "postgres", "ALTER SYSTEM SET default_transaction_read_only = on")
+    await run(server, "postgres", "SELECT pg_reload_conf()")
+
+
+async def promote(server: PostgresServer) -> None:
+    await run(server, "postgres", "ALTER SYSTEM RESET default_transaction_read_only")
+    await run(server, "postgres", "SELECT pg_reload_conf()")
+
+
+@asynccontextmanager
+async def read_only(server: PostgresServer) -> AsyncIterator[None]:
+    await demote(server)
+    try:
+        yield
+    finally:
+        await promote(server)
+
+
+@asynccontextmanager
+async def silent_port() -> AsyncIterator[int]:
+    """Accepts connections and says nothing."""
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]

@@ -12,7 +12,8 @@ from app.sagas.keyed import purge_keys
 from artstore.breaker import Breakers
 from artstore.clock import uuid7
 from artstore.contracts.files import decode, encode
-from artstore.database import Database, DatabaseAway
+from artstore.database import Database
+from artstore.database_errors import DatabaseAway
 from artstore.jsons import JsonResponse
 from artstore.metrics import new_registry
 

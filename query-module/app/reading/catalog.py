@@ -50,7 +50,9 @@ class CatalogLevel:
         except ValueError as error:
             log.warning("catalog row unreadable", file_id=file_id, error=str(error))
             return None
-        return Known(record, row.storage_element_id, fresh=row.checked_at + self._ttl > self._clock.now())
+        recent = row.checked_at + self._ttl > self._clock.now()
+        # while PostgreSQL refuses writes, the row may be of the revision before an acknowledged change
+        return Known(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
 
     async def _ask(self, file_id: str) -> Row | None:
         """In a task of its own, which goes on when patience ends: it still has a dead connection to put away."""

@@ -18,6 +18,7 @@ from artstore.catalog.tables import AVAILABLE, files
 from artstore.clock import parse_rfc3339, rfc3339
 from artstore.contracts.media_type import essence_of
 from artstore.database import Database
+from artstore.database_errors import DatabaseBusy
 from artstore.errors import Unavailable
 
 from .parse import MOMENTS, Cursor, Search, SortValue, encode_cursor
@@ -34,8 +35,10 @@ class Page:
 async def search(database: Database, wanted: Search) -> Page:
     """Raises Unavailable while the catalog is away: the elements could answer one by one, but not in any order."""
     try:
-        async with database.begin() as connection:
+        async with database.begin(may_be_slow=True) as connection:
             rows = (await connection.execute(statement(wanted))).all()
+    except DatabaseBusy:
+        raise  # the search is too slow, or an operator's limit ended it; lookups go on
     except (SQLAlchemyError, Unavailable) as error:
         retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
         raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error

@@ -82,7 +82,7 @@ class AuditWriter:
     async def record(self, event: Event) -> None:
         """Safe when it returns. Raises Unavailable when it cannot be kept: then the action must not be acknowledged."""
         if len(self._waiting) >= MAX_WAITING:
-            raise Unavailable("too many audit events wait for the database", away="postgresql")
+            raise Unavailable("too many audit events wait for the database", away="database")
         await self._group.add(event)
 
     async def note_denied(self, event: Event, stranger: str | None = None) -> None:
@@ -182,7 +182,7 @@ class AuditWriter:
                 displaced = await ship_events(connection, self.chain, self._public_key, batch)
         except SQLAlchemyError as error:
             # The tables are not there yet, or not any more: they come with admin's migrations.
-            raise Unavailable("the audit log's tables do not take the events", away="postgresql") from error
+            raise Unavailable("the audit log's tables do not take the events", away="database") from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
         await self._keep(displaced)
         points.hit("audit.shipped")

@@ -77,7 +77,7 @@ async def test_a_token_is_renewed_at_half_its_life_and_kept_to_its_end_while_adm
     admin: Admin, tokens: ServiceTokens
 ) -> None:
     assert [await tokens(), await tokens()] == ["token 1", "token 1"]
-    admin.error = Unavailable("PostgreSQL is away", away="postgresql")
+    admin.error = Unavailable("PostgreSQL is away", away="database")
     admin.clock.now_s = 1000
     assert await tokens() == "token 1"
     admin.clock.now_s = 1796
@@ -100,7 +100,7 @@ async def test_an_admin_that_fails_is_asked_no_more_and_the_breaker_says_so(
 
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(Unauthenticated(), BadGateway), (Unavailable("PostgreSQL is away", away="postgresql"), Unavailable)],
+    [(Unauthenticated(), BadGateway), (Unavailable("PostgreSQL is away", away="database"), Unavailable)],
 )
 async def test_who_answers_is_there(
     admin: Admin, tokens: ServiceTokens, breaker: Breaker, error: ArtStoreError, raised: type[ArtStoreError]
