@@ -74,7 +74,7 @@ async def test_without_redis_reads_go_on_and_say_so(own: WithOwnValkey) -> None:
         assert (answer.status_code, answer.headers["x-artstore-source"]) == (200, "database")
         assert answer.headers["x-artstore-degraded"] == "redis"
     content = await rig.get(f"/api/files/{known.file_id}/content")
-    assert (content.content, content.headers["x-artstore-source"]) == (b"known", "memory")
+    assert (content.content, content.headers["x-artstore-source"]) == (b"known", "database"), "memory may be behind"
     assert content.headers["x-artstore-degraded"] == "redis"
     assert (await rig.get("/health/ready")).status_code == 200
 

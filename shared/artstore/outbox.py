@@ -2,7 +2,8 @@
 
 Any service may relay any message. Order of events: read a batch, drop the changed files from the read path's Redis level,
 publish, delete what was published. A crash before the last publishes once more, which subscribers bear: revisions and
-versions decide.
+versions decide. Nothing is published while Redis refuses the drops, and nothing is read while it is known to refuse: the
+messages wait.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from artstore.catalog.recent import DROP, FLOOR_S, floor_of, keys_of
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database
 from artstore.logs import get_logger
+from artstore.redis import CountedRedis
 from artstore.service import Runtime
 
 log = get_logger("artstore.outbox")
@@ -59,6 +61,8 @@ class Outbox:
                 await asyncio.sleep(GATHER_S)
         except TimeoutError:
             older_than_s = POLL_EVERY_S
+        if isinstance(self._redis, CountedRedis):
+            await self._redis.wait_until_accepting()
         self._kicked.clear()
         while await self._publish_batch(older_than_s) == BATCH:
             pass
@@ -73,6 +77,10 @@ class Outbox:
             for _, channel, message in rows:
                 if channel == FILES_CHANNEL:
                     _drop_from_cache(pipeline, message)
+            await (
+                pipeline.execute()
+            )  # apart: in one trip messages would go out, again and again, whose drops are refused
+            for _, channel, message in rows:
                 pipeline.publish(channel, message)
             await pipeline.execute()
         async with self._database.alone() as connection:

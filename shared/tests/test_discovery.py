@@ -102,6 +102,12 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_subscribed(redis: Redis) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while dict(await redis.pubsub_numsub(CONFIG_CHANNEL)).get(CONFIG_CHANNEL.encode(), 0) < 1:
+            await asyncio.sleep(0.01)
+
+
 def names(discovery: Discovery) -> list[str]:
     return [found.id for found in discovery.elements]
 
@@ -129,6 +135,7 @@ async def test_the_snapshot_is_read_at_once_and_changes_are_heard(
         discovery = Discovery(runtime, own, admin)
         await until(lambda: names(discovery) == ["se-01"])
         assert discovery.source == "redis"
+        await until_subscribed(redis)
         assert await redis.publish(CONFIG_CHANNEL, snapshot(2, "se-01", "se-02")) == 1
         await until(lambda: names(discovery) == ["se-01", "se-02"])
         found = discovery.find("se-02")

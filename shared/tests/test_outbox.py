@@ -149,3 +149,38 @@ async def test_a_changed_file_has_left_the_cache_before_its_event_is_heard(
         assert not await client.exists(record_key(file_id))
         assert await client.get(floor_key(file_id)) == "2"
     await client.aclose()
+
+
+async def test_while_redis_refuses_writes_no_event_is_published_and_afterwards_each_once(
+    runtime: Runtime, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """Redis that refuses the drop would still publish, and again with each try."""
+    valkey = start_valkey(tmp_path)
+    operator = Redis.from_url(valkey.url(), decode_responses=True)
+    event = FileChanged(
+        file_id="0197aaaa-0000-7000-8000-000000000002", revision=2, change="update", storage_element_id="se-01"
+    )
+    message = msgspec.json.encode(event).decode()
+    async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
+        await until_redis(runtime, ok=True)
+        await operator.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        async with database.begin() as connection:
+            await notify(connection, FILES_CHANNEL, [message])
+        outbox.kick()
+        await until_redis(runtime, ok=False)
+        for _ in range(5):
+            outbox.kick()
+            await asyncio.sleep(0.1)
+        assert heard == []
+        await operator.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+        await until_heard(heard, {message})
+        await until_empty(database)
+        assert heard == [message]
+    await operator.aclose()
+    valkey.stop()
+
+
+async def until_redis(runtime: Runtime, *, ok: bool) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while runtime.health.report()["checks"]["redis"]["ok"] is not ok:
+            await asyncio.sleep(0.02)

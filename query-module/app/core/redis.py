@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
+from artstore.redis import CountedRedis
 from artstore.service import Runtime
 
 from ..reading.changes import Changes
@@ -12,7 +13,7 @@ from ..reading.redis import RedisLevel
 from .config import Settings
 
 
-def open_level(redis: Redis, settings: Settings) -> RedisLevel:
+def open_level(redis: CountedRedis, settings: Settings) -> RedisLevel:
     return RedisLevel(redis, ttl_s=settings.cache_redis_ttl_s)
 
 

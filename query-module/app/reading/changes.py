@@ -18,24 +18,27 @@ log = get_logger("query.changes")
 
 
 class Changes:
-    """The subscription to `files:changed`. While `heard` is false, memory may be behind by its time to live."""
+    """The subscription to `files:changed`. While `heard` is false, nothing in memory is believed."""
 
     def __init__(self, redis: Redis, level: RedisLevel, lookup: Lookup, tasks: Tasks) -> None:
         self._redis, self._level, self._lookup = redis, level, lookup
-        self.heard = False
         tasks.forever("files-changed", self._listen)
+
+    @property
+    def heard(self) -> bool:
+        return self._level.hears_changes
 
     async def _listen(self) -> None:
         try:
             handlers = {FILES_CHANNEL: self._take, HEARD_CHANNEL: self._confirm}
             await listen(self._redis, handlers, subscribed=self._begin)
         finally:
-            self.heard = False
+            self._level.note_subscribed(False)
             self._lookup.forget_all()
 
     async def _begin(self) -> None:
         self._lookup.forget_all()
-        self.heard = True
+        self._level.note_subscribed(True)
 
     async def _take(self, raw: str) -> None:
         """An error of Redis here ends the subscription, which empties memory: no event is lost quietly."""

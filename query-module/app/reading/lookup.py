@@ -60,7 +60,9 @@ class Lookup:
 
     async def find(self, file_id: str) -> Found:
         """The file's record as the nearest level has it. Raises NotFound, or Unavailable when nobody can tell."""
-        # 1. memory
+        # 1. memory, unless changes may have been missed; then it is the last resort
+        if not self._levels.redis.hears_changes:
+            return await self._find_past_memory(file_id)
         record = self._levels.memory.find(file_id)
         self._levels.metrics.count("memory", record is not None)
         if record is not None:
@@ -68,6 +70,15 @@ class Lookup:
         if self._levels.memory.is_absent(file_id):
             raise _not_found(file_id)
         return await self._shared((file_id, "cached"))
+
+    async def _find_past_memory(self, file_id: str) -> Found:
+        try:
+            return await self._shared((file_id, "cached"))
+        except Unavailable as error:
+            record = self._levels.memory.find(file_id)
+            if record is None:
+                raise
+            return Found(record, "memory", tuple(error.fields.get("away", ())))
 
     async def find_on_disk(self, contradicted: Record) -> Found:
         """The record as the elements have it now, after one of them contradicted what the caches say."""

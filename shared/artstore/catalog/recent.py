@@ -7,7 +7,9 @@ that no query instance was there to hear. Nothing old can come back:
 - what a reader brings is taken only under the lease it got before it asked the levels below. A change takes the lease away,
   FLUSHALL too, and after FLOOR_S it has run out: a reader that was overtaken, even one that slept in between, fills nothing;
 - records and leases are of one run of the server: one that was restarted, with an old dump perhaps, or a replica that took
-  over, has none.
+  over, has none;
+- and of one epoch: a query process that finds Redis taking writes again after it did not begins a new one, since changes may
+  have been made meanwhile that could not be dropped here. The others take it over within a second.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from artstore.contracts.events import FileChanged
 
 FLOOR_S = 60
 """How long a change keeps older revisions out, and how long a lease lasts: longer than any lookup takes."""
+UNSETTLED_FLOOR_S = 24 * 3600
+"""The floor of a change that the catalog could not be told: until it is, the row there is of the revision before."""
+EPOCH_KEY = "artstore:files:epoch"
 
 _HELD = """
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. ARGV[#ARGV] .. ':'
 local held = redis.pcall('HMGET', KEYS[1], 'run', 'revision', 'record')
 if held.err or held[1] ~= run or not tonumber(held[2]) or not held[3] then held = nil end
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
@@ -36,7 +41,10 @@ end
 return {'', floor, run .. lease}
 """
 )
-"""ARGV: a token nobody else has, FLOOR_S, 'record' or 'lease'. Gives {attr.json or '', the lowest good revision, lease}."""
+"""ARGV: a token nobody else has, FLOOR_S, 'record' or 'lease', the epoch.
+
+Gives {attr.json or '', the lowest good revision, lease}.
+"""
 
 KEEP = (
     _HELD
@@ -50,19 +58,20 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 )
-"""ARGV: revision, attr.json, seconds to live, the lease. Gives 1 when it was taken."""
+"""ARGV: revision, attr.json, seconds to live, the lease, the epoch. Gives 1 when it was taken."""
 
-DROP = (
-    _HELD
-    + """
-floor = math.max(floor, tonumber(ARGV[1]))
-redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', ARGV[2])
+DROP = """
+local floor = math.max(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0))
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local held = redis.pcall('HMGET', KEYS[1], 'run', 'revision')
+local alive = not held.err and held[1] and string.sub(held[1], 1, #run) == run and tonumber(held[2])
 redis.call('DEL', KEYS[3])
-if not held or tonumber(held[2]) < floor then redis.call('DEL', KEYS[1]) end
+if not alive or alive < floor then redis.call('DEL', KEYS[1]) end
+local lasts = math.max(tonumber(ARGV[2]), redis.call('TTL', KEYS[2]))
+redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', lasts)
 return 1
 """
-)
-"""ARGV: the lowest revision still good, FLOOR_S."""
+"""ARGV: the lowest revision still good, FLOOR_S or longer. Deletes first: Redis without memory allows that and no more."""
 
 
 def keys_of(file_id: str) -> tuple[str, str, str]:

@@ -60,6 +60,10 @@ class Proxy:
     def heal(self) -> None:
         self.fault()
 
+    def lead_to(self, *targets: Target) -> None:
+        """For new connections; open ones stay, as when a name is given another address."""
+        self._targets = targets
+
     def reset(self) -> None:
         """Reset every open connection once."""
         self._network.call(self._reset())

@@ -18,6 +18,7 @@ from artstore.testing.services import ValkeyServer, start_valkey
 FILE = "0197aaaa-0000-7000-8000-000000000001"
 KEYS = keys_of(FILE)
 RECORD, FLOOR, LEASE = KEYS
+EPOCH = "epoch"
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
 
 
 async def find(redis: Redis, want: str = "record") -> tuple[str, int, str]:
-    answer = await cast(Any, redis.eval(FIND, 3, *KEYS, random.randbytes(8).hex(), FLOOR_S, want))
+    answer = await cast(Any, redis.eval(FIND, 3, *KEYS, random.randbytes(8).hex(), FLOOR_S, want, EPOCH))
     return answer[0], int(answer[1]), answer[2]
 
 
@@ -39,7 +40,7 @@ async def lease(redis: Redis) -> str:
 
 async def keep(redis: Redis, revision: int, under: str | None = None) -> bool:
     under = await lease(redis) if under is None else under
-    return bool(await cast(Any, redis.eval(KEEP, 3, *KEYS, revision, f"record {revision}", 3600, under)))
+    return bool(await cast(Any, redis.eval(KEEP, 3, *KEYS, revision, f"record {revision}", 3600, under, EPOCH)))
 
 
 async def drop(redis: Redis, floor: int) -> None:

@@ -102,7 +102,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             element=element,
             store=store,
             upkeep=upkeep,
-            telling=Telling(redis, settings.storage_element_id, runtime.registry),
+            telling=Telling(redis, settings.storage_element_id, store.unsettled.__contains__, runtime.registry),
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
