@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from artstore.logs import get_logger
+from artstore.outage_log import OutageLog
 
 log = get_logger("artstore.tasks")
 
@@ -75,18 +76,20 @@ async def repeat(
 ) -> None:
     """The loop behind `every` and `forever`, for an owner that cancels its task itself. Only a cancellation ends it."""
     failures = 0
+    outage = OutageLog(log, "task round failed")
     while True:
         try:
             await work()
             failures = 0
+            outage.passed(task=name)
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
             failures += 1  # a cancelled future that a library let out: this task goes on
-            log.warning("task round failed", task=name, error="a call was cancelled", failures=failures)
+            outage.failed("a call was cancelled", task=name)
         except Exception as error:  # periodic-task runner: the next round may succeed
             failures += 1
-            log.warning("task round failed", task=name, error=describe(error), failures=failures)
+            outage.failed(describe(error), task=name)
         slow_s = max(seconds, MIN_FAILURE_PAUSE_S) * 2 ** min(failures, 8)
         pause_s = min(slow_s, max(max_pause_s, seconds)) if failures else seconds
         await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))

@@ -96,3 +96,24 @@ async def test_no_exception_of_a_round_ends_a_periodic_task(error: type[BaseExce
         async with asyncio.timeout(120):
             await went_on.wait()
     assert task.cancelled()
+
+
+async def test_an_outage_is_one_line_and_its_end_another(capsys: pytest.CaptureFixture[str]) -> None:
+    rounds = 0
+    healed = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds < 4:
+            raise ConnectionError("away")
+        if rounds > 4:
+            healed.set()
+
+    async with Tasks.open() as tasks:
+        tasks.every("task", 0.001, work)
+        async with asyncio.timeout(10):
+            await healed.wait()
+    said = [line for line in capsys.readouterr().out.splitlines() if "task round failed" in line]
+    assert len([line for line in said if "warning" in line]) == 1
+    assert len([line for line in said if "task round failed: over" in line]) == 1

@@ -16,6 +16,7 @@ from artstore.audit.check import ADMIN_CHAIN
 from artstore.audit.event import fingerprint, is_signed_by
 from artstore.database import Database
 from artstore.logs import get_logger
+from artstore.outage_log import OutageLog
 
 from ..core.redis import keep_audit_heads, known_audit_heads
 from .chain import Auditor
@@ -35,6 +36,7 @@ class Heads:
 
     def __init__(self, database: Database, redis: Redis, auditor: Auditor, registry: CollectorRegistry) -> None:
         self._database, self._redis, self._auditor = database, redis, auditor
+        self._unkept = OutageLog(log, "ends of audit chains not kept in redis")
         self._log_id = ""
         self._seen: dict[str, int] = {}
         self._short: frozenset[str] = frozenset()
@@ -59,7 +61,9 @@ class Heads:
             try:
                 await keep_audit_heads(self._redis, self._log_id, grown)
             except RedisError as error:
-                log.warning("ends of audit chains not kept in redis", error=str(error))
+                self._unkept.failed(str(error))
+            else:
+                self._unkept.passed()
 
     async def known(self) -> dict[str, int]:
         """By chain the `seq` of the last event that anybody remembers. Raises Unavailable before the chain is open."""

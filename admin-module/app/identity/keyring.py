@@ -18,6 +18,7 @@ from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
+from artstore.outage_log import OutageLog
 
 from ..audit.chain import Auditor
 from ..core.redis import keep_jwks, tell_of_keys
@@ -44,6 +45,7 @@ class Keyring:
     ) -> None:
         self._database, self._redis, self._sealer, self._auditor = database, redis, sealer, auditor
         self._schedule, self._bits, self._clock = schedule, bits, clock
+        self._uncopied = OutageLog(log, "signing keys not copied to redis")
         self._keys: dict[str, StoredKey] = {}
         self._revoked = Revocations()
         self._signer: Signer | None = None
@@ -150,7 +152,9 @@ class Keyring:
         try:
             await keep_jwks(self._redis, sign_jwks(self.jwks, self._signer.kid, self._signer.private_key))
         except RedisError as error:
-            log.warning("signing keys not copied to redis", error=str(error))
+            self._uncopied.failed(str(error))
+        else:
+            self._uncopied.passed()
 
 
 def _rotated(due: Plan, by: str | None, revoked: str | None) -> Event:

@@ -96,7 +96,7 @@ async def _ask_catalog(context: Context, file_id: str) -> Holder | None:
         async with context.database.alone(patience_s=CATALOG_PATIENCE_S) as connection:
             found = (await connection.execute(_LOOK, {"file_id": file_id})).one()
     except Unavailable as error:
-        log.warning("catalog away, asking the elements", error=error.detail)
+        log.debug("catalog away, asking the elements", error=error.detail)  # the check `database` has said so
         return None
     element_id = found.waits_at or found.storage_element_id
     if element_id is None:

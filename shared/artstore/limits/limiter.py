@@ -20,6 +20,7 @@ from artstore.groups import Group
 from artstore.limits.gcra import REDIS_SCRIPT, Decision, Quota, grant
 from artstore.limits.load import Load
 from artstore.logs import get_logger
+from artstore.outage_log import OutageLog
 
 log = get_logger("artstore.limits")
 
@@ -62,6 +63,7 @@ class Limiter:
         self._callers: dict[str, _Caller] = {}
         self._script: Any = None
         self._away_until_s = float("-inf")
+        self._locally = OutageLog(log, "limits are kept locally")
         self._trips: Group[_Ask, Decision] = Group(self._trip, max_items=MAX_CALLERS_A_TRIP)
         self._decided = Counter(
             "rate_limit_decisions_total",
@@ -128,8 +130,9 @@ class Limiter:
                 answer = await self._script(keys=[PREFIX + key for key in callers], args=arguments)
         except (RedisError, OSError, TimeoutError) as error:
             self._away_until_s = now_s + AWAY_S
-            log.warning("limits are kept locally", error=type(error).__name__)
+            self._locally.failed(type(error).__name__)
             return None
+        self._locally.passed()
         now_s = self._clock.monotonic_s()
         for index, caller in enumerate(callers.values()):
             caller.level_s, caller.at_s = answer[2 * index + 1] / 1e6, now_s
