@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -45,9 +46,17 @@ class Discovery:
     """Opened by whoever places or finds files. `source` is one of SOURCES."""
 
     def __init__(
-        self, runtime: Runtime, redis: Redis, admin: Peer, *, kept: Path | None = None, configured: str | None = None
+        self,
+        runtime: Runtime,
+        redis: Redis,
+        admin: Peer,
+        *,
+        kept: Path | None = None,
+        configured: str | None = None,
+        taken: Callable[[Collection[str]], None] = lambda _ids: None,
     ) -> None:
-        self._runtime, self._redis, self._admin = runtime, redis, admin
+        """`taken` is called with the ids of all elements whenever a registry is taken."""
+        self._runtime, self._redis, self._admin, self._taken = runtime, redis, admin, taken
         self._kept = KeptRegistry(kept, runtime.clock) if kept is not None else None
         self._snapshot: Snapshot | None = None
         self._confirmed_s = -math.inf
@@ -136,6 +145,7 @@ class Discovery:
         if source != self.source:
             log.info("registry taken", source=source, before=self.source, version=snapshot.version)
         self._snapshot, self.source = snapshot, source
+        self._taken({element.id for element in snapshot.elements})
         self._confirmed_s = self._runtime.clock.monotonic_s()
         if self._kept is not None:
             await asyncio.to_thread(self._kept.keep, snapshot)

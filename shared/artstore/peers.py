@@ -6,7 +6,7 @@ aiohttp, because bytes pass here: its small request costs a fifteenth of httpx's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ from artstore.upload_source import Source
 
 log = get_logger("artstore.peers")
 
+ADMIN = "admin"
+"""The one peer that is not an element."""
 KEEP_CONNECTION_S = 30
 PROBE_EVERY_S = 1.0
 """How often a peer whose breaker is open is asked whether it is ready again."""
@@ -77,6 +79,12 @@ class Peers:
         breaker = self._breakers.to(name, (PeerFault,))
         self._urls[name] = url
         return Peer(name, url.rstrip("/"), self._session, self._token, breaker, self._connect_timeout_s)
+
+    def retain(self, elements: Collection[str]) -> None:
+        """Forget the breakers of elements that are not in the registry any more, and so their series."""
+        for name in self._urls.keys() - set(elements) - {ADMIN}:
+            del self._urls[name]
+            self._breakers.forget(name)
 
     def refused(self) -> list[str]:
         """Those that a call now would not reach, since their breaker is open."""

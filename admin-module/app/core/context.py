@@ -86,7 +86,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
 
         own_token = OwnToken(issuer, clock)
         peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))
-        publisher = Publisher(database, redis)
+        publisher = Publisher(database, redis, peers.retain)
         call_timeout_s = settings.element_call_timeout_s
         changes = QueuedChanges(
             database, auditor, runtime.registry, mode_changed=publisher.kick, call_timeout_s=call_timeout_s

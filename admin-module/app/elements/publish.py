@@ -6,6 +6,7 @@ PostgreSQL is the truth; what Redis could not take is published as soon as it is
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 
 import msgspec
 from redis.asyncio import Redis
@@ -25,8 +26,9 @@ COMPARE_EVERY_S = 2.0
 class Publisher:
     """`kick` after the commit of a change; `run` is the task that does the work."""
 
-    def __init__(self, database: Database, redis: Redis) -> None:
-        self._database, self._redis = database, redis
+    def __init__(self, database: Database, redis: Redis, taken: Callable[[Collection[str]], None]) -> None:
+        """`taken` is called with the ids of all elements whenever the registry has been read."""
+        self._database, self._redis, self._taken = database, redis, taken
         self._changed = asyncio.Event()
 
     def kick(self) -> None:
@@ -53,6 +55,7 @@ class Publisher:
         """Whether Redis had an older registry or none. Raises RedisError, Unavailable."""
         async with self._database.begin() as conn:
             snapshot = await load_snapshot(conn)
+        self._taken({element.id for element in snapshot.elements})
         published = await publish_if_newer(self._redis, snapshot.version, msgspec.json.encode(snapshot))
         if published:
             log.info("registry published", version=snapshot.version, elements=len(snapshot.elements))

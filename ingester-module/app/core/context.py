@@ -56,7 +56,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         yield Context(
             verifier=open_verifier(runtime, settings, Audience.INGESTER, admin, redis),
             database=database,
-            discovery=open_discovery(runtime, redis, admin, settings.discovery_file, settings.storage_elements),
+            discovery=open_discovery(runtime, redis, peers, settings),
             elements=Elements(
                 peers,
                 idle_timeout_s=settings.element_idle_timeout_s,

@@ -55,7 +55,14 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         )
         admin = peers.to("admin", settings.admin_url)
         verifier = open_verifier(runtime, settings, Audience.QUERY, admin, redis)
-        discovery = Discovery(runtime, redis, admin, kept=settings.discovery_file, configured=settings.storage_elements)
+        discovery = Discovery(
+            runtime,
+            redis,
+            admin,
+            kept=settings.discovery_file,
+            configured=settings.storage_elements,
+            taken=peers.retain,
+        )
         runtime.health.add("discovery", discovery.check)
         attributes = AttributesLevel(peers, discovery)
         levels = Levels(
