@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.contracts.tokens import ROLE_PERMISSIONS, Permission, Role
@@ -72,7 +71,8 @@ _PAGE = text(
 _INSERT = text(
     f"""INSERT INTO accounts ({_COLUMNS.replace("accounts.", "")}) VALUES (:account_id, :client_id, :role,
     CAST(:permissions AS text[]), :name, :description, :suspended, :rate_per_minute, :expires_at,
-    :secret_hash, NULL, NULL, :created_at, :created_at)"""
+    :secret_hash, NULL, NULL, :created_at, :created_at)
+    ON CONFLICT (client_id) DO NOTHING RETURNING 1"""
 )
 _UPDATE = text(
     """UPDATE accounts SET role = :role, permissions = CAST(:permissions AS text[]), name = :name, description = :description,
@@ -115,10 +115,8 @@ async def list_accounts(conn: AsyncConnection, after: UUID | None, limit: int) -
 async def insert_account(conn: AsyncConnection, account: Account) -> None:
     """Raises Conflict when the client_id is taken."""
     check_permissions(account.role, account.own_permissions)
-    try:
-        await conn.execute(_INSERT, _values(account))
-    except IntegrityError as error:
-        raise Conflict("the client_id is taken", client_id=account.client_id) from error
+    if (await conn.execute(_INSERT, _values(account))).first() is None:
+        raise Conflict("the client_id is taken", client_id=account.client_id)
 
 
 async def update_account(conn: AsyncConnection, account: Account) -> None:
