@@ -6,6 +6,7 @@ content unread ends the connection, pipelined requests stay unread until their t
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 from starlette.types import Message
@@ -38,10 +39,10 @@ class Exchange(RequestResponseCycle):
         self.body = bytearray()
         return message
 
-    async def send(self, message: Message) -> None:  # type: ignore[override]
-        if message["type"] == "http.response.start" and self.more_body and not self._drains():
+    def send(self, message: Message) -> Coroutine[Any, Any, None]:  # type: ignore[override]
+        if self.more_body and message["type"] == "http.response.start" and not self._drains():
             self.keep_alive = False
-        await super().send(message)  # type: ignore[arg-type]
+        return super().send(message)  # type: ignore[arg-type]
 
     def _drains(self) -> bool:
         """Whether the content still to come is short and certain to come. After an unmet expectation it may never be sent

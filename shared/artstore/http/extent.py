@@ -31,15 +31,11 @@ class Extent:
             self.content_left -= end - at
             self._tail = b""
             return data if end - at == len(data) else data[at:end]
-        end = self._end_of_line(data, at)
-        piece = data if end - at == len(data) else data[at:end]
-        self._tail = (self._tail + piece[-_SHARED:])[-_SHARED:]
-        return piece
-
-    def _end_of_line(self, data: bytes, at: int) -> int:
-        if self._tail:
-            shared = (self._tail + data[at : at + _SHARED]).find(_EMPTY_LINE)
-            if shared >= 0:
-                return at + shared + len(_EMPTY_LINE) - len(self._tail)
-        end = data.find(_EMPTY_LINE, at)
-        return len(data) if end < 0 else end + len(_EMPTY_LINE)
+        shared = (self._tail + data[at : at + _SHARED]).find(_EMPTY_LINE) if self._tail else -1
+        found = shared + at - len(self._tail) if shared >= 0 else data.find(_EMPTY_LINE, at)
+        if found < 0 and shared < 0:
+            self._tail = (self._tail + data[max(at, len(data) - _SHARED) :])[-_SHARED:]
+            return data if at == 0 else data[at:]
+        self._tail = b""
+        end = found + len(_EMPTY_LINE)
+        return data if end - at == len(data) else data[at:end]

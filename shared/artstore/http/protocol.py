@@ -114,20 +114,22 @@ class Connection(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Up to the end of the request under way; what is behind it waits for the answer."""
-        at = 0
-        while at < len(data) and not self.transport.is_closing() and not self._draining:
-            if self._is_busy and self._reader.whole:
+        at, reader = 0, self._reader
+        while at < len(data):
+            if self.transport.is_closing() or self._draining:
+                return
+            if reader.whole and self._is_busy:
                 self._wait_with(data[at:])
                 return
             try:
-                at, begun = self._reader.feed(data, at)
+                at, begun = reader.feed(data, at)
             except ArtStoreError as error:
                 self._refuse(error)
                 return
             if begun:
                 self._open.begin(self)
                 self._start_asgi_task(self.cycle, self.app)
-        if self._reader.in_head and not self._is_busy and not self._draining and self._timer is None:
+        if self._timer is None and reader.in_head and not self._is_busy:
             self._close_after(HEAD_TIMEOUT_S)
 
     def _wait_with(self, rest: bytes) -> None:
