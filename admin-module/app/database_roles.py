@@ -51,6 +51,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "files": {ADMIN: CHANGE, ELEMENT: CHANGE, INGESTER: READ, QUERY: CHANGE},
     "idempotency_keys": {ADMIN: CHANGE, INGESTER: CHANGE},
     "outbox": {ADMIN: CHANGE, ELEMENT: "SELECT, INSERT, DELETE", QUERY: "INSERT"},
+    "refused_roots": {ADMIN: CHANGE},
     "registry": {ADMIN: CHANGE},
     "revocations": {ADMIN: CHANGE},
     "sagas": {ADMIN: CHANGE, ELEMENT: READ, INGESTER: READ},

@@ -49,7 +49,9 @@ class Job:
 def jobs(context: Context) -> list[Job]:
     """All but `prepare`, for which they wait."""
     settings = context.settings
-    presence = Presence(context.database, context.clock, settings.element_away_after_s, context.publisher.kick)
+    presence = Presence(
+        context.database, context.clock, settings.element_away_after_s, context.publisher.kick, context.registry
+    )
     return [
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
         Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
@@ -61,9 +63,9 @@ def jobs(context: Context) -> list[Job]:
         Job("resume-sagas", None, context.resume.run),
         Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
         Job("sweep-sagas", min(SWEEP_EVERY_S, settings.saga_lease_s), context.upkeep.sweep),
-        Job("purge-sagas", PURGE_EVERY_S, lambda: context.upkeep.purge(settings.saga_keep_finished_s)),
-        Job("purge-changes", PURGE_EVERY_S, lambda: purge_changes(context.database, KEEP_CHANGES_S)),
-        Job("purge-idempotency-keys", PURGE_EVERY_S, lambda: purge_keys(context.database, KEEP_S)),
+        Job("purge-sagas", PURGE_EVERY_S, partial(_purge_sagas, context)),
+        Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
+        Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),
     ]
 
 
@@ -107,7 +109,19 @@ async def _hear_of_keys(context: Context) -> None:
 
 async def _forget_revocations(context: Context) -> None:
     async with context.database.begin() as conn:
-        await forget_revocations(conn)
+        await forget_revocations(conn, context.clock.now())
+
+
+async def _purge_sagas(context: Context) -> None:
+    await context.upkeep.purge(context.settings.saga_keep_finished_s, context.clock.now())
+
+
+async def _purge_changes(context: Context) -> None:
+    await purge_changes(context.database, KEEP_CHANGES_S, context.clock.now())
+
+
+async def _purge_keys(context: Context) -> None:
+    await purge_keys(context.database, KEEP_S, context.clock.now())
 
 
 def _after(prepared: asyncio.Event, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:

@@ -15,6 +15,8 @@ from artstore.database import Database
 BATCH = 2_000
 PAUSE_S = 0.02
 """Between two batches, so that uploads find PostgreSQL's disk and connections free: about 20 000 rows a second at most."""
+BOTH_CLOCKS = "least(now(), CAST(:now AS timestamptz))"
+"""The time by which a row is old: PostgreSQL's or ours (`now`), whichever is earlier, so that a wrong clock deletes nothing."""
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 

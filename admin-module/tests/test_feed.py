@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -29,8 +30,8 @@ async def test_old_changes_go_in_one_round_and_their_place_is_kept(admin: Any) -
     engine = create_async_engine(admin.database_url)
     database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,)))
     try:
-        purged = await asyncio.gather(*(purge_changes(database, 50) for _ in range(3)))
-        assert sum(purged) + await purge_changes(database, 50) == OLD
+        purged = await asyncio.gather(*(purge_changes(database, 50, datetime.now(UTC)) for _ in range(3)))
+        assert sum(purged) + await purge_changes(database, 50, datetime.now(UTC)) == OLD
     finally:
         await engine.dispose()
     assert len(await admin.sql("SELECT 1 FROM changes")) == YOUNG

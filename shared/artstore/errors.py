@@ -9,6 +9,7 @@
     ├── UnsupportedHeader 400    ├── LengthRequired 411
     ├── ExpectationFailed 417    ├── NotImplementedHere 501
     ├── UnsupportedVersion 505   │
+    ├── UnknownRoot 409          ├── Fenced 409
     ├── KeyInUse 409             ├── KeyReused 422
     ├── RevisionMismatch 412     ├── TooLarge 413
     ├── UriTooLong 414           ├── Quarantined 410, CursorExpired 410
@@ -130,6 +131,18 @@ class Conflict(ArtStoreError):
 
 class ModeForbids(ArtStoreError):
     status, code, title = 409, "mode_forbids", "The element's mode forbids this"
+
+
+class UnknownRoot(ArtStoreError):
+    """A report came from a root that is not the one the registry knows for this element."""
+
+    status, code, title = 409, "root_refused", "The registry knows another root for this element"
+
+
+class Fenced(ArtStoreError):
+    """A report came from an older process or a copy of the element's root."""
+
+    status, code, title = 409, "fenced", "Another process owns this element"
 
 
 class KeyInUse(ArtStoreError):

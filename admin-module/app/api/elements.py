@@ -13,7 +13,7 @@ from artstore.audit.denied import note_denied
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router, reads_body
-from artstore.contracts.elements import DEFAULT_PRIORITY, Element, ElementReport, Mode
+from artstore.contracts.elements import DEFAULT_PRIORITY, MAKE_ROOT, Element, ElementReport, Mode
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
 from artstore.jsons import JsonResponse, read_json
@@ -21,8 +21,9 @@ from artstore.logs import get_logger
 from artstore.origins import MAX_URL_CHARS
 
 from ..core.context import Context
-from ..elements import registry
+from ..elements import registry, reports
 from ..elements.registry import ELEMENT_ID
+from ..elements.reports import Reported
 from ..sagas.claim import wake
 from .changes import accepted
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
@@ -81,6 +82,9 @@ def router() -> APIRouter:
     )(change_mode)
     routes.post(f"{one}/rebuild", tags=tags, summary="Let the element rebuild the catalog from its disk")(rebuild)
     routes.post(f"{one}/verify", tags=tags, summary="Let the element verify its files")(verify)
+    routes.post(f"{one}/accept-root", tags=tags, summary="Take the refused root that reports now as the element's")(
+        accept_root
+    )
     return routes
 
 
@@ -146,19 +150,40 @@ async def report(request: Request, element_id: str) -> Response:
         refusal = Forbidden("an element reports only of itself")
         await note_denied(request, refusal, caller)
         raise refusal
+    serving = await context.commands.find_serving(announced)
     async with context.database.begin() as conn:
-        reported = await registry.report(conn, announced)
-        element = reported.element
-        came = reported.was_away or reported.mode_before is None
-        await wake(conn, element_id)
-        if reported.audited:
-            before = {"mode": reported.mode_before, "url": reported.url_before}
-            metadata = {"mode": element.mode.value, "url": element.url, "before": before}
-            await context.auditor.record(conn, _event(request, "element.announce", element_id, metadata))
+        reported = await reports.report(conn, announced, serving)
+        if reported.element is not None and reported.element.status == registry.ONLINE:
+            await wake(conn, element_id)
+        if reported.refused_anew and reported.refusal is not None:
+            metadata = {"code": reported.refusal.code, "root_id": announced.root_id, "url": announced.url}
+            refused = Event(
+                "element.refuse-root", element_id, f"storage-elements/{element_id}", "denied", metadata=metadata
+            )
+            await context.auditor.record(conn, refused)
+        if reported.element is not None and reported.audited:
+            await context.auditor.record(conn, _announced(request, reported, reported.element, announced))
     context.publisher.kick()
-    if came:
+    if reported.refusal is not None:
+        if reported.refused_anew:
+            log.warning("root refused", element_id=element_id, reason=reported.refusal.detail, url=announced.url)
+        raise reported.refusal
+    if reported.element is None:
+        return JsonResponse({"verdict": MAKE_ROOT})
+    if reported.was_away or reported.mode_before is None:
+        element = reported.element
         log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
     context.resume.kick()
+    return JsonResponse(reported.element)
+
+
+async def accept_root(request: Request, element_id: str) -> Response:
+    """Files that only the root before had are answered 503 or 404 from now on, until a rebuild takes their rows away."""
+    context = _context(request)
+    async with context.database.begin() as conn:
+        element, changed = await reports.accept_root(conn, element_id)
+        await context.auditor.record(conn, _event(request, "element.accept-root", element_id, changed))
+    context.publisher.kick()
     return JsonResponse(element)
 
 
@@ -183,6 +208,14 @@ async def verify(request: Request, element_id: str) -> Response:
 async def _run(request: Request, element_id: str, task: str, order: dict[str, Any]) -> Response:
     answer = await _context(request).commands.run(element_id, task, order, principal_of(request).client_id)
     return JsonResponse(answer.body, answer.status)
+
+
+def _announced(request: Request, reported: Reported, element: Element, announced: ElementReport) -> Event:
+    before = {"mode": reported.mode_before, "url": reported.url_before}
+    metadata: dict[str, Any] = {"mode": element.mode.value, "url": element.url, "before": before}
+    if announced.mode_forced:
+        metadata["forced"] = True
+    return _event(request, "element.announce", element.id, metadata)
 
 
 def _event(request: Request, action: str, element_id: str, metadata: dict[str, Any]) -> Event:

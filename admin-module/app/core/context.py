@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from artstore.auth.tokens import TokenVerifier
@@ -48,6 +49,7 @@ class Context:
     settings: Settings
     clock: Clock
     schema: Schema
+    registry: CollectorRegistry
     database: Database
     redis: Redis
     peers: Peers
@@ -101,6 +103,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             schema=Schema(
                 (settings.database_owner_url or settings.database_url).get_secret_value(), settings.database_roles_file
             ),
+            registry=runtime.registry,
             database=database,
             redis=redis,
             peers=peers,

@@ -8,7 +8,7 @@ import msgspec
 
 from artstore.audit.event import Event
 from artstore.clock import uuid7
-from artstore.contracts.elements import Element, Mode
+from artstore.contracts.elements import Element, ElementReport, Mode
 from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, Unavailable
@@ -19,8 +19,16 @@ from artstore.peers import PeerAnswer, Peers
 from ..audit.chain import Auditor
 from ..sagas.queue import Wish, find_last_queued, lock_queue, queue_change
 from .registry import ONLINE, load_element, note_mode
+from .reports import find_serving
 
 log = get_logger("admin.commands")
+
+SERVING_TIMEOUT_S = 2.0
+"""Shorter than an element waits for the answer to its report."""
+
+
+class _Serving(msgspec.Struct, frozen=True):
+    instance: str = ""
 
 
 class Commands:
@@ -63,6 +71,23 @@ class Commands:
             raise
         await self._auditor.note(Event(f"element.{task}", by, f"storage-elements/{element_id}"))
         return answer
+
+    async def find_serving(self, announced: ElementReport) -> str | None:
+        """The process that serves at the registry's URL, when this report is of a newer one elsewhere with the same root.
+
+        None also when it does not answer: then the newer one may take over. Outside any transaction.
+        """
+        async with self._database.begin() as conn:
+            url = await find_serving(conn, announced)
+        if url is None:
+            return None
+        try:
+            peer = self._peers.to(announced.id, url)
+            answer = await peer.call("GET", "/api/element", timeout_s=SERVING_TIMEOUT_S)
+            return msgspec.json.decode(answer.body, type=_Serving).instance
+        except (ArtStoreError, msgspec.MsgspecError) as error:
+            log.warning("the element's former process does not answer", element_id=announced.id, error=str(error))
+            return None
 
     async def _ask(self, element: Element, what: str, body: dict[str, Any]) -> PeerAnswer:
         peer = self._peers.to(element.id, element.url)

@@ -1,4 +1,4 @@
-"""The registry of storage elements. This file alone speaks to the tables `storage_elements` and `registry`.
+"""The registry of storage elements: the tables `storage_elements` and `registry`. Reports of elements are in `reports.py`.
 
 Every change makes the registry's version grow in the same transaction; the row lock on the version puts changes in order.
 Times are the database's, so that admins with different clocks agree on who is away.
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.clock import rfc3339
-from artstore.contracts.elements import Capacity, Element, ElementReport, Fill, Mode, Snapshot
+from artstore.contracts.elements import Capacity, Element, Fill, Mode, RefusedRoot, Snapshot
 from artstore.errors import Conflict, InvalidFields, NotFound
 from artstore.origins import find_fault
 
@@ -24,89 +24,49 @@ ORDER = tuple(Mode)
 """The one way a mode can go."""
 ONLINE = "online"
 
-_COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
-    read_only_reason"""
+COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
+    read_only_reason, root_id, incarnation, away_reason"""
+REFUSED = """(SELECT to_jsonb(refused) FROM refused_roots AS refused
+    WHERE refused.element_id = storage_elements.element_id) AS refused"""
+"""The last report that was refused, for statements that show an element."""
 _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
 _LOCK = text("SELECT version FROM registry FOR UPDATE")
 _VERSION = text("SELECT version, now() AS moment FROM registry")
-_ALL = text(f"SELECT {_COLUMNS} FROM storage_elements ORDER BY priority, element_id")
-_ONE = text(f"SELECT {_COLUMNS} FROM storage_elements WHERE element_id = :element_id")
-_BEFORE = text("SELECT mode, url, status FROM storage_elements WHERE element_id = :element_id FOR UPDATE")
-_REPORT = text(
-    f"""INSERT INTO storage_elements ({_COLUMNS}, priority_pinned)
-    VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, 'online', now(), now(),
-            :read_only_reason, false)
-    ON CONFLICT (element_id) DO UPDATE SET
-        url = excluded.url, mode = excluded.mode, backend = excluded.backend, version = excluded.version,
-        capacity = excluded.capacity, status = 'online', last_seen_at = now(),
-        read_only_reason = excluded.read_only_reason,
-        priority = CASE WHEN storage_elements.priority_pinned THEN storage_elements.priority ELSE excluded.priority END
-    RETURNING {_COLUMNS}"""
-)
+_ALL = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements ORDER BY priority, element_id")
+_ONE = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements WHERE element_id = :element_id")
 _REGISTER = text(
-    f"""INSERT INTO storage_elements ({_COLUMNS}, priority_pinned)
-    VALUES (:element_id, :url, :mode, 'unknown', '', CAST(:capacity AS jsonb), :priority, 'away', now(), now(), NULL, true)
-    ON CONFLICT (element_id) DO NOTHING RETURNING {_COLUMNS}"""
+    f"""INSERT INTO storage_elements ({COLUMNS}, priority_pinned)
+    VALUES (:element_id, :url, :mode, 'unknown', '', CAST(:capacity AS jsonb), :priority, 'away', now(), now(), NULL,
+            '', 0, 'it has not reported yet', true)
+    ON CONFLICT (element_id) DO NOTHING RETURNING {COLUMNS}, {REFUSED}"""
 )
 _CHANGE = text(
     f"""UPDATE storage_elements SET url = coalesce(:url, url), priority = coalesce(:priority, priority),
-    priority_pinned = priority_pinned OR :priority IS NOT NULL WHERE element_id = :element_id RETURNING {_COLUMNS}"""
+    priority_pinned = priority_pinned OR :priority IS NOT NULL WHERE element_id = :element_id RETURNING {COLUMNS}, {REFUSED}"""
 )
 _SET_MODE = text(
     f"""UPDATE storage_elements SET mode = CASE WHEN mode = ANY(CAST(:before AS text[])) THEN :mode ELSE mode END
-    WHERE element_id = :element_id RETURNING {_COLUMNS}"""
+    WHERE element_id = :element_id RETURNING {COLUMNS}, {REFUSED}"""
 )
-_DELETE = text("DELETE FROM storage_elements WHERE element_id = :element_id")
+_DELETE = text(
+    """WITH refused AS (DELETE FROM refused_roots WHERE element_id = :element_id)
+    DELETE FROM storage_elements WHERE element_id = :element_id"""
+)
 _IN_USE = text(
     """SELECT EXISTS (SELECT FROM files WHERE storage_element_id = :element_id) AS files,
     EXISTS (SELECT FROM sagas WHERE due_at IS NOT NULL
             AND (storage_element_id = :element_id OR :element_id = ANY(abandoned))) AS sagas"""
 )
 _GONE_SILENT = text(
-    """UPDATE storage_elements SET status = 'away'
+    """UPDATE storage_elements SET status = 'away', away_reason = :reason
     WHERE status = 'online' AND last_seen_at < now() - make_interval(secs => :after_s) RETURNING element_id"""
 )
-
-
-class Reported(msgspec.Struct, frozen=True):
-    """What a report changed. `mode_before` and `url_before` are None for an element that was not known."""
-
-    element: Element
-    mode_before: Mode | None
-    url_before: str | None
-    was_away: bool
-
-    @property
-    def audited(self) -> bool:
-        """A mode taken by configuration at the element's start, or another place that callers are sent to with their tokens."""
-        return self.mode_before is not self.element.mode or self.url_before != self.element.url
-
-
-async def report(conn: AsyncConnection, announced: ElementReport) -> Reported:
-    """Takes what the element says of itself and marks it online. Raises InvalidFields."""
-    check_element(announced.id, announced.url)
-    await _grow(conn)
-    before = (await conn.execute(_BEFORE, {"element_id": announced.id})).first()
-    values = {
-        "element_id": announced.id,
-        "url": announced.url.rstrip("/"),
-        "mode": announced.mode.value,
-        "backend": announced.backend,
-        "version": announced.version,
-        "capacity": msgspec.json.encode(announced.capacity).decode(),
-        "priority": announced.priority,
-        "read_only_reason": announced.read_only_reason,
-    }
-    row = (await conn.execute(_REPORT, values)).mappings().one()
-    if before is None:
-        return Reported(_element(row), None, None, False)
-    return Reported(_element(row), Mode(before.mode), before.url, before.status == "away")
 
 
 async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode, priority: int) -> Element:
     """An element that has not announced itself yet; it is away until it does. Raises Conflict, InvalidFields."""
     check_element(element_id, url)
-    await _grow(conn)
+    await grow(conn)
     nothing = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
     values = {
         "element_id": element_id,
@@ -118,21 +78,21 @@ async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode,
     row = (await conn.execute(_REGISTER, values)).mappings().first()
     if row is None:
         raise Conflict("an element of this id is registered")
-    return _element(row)
+    return element_of(row)
 
 
 async def change(conn: AsyncConnection, element_id: str, *, url: str | None, priority: int | None) -> Element:
     """None leaves as it is; a priority set here stays whatever the element announces. Raises NotFound, InvalidFields."""
     if url is not None:
         check_element(element_id, url)
-    await _grow(conn)
+    await grow(conn)
     values = {"element_id": element_id, "url": url, "priority": priority}
     return _found((await conn.execute(_CHANGE, values)).mappings().first())
 
 
 async def note_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Element:
     """The element has taken `mode`. A mode further along that it reported meanwhile stays. Raises NotFound."""
-    await _grow(conn)
+    await grow(conn)
     before = [earlier.value for earlier in ORDER[: ORDER.index(mode)]]
     values = {"element_id": element_id, "mode": mode.value, "before": before}
     return _found((await conn.execute(_SET_MODE, values)).mappings().first())
@@ -140,7 +100,7 @@ async def note_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Eleme
 
 async def remove(conn: AsyncConnection, element_id: str) -> None:
     """Raises NotFound, and Conflict while the catalog or an open saga names the element."""
-    await _grow(conn)
+    await grow(conn)
     await load_element(conn, element_id)
     used = (await conn.execute(_IN_USE, {"element_id": element_id})).one()
     if used.files or used.sagas:
@@ -151,9 +111,10 @@ async def remove(conn: AsyncConnection, element_id: str) -> None:
 async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
     """Elements silent for longer than `after_s` seconds; those that were online until now are returned."""
     await lock_registry(conn)
-    gone = [row.element_id for row in await conn.execute(_GONE_SILENT, {"after_s": after_s})]
+    values = {"after_s": after_s, "reason": f"no report for {after_s:g} s"}
+    gone = [row.element_id for row in await conn.execute(_GONE_SILENT, values)]
     if gone:
-        await _grow(conn)
+        await grow(conn)
     return gone
 
 
@@ -166,7 +127,7 @@ async def load_snapshot(conn: AsyncConnection) -> Snapshot:
     """The version is read first: what is published under it is never older than it."""
     version = (await conn.execute(_VERSION)).one()
     rows = await conn.execute(_ALL)
-    elements = [_element(row) for row in rows.mappings()]
+    elements = [element_of(row) for row in rows.mappings()]
     return Snapshot(version=version.version, published_at=rfc3339(version.moment), elements=elements)
 
 
@@ -185,7 +146,8 @@ async def lock_registry(conn: AsyncConnection) -> None:
     await conn.execute(_LOCK)
 
 
-async def _grow(conn: AsyncConnection) -> int:
+async def grow(conn: AsyncConnection) -> int:
+    """The next version. Locks the registry."""
     version: int = (await conn.execute(_GROW)).scalar_one()
     return version
 
@@ -193,10 +155,10 @@ async def _grow(conn: AsyncConnection) -> int:
 def _found(row: Mapping[str, Any] | Any | None) -> Element:
     if row is None:
         raise NotFound("there is no such element")
-    return _element(row)
+    return element_of(row)
 
 
-def _element(row: Mapping[str, Any] | Any) -> Element:
+def element_of(row: Mapping[str, Any] | Any) -> Element:
     return Element(
         id=row["element_id"],
         url=row["url"],
@@ -209,4 +171,8 @@ def _element(row: Mapping[str, Any] | Any) -> Element:
         last_seen_at=rfc3339(row["last_seen_at"]),
         registered_at=rfc3339(row["registered_at"]),
         read_only_reason=row["read_only_reason"],
+        away_reason=row["away_reason"],
+        root_id=row["root_id"],
+        incarnation=row["incarnation"],
+        refused=None if row["refused"] is None else msgspec.convert(row["refused"], RefusedRoot),
     )

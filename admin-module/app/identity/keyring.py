@@ -120,7 +120,8 @@ class Keyring:
         """One transaction does it or, when it needs more new keys than are at hand, says how many and is tried again."""
         while True:
             async with self._database.begin() as conn:
-                due = await rotate(conn, self._schedule, self._spares, self._sealer, force=force, revoke=revoke)
+                now = self._clock.now()
+                due = await rotate(conn, self._schedule, self._spares, self._sealer, now, force=force, revoke=revoke)
                 missing = len(due.create) - len(self._spares)
                 if not due.empty and missing <= 0:
                     if revoke is not None:

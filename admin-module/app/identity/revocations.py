@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
@@ -25,13 +25,13 @@ _REVOKE = text(
     ON CONFLICT (kind, name) DO UPDATE SET forget_at = excluded.forget_at,
     void_through = greatest(revocations.void_through + 1, excluded.void_through)"""
 )
-_ALL = text("SELECT kind, name, void_through FROM revocations WHERE forget_at > now() ORDER BY forget_at")
+_ALL = text("SELECT kind, name, void_through FROM revocations ORDER BY forget_at")
 _MADE = text("SELECT name FROM revocations WHERE kind = 'bootstrap'")
 _NOTE_MADE = text(
     """INSERT INTO revocations (kind, name, void_through, forget_at)
     SELECT 'bootstrap', name, 0, 'infinity' FROM unnest(CAST(:client_ids AS text[])) AS name ON CONFLICT DO NOTHING"""
 )
-_FORGET = text("DELETE FROM revocations WHERE forget_at <= now()")
+_FORGET = text("DELETE FROM revocations WHERE forget_at <= least(now(), CAST(:now AS timestamptz))")
 
 
 def takes_back(before: Account, after: Account) -> bool:
@@ -59,9 +59,9 @@ async def load_revocations(conn: AsyncConnection) -> Revocations:
     return Revocations(accounts, {row.name for row in rows if row.kind == "key"})
 
 
-async def forget_revocations(conn: AsyncConnection) -> None:
-    """Those whose tokens have all expired."""
-    await conn.execute(_FORGET)
+async def forget_revocations(conn: AsyncConnection, now: datetime) -> None:
+    """Those whose tokens have all expired, by PostgreSQL's clock and ours: a wrong one makes no token valid again."""
+    await conn.execute(_FORGET, {"now": now})
 
 
 async def known_as_made(conn: AsyncConnection) -> frozenset[str]:

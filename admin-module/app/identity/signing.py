@@ -79,6 +79,7 @@ async def rotate(
     schedule: Schedule,
     spares: list[RSAPrivateKey],
     sealer: Sealer,
+    ours: datetime,
     *,
     force: bool = False,
     revoke: str | None = None,
@@ -86,10 +87,11 @@ async def rotate(
     """Do what is due, in the caller's transaction; the plan says what was done.
 
     `spares` are new keys, made beforehand because that takes long; too few, and nothing is done but the plan returned.
-    `revoke` takes a key away at once, whatever its state. Raises NotFound.
+    `ours` is the time here: a key leaves its state when PostgreSQL's clock and ours say so, since a wrong one would drop keys
+    whose tokens are in use. `revoke` takes a key away at once, whatever its state. Raises NotFound.
     """
     await conn.execute(_LOCK, {"lock": ROTATION_LOCK})
-    now = (await conn.execute(_NOW)).scalar_one()
+    now = min((await conn.execute(_NOW)).scalar_one(), ours)
     ages = [KeyAge(key.kid, key.state, key.since) for key in await load_keys(conn)]
     if revoke is not None and all(age.kid != revoke for age in ages):
         raise NotFound("there is no such signing key")

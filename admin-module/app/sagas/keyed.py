@@ -6,6 +6,7 @@ A saga that runs under a key may finish only while the key's row names it: who t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 import orjson
 from sqlalchemy import text
@@ -15,7 +16,7 @@ from artstore.contracts.idempotency import Answer
 from artstore.database import Database
 from artstore.errors import Conflict
 
-from ..purge import purge, purge_statement
+from ..purge import BOTH_CLOCKS, purge, purge_statement
 
 _HOLD = text(
     """SELECT saga_id::text FROM idempotency_keys WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))
@@ -33,7 +34,7 @@ _KEPT = text(
 _PURGE = purge_statement(
     "idempotency_keys",
     "created_at",
-    "created_at < now() - make_interval(secs => :keep_s) AND held_until < now()",
+    f"created_at < {BOTH_CLOCKS} - make_interval(secs => :keep_s) AND held_until < {BOTH_CLOCKS}",
 )
 
 
@@ -66,6 +67,6 @@ async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
     return None if row is None else Answer(status=row.status, headers=row.headers, body=row.body)
 
 
-async def purge_keys(database: Database, keep_s: float) -> int:
-    """Drops keys first used more than `keep_s` seconds ago, but for those a request still holds."""
-    return await purge(database, _PURGE, {"keep_s": keep_s})
+async def purge_keys(database: Database, keep_s: float, now: datetime) -> int:
+    """Drops keys first used more than `keep_s` seconds ago, by PostgreSQL's clock and ours, but for those still held."""
+    return await purge(database, _PURGE, {"keep_s": keep_s, "now": now})

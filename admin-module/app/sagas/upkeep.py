@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import text
@@ -11,7 +12,7 @@ from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.logs import get_logger
 
-from ..purge import purge, purge_statement
+from ..purge import BOTH_CLOCKS, purge, purge_statement
 from .claim import CLAIM_AT_ONCE
 from .saga import SagaEvent, SagaState, accepting
 
@@ -30,7 +31,7 @@ _FOUND = text(
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id RETURNING saga_id"""
 )
 _PURGE = purge_statement(
-    "sagas", "updated_at", "due_at IS NULL AND updated_at < now() - make_interval(secs => :keep_s)"
+    "sagas", "updated_at", f"due_at IS NULL AND updated_at < {BOTH_CLOCKS} - make_interval(secs => :keep_s)"
 )
 _OPEN = text(
     """SELECT kind, state, count(*) AS number, greatest(0, extract(epoch FROM now() - min(begun_at)))::float8 AS oldest_s
@@ -79,6 +80,6 @@ class Upkeep:
             self._resume()
         return found
 
-    async def purge(self, keep_s: float) -> int:
-        """Drops finished sagas older than `keep_s` seconds."""
-        return await purge(self._database, _PURGE, {"keep_s": keep_s})
+    async def purge(self, keep_s: float, now: datetime) -> int:
+        """Drops finished sagas older than `keep_s` seconds, by PostgreSQL's clock and by ours: a wrong one drops nothing."""
+        return await purge(self._database, _PURGE, {"keep_s": keep_s, "now": now})

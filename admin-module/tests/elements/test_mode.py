@@ -33,6 +33,7 @@ async def element(admin: Any) -> AsyncIterator[dict[str, Any]]:
     capacity = {"total_bytes": 1, "used_bytes": 0, "available_bytes": 1, "files": 0, "fill": "ok"}
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     body = {"id": "se-01", "url": url, "mode": "rw", "backend": "local", "version": "0", "capacity": capacity}
+    body["mode_forced"] = True
     await admin.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=body)
     yield asked
     await runner.cleanup()
@@ -64,7 +65,15 @@ async def test_an_unknown_element_or_mode_is_refused(admin: Any) -> None:
 
 async def announce(admin: Any, element_id: str, url: str, mode: str) -> None:
     capacity = {"total_bytes": 1, "used_bytes": 0, "available_bytes": 1, "files": 0, "fill": "ok"}
-    body = {"id": element_id, "url": url, "mode": mode, "backend": "local", "version": "0", "capacity": capacity}
+    body: dict[str, Any] = {
+        "id": element_id,
+        "url": url,
+        "mode": mode,
+        "backend": "local",
+        "version": "0",
+        "capacity": capacity,
+    }
+    body["mode_forced"] = True  # tests share one admin, and each begins in the mode that it says
     answer = await admin.call("POST", f"/api/storage-elements/{element_id}/report", by=element_id, json=body)
     assert answer.status_code == 200, answer.text
 

@@ -10,8 +10,9 @@ from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Snapshot
 
 def report(element_id: str = "se-01", **more: Any) -> dict[str, Any]:
     capacity = {"total_bytes": 100, "used_bytes": 40, "available_bytes": 60, "files": 4, "fill": "ok"}
-    given = {"id": element_id, "url": "http://127.0.0.1:18010", "mode": "rw", "backend": "local", "version": "0.1.0"}
-    return {**given, "capacity": capacity, **more}
+    given: dict[str, Any] = {"id": element_id, "url": "http://127.0.0.1:18010", "mode": "rw", "backend": "local"}
+    # Forced: tests share one admin, and each begins in the mode that it says.
+    return {**given, "version": "0.1.0", "capacity": capacity, "mode_forced": True, **more}
 
 
 async def announce(admin: Any, element_id: str = "se-01", **more: Any) -> dict[str, Any]:

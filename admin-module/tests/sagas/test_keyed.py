@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -111,11 +112,13 @@ async def test_old_keys_go_and_those_in_use_stay(admin: Any) -> None:
     engine = create_async_engine(admin.database_url)
     database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,)))
     try:
-        assert await purge_keys(database, 26 * hour_s) == 0
-        await purge_keys(database, 24 * hour_s)
+        assert await purge_keys(database, 26 * hour_s, datetime.now(UTC)) == 0
+        await purge_keys(database, 24 * hour_s, datetime.now(UTC))
+        # A clock that is behind, ours or PostgreSQL's: nothing is old yet
+        assert await purge_keys(database, 0, datetime.now(UTC) - timedelta(days=40)) == 0
         left = {name for name, key in keys.items() if await admin.sql(FIND, key)}
         assert left == {"young", "old, held"}
-        await purge_keys(database, 0)
+        await purge_keys(database, 0, datetime.now(UTC))
         assert await admin.sql(FIND, keys["old, held"])
     finally:
         await engine.dispose()

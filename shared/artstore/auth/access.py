@@ -46,6 +46,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/storage-elements/{element_id}/mode": P.ELEMENTS_WRITE,
         "POST /api/storage-elements/{element_id}/rebuild": P.ELEMENTS_WRITE,
         "POST /api/storage-elements/{element_id}/verify": P.ELEMENTS_WRITE,
+        "POST /api/storage-elements/{element_id}/accept-root": P.ELEMENTS_WRITE,
         "POST /api/sagas/uploads": P.SAGAS_WRITE,
         "POST /api/sagas/commit": P.SAGAS_WRITE,
         "POST /api/sagas/abort": P.SAGAS_WRITE,

@@ -12,6 +12,8 @@ SNAPSHOT_KEY = "storage-elements:config:snapshot"
 """Redis key: the last Snapshot as JSON."""
 ANNOUNCE_EVERY_S = 30
 DEFAULT_PRIORITY = 100
+MAKE_ROOT = "make_root"
+"""`verdict` in the answer to a report without a root: the element may make one."""
 AWAY_AFTER_S = 90
 """Silence after which an element counts as away: three announcements missed."""
 
@@ -57,6 +59,31 @@ class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the element was configured with; a priority set at admin goes before it."""
     read_only_reason: str | None = None
     """Set when the element has turned itself read-only, for instance after EIO."""
+    away_reason: str | None = None
+    """Why the element serves nothing at the moment, for instance because its disk is not mounted."""
+    mode_forced: bool = False
+    """The operator's configuration demands this mode, also when it is further back than the one known."""
+    root_id: str | None = None
+    """Of the root that is open; empty without a root; None from a version that had no root ids."""
+    incarnation: int = 0
+    """Grows by one with each start of this root."""
+    instance: str = ""
+    """Random for each process: tells two processes with the same incarnation apart."""
+    fenced: bool = False
+    """This root was refused before: only an operator's accept-root lets it serve again."""
+
+
+class RefusedRoot(msgspec.Struct, frozen=True, kw_only=True):
+    """The last report of an element that admin refused, and why."""
+
+    code: str
+    """`root_refused` or `fenced`, as in the problem document."""
+    reason: str
+    root_id: str
+    incarnation: int
+    url: str
+    files: int
+    at: str
 
 
 class Element(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +100,10 @@ class Element(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_at: str
     registered_at: str
     read_only_reason: str | None = None
+    away_reason: str | None = None
+    root_id: str | None = None
+    incarnation: int = 0
+    refused: RefusedRoot | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

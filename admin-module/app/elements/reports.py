@@ -1,0 +1,196 @@
+"""Reports of elements: what they say of themselves enters the registry, unless it comes from the wrong root.
+
+A refused report changes nothing but `refused_roots`, and the element's status when the refused process is the one that
+callers are sent to. The verdict is made under the registry's lock, so of two processes one is refused whatever the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.contracts.elements import Element, ElementReport, Mode
+from artstore.errors import ArtStoreError, Conflict, Fenced, NotFound, UnknownRoot
+
+from .registry import COLUMNS, ONLINE, REFUSED, check_element, element_of, grow, load_element, lock_registry
+from .verdict import Judged, KnownRoot, Verdict, judge, mode_to_keep
+
+REPORTS_NOW_S = 60.0
+"""A refused element reports every few seconds: an older refusal is not of a process that runs."""
+
+_BEFORE = text(
+    """SELECT mode, url, status, away_reason, root_id, incarnation, instance FROM storage_elements
+    WHERE element_id = :element_id FOR UPDATE"""
+)
+_SERVING = text("SELECT url, incarnation, root_id FROM storage_elements WHERE element_id = :element_id")
+_REPORT = text(
+    f"""INSERT INTO storage_elements ({COLUMNS}, instance, priority_pinned)
+    VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, :status, now(), now(),
+            :read_only_reason, :root_id, :incarnation, :away_reason, :instance, false)
+    ON CONFLICT (element_id) DO UPDATE SET
+        url = excluded.url, mode = excluded.mode, backend = excluded.backend, version = excluded.version,
+        capacity = CASE WHEN excluded.status = 'away' THEN storage_elements.capacity ELSE excluded.capacity END,
+        status = excluded.status, last_seen_at = now(),
+        read_only_reason = excluded.read_only_reason, away_reason = excluded.away_reason,
+        root_id = coalesce(excluded.root_id, storage_elements.root_id), incarnation = excluded.incarnation,
+        instance = excluded.instance,
+        priority = CASE WHEN storage_elements.priority_pinned THEN storage_elements.priority ELSE excluded.priority END
+    RETURNING {COLUMNS}, {REFUSED}"""
+)
+_AWAY = text(
+    """UPDATE storage_elements SET status = 'away', away_reason = :reason
+    WHERE element_id = :element_id AND (status <> 'away' OR away_reason IS DISTINCT FROM :reason)"""
+)
+_REFUSE = text(
+    """WITH before AS (SELECT code, root_id, instance FROM refused_roots WHERE element_id = :element_id)
+    INSERT INTO refused_roots (element_id, code, reason, root_id, incarnation, instance, url, files, at)
+    VALUES (:element_id, :code, :reason, :root_id, :incarnation, :instance, :url, :files, now())
+    ON CONFLICT (element_id) DO UPDATE SET code = excluded.code, reason = excluded.reason, root_id = excluded.root_id,
+        incarnation = excluded.incarnation, instance = excluded.instance, url = excluded.url, files = excluded.files,
+        at = excluded.at
+    RETURNING NOT EXISTS (SELECT FROM before WHERE code = :code AND root_id = :root_id AND instance = :instance) AS new"""
+)
+_FORGET_REFUSED = text(
+    """DELETE FROM refused_roots
+    WHERE element_id = :element_id AND (instance = :instance OR url = :url)"""
+)
+_REFUSED_NOW = text(
+    """SELECT root_id, incarnation, files, url FROM refused_roots
+    WHERE element_id = :element_id AND at > now() - make_interval(secs => :now_s) FOR UPDATE"""
+)
+_ACCEPT = text(
+    f"""UPDATE storage_elements SET root_id = :root_id, incarnation = :incarnation, instance = '', status = 'away',
+        away_reason = 'its root was accepted, it reports again in a moment'
+    WHERE element_id = :element_id RETURNING {COLUMNS}, NULL AS refused"""
+)
+_FORGET_ACCEPTED = text("DELETE FROM refused_roots WHERE element_id = :element_id")
+_COUNT_REFUSED = text("""SELECT element_id, code FROM refused_roots WHERE at > now() - make_interval(secs => :now_s)""")
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """What a report changed. `mode_before` and `url_before` are None for an element that was not known."""
+
+    element: Element | None
+    """None: the element may make a root, and then reports again."""
+    mode_before: Mode | None = None
+    url_before: str | None = None
+    was_away: bool = False
+    refusal: ArtStoreError | None = None
+    """The answer to a report that was refused. The transaction is to be committed all the same."""
+    refused_anew: bool = False
+    """The first refusal of this process."""
+
+    @property
+    def audited(self) -> bool:
+        """A mode taken by configuration at the element's start, or another place that callers are sent to with their tokens."""
+        if self.element is None:
+            return False
+        return self.mode_before is not self.element.mode or self.url_before != self.element.url
+
+
+async def find_serving(conn: AsyncConnection, announced: ElementReport) -> str | None:
+    """The URL at which another process may be serving this root; None when the report needs no such question."""
+    row = (await conn.execute(_SERVING, {"element_id": announced.id})).first()
+    if row is None or row.root_id != announced.root_id or announced.incarnation <= row.incarnation:
+        return None
+    return None if row.url == announced.url.rstrip("/") else str(row.url)
+
+
+async def report(conn: AsyncConnection, announced: ElementReport, serving_instance: str | None = None) -> Reported:
+    """Takes what the element says of itself. Raises InvalidFields."""
+    check_element(announced.id, announced.url)
+    await lock_registry(conn)
+    before = (await conn.execute(_BEFORE, {"element_id": announced.id})).first()
+    known = None if before is None else KnownRoot(before.root_id, before.incarnation, before.instance)
+    judged = judge(known, announced, serving_instance)
+    if judged.verdict is Verdict.MAKE_ROOT:
+        return Reported(None)
+    if judged.verdict is not Verdict.ACCEPTED:
+        return await _refuse(conn, announced, judged, None if before is None else before.url)
+    mode_before = None if before is None else Mode(before.mode)
+    await grow(conn)
+    await conn.execute(
+        _FORGET_REFUSED, {"element_id": announced.id, "instance": announced.instance, "url": announced.url.rstrip("/")}
+    )
+    values = _values(announced, mode_to_keep(mode_before, announced))
+    element = element_of((await conn.execute(_REPORT, values)).mappings().one())
+    if before is None:
+        return Reported(element)
+    return Reported(element, mode_before, before.url, before.status != ONLINE and element.status == ONLINE)
+
+
+async def accept_root(conn: AsyncConnection, element_id: str) -> tuple[Element, dict[str, Any]]:
+    """The root that reports now is the element's from here on. Returns what was replaced by what, for the audit log.
+
+    Raises NotFound, and Conflict when no refused root reports at the moment.
+    """
+    await lock_registry(conn)
+    before = await load_element(conn, element_id)
+    values = {"element_id": element_id, "now_s": REPORTS_NOW_S}
+    refused = (await conn.execute(_REFUSED_NOW, values)).first()
+    if refused is None:
+        raise Conflict("no refused root of this element reports at the moment")
+    await grow(conn)
+    accepted = {"element_id": element_id, "root_id": refused.root_id, "incarnation": refused.incarnation}
+    row = (await conn.execute(_ACCEPT, accepted)).mappings().first()
+    if row is None:
+        raise NotFound("there is no such element")
+    await conn.execute(_FORGET_ACCEPTED, {"element_id": element_id})
+    changed = {
+        "root_id": refused.root_id,
+        "files": refused.files,
+        "url": refused.url,
+        "before": {"root_id": before.root_id, "incarnation": before.incarnation, "files": before.capacity.files},
+    }
+    return element_of(row), changed
+
+
+async def refused_now(conn: AsyncConnection) -> Mapping[str, str]:
+    """The code of each element that is refused at the moment."""
+    rows = await conn.execute(_COUNT_REFUSED, {"now_s": REPORTS_NOW_S})
+    return {row.element_id: row.code for row in rows}
+
+
+async def _refuse(conn: AsyncConnection, announced: ElementReport, judged: Judged, url: str | None) -> Reported:
+    """Nothing of the report is taken. Where callers would be sent to the refused process, they are not any more."""
+    refusal: ArtStoreError = Fenced(judged.reason)
+    if judged.verdict is Verdict.ROOT_REFUSED:
+        refusal = UnknownRoot(judged.reason)
+    values = {
+        "element_id": announced.id,
+        "code": refusal.code,
+        "reason": judged.reason,
+        "root_id": announced.root_id or "",
+        "incarnation": announced.incarnation,
+        "instance": announced.instance,
+        "url": announced.url.rstrip("/"),
+        "files": announced.capacity.files,
+    }
+    anew = bool((await conn.execute(_REFUSE, values)).scalar_one())
+    if url == announced.url.rstrip("/"):
+        reason = {"element_id": announced.id, "reason": f"{refusal.code}: {judged.reason}"}
+        if (await conn.execute(_AWAY, reason)).rowcount:
+            await grow(conn)
+    return Reported(None, refusal=refusal, refused_anew=anew)
+
+
+def _values(announced: ElementReport, mode: Mode) -> dict[str, Any]:
+    return {
+        "element_id": announced.id,
+        "url": announced.url.rstrip("/"),
+        "mode": mode.value,
+        "backend": announced.backend,
+        "version": announced.version,
+        "capacity": msgspec.json.encode(announced.capacity).decode(),
+        "priority": announced.priority,
+        "status": ONLINE if announced.away_reason is None else "away",
+        "read_only_reason": announced.read_only_reason,
+        "root_id": announced.root_id,
+        "incarnation": announced.incarnation,
+        "away_reason": announced.away_reason,
+        "instance": announced.instance,
+    }
