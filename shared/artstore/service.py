@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from artstore.contracts.tokens import Audience
 from artstore.data_plane import DataPlane, PlainHandler, PlainRoute
 from artstore.data_plane import Handler as Handler
 from artstore.edge import Edge
-from artstore.errors import NotFound
+from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections
 from artstore.http.protocol import Connection
@@ -65,6 +66,8 @@ EXPOSED_HEADERS = (
 
 GC_AFTER_OBJECTS = 10_000
 """Objects kept until the collector looks for cycles. Python's 700 are a dozen requests, which have none."""
+STARTUP_FAILURE = 3
+"""uvicorn's status for a start that failed."""
 KEEP_ALIVE_S = 75
 """Longer than our own clients keep a connection, so that none is closed under a request just sent."""
 
@@ -81,6 +84,8 @@ class Runtime:
     tasks: Tasks
     limiter: Limiter
     audit: AuditWriter
+    refuse: Callable[[StartRefused], None]
+    """Ends a start that is refused after the port was opened: one line in the log, and status 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Tasks.open() as tasks:
             audit = open_writer(settings, audience, clock, tasks, registry)
-            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter, audit)
+            refuse = partial(_refuse_start, app)
+            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter, audit, refuse)
             tasks.forever("load", load.watch)
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
@@ -213,13 +219,22 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    server = Server(config)
+    server = app.state.server = Server(config)
     try:
         server.run()
     finally:
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # what is left is short and has limits of its own
         close_tracing(provider)
+    if getattr(app.state, "start_refused", False):
+        sys.exit(STARTUP_FAILURE)
+
+
+def _refuse_start(app: FastAPI, error: StartRefused) -> None:
+    log.critical("start refused", reason=str(error))
+    app.state.start_refused = True
+    if hasattr(app.state, "server"):
+        app.state.server.should_exit = True
 
 
 class Server(uvicorn.Server):

@@ -35,7 +35,9 @@ def test_connections_lost_while_they_lay_in_the_pool_cost_no_command(valkey: Val
             limiter = Limiter(clock, Load(1, 1000, registry), registry)
             settings = ServiceSettings(port=1)
             audit = AuditWriter("test", None, clock, tasks, registry)
-            runtime = Runtime(settings, clock, registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit)
+            runtime = Runtime(
+                settings, clock, registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit, print
+            )
             url = RedisSettings(redis_url=valkey.url(port=proxy.port))  # type: ignore[arg-type]
             async with open_redis(url, runtime, Breakers(registry)) as redis:
                 for _ in range(ROUNDS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,10 +28,16 @@ Item = Entry | FileChanged
 
 
 class PostgresCatalog:
-    """Raises Unavailable when PostgreSQL is away or refuses: either way the row is told again later, from the disk."""
+    """Raises Unavailable when PostgreSQL is away or refuses: either way the row is told again later, from the disk.
 
-    def __init__(self, database: Database, outbox: Outbox, element_id: str) -> None:
+    Also while `require_confirmed` raises: a root that may be a copy, or is not there, says nothing to the catalog.
+    """
+
+    def __init__(
+        self, database: Database, outbox: Outbox, element_id: str, require_confirmed: Callable[[], None]
+    ) -> None:
         self._database, self._outbox, self._element_id = database, outbox, element_id
+        self._require_confirmed = require_confirmed
         self._group: Group[Item, None] = Group(self._write_group, max_items=MAX_GROUP, parallel=PARALLEL)
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
@@ -69,6 +75,7 @@ class PostgresCatalog:
 
     async def _write(self, items: list[Item]) -> None:
         """A put's pending row need not be durable: admin's commit carries all of it. An update or delete has no saga."""
+        self._require_confirmed()
         entries = [item for item in items if isinstance(item, Entry)]
         gone = [item for item in items if isinstance(item, FileChanged)]
         durable = bool(gone) or any(entry.saga_id is None for entry in entries)

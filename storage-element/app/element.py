@@ -1,23 +1,26 @@
-"""This element: its id, its mode, and what it says of itself to admin."""
+"""This element: its id, its root and mode, what it says of itself to admin, and what it does about admin's answer."""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
 from artstore import __version__
 from artstore.clock import Clock, rfc3339
-from artstore.contracts.elements import Capacity, ElementReport, Mode
-from artstore.errors import ArtStoreError, BadGateway, Unavailable
+from artstore.contracts.elements import MAKE_ROOT, Capacity, ElementReport, Fill, Mode
+from artstore.errors import ArtStoreError, BadGateway, Fenced, Unavailable, UnknownRoot
 from artstore.logs import get_logger
-from artstore.modes import Operation, check_change, require
+from artstore.modes import ROW, Operation, check_change, require
 from artstore.peers import Peer
 
 from .capacity import fill_of
 from .modes import start_mode
-from .store.identity import Identity, RootRefused, find_identity, keep_identity
+from .serving import Serving
+from .store.identity import Identity, RootRefused, find_identity, keep_identity, new_root_id
 from .store.paths import Paths
 from .store.store import Store
 
@@ -25,88 +28,127 @@ log = get_logger("element")
 
 ANNOUNCE_TIMEOUT_S = 5.0
 ANNOUNCE_AGAIN_S = 2.0
+"""While admin is away, or refuses the root: an operator's accept-root is seen by the next report."""
+NOTHING = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What does not change while it runs."""
+    """What the configuration says."""
 
+    element_id: str
     url: str
     backend: str
     priority: int
+    mode: Mode
+    mode_forced: bool
 
 
-def start_identity(paths: Paths, element_id: str, configured: Mode, *, force: bool, clock: Clock) -> Identity:
-    """The mode to start in, kept durably before it counts. Raises RootRefused when the root is another element's."""
+def start_identity(
+    paths: Paths, element_id: str, configured: Mode, *, force: bool, clock: Clock, root_id: str | None = None
+) -> Identity:
+    """The identity to start with, kept durably before it counts. Raises RootRefused when the root is another element's.
+
+    `root_id` is for a root that has none yet. A root that was refused keeps its incarnation: starting a copy again and again
+    does not make it the newest.
+    """
     kept = find_identity(paths)
-    if kept is not None and kept.element_id != element_id:
-        raise RootRefused(f"{paths.root} belongs to the element {kept.element_id}, not to {element_id}")
+    if kept is not None:
+        require_own(paths, kept, element_id)
     start = start_mode(kept.mode if kept is not None else None, configured, force=force)
     if start.warning is not None:
         log.warning("mode as configured was not simply taken", reason=start.warning, mode=start.mode.value)
-    if kept is not None and kept.mode is start.mode:
-        return kept
-    identity = Identity(element_id=element_id, mode=start.mode, changed_at=rfc3339(clock.now()))
+    changed_at = kept.changed_at if kept is not None and kept.mode is start.mode else rfc3339(clock.now())
+    if kept is None:
+        identity = Identity(
+            element_id=element_id, mode=start.mode, changed_at=changed_at, root_id=root_id or new_root_id()
+        )
+    elif not kept.root_id:
+        # From a version without root ids: it has served, so it was accepted.
+        identity = msgspec.structs.replace(kept, root_id=root_id or new_root_id(), accepted=True)
+    else:
+        identity = kept
+    counted = identity.incarnation + (0 if identity.fenced else 1)
+    identity = msgspec.structs.replace(identity, mode=start.mode, changed_at=changed_at, incarnation=counted)
     keep_identity(paths, identity)
     return identity
+
+
+def require_own(paths: Paths, kept: Identity, element_id: str) -> None:
+    """Raises RootRefused."""
+    if kept.element_id != element_id:
+        raise RootRefused(f"{paths.root} belongs to the element {kept.element_id}, not to {element_id}")
 
 
 class Element:
     """The one of this process."""
 
-    def __init__(self, identity: Identity, paths: Paths, store: Store, announced: Announced, admin: Peer) -> None:
-        self._identity = identity
-        self._paths = paths
-        self._store = store
-        self._announced = announced
-        self._admin = admin
+    def __init__(self, announced: Announced, serving: Serving, admin: Peer, clock: Clock) -> None:
+        self._announced, self._serving, self._admin, self._clock = announced, serving, admin, clock
+        self.instance = secrets.token_hex(8)
+        self._identity: Identity | None = None
+        self._paths: Paths | None = None
+        self._store: Store | None = None
         self._changing = asyncio.Lock()
         self._failure_told = False
+        self.on_confirmed: Callable[[], None] = lambda: None
+        """Called when admin accepts the root, which it had not or not any more."""
+
+    @property
+    def id(self) -> str:
+        return self._announced.element_id
 
     @property
     def mode(self) -> Mode:
-        return self._identity.mode
+        return self._identity.mode if self._identity is not None else self._announced.mode
+
+    def take_root(self, identity: Identity, paths: Paths) -> None:
+        self._identity, self._paths = identity, paths
+        self._serving.accepted = identity.accepted and not identity.fenced
+        if identity.fenced:
+            self._serving.refusal = "admin refused it before; POST /api/storage-elements/{id}/accept-root takes it"
+
+    def take_store(self, store: Store) -> None:
+        self._store = store
 
     def require(self, operation: Operation) -> None:
         """Raises ModeForbids. Asked once, when an operation begins: those under way may finish."""
         require(self.mode, operation)
 
     async def change_mode(self, wanted: Mode) -> bool:
-        """True when it changed. On disk before it takes effect. Raises Conflict."""
+        """True when it changed. On disk before it takes effect. Raises Conflict, Unavailable."""
+        self._serving.require()
         async with self._changing:
             if not check_change(self.mode, wanted):
                 return False
-            changed = msgspec.structs.replace(self._identity, mode=wanted, changed_at=self._store.now())
-            try:
-                await asyncio.to_thread(keep_identity, self._paths, changed)
-            except OSError as error:
-                raise self._store.failing.explain(error) from error
-            log.warning("mode changed", element_id=changed.element_id, was=self.mode.value, mode=wanted.value)
-            self._identity = changed
+            await self._take_mode(wanted)
         return True
 
     def report(self) -> ElementReport:
-        space = self._store.room.look()
-        available = self._store.room.available_bytes()
+        identity, store = self._identity, self._store
         return ElementReport(
-            id=self._identity.element_id,
+            id=self.id,
             url=self._announced.url,
             mode=self.mode,
             backend=self._announced.backend,
             version=__version__,
-            capacity=Capacity(
-                total_bytes=space.total_bytes,
-                used_bytes=self._store.usage.bytes_used,
-                available_bytes=available,
-                files=self._store.usage.files,
-                fill=fill_of(space.total_bytes, available),
-            ),
+            capacity=_capacity(store) if store is not None else NOTHING,
             priority=self._announced.priority,
-            read_only_reason=self._store.failing.reason,
+            read_only_reason=store.failing.reason if store is not None else None,
+            away_reason=self._away_reason(),
+            mode_forced=self._announced.mode_forced and self.mode is self._announced.mode,
+            root_id=identity.root_id if identity is not None else "",
+            incarnation=identity.incarnation if identity is not None else 0,
+            instance=self.instance,
+            fenced=identity is not None and identity.fenced,
         )
 
+    async def ask_for_root(self) -> bool:
+        """Whether admin lets this element make a root. Raises Unavailable, UnknownRoot and what else the call raises."""
+        return await self._send() == {"verdict": MAKE_ROOT}
+
     async def announce_until_heard(self) -> None:
-        """Soon again while admin is away: after 90 s of silence this element would be away too. Raises admin's refusal."""
+        """Soon again while admin is away: after 90 s of silence this element would be away too; and while it is refused."""
         told = False
         while True:
             try:
@@ -116,13 +158,18 @@ class Element:
                 if not told:
                     log.warning("not announced", error=error.detail)
                 told = True
+            except (UnknownRoot, Fenced):
+                pass  # said by `announce`
             await asyncio.sleep(ANNOUNCE_AGAIN_S)
 
     async def announce(self) -> None:
-        """Tell admin. Raises what the call raises."""
-        path = f"/api/storage-elements/{self._identity.element_id}/report"
-        body = msgspec.json.encode(self.report())
-        await self._admin.call("POST", path, body=body, timeout_s=ANNOUNCE_TIMEOUT_S)
+        """Tell admin and take its verdict on the root. Raises what the call raises."""
+        try:
+            answer = await self._send()
+        except (UnknownRoot, Fenced) as error:
+            await self._refused(error)
+            raise
+        await self._accepted(answer)
 
     async def announce_now(self) -> None:
         """After a change that others should not learn of only at the next round. Admin away: the round does it."""
@@ -133,9 +180,84 @@ class Element:
 
     async def check_disk(self) -> None:
         """Raises ElementFailed once the disk has failed. The first time it is also said aloud, to the log and to admin."""
+        if self._store is None:
+            return
         reason = self._store.failing.reason
         if reason is not None and not self._failure_told:
             self._failure_told = True
-            log.error("the disk failed: read-only until restarted", element_id=self._identity.element_id, reason=reason)
+            log.error("the disk failed: read-only until restarted", element_id=self.id, reason=reason)
             await self.announce_now()
         self._store.failing.require_sound()
+
+    def _away_reason(self) -> str | None:
+        """For admin: not what admin itself is asked to decide by this report."""
+        serving = self._serving
+        if serving.waiting_for is not None or not serving.open:
+            return serving.waiting_for or f"starting: {serving.progress}"
+        return serving.presence.find_fault() if serving.presence is not None else None
+
+    async def _send(self) -> object:
+        path = f"/api/storage-elements/{self.id}/report"
+        body = msgspec.json.encode(self.report())
+        answer = await self._admin.call("POST", path, body=body, timeout_s=ANNOUNCE_TIMEOUT_S)
+        return msgspec.json.decode(answer.body)
+
+    async def _accepted(self, answer: object) -> None:
+        if self._identity is None:
+            return
+        mode = answer.get("mode") if isinstance(answer, dict) else None
+        async with self._changing:
+            if mode in tuple(ROW) and ROW.index(Mode(mode)) > ROW.index(self.mode):
+                log.warning("the registry knows a mode further along", was=self.mode.value, mode=mode)
+                await self._take_mode(Mode(mode))
+            if not self._identity.accepted or self._identity.fenced:
+                await self._keep(msgspec.structs.replace(self._identity, accepted=True, fenced=False))
+        news = not self._serving.confirmed or self._serving.refusal is not None
+        self._serving.accepted, self._serving.confirmed, self._serving.refusal = True, True, None
+        if news:
+            log.info("root accepted", element_id=self.id, incarnation=self._identity.incarnation)
+            self.on_confirmed()
+
+    async def _refused(self, error: ArtStoreError) -> None:
+        """Read-only at once; on disk too, so that this root does not serve after a restart while admin is away."""
+        reason = f"{error.code}: {error.detail}"
+        if self._serving.refusal != reason:
+            log.error("root refused: nothing is served until admin accepts it", element_id=self.id, reason=reason)
+        self._serving.refusal, self._serving.confirmed = reason, False
+        async with self._changing:
+            if self._identity is not None and not self._identity.fenced:
+                try:
+                    await self._keep(msgspec.structs.replace(self._identity, fenced=True))
+                except ArtStoreError as failure:
+                    log.error("refusal not kept on disk", error=failure.detail)
+
+    async def _take_mode(self, mode: Mode) -> None:
+        if self._identity is None:
+            raise Unavailable("there is no root yet", away=self.id)
+        was = self.mode
+        await self._keep(msgspec.structs.replace(self._identity, mode=mode, changed_at=rfc3339(self._clock.now())))
+        log.warning("mode changed", element_id=self.id, was=was.value, mode=mode.value)
+
+    async def _keep(self, identity: Identity) -> None:
+        """Durable before it takes effect. Raises what the disk's error means."""
+        if self._paths is None:
+            raise Unavailable("there is no root yet", away=self.id)
+        try:
+            await asyncio.to_thread(keep_identity, self._paths, identity)
+        except OSError as error:
+            if self._store is not None:
+                raise self._store.failing.explain(error) from error
+            raise Unavailable(f"element.json cannot be written: {error.strerror}") from error
+        self._identity = identity
+
+
+def _capacity(store: Store) -> Capacity:
+    space = store.room.look()
+    available = store.room.available_bytes()
+    return Capacity(
+        total_bytes=space.total_bytes,
+        used_bytes=store.usage.bytes_used,
+        available_bytes=available,
+        files=store.usage.files,
+        fill=fill_of(space.total_bytes, available),
+    )

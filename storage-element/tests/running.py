@@ -19,10 +19,10 @@ import msgspec
 from aiohttp import web
 
 from artstore.clock import uuid7
-from artstore.contracts.elements import ElementReport
+from artstore.contracts.elements import MAKE_ROOT, ElementReport, Mode
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
-from artstore.errors import Unavailable
+from artstore.errors import ArtStoreError, Unavailable
 from artstore.testing.services import free_port
 from artstore.testing.tokens import Signer
 
@@ -44,6 +44,10 @@ class HeardAdmin:
     reports: list[ElementReport] = field(default_factory=list)
     deaf: int = 0
     """So many reports are answered 503 first."""
+    mode: Mode | None = None
+    """The mode that the registry knows; None: the one reported."""
+    refuse: Callable[[ElementReport], ArtStoreError | None] | None = None
+    """Admin's verdict on a report; None: every root is accepted, and may be made."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,13 @@ async def heard_admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
         if admin.deaf:
             admin.deaf -= 1
             return web.Response(status=503, body=Unavailable("starting").to_wire())
-        admin.reports.append(msgspec.json.decode(await request.read(), type=ElementReport))
-        return web.Response(body=b"{}")
+        reported = msgspec.json.decode(await request.read(), type=ElementReport)
+        if admin.refuse is not None and (refusal := admin.refuse(reported)) is not None:
+            return web.Response(status=refusal.status, body=refusal.to_wire())
+        if reported.root_id == "":
+            return web.Response(body=msgspec.json.encode({"verdict": MAKE_ROOT}))
+        admin.reports.append(reported)
+        return web.Response(body=msgspec.json.encode({} if admin.mode is None else {"mode": admin.mode}))
 
     app = web.Application()
     app.router.add_get("/.well-known/jwks.json", jwks)

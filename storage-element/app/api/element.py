@@ -13,9 +13,11 @@ from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.elements import Mode
 from artstore.contracts.tokens import Audience
+from artstore.errors import Unavailable
 from artstore.jsons import JsonResponse
 
 from ..core.context import Context
+from ..upkeep.upkeep import Upkeep
 
 
 class RebuildOrder(BaseModel):
@@ -47,19 +49,20 @@ def router() -> APIRouter:
 async def show(request: Request) -> Response:
     """What it reports to admin, and how far its upkeep is."""
     context = _context(request)
+    context.serving.require()
     return JsonResponse({**msgspec.to_builtins(context.element.report()), "upkeep": context.upkeep.status()})
 
 
 async def rebuild(request: Request, wanted: RebuildOrder | None = None) -> Response:
     """Goes on in the background; one that runs already is answered with its state."""
-    upkeep = _context(request).upkeep
+    upkeep = _upkeep(request)
     upkeep.start_rebuild(force=wanted is not None and wanted.force)
     return JsonResponse(upkeep.status(), 202)
 
 
 async def verify(request: Request) -> Response:
     """Goes on in the background; one that runs already is answered with its state."""
-    upkeep = _context(request).upkeep
+    upkeep = _upkeep(request)
     upkeep.start_verify()
     return JsonResponse(upkeep.status(), 202)
 
@@ -69,12 +72,21 @@ async def change_mode(request: Request, wanted: ModeChange) -> Response:
     element = _context(request).element
     was = element.mode
     if await element.change_mode(wanted.mode):
-        resource = f"storage-elements/{element.report().id}"
+        resource = f"storage-elements/{element.id}"
         metadata = {"was": was.value, "mode": wanted.mode.value}
         changed = Event("element.mode", principal_of(request).client_id, resource, metadata=metadata)
         await request.app.state.runtime.audit.record(changed)
         await element.announce_now()
     return JsonResponse(element.report())
+
+
+def _upkeep(request: Request) -> Upkeep:
+    """Raises Unavailable before it has read what the last process left unfinished."""
+    context = _context(request)
+    context.serving.require_confirmed()
+    if not context.upkeep.begun:
+        raise Unavailable("the element is starting", away=context.element.id)
+    return context.upkeep
 
 
 def _context(request: Request) -> Context:

@@ -9,6 +9,7 @@ from artstore.http import request_headers
 from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.service import DataRoute, Handler
 
+from ..serving import while_serving
 from . import files
 
 RECORD = {"description": "attr.json", "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -55,7 +56,7 @@ def _route(
         described["requestBody"] = {"required": True, "content": content}
     stated = {parameter["name"].lower() for parameter in parameters or [] if parameter["in"] == "header"}
     honours = frozenset(stated & (CONDITIONS | RANGES | request_headers.DIGESTS))
-    return DataRoute(path, [method], handler, {method.lower(): described}, honours)
+    return DataRoute(path, [method], while_serving(handler), {method.lower(): described}, honours)
 
 
 ROUTES = [

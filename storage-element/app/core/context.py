@@ -14,8 +14,11 @@ from artstore.auth.tokens import TokenVerifier
 from artstore.breaker import Breakers
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
-from artstore.database import open_database
+from artstore.database import Database, open_database
+from artstore.errors import Unavailable
+from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
+from artstore.outbox import Outbox
 from artstore.peers import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
@@ -23,9 +26,12 @@ from artstore.service import Runtime
 from ..api.receiving import Patience
 from ..capacity import Reserve
 from ..catalog import PostgresCatalog
-from ..element import Announced, Element, start_identity
-from ..store.backends.s3_claim import require_backend
-from ..store.opening import StoreSettings, locked_root, open_store
+from ..element import Announced, Element
+from ..serving import Serving
+from ..startup import RootSettings, Startup
+from ..store.backends.s3_claim import find_bound_root_id, require_backend
+from ..store.opening import StoreSettings, open_store
+from ..store.paths import Paths
 from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
@@ -33,44 +39,58 @@ from ..telling import Telling
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
-from .metrics import show_store
+from .metrics import show_serving, show_store
 from .redis import open_outbox
 from .s3 import open_bucket
+
+log = get_logger("element")
 
 SETTLE_EVERY_S = 2.0
 LOOK_AT_DISK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What exists once the store is open."""
+
+    store: Store
+    upkeep: Upkeep
+
+
+@dataclass(slots=True)
 class Context:
     """`request.app.state.context` of every handler."""
 
     verifier: TokenVerifier
     element: Element
-    store: Store
-    upkeep: Upkeep
+    serving: Serving
     telling: Telling
     files: FileMetrics
     patience: Patience
     clock: Clock
+    parts: Parts | None = None
+
+    @property
+    def store(self) -> Store:
+        """Raises Unavailable until it is open."""
+        return self._parts().store
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Raises Unavailable until the store is open."""
+        return self._parts().upkeep
+
+    def _parts(self) -> Parts:
+        if self.parts is None:
+            self.serving.require()
+            raise Unavailable("the element is starting")
+        return self.parts
 
 
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
-    """Needs its root and nothing else: PostgreSQL, Redis and admin may come later. Raises RootRefused."""
+    """Needs nothing but a root that is not another's: its store is opened behind the open port. Raises RootRefused."""
     async with AsyncExitStack() as opened:
-        paths = await opened.enter_async_context(locked_root(str(settings.storage_root)))
-        await asyncio.to_thread(require_backend, paths, s3=settings.storage_backend == "s3")
-        identity = await asyncio.to_thread(
-            partial(
-                start_identity,
-                paths,
-                settings.storage_element_id,
-                settings.storage_mode,
-                force=settings.storage_mode_force,
-                clock=runtime.clock,
-            )
-        )
         breakers = Breakers(runtime.registry)
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
@@ -78,37 +98,122 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             open_peers(settings, breakers, open_account(settings, runtime, breakers, required=False))
         )
         admin = peers.to("admin", settings.admin_url)
-        outbox = open_outbox(runtime, database, redis)
-        catalog = PostgresCatalog(database, outbox, settings.storage_element_id)
-        bucket = await open_bucket(settings, paths) if settings.storage_backend == "s3" else None
-        files = bucket.backend if bucket is not None else None
-        store = await opened.enter_async_context(
-            open_store(paths, store_settings(settings), catalog, runtime.clock, files)
-        )
-        if bucket is not None:
-            bucket.watch(settings, runtime, store)
-        announced = Announced(settings.element_url, settings.storage_backend, settings.storage_priority)
-        element = Element(identity, paths, store, announced, admin)
-        rows = Rows(database, outbox, settings.storage_element_id)
-        upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
-        show_store(store, upkeep, runtime, settings.storage_element_id)
-        runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_heard)
-        # Not required: what is there is still read.
-        runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
-        runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
-        await upkeep.begin()
-        yield Context(
+        serving, announced = Serving(settings.storage_element_id), announced_by(settings)
+        element = Element(announced, serving, admin, runtime.clock)
+        context = Context(
             verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
             element=element,
-            store=store,
-            upkeep=upkeep,
-            telling=Telling(redis, settings.storage_element_id, store.unsettled.__contains__, runtime.registry),
+            serving=serving,
+            telling=Telling(redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry),
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
             ),
             clock=runtime.clock,
         )
+        parts = StoreParts(settings, runtime, database, open_outbox(runtime, database, redis), context)
+        startup = Startup(root_settings(settings), announced, element, serving, runtime.clock, runtime.refuse)
+        opened.push_async_callback(startup.close)
+        show_serving(serving, runtime)
+        await startup.begin(parts.open)
+        runtime.health.add("root", serving.check_root, every_s=LOOK_AT_DISK_EVERY_S)
+        runtime.health.add("recovery", serving.check_recovery)
+        yield context
+
+
+def is_unsettled(context: Context, file_id: str) -> bool:
+    """Whether the catalog is still to be told of a change of this file."""
+    return context.parts is not None and file_id in context.parts.store.unsettled
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """Opens the store and what works on it, once there is a root."""
+
+    settings: Settings
+    runtime: Runtime
+    database: Database
+    outbox: Outbox
+    context: Context
+
+    async def open(self, paths: Paths, opened: AsyncExitStack) -> None:
+        settings, runtime, serving, element = self.settings, self.runtime, self.context.serving, self.context.element
+        confirmed = serving.require_confirmed
+        catalog = PostgresCatalog(self.database, self.outbox, settings.storage_element_id, confirmed)
+        bucket = await open_bucket(settings, paths) if settings.storage_backend == "s3" else None
+        store = await opened.enter_async_context(
+            open_store(
+                paths,
+                store_settings(settings),
+                catalog,
+                runtime.clock,
+                bucket.backend if bucket is not None else None,
+                progress=serving.progress,
+                require_confirmed=confirmed,
+            )
+        )
+        rows = Rows(self.database, self.outbox, settings.storage_element_id, confirmed)
+        if bucket is not None:
+            bucket.watch(settings, runtime, store, rows)
+        upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
+        show_store(store, upkeep, runtime, settings.storage_element_id)
+        self.context.parts = Parts(store, upkeep)
+        element.take_store(store)
+        serving.open = True
+        # Not required: what is there is still read.
+        runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
+        watch = RootWatch(serving, element)
+        runtime.tasks.every("root", LOOK_AT_DISK_EVERY_S, watch.look)
+        begun = asyncio.Event()
+        element.on_confirmed = begun.set
+        runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_heard)
+        runtime.tasks.start("upkeep", self._work(store, upkeep, begun))
+
+    async def _work(self, store: Store, upkeep: Upkeep, confirmed: asyncio.Event) -> None:
+        """Nothing works on a root that may be a copy: not before admin has accepted it."""
+        await confirmed.wait()
+        self.runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
+        await upkeep.begin()
+
+
+class RootWatch:
+    """Tells admin as soon as the element begins or ceases to serve."""
+
+    def __init__(self, serving: Serving, element: Element) -> None:
+        self._serving, self._element = serving, element
+        self._told: str | None = None
+
+    async def look(self) -> None:
+        fault = self._serving.presence.find_fault() if self._serving.presence is not None else None
+        if fault == self._told:
+            return
+        self._told = fault
+        if fault is not None:
+            log.error("nothing is served", reason=fault)
+        else:
+            log.info("the root is back")
+        await self._element.announce_now()
+
+
+def announced_by(settings: Settings) -> Announced:
+    return Announced(
+        element_id=settings.storage_element_id,
+        url=settings.element_url,
+        backend=settings.storage_backend,
+        priority=settings.storage_priority,
+        mode=settings.storage_mode,
+        mode_forced=settings.storage_mode_force,
+    )
+
+
+def root_settings(settings: Settings) -> RootSettings:
+    s3 = settings.storage_backend == "s3"
+    return RootSettings(
+        path=str(settings.storage_root),
+        files_here=not s3,
+        find_root_id=find_bound_root_id,
+        check_backend=partial(require_backend, s3=s3),
+    )
 
 
 def store_settings(settings: Settings) -> StoreSettings:

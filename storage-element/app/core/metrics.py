@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import get_args
 
+from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from artstore.service import Runtime
 
+from ..serving import Serving
 from ..store.store import Store
 from ..upkeep.journal import Problem
 from ..upkeep.upkeep import Upkeep
@@ -68,6 +70,15 @@ class StoreCollector(Collector):
         )
         yield GaugeMetricFamily("storage_in_flight_bytes", "Promised and not written", value=store.room.in_flight_bytes)
         yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.room.available_bytes())
+
+
+def show_serving(serving: Serving, runtime: Runtime) -> None:
+    refused = Gauge("element_root_refused", "1 while admin refuses the root", registry=runtime.registry)
+    refused.set_function(lambda: float(serving.refusal is not None))
+    gone = Gauge("element_root_gone", "1 while the root is missing or not the one opened", registry=runtime.registry)
+    gone.set_function(
+        lambda: float(serving.presence.find_fault() is not None if serving.presence else bool(serving.waiting_for))
+    )
 
 
 def show_store(store: Store, upkeep: Upkeep, runtime: Runtime, element_id: str) -> None:

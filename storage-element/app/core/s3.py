@@ -16,6 +16,7 @@ from ..store.backends.s3_claim import ANSWER_TIMEOUT_S, Claim
 from ..store.backends.s3_settings import S3Settings
 from ..store.paths import Paths
 from ..store.store import Store
+from ..upkeep.rows import Rows
 from .config import Settings
 
 log = get_logger("element.s3")
@@ -30,7 +31,7 @@ class Bucket:
     backend: S3Backend
     claim: Claim
 
-    def watch(self, settings: Settings, runtime: Runtime, store: Store) -> None:
+    def watch(self, settings: Settings, runtime: Runtime, store: Store, rows: Rows) -> None:
         """Health and sweep, for as long as the service runs."""
 
         told = False
@@ -48,7 +49,7 @@ class Bucket:
             told = False
 
         async def sweep() -> None:
-            before = runtime.clock.now() - timedelta(seconds=settings.storage_sweep_grace_s)
+            before = await rows.agreed_now(runtime.clock) - timedelta(seconds=settings.storage_sweep_grace_s)
             aborted = await store.in_thread(self.backend.abort_unfinished, before, store.running)
             if aborted:
                 log.warning("unfinished uploads aborted", uploads=aborted)

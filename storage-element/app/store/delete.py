@@ -61,6 +61,7 @@ async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
         await pay(store, file_id)
         encoded = await _find(store, file_id)
         if encoded is None:
+            store.require_confirmed()
             return
         unconfirmed = store.unconfirmed.get(file_id)
         if unconfirmed is None or unconfirmed.saga_id != saga_id:

@@ -9,7 +9,9 @@ from artstore.errors import ArtStoreError, ElementFailed, FileDamaged, InternalE
 from .durable import DiskFailed
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO})
+BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.EXDEV})
+OUT_OF_REACH = frozenset({errno.EACCES, errno.ESTALE, errno.ENOTCONN})
+"""The disk may be well, but this process does not get at it: it may be again, without a restart."""
 
 OF_THE_NAME = frozenset(
     {
@@ -63,4 +65,6 @@ class Failing:
             return self.fail(str(error))
         if error.errno in NO_ROOM:
             return StorageFull("the disk is full")
+        if error.errno in OUT_OF_REACH:
+            return Unavailable(f"the element's disk is out of reach: {error.strerror}")
         return InternalError(f"the disk refused: {error.strerror}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 
 import msgspec
 import orjson
@@ -21,16 +22,31 @@ class RootRefused(StartRefused):
     """This root cannot be used; the text says why, for the operator."""
 
 
+def new_root_id() -> str:
+    return secrets.token_hex(16)
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     element_id: str
     mode: Mode
     changed_at: str
+    root_id: str = ""
+    """Random, made with the root; empty in a root from before root ids."""
+    incarnation: int = 0
+    """Grows by one with each start, so that of two copies the registry can tell which is newer."""
+    accepted: bool = False
+    """The registry has accepted this root once: it may serve while admin is away."""
+    fenced: bool = False
+    """The registry has refused it since: only an operator's word lets it serve again, and starts are not counted."""
     schema_version: int = SCHEMA_VERSION
 
 
 def lock_root(paths: Paths) -> int:
     """A descriptor that holds the root until it is closed. Raises RootRefused when another process has it."""
-    fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE)
+    try:
+        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE)
+    except OSError as error:
+        raise RootRefused(f"{paths.lock} cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -44,8 +60,10 @@ def find_identity(paths: Paths) -> Identity | None:
     try:
         with open(paths.element, "rb") as file:
             encoded = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise RootRefused(f"{paths.element} cannot be read: {error.strerror}") from error
     try:
         identity = msgspec.json.decode(encoded, type=Identity)
     except msgspec.MsgspecError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from .checkpoint import checkpoint, keep_checkpointing
 from .failing import Failing
 from .identity import lock_root
 from .paths import Paths
+from .progress import Progress
 from .recover import recover
 from .replay import Replay, understand
 from .ring import WalLimits
@@ -66,6 +67,9 @@ async def open_store(
     catalog: Catalog,
     clock: Clock,
     files: Backend | None = None,
+    *,
+    progress: Progress | None = None,
+    require_confirmed: Callable[[], None] | None = None,
 ) -> AsyncIterator[Store]:
     """Recovered and ready. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk refuses."""
     failing, usage = Failing(), Usage()
@@ -83,7 +87,10 @@ async def open_store(
         threads=Threads(files.threads),
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
     )
+    store.progress = progress or store.progress
+    store.require_confirmed = require_confirmed or store.require_confirmed
     try:
+        store.progress.begin("reading the log")
         read = await asyncio.to_thread(_read_log, paths, clock.unix_s())
         await store.wal.start(read.free, read.live, read.replay.next_number, read.replay.last_sequence)
         await recover(store, read.replay)

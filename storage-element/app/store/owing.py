@@ -41,6 +41,7 @@ async def pay(store: Store, file_id: str) -> None:
     owed = store.owed.get(file_id)
     if owed is None:
         return
+    store.require_confirmed()
     await store.in_thread(owed.work)
     hit("owing.paid")
     del store.owed[file_id]

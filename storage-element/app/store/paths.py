@@ -47,6 +47,12 @@ class Paths:
     """Every name under one root, as text: os calls take it faster than a Path."""
 
     root: str
+    """As the system calls take it: pinned, it is a descriptor's name and always leads to the root that was opened."""
+
+    def pinned(self, fd: int) -> Paths:
+        """The same root through an open descriptor of it: nothing is ever written to what is put in its place later."""
+        pinned = f"/proc/self/fd/{fd}"
+        return Paths(pinned) if os.path.isdir(pinned) else self
 
     @property
     def files(self) -> str:
@@ -93,6 +99,10 @@ class Paths:
 
     def temp(self, name: str) -> str:
         return f"{self.root}/tmp/{name}"
+
+    def moved_between(self) -> tuple[str, ...]:
+        """Folders that must lie on one file system: files move between them by rename, and one sync covers them."""
+        return (self.files, self.temps, self.wal, self.aside, self.quarantine, self.upkeep, *self._first_level())
 
     def made_once(self) -> tuple[str, ...]:
         """Folders that exist from the first start on."""

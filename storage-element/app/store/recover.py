@@ -53,6 +53,7 @@ async def recover(store: Store, replay: Replay) -> None:
     store.unconfirmed.update(replay.unconfirmed)
     store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
     # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
+    store.progress.begin("making recovery durable")
     await checkpoint(store, rotate=True)
     hit("recover.checkpointed")
     await _resolve(store, begun)
@@ -66,9 +67,11 @@ async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
     here = await store.in_thread(durable.identify, store.files.paths.wal)
     known = replay.known if replay.here == here else {}
     # Decided rewrites first: their bytes are nowhere but in their temps. Then what the log carries, the last word per file.
-    for operation in replay.unresolved:
-        if operation.decided is not None and not operation.aborted:
-            await store.in_thread(_go_forward, store, operation, known)
+    decided = [operation for operation in replay.unresolved if operation.decided is not None and not operation.aborted]
+    store.progress.begin("finishing large updates", len(decided))
+    for operation in decided:
+        await store.in_thread(_go_forward, store, operation, known)
+        store.progress.step()
     hit("recover.went_forward")
     await store.in_thread(_redo, store, replay, known)
     hit("recover.redone")
@@ -111,6 +114,7 @@ def _go_forward(store: Store, operation: Operation, known: Known) -> None:
 
 
 def _redo(store: Store, replay: Replay, known: Known) -> None:
+    store.progress.begin("making files from the log", len(replay.wanted))
     for file_id, want in replay.wanted.items():
         with _this_file_only(store, file_id):
             if want.attributes is None:
@@ -121,6 +125,7 @@ def _redo(store: Store, replay: Replay, known: Known) -> None:
                 else:
                     store.findings.damaged += 1
         hit("recover.file_redone")
+        store.progress.step()
 
 
 @contextmanager
@@ -204,7 +209,9 @@ def _make(store: Store, file_id: str, want: Wanted) -> bool:
 
 def _undo_unpublished(store: Store, replay: Replay) -> None:
     """A put whose attr.json is not in its place, or does not match its bytes, never happened."""
+    store.progress.begin("checking files that were being put", len(replay.unresolved))
     for operation in replay.unresolved:
+        store.progress.step()
         if operation.intent.kind not in PUTS:
             continue
         file_id = operation.intent.file_id
@@ -231,7 +238,9 @@ def _sweep_temps(store: Store, kept: set[str]) -> None:
 async def _resolve(store: Store, begun: list[Begun]) -> None:
     """Tell the catalog what became of each open intent. While it is away they stay open; `settle_all` goes on later."""
     away = False
+    store.progress.begin("telling the catalog", len(begun))
     for one in begun:
+        store.progress.step()
         store.findings.resolved_intents += 1
         if one.intent.kind not in PUTS and one.aborted:
             store.wal.close_intent(one)

@@ -14,6 +14,7 @@ from .backends.base import Backend, OpenData
 from .catalog import Catalog
 from .failing import Failing
 from .locks import FileLocks, Running
+from .progress import Progress
 from .records import Intent, Unconfirmed
 from .room import Room, Usage
 from .wal import Begun, Wal
@@ -42,6 +43,10 @@ class Threads:
     def shutdown(self) -> None:
         for pool in (self.writers, self.readers, self.scanners):
             pool.shutdown()
+
+
+def _always() -> None:
+    """A root that nobody else can have: tests and tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,10 @@ class Store:
     """Of these the ones whose own attributes or row stand in the way; said once in the log."""
     owed: dict[str, Owed] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    progress: Progress = field(default_factory=Progress)
+    require_confirmed: Callable[[], None] = _always
+    """Raises Unavailable while the registry has not accepted this root, or its disk is gone: then what is not here may still
+    exist, and nothing outside the root may follow from it."""
     compensated: dict[str, None] = field(default_factory=dict)
     checkpointing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One checkpoint at a time: the log's thread has one place for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.find import Row, find_files
 from artstore.catalog.write import Entry, forget, note, row_fault
+from artstore.clock import Clock
 from artstore.contracts.events import FileChanged
 from artstore.database import Database
 from artstore.errors import InvalidFields, Unavailable
@@ -47,6 +48,7 @@ _EXPIRED = text(
     ORDER BY expires_at, file_id LIMIT :page
     """
 )
+_NOW = text("SELECT clock_timestamp()")
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 Due = tuple[datetime, str]
@@ -96,8 +98,13 @@ class _RowsRefused(ValueError):
 
 
 class Rows:
-    def __init__(self, database: Database, outbox: Outbox, element_id: str) -> None:
+    """`require_confirmed` raises Unavailable while the root may be a copy, or is not there: then no row follows from it."""
+
+    def __init__(
+        self, database: Database, outbox: Outbox, element_id: str, require_confirmed: Callable[[], None]
+    ) -> None:
         self._database, self._outbox, self.element_id = database, outbox, element_id
+        self._require_confirmed = require_confirmed
 
     async def find(self, file_ids: Sequence[str]) -> dict[str, Row]:
         async with self._begin() as connection:
@@ -126,6 +133,12 @@ class Rows:
             values = {"element_id": self.element_id, "after": after, "page": limit}
             return [(row[0], row[1]) for row in await connection.execute(_PAGE, values)]
 
+    async def agreed_now(self, clock: Clock) -> datetime:
+        """The earlier of this element's time and PostgreSQL's: what is due by it is due by both clocks."""
+        async with self._begin() as connection:
+            theirs: datetime = (await connection.execute(_NOW)).scalar_one()
+        return min(clock.now(), theirs)
+
     async def find_expired(self, now: datetime, after: Due, limit: int) -> list[Due]:
         """Those whose time has come, the longest due first, from the one `after` on."""
         async with self._begin() as connection:
@@ -152,6 +165,7 @@ class Rows:
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
+        self._require_confirmed()
         try:
             async with self._database.begin() as connection:
                 yield connection

@@ -47,7 +47,7 @@ class Sweep:
 
     async def run(self, state: SweepState) -> None:
         """Raises Unavailable: without the catalog nobody can say what was a file once. It is begun again later."""
-        oldest_s = self._store.clock.unix_s() - self._grace_s
+        oldest_s = (await self._rows.agreed_now(self._store.clock)).timestamp() - self._grace_s
         for name in await self._store.scan_in_thread(self._stale_temps, oldest_s):
             try:
                 await self._temp(state, name)

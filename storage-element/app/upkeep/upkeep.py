@@ -66,6 +66,8 @@ class Upkeep:
         self._align = Align(store, rows, self.found, settings.lease_s)
         self.confirm = Confirm(store, rows, self._align, settings.lease_s)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self.begun = False
+        """`begin` has come to its end."""
         self.rebuild: RebuildState | None = None
         self.verify: VerifyState | None = None
         self.sweep: SweepState | None = None
@@ -83,6 +85,7 @@ class Upkeep:
         self._tasks.every("confirm", CONFIRM_EVERY_S, self.confirm.round)
         self._tasks.every("expire", EXPIRE_EVERY_S, self._expire)
         self._tasks.start("later", self._begin_later())
+        self.begun = True
 
     def start_rebuild(self, *, force: bool) -> RebuildState:
         """The one that runs, or a new one. `force` also where the disk looks empty; it holds for the one that runs."""
@@ -153,7 +156,10 @@ class Upkeep:
             raise
 
     async def _expire(self) -> None:
-        await expire(self._store, self._rows, self._allowed(), self._store.clock.now())
+        """A file has expired when this element's clock and PostgreSQL's both say so: a wrong clock deletes nothing."""
+        if Operation.DELETE in self._allowed():
+            now = await self._rows.agreed_now(self._store.clock)
+            await expire(self._store, self._rows, self._allowed(), now)
 
     async def _begin_later(self) -> None:
         """What reads the whole disk does not begin in the minutes after a start."""
@@ -169,8 +175,9 @@ class Upkeep:
 
     async def _verify_when_due(self) -> None:
         last = self.verify.finished_at if self.verify is not None else None
-        every = timedelta(seconds=self._settings.verify_every_s)
-        if last is None or parse_rfc3339(last) + every <= self._store.clock.now():
+        every, now = timedelta(seconds=self._settings.verify_every_s), self._store.clock.now()
+        # A time to come was written by a clock that was ahead, and would put the next verification off.
+        if last is None or not now - every < parse_rfc3339(last) <= now:
             self.start_verify()
 
 

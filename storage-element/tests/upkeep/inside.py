@@ -24,10 +24,15 @@ class NoRelay:
         pass
 
 
+def confirmed() -> None:
+    """Admin has accepted the root."""
+
+
 @asynccontextmanager
 async def inside_rows(neighbours: Neighbours) -> AsyncIterator[tuple[Rows, PostgresCatalog]]:
     engine = create_async_engine(neighbours.database_url)
     database = Database(engine, Breakers(CollectorRegistry()).to(EDGE, (DatabaseAway,)))
     outbox = NoRelay()
-    yield Rows(database, outbox, "se-01"), PostgresCatalog(database, outbox, "se-01")  # type: ignore[arg-type]
+    rows = Rows(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]
+    yield rows, PostgresCatalog(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]
     await engine.dispose()

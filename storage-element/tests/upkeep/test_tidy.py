@@ -15,7 +15,7 @@ from app.upkeep.aside import Found
 from app.upkeep.expire import expire, has_expired
 from app.upkeep.journal import Journal
 from app.upkeep.sweep import Sweep, SweepState
-from artstore.clock import rfc3339, uuid7
+from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import Mode
 from artstore.contracts.files import NewFile
 from artstore.modes import ALLOWED
@@ -68,6 +68,20 @@ async def test_only_what_has_expired_goes_and_only_where_the_mode_deletes(
         assert left == {file_ids["later"], file_ids["longer"], file_ids["pending"], permanent}
         assert set(await sql.states()) == left
         assert await expire(store, rows, ALLOWED[Mode.EDIT], NOW) == 0
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=40), timedelta(days=-40)])
+async def test_the_time_by_which_something_is_due_is_the_earlier_of_both_clocks(
+    own_neighbours: Neighbours, ahead: timedelta
+) -> None:
+    class Wrong(Clock):
+        def now(self) -> datetime:
+            return super().now() + ahead
+
+    async with inside_rows(own_neighbours) as (rows, _):
+        agreed = await rows.agreed_now(Wrong())
+    assert agreed <= datetime.now(UTC)
+    assert agreed <= Wrong().now()
 
 
 async def test_a_permanent_file_never_expires(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ the one that had it finds out at its next look and writes no more.
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from artstore.errors import Unavailable
 
 from .. import durable
 from ..failing import Failing
-from ..identity import RootRefused
+from ..identity import RootRefused, find_identity, new_root_id
 from ..paths import FAN_OUT, Paths
 from .s3 import S3Backend, asked, open_objects
 
@@ -57,7 +56,9 @@ class Claim:
         self._missed = 0
         # Asked every few seconds, so with little patience: S3 being away must not fill the store's threads.
         self._objects = open_objects(replace(backend.settings, timeout_s=ANSWER_TIMEOUT_S, retries=0))
-        binding = bind(paths, backend.settings.bucket, backend.settings.prefix)
+        identity = find_identity(paths)
+        root_id = identity.root_id if identity is not None else ""
+        binding = bind(paths, backend.settings.bucket, backend.settings.prefix, root_id)
         self._mine = Owner(element_id=element_id, root_id=binding.root_id)
 
     def make(self) -> None:
@@ -124,17 +125,26 @@ def require_backend(paths: Paths, *, s3: bool) -> None:
         raise RootRefused(f"{paths.root} holds files of its own: STORAGE_BACKEND=s3 needs another STORAGE_ROOT")
 
 
-def bind(paths: Paths, bucket: str, prefix: str) -> Binding:
-    """The root's binding, made durably at its first start. Raises RootRefused."""
+def find_bound_root_id(paths: Paths) -> str | None:
+    """The id under which this root has claimed its prefix, made before roots had ids in element.json. Raises RootRefused."""
+    try:
+        with open(_binding_path(paths), "rb") as file:
+            return _decoded(file.read(), Binding, _binding_path(paths)).root_id
+    except FileNotFoundError:
+        return None
+
+
+def bind(paths: Paths, bucket: str, prefix: str, root_id: str) -> Binding:
+    """The root's binding, made durably at its first start; it and the registry know the root by one id. Raises RootRefused."""
     path = _binding_path(paths)
     if not os.path.exists(path):
-        binding = Binding(bucket=bucket, prefix=prefix, root_id=secrets.token_hex(16))
+        binding = Binding(bucket=bucket, prefix=prefix, root_id=root_id or new_root_id())
         durable.replace_file(path, msgspec.json.encode(binding))
         return binding
     with open(path, "rb") as file:
         binding = _decoded(file.read(), Binding, path)
     if (binding.bucket, binding.prefix) != (bucket, prefix):
-        raise RootRefused(f"{paths.root} belongs to s3://{binding.bucket}/{binding.prefix}")
+        raise RootRefused(f"this STORAGE_ROOT belongs to s3://{binding.bucket}/{binding.prefix}")
     return binding
 
 

@@ -1,0 +1,113 @@
+"""Whether this element serves, and if not, why: one object that every request, check and report asks.
+
+An element serves once its store is open and its root is accepted. A root that was accepted before (`element.json` says so)
+serves at once, also while admin is away; but until admin has accepted it in this process, a file that is not there is
+"unavailable" and not "not found", and nothing outside the root may follow from it: it may be a copy, or out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.errors import ArtStoreError, NotFound, Unavailable
+
+from .store.presence import Presence
+from .store.progress import Progress
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Serving:
+    """`element_id` goes into errors as `away`."""
+
+    def __init__(self, element_id: str) -> None:
+        self._element_id = element_id
+        self.progress = Progress()
+        self.presence: Presence | None = None
+        """Set once the root is taken."""
+        self.open = False
+        """The store is open."""
+        self.accepted = False
+        """By the registry, now or before."""
+        self.confirmed = False
+        """By the registry, in this process."""
+        self.refusal: str | None = None
+        """Admin's word against this root, until it accepts it."""
+        self.waiting_for: str | None = None
+        """What the start waits for before it may take a root."""
+
+    def find_fault(self) -> str | None:
+        """Why nothing is served; None when it is."""
+        if self.refusal is not None:
+            return f"the root is refused: {self.refusal}"
+        if self.waiting_for is not None:
+            return self.waiting_for
+        if not self.open:
+            return f"the element is starting: {self.progress}"
+        if not self.accepted:
+            return "the root is new, and admin has not accepted it yet"
+        return self.presence.find_fault() if self.presence is not None else None
+
+    def require(self) -> None:
+        """Raises Unavailable while nothing is served."""
+        fault = self.find_fault()
+        if fault is not None:
+            raise Unavailable(fault, away=self._element_id)
+
+    def require_confirmed(self) -> None:
+        """Raises Unavailable also while admin has not accepted the root in this process."""
+        self.require()
+        if not self.confirmed:
+            raise Unavailable("admin has not confirmed this root yet", away="admin")
+
+    def explain(self, error: NotFound) -> ArtStoreError:
+        """Whether what is not found does not exist, or only is not here now."""
+        try:
+            self.require_confirmed()
+        except Unavailable as unavailable:
+            return unavailable
+        return error
+
+    async def check_root(self) -> str:
+        """The health check `root`."""
+        fault = self.refusal or self.waiting_for
+        if fault is None and self.presence is not None:
+            fault = self.presence.find_fault()
+        if fault is not None:
+            raise Unavailable(fault)
+        if self.open and not self.accepted:
+            raise Unavailable("new, and admin has not accepted it yet")
+        return "accepted" if self.confirmed else "accepted before, admin has not confirmed it yet"
+
+    async def check_recovery(self) -> str:
+        """The health check `recovery`."""
+        if not self.open:
+            raise Unavailable(self.waiting_for or str(self.progress))
+        return "done"
+
+
+def while_serving(handler: Handler) -> Handler:
+    """The handler of a data route, refused with 503 while the element does not serve."""
+
+    @wraps(handler)
+    async def served(request: Request) -> Response:
+        serving: Serving = context_of(request).serving
+        serving.require()
+        try:
+            return await handler(request)
+        except NotFound as error:
+            explained = serving.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    return served
+
+
+def context_of(request: Request) -> Any:
+    return request.app.state.context

@@ -1,0 +1,33 @@
+"""How far a start has come. Recovery fills it, `/health/ready` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class StartStopped(Exception):
+    """The process is told to end while it recovers. The next start begins again."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """`total` 0: the phase is not counted. Written by the thread that works, read by the event loop."""
+
+    phase: str = "opening"
+    done: int = 0
+    total: int = 0
+    stopping: bool = False
+
+    def begin(self, phase: str, total: int = 0) -> None:
+        """Raises StartStopped."""
+        self.phase, self.done, self.total = phase, 0, total
+        self.step(0)
+
+    def step(self, count: int = 1) -> None:
+        """Raises StartStopped, between two steps that may both be repeated."""
+        if self.stopping:
+            raise StartStopped
+        self.done += count
+
+    def __str__(self) -> str:
+        return f"{self.phase}: {self.done} of {self.total}" if self.total else self.phase
