@@ -194,8 +194,7 @@ class Lookup:
         if asked.silent:
             self._levels.metrics.count_away("attributes")
             raise Unavailable(f"nobody can tell while these are away: {', '.join(away)}", away=away, file_id=file_id)
-        if row is not None:
-            self._levels.refill.offer_gone(row)
+        # A row that every element denies stays: only the element that has the disk takes rows out of the catalog.
         raise _not_found(file_id, away)
 
 

@@ -1,7 +1,8 @@
 """What was read from disk goes back into the catalog, behind the readers' backs and in groups.
 
-Surprise: each row is checked against disk once more *after* it is written. A delete that took the file away before the check
-is seen by the check; one that comes after it finds the row and removes it. So no row outlives its file.
+Surprise: each row that was not there before is checked against disk once more *after* it is written. A delete that took the
+file away before the check is seen by the check; one that comes after it finds the row and removes it. So no row outlives its
+file. A row that was there before is never removed here, whatever elements answer: that is for the element that has the disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter
+from sqlalchemy import text
 
 from artstore.catalog.write import Entry, forget, note
 from artstore.contracts.events import FileChanged
@@ -23,44 +25,43 @@ MAX_WAITING = 10_000
 MAX_GROUP = 64
 
 
+# Locked, so that a delete which comes now takes the row away after this transaction and not before its upsert.
+_HELD = text(
+    """SELECT file_id::text FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
+    ORDER BY files.file_id FOR UPDATE"""
+)
+
+
 class Refill:
-    """`run` is a background task of its own; `offer` and `offer_gone` never wait."""
+    """`run` is a background task of its own; `offer` never waits."""
 
     def __init__(self, database: Database, attributes: AttributesLevel, registry: CollectorRegistry) -> None:
         self._database, self._attributes = database, attributes
         self._seen: OrderedDict[str, Record] = OrderedDict()
-        self._gone: OrderedDict[str, Record] = OrderedDict()
         self._offered = asyncio.Event()
         self._rows = Counter("catalog_refilled_total", "Catalog rows put right", ["change"], registry=registry)
 
     def offer(self, record: Record) -> None:
         """An element has just answered this."""
-        self._add(self._seen, record)
-
-    def offer_gone(self, record: Record) -> None:
-        """Every element has just said that it has no such file, while the catalog has this row."""
-        self._add(self._gone, record)
-
-    def _add(self, waiting: OrderedDict[str, Record], record: Record) -> None:
-        if len(waiting) < MAX_WAITING:
-            waiting[record.attributes.file_id] = record
+        if len(self._seen) < MAX_WAITING:
+            self._seen[record.attributes.file_id] = record
             self._offered.set()
 
     async def run(self) -> None:
         while True:
             await self._offered.wait()
             self._offered.clear()
-            while self._seen or self._gone:
-                await self._write(_take(self._seen), _take(self._gone))
+            while self._seen:
+                await self._write(_take(self._seen))
 
-    async def _write(self, seen: list[Record], gone: list[Record]) -> None:
+    async def _write(self, seen: list[Record]) -> None:
         """What the catalog refuses to take now is left for the next reader."""
         async with self._database.begin(durable=False) as connection:
+            ids = {"file_ids": [record.attributes.file_id for record in seen]}
+            known = {row.file_id for row in await connection.execute(_HELD, ids)}
             await note(connection, [Entry(record.attributes, "put") for record in seen])
-            await forget(connection, [_gone_event(record) for record in gone])
         self._rows.labels("noted").inc(len(seen))
-        self._rows.labels("forgotten").inc(len(gone))
-        vanished = await self._vanished(seen)
+        vanished = await self._vanished([record for record in seen if record.attributes.file_id not in known])
         if vanished:
             async with self._database.begin(durable=False) as connection:
                 await forget(connection, [_gone_event(record) for record in vanished])
