@@ -104,7 +104,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
             element=element,
             serving=serving,
-            telling=Telling(redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry),
+            telling=Telling(
+                redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry
+            ),
             files=runtime.files,
             patience=Patience(
                 settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
