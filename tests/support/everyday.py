@@ -14,7 +14,7 @@ from .fleet import Fleet
 AT_ONCE = 16
 LONGEST_S = 30
 """Far above what a request may wait for with TIMEOUTS, far below a hang."""
-TIMEOUTS = {"ELEMENT_CALL_TIMEOUT_S": "3", "ELEMENT_IDLE_TIMEOUT_S": "3", "PEER_TIMEOUT_S": "3",
+TIMEOUTS = {"ELEMENT_CALL_TIMEOUT_S": "6", "ELEMENT_IDLE_TIMEOUT_S": "3", "PEER_TIMEOUT_S": "3",
             "DATABASE_COMMAND_TIMEOUT_S": "2", "DATABASE_CONNECT_TIMEOUT_S": "1"}  # fmt: skip
 
 
