@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from artstore.tasks import spawn
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -37,7 +39,7 @@ class Group(Generic[T, R]):
             batch = [pair for pair in self._waiting[: self._max_items] if not pair[1].cancelled()]
             del self._waiting[: self._max_items]
             if batch:
-                task = asyncio.create_task(self._run(batch))
+                task = spawn("group", self._run(batch))
                 self._flushing.add(task)
                 task.add_done_callback(self._done)
 

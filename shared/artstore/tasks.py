@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from artstore.logs import get_logger
 from artstore.outage_log import OutageLog
@@ -24,6 +24,21 @@ MIN_FAILURE_PAUSE_S = 0.05
 """Where the growing pauses of a loop without a pause of its own begin: else it would spin while its neighbour is away."""
 
 CANCEL_AGAIN_S = 0.5
+
+T = TypeVar("T")
+
+
+def spawn(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task with somebody who waits for its result, or cancels it. The one way to make a task here: when the waiter leaves
+    early, a failure is noted instead of being reported by asyncio as never retrieved."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_retrieve)
+    return task
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("task ended with an error", task=task.get_name(), error=str(error) or type(error).__name__)
 
 
 class Tasks:
@@ -43,7 +58,7 @@ class Tasks:
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` once. A failure is logged."""
-        task = asyncio.create_task(self._logged(name, work), name=name)
+        task = spawn(name, self._logged(name, work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never awaited

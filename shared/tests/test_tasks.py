@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
+from pathlib import Path
 
 import pytest
 
-from artstore.tasks import Tasks
+from artstore.tasks import Tasks, spawn
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def test_a_loop_that_fails_is_begun_again() -> None:
@@ -117,3 +122,30 @@ async def test_an_outage_is_one_line_and_its_end_another(capsys: pytest.CaptureF
     said = [line for line in capsys.readouterr().out.splitlines() if "task round failed" in line]
     assert len([line for line in said if "warning" in line]) == 1
     assert len([line for line in said if "task round failed: over" in line]) == 1
+
+
+async def test_a_task_that_fails_after_its_waiter_has_left_is_reported_to_nobody() -> None:
+    unretrieved: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unretrieved.append(context))
+
+    async def fail() -> None:
+        raise ConnectionError
+
+    task = spawn("fails", fail())
+    await asyncio.wait({task})
+    del task
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unretrieved == []
+
+
+def test_every_task_of_every_module_is_made_where_its_exception_is_retrieved() -> None:
+    """A TaskGroup retrieves those of its own tasks."""
+    folders = [ROOT / "shared" / "artstore", *(path for path in ROOT.glob("*/app") if path.is_dir())]
+    made = {
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if "testing" not in path.parts and re.search(r"asyncio\.(create_task|ensure_future)", path.read_text())
+    }
+    assert made == {"shared/artstore/tasks.py"}

@@ -14,6 +14,7 @@ from artstore.contracts.files import decode
 from artstore.database import Database
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 from .memory import Record
 
@@ -56,7 +57,7 @@ class CatalogLevel:
 
     async def _ask(self, file_id: str) -> Row | None:
         """In a task of its own, which goes on when patience ends: it still has a dead connection to put away."""
-        asking = asyncio.create_task(self._read(file_id))
+        asking = spawn("catalog", self._read(file_id))
         self._asking.add(asking)
         asking.add_done_callback(self._asked)
         done, _ = await asyncio.wait((asking,), timeout=self._patience_s)

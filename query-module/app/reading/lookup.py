@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from artstore.errors import NotFound, Unavailable
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 from .attributes import AttributesLevel
 from .catalog import CatalogLevel, Known
@@ -108,7 +109,7 @@ class Lookup:
     async def _shared(self, key: _Key) -> Found:
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = asyncio.create_task(self._fetch(*key))
+            flight = self._flights[key] = spawn("lookup", self._fetch(*key))
             self._running.add(flight)
             flight.add_done_callback(partial(self._landed, key))
         return await asyncio.shield(flight)

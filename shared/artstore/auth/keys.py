@@ -23,6 +23,7 @@ from artstore.clock import Clock
 from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.kept_file import replace_file
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 log = get_logger("artstore.keys")
 
@@ -127,7 +128,7 @@ class RemoteKeys:
     async def _shared_refetch(self) -> None:
         if self._refetch is None:
             self._tried_s = self._clock.monotonic_s()
-            self._refetch = asyncio.create_task(self._fetch())
+            self._refetch = spawn("signing-keys", self._fetch())
             self._refetch.add_done_callback(self._forget_refetch)
         await asyncio.shield(self._refetch)
 

@@ -13,7 +13,7 @@ from functools import partial
 from artstore.clock import Clock
 from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
-from artstore.tasks import repeat
+from artstore.tasks import repeat, spawn
 
 from ..capacity import Reserve
 from . import durable
@@ -97,9 +97,7 @@ async def open_store(
     except BaseException:
         await _let_go(store)
         raise
-    checkpoints = asyncio.create_task(
-        repeat("checkpoints", 0.0, partial(keep_checkpointing, store)), name="checkpoints"
-    )
+    checkpoints = spawn("checkpoints", repeat("checkpoints", 0.0, partial(keep_checkpointing, store)))
     try:
         yield store
     finally:

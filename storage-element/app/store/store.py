@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from artstore.clock import Clock, rfc3339
+from artstore.tasks import spawn
 
 from .backends.base import Backend, OpenData
 from .catalog import Catalog
@@ -163,7 +164,7 @@ class Store:
 
     async def to_the_end(self, work: Coroutine[Any, Any, Result], running: Running | None = None) -> Result:
         """Run a protocol so that no cancellation splits it. A caller that goes away stops a put that lacks its body."""
-        task = asyncio.create_task(work)
+        task = spawn("protocol", work)
         self._owned.add(task)
         task.add_done_callback(self._owned.discard)
         try:
@@ -172,8 +173,6 @@ class Store:
             if running is not None:
                 running.stop()
             await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # nobody is left to hear it
             raise
 
     def confirm(self, file_ids: Iterable[str]) -> None:

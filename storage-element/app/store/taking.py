@@ -7,6 +7,7 @@ import hashlib
 import os
 
 from artstore.errors import DigestMismatch
+from artstore.tasks import spawn
 
 from . import durable
 from .body import Body, Expected
@@ -49,7 +50,7 @@ async def take_into(
     The one owner of the descriptor: no write is left behind when this ends, however it ends.
     """
     fd = await store.in_thread(durable.create, path)
-    writing: asyncio.Future[None] | None = None
+    writing: asyncio.Task[None] | None = None
     pieces = head
     written = 0
     try:
@@ -58,15 +59,14 @@ async def take_into(
                 await writing
             size_bytes = sum(map(len, pieces))
             claim.ensure(size_bytes + _to_come(body))
-            writing = asyncio.ensure_future(store.in_thread(_write, fd, written, pieces, hasher))
+            writing = spawn("write", store.in_thread(_write, fd, written, pieces, hasher))
             claim.spend(size_bytes)
             written += size_bytes
             async with running.stoppable():
                 pieces = await body.gather(PIECE_BYTES)
     finally:
         if writing is not None:
-            await asyncio.wait({writing})
-            writing.exception()  # what ended the loop is told; this one may be a second
+            await asyncio.wait({writing})  # its failure would be the second one: what ended the loop is raised
         os.close(fd)
     if writing is not None:
         writing.result()
