@@ -57,7 +57,14 @@ class Elements:
         peer = self._to(element)
         headers = {**headers, **forwarded(body.digests)}
         if body.held and "content-type" in headers:
-            return await peer.call(method, path, body=body.held_bytes, headers=headers, timeout_s=self._call_timeout_s)
+            return await peer.call(
+                method,
+                path,
+                body=body.held_bytes,
+                headers=headers,
+                timeout_s=self._call_timeout_s,
+                kind="transfer",
+            )
         # A call without a content type would be one of JSON; here it means: the file keeps the type it has.
         return await peer.upload(
             method,

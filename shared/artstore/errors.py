@@ -18,7 +18,8 @@
     ├── TooManyHeaders 431       ├── InternalError 500
     ├── FileDamaged 500          │
     ├── BadGateway 502           ├── Unavailable 503
-    ├── ElementFailed 503        └── StorageFull 507
+    ├── ElementFailed 503        ├── Overloaded 503
+    └── StorageFull 507
 
 An error crosses the wire as RFC 9457 `application/problem+json` and is raised again in the calling module as the same
 class, found by its `code`.
@@ -244,6 +245,12 @@ class ElementFailed(ArtStoreError):
 class UnsupportedVersion(ArtStoreError):
     status, code, title = 505, "unsupported_version", "The HTTP version is not supported"
     closes = True
+
+
+class Overloaded(ArtStoreError):
+    """The service that answers has as many requests open as it may. No other part is at fault."""
+
+    status, code, title = 503, "overloaded", "This service has too much to do"
 
 
 class StorageFull(ArtStoreError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -17,13 +18,14 @@ from artstore.errors import (
     Forbidden,
     ModeForbids,
     NotFound,
+    Overloaded,
     StorageFull,
     Unauthenticated,
     Unavailable,
 )
 from artstore.logs import request_id
 from artstore.metrics import new_registry
-from artstore.peers import Peer, open_peers
+from artstore.peers import Peer, open_peers, pools
 
 
 class Token:
@@ -46,10 +48,11 @@ class Other:
     def __init__(self) -> None:
         self.seen: list[web.BaseRequest] = []
         self.received = b""
+        self.hangs = False
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.seen.append(request)
-        answer = getattr(self, request.path.strip("/"))
+        answer = getattr(self, request.path.rpartition("/")[2])
         made: web.StreamResponse = await answer(request)
         return made
 
@@ -72,6 +75,12 @@ class Other:
 
     async def sends_elsewhere(self, _request: web.BaseRequest) -> web.Response:
         return web.Response(status=302, headers={"location": "/fine"})
+
+    async def live(self, _request: web.BaseRequest) -> web.Response:
+        """GET /health/live, answered unless the process hangs."""
+        if self.hangs:
+            await asyncio.Event().wait()
+        return web.Response(body=b"{}")
 
     async def sleeps(self, _request: web.BaseRequest) -> web.Response:
         await asyncio.Event().wait()
@@ -99,6 +108,11 @@ class Other:
         if len(self.seen) == 2 and request.transport is not None:
             request.transport.abort()
         return web.Response(body=b"fine")
+
+    async def hangs_up(self, request: web.BaseRequest) -> web.Response:
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
 
     async def takes(self, request: web.BaseRequest) -> web.Response:
         try:
@@ -306,3 +320,60 @@ async def test_a_pooled_connection_does_not_remember_the_patience_of_the_answer_
         await asyncio.sleep(0.4)
         async with peer.stream("/fine", idle_timeout_s=0.2) as response:
             assert await response.content.read() == b"fine"
+
+
+async def test_a_wait_for_a_slot_is_this_services_own_load_and_neither_kind_waits_for_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "MAX_TRANSFERS", 3)
+    monkeypatch.setattr(pools, "SLOT_WAIT_S", 0.1)
+    async with serving(Other(), Breakers(new_registry(), limit=1)) as peer:
+        async with AsyncExitStack() as opened:
+            for _ in range(3):
+                await opened.enter_async_context(peer.stream("/stalls", idle_timeout_s=30))
+            for _ in range(8):
+                with pytest.raises(Overloaded) as caught:
+                    await opened.enter_async_context(peer.stream("/fine", idle_timeout_s=30))
+                assert caught.value.retry_after_s == 5
+                assert "away" not in caught.value.fields
+            assert (await peer.call("GET", "/fine", timeout_s=5)).body == b"fine"
+            assert peer.breaker.closed
+        async with peer.stream("/fine", idle_timeout_s=30) as response:
+            assert await response.read() == b"fine"
+
+
+async def test_a_peer_that_hangs_is_given_up_long_before_the_timeout_of_the_call() -> None:
+    other = Other()
+    other.hangs = True
+    async with serving(other) as peer, asyncio.timeout(60):
+        waiting = [
+            peer.call("GET", "/sleeps", timeout_s=600),
+            peer.upload("PUT", "/sleeps", chunks=pieces(400), size_bytes=None, headers={}, idle_timeout_s=600),
+        ]
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, Unavailable)
+
+
+async def test_a_peer_that_is_slow_but_alive_is_waited_for() -> None:
+    other = Other()
+    async with serving(other) as peer:
+        asked = asyncio.ensure_future(peer.call("GET", "/sleeps", timeout_s=600))
+        async with asyncio.timeout(60):
+            while not any(request.path == "/health/live" for request in other.seen):
+                await asyncio.sleep(0.05)
+        assert not asked.done()
+        asked.cancel()
+        await asyncio.wait({asked})
+
+
+async def test_a_failure_of_the_bodys_writer_is_reported_to_nobody_but_the_caller(peer: Peer) -> None:
+    """The library's task for the body fails at the 100-continue or at the end of the body, where nobody asks it."""
+    unretrieved: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unretrieved.append(context))
+    for headers in ({"expect": "100-continue"}, {}):
+        for path in ("/hangs_up", "/refuses?code=mode_forbids"):
+            with pytest.raises(ArtStoreError):
+                await peer.upload("PUT", path, chunks=pieces(4), size_bytes=None, headers=headers, idle_timeout_s=5)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unretrieved == []

@@ -18,8 +18,9 @@ from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
 from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
-from artstore.peer_faults import PeerFault, is_at_fault
+from artstore.peers.faults import PeerFault, is_at_fault
 from artstore.service import Runtime
+from artstore.tasks import spawn
 
 log = get_logger("artstore.auth")
 
@@ -47,7 +48,7 @@ class ServiceTokens:
         if now_s < self._renew_at_s:
             return self._token
         if self._fetch is None:
-            self._fetch = asyncio.create_task(self._renew())
+            self._fetch = spawn("own-token", self._renew())
             self._fetch.add_done_callback(self._forget)
         if now_s < self._expires_at_s:
             self._renew_at_s = now_s + RETRY_EVERY_S

@@ -17,7 +17,7 @@ from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
 from artstore.errors import ArtStoreError, BadGateway, Unauthenticated, Unavailable
 from artstore.metrics import new_registry
-from artstore.peer_faults import PeerFault
+from artstore.peers.faults import PeerFault
 
 LIMIT = 5
 

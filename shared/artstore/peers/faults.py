@@ -1,10 +1,10 @@
-"""What of a call that failed is the peer's own fault, and so counts at its breaker."""
+"""Which failures of a call count against the peer's circuit breaker."""
 
 from __future__ import annotations
 
 import aiohttp
 
-from artstore.errors import ArtStoreError, FileDamaged, StorageFull, from_wire
+from artstore.errors import ArtStoreError, FileDamaged, Overloaded, StorageFull, from_wire
 
 MAX_ANSWER_BYTES = 16 << 20
 """Of an answer that is taken whole; streams have no limit."""
@@ -19,8 +19,9 @@ class PeerFault(Exception):
 
 
 def is_at_fault(name: str, error: ArtStoreError) -> bool:
-    """Of an answer of 500 and above: not when a disk is full, one file is damaged, or somebody behind the peer is away."""
-    return not isinstance(error, StorageFull | FileDamaged) and error.fields.get("away", name) == name
+    """Of an answer of 500 and above: not when a disk is full, one file is damaged, the peer has too many requests open, or a
+    service behind it is away."""
+    return not isinstance(error, StorageFull | FileDamaged | Overloaded) and error.fields.get("away", name) == name
 
 
 async def failure_of(response: aiohttp.ClientResponse) -> ArtStoreError:
