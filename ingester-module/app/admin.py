@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from artstore.auth.client import ADMIN
 from artstore.contracts.sagas import (
     MAX_GROUP,
     AbortUploads,
@@ -20,7 +21,7 @@ from artstore.contracts.sagas import (
     UploadCommit,
     UploadSaga,
 )
-from artstore.errors import ArtStoreError, BadGateway, Conflict, Unavailable, from_wire
+from artstore.errors import ArtStoreError, BadGateway, Conflict, Overloaded, Unavailable, from_wire
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.peers import Peer
@@ -30,9 +31,14 @@ log = get_logger("ingester.admin")
 
 COMMIT_PAUSES_S = (0.2, 1.0, 3.0)
 """Between tries of a commit: the bytes are on disk by then, and whether a lost commit took place only a repeat can tell."""
+COMMIT_WITHIN_S = 12.0
+"""For all tries together: an admin that hangs is found in half of it."""
 ABORT_PAUSES_S = (0.5, 2.0)
 """Admin finds a saga whose abort never came by its lease."""
 QUEUE_PAUSE_S = 0.3
+
+LEASE_S = 300.0
+"""Of an admin that does not say."""
 
 _Result = SagaResult | ArtStoreError
 
@@ -48,20 +54,29 @@ class Sagas:
         self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
         self._begins: Group[UploadSaga, SagaResult] = Group(self._begin, max_items=MAX_GROUP)
         self._commits: Group[UploadCommit, SagaResult] = Group(self._commit, max_items=MAX_GROUP)
+        self._aborts: Group[tuple[str, UploadSaga], SagaResult] = Group(self._abort_group, max_items=MAX_GROUP)
 
-    async def begin(self, saga: UploadSaga) -> None:
-        """Makes the saga known, or renews its lease."""
-        await self._begins.add(saga)
+    async def begin(self, saga: UploadSaga) -> float:
+        """Makes the saga known, or renews its lease. Answers the lease's length in seconds."""
+        lease_s = (await self._begins.add(saga)).lease_s
+        return lease_s or LEASE_S
 
     async def commit(self, commit: UploadCommit) -> None:
         """When this returns, the file is acknowledged for good. Raises Unavailable after a few tries, or when it was given up."""
+        try:
+            async with asyncio.timeout(COMMIT_WITHIN_S):
+                await self._commit_in_tries(commit)
+        except TimeoutError as error:
+            raise Unavailable("admin does not answer the commit", away=ADMIN) from error
+
+    async def _commit_in_tries(self, commit: UploadCommit) -> None:
         for pause_s in COMMIT_PAUSES_S:
             try:
                 await self._commit_once(commit)
                 return
             except GivenUp:
                 raise
-            except Unavailable as error:
+            except (Unavailable, Overloaded) as error:
                 log.warning("commit not answered", saga_id=commit.saga_id, error=error.detail)
             await asyncio.sleep(pause_s)
         await self._commit_once(commit)
@@ -92,10 +107,9 @@ class Sagas:
         return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
-        body = msgspec.json.encode(AbortUploads(sagas=[saga], reason=reason))
         for pause_s in (*ABORT_PAUSES_S, None):
             try:
-                _raise_refused(await self._ask("/api/sagas/abort", body, 1))
+                await self._aborts.add((reason, saga))
                 return
             except ArtStoreError as error:
                 log.warning("saga not aborted", saga_id=saga.saga_id, error=error.detail, again=pause_s is not None)
@@ -107,6 +121,16 @@ class Sagas:
 
     async def _commit(self, commits: list[UploadCommit]) -> Sequence[_Result]:
         return await self._ask("/api/sagas/commit", msgspec.json.encode(CommitUploads(sagas=commits)), len(commits))
+
+    async def _abort_group(self, aborts: list[tuple[str, UploadSaga]]) -> Sequence[_Result]:
+        """Hundreds of clients may leave at once. One request for each reason among them."""
+        results: dict[str, _Result] = {}
+        for reason in dict.fromkeys(reason for reason, _ in aborts):
+            sagas = [saga for why, saga in aborts if why == reason]
+            body = msgspec.json.encode(AbortUploads(sagas=sagas, reason=reason))
+            answered = await self._ask("/api/sagas/abort", body, len(sagas))
+            results |= {saga.saga_id: result for saga, result in zip(sagas, answered, strict=True)}
+        return [results[saga.saga_id] for _, saga in aborts]
 
     async def _ask(self, path: str, body: bytes, count: int) -> list[_Result]:
         answer = await self._admin.call("POST", path, body=body, timeout_s=self._timeout_s)
@@ -121,9 +145,3 @@ class Sagas:
 
 def _refusal(problem: dict[str, Any]) -> ArtStoreError:
     return from_wire(int(problem.get("status", 500)), orjson.dumps(problem))
-
-
-def _raise_refused(results: Sequence[_Result]) -> None:
-    for result in results:
-        if isinstance(result, ArtStoreError):
-            raise result

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import structs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -128,7 +129,13 @@ class UploadSagas:
             done = await _advanced(conn, _BEGIN, SagaEvent.BEGIN, SagaState.BEGUN, values)
             states = await _states(conn, sagas.keys() - done)
         return [
-            [_result(one.saga_id, one.file_id, SagaEvent.BEGIN, SagaState.BEGUN, done, states) for one in request]
+            [
+                structs.replace(
+                    _result(one.saga_id, one.file_id, SagaEvent.BEGIN, SagaState.BEGUN, done, states),
+                    lease_s=self._lease_s,
+                )
+                for one in request
+            ]
             for request in requests
         ]
 

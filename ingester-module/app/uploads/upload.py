@@ -21,6 +21,7 @@ from artstore.errors import (
     ElementFailed,
     InternalError,
     ModeForbids,
+    Overloaded,
     StorageFull,
     Unavailable,
 )
@@ -38,7 +39,7 @@ log = get_logger("ingester.upload")
 
 MAX_ATTEMPTS = 3
 """Elements tried for one upload."""
-OF_THE_ELEMENT = (Unavailable, ElementFailed, BadGateway, InternalError, StorageFull, ModeForbids)
+OF_THE_ELEMENT = (Unavailable, Overloaded, ElementFailed, BadGateway, InternalError, StorageFull, ModeForbids)
 """What another element may do better. What is wrong with the file itself every element would refuse."""
 
 

@@ -68,6 +68,8 @@ class SagaResult(msgspec.Struct, frozen=True, kw_only=True):
     saga_id: str
     state: str
     problem: dict[str, Any] | None = None
+    lease_s: float | msgspec.UnsetType = msgspec.UNSET
+    """Of a begin: the saga is undone when it is neither renewed nor committed for so long."""
 
 
 class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
