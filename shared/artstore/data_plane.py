@@ -7,6 +7,7 @@ to the framework, which has the same routes and answers as ever.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
@@ -14,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from artstore.auth.access import authorize
+from artstore.auth.access import authorize, principal_of
 from artstore.auth.guard import HEAD_ONLY
 from artstore.contracts.tokens import Permission
 from artstore.errors import ArtStoreError
 from artstore.http import request_headers
+from artstore.limits.gate import Limits
 from artstore.problems import problem_response, too_deep, was_cut_off
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -26,11 +28,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class PlainHandler:
-    """A handler, the permission it needs, and the headers it honours (`http/request_headers.py`)."""
+    """A handler, the permission it needs, and the headers it honours (`http/request_headers.py`). `transfer`: a file's bytes
+    pass, so it counts among the account's transfers until the answer has ended."""
 
     handler: Handler
     needed: Permission | None
     honours: frozenset[str]
+    transfer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,9 @@ class DataPlane:
         try:
             await authorize(request, found.needed)
             request_headers.check(scope["method"], scope["headers"], found.honours)
-            response = await found.handler(request)
-            await response(scope, receive, noted_send)
+            with _transfer(request) if found.transfer else nullcontext():
+                response = await found.handler(request)
+                await response(scope, receive, noted_send)
         except (ArtStoreError, ClientDisconnect, RecursionError) as error:
             if started:
                 raise  # the edge breaks the connection
@@ -101,6 +106,11 @@ class DataPlane:
                 scope["route"] = plain.route
                 return plain.by_method[method]
         return None
+
+
+def _transfer(request: Request) -> AbstractContextManager[None]:
+    limits: Limits = request.app.state.limits
+    return limits.transfer(principal_of(request))
 
 
 def _problem(error: ArtStoreError | ClientDisconnect | RecursionError) -> ArtStoreError:

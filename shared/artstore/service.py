@@ -38,6 +38,7 @@ from artstore.http.protocol import Connection
 from artstore.limits.gate import Gate, Limits
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
+from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.open_files import allow_connections
@@ -102,6 +103,8 @@ class DataRoute:
     handler: Handler
     openapi: Mapping[str, Any]
     honours: frozenset[str] = frozenset()
+    transfer: bool = False
+    """A file's bytes pass: it counts among the account's transfers."""
 
 
 def build_app(
@@ -119,7 +122,9 @@ def build_app(
     registry = new_registry()
     files = FileMetrics(registry)
     load = Load(settings.limit_loop_lag_s, settings.limit_in_flight, registry)
-    limits = Limits(settings, Limiter(clock, load, registry), load, clock)
+    limits = Limits(
+        settings, Limiter(clock, load, registry), load, Transfers(settings.transfers_per_account, registry), clock
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -182,7 +187,7 @@ def _check_listed(audience: Audience, router: APIRouter) -> None:
 def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
     """One for a path, so that a wrong method is answered with every right one in Allow."""
     by_method = {
-        method: PlainHandler(route.handler, needed_for(audience, method, route.path), route.honours)
+        method: PlainHandler(route.handler, needed_for(audience, method, route.path), route.honours, route.transfer)
         for route in routes
         for method in route.methods
     }

@@ -57,6 +57,7 @@ FILE_ROUTES = [
         methods=["PUT"],
         handler=replace_content,
         honours=CHANGED_BY_REVISION | DIGESTS,
+        transfer=True,
         openapi={
             "put": {
                 "tags": ["files"],

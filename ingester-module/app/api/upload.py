@@ -42,6 +42,7 @@ UPLOAD_ROUTES = [
         methods=["POST"],
         handler=upload_file,
         honours=DIGESTS,
+        transfer=True,
         openapi={
             "post": {
                 "tags": ["files"],

@@ -100,5 +100,6 @@ ROUTES = [
         saying_what_is_away(content),
         documents.CONTENT,
         CONDITIONS | RANGES,
+        transfer=True,
     ),
 ]

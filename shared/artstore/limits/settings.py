@@ -28,6 +28,8 @@ class LimitSettings(BaseSettings):
     ip_block_after_failures: Count = 200
     """Credentials that are not valid, by address, beyond one a second."""
     ip_block_s: Seconds = 60
+    transfers_per_account: Count = 128
+    """Uploads and downloads under way at once, of one account in one process: twice what a busy client opens."""
     trusted_proxies: Annotated[list[str], NoDecode] = []
     """Comma-separated addresses or networks whose X-Forwarded-For is believed; none by default."""
     limit_loop_lag_s: Seconds = 0.5

@@ -56,7 +56,8 @@ def _route(
         described["requestBody"] = {"required": True, "content": content}
     stated = {parameter["name"].lower() for parameter in parameters or [] if parameter["in"] == "header"}
     honours = frozenset(stated & (CONDITIONS | RANGES | request_headers.DIGESTS))
-    return DataRoute(path, [method], while_serving(handler), {method.lower(): described}, honours)
+    transfer = content is BYTES or (method == "GET" and path == CONTENT)
+    return DataRoute(path, [method], while_serving(handler), {method.lower(): described}, honours, transfer)
 
 
 ROUTES = [

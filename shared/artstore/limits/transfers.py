@@ -1,0 +1,51 @@
+"""How many transfers an account may have under way in one process. Rates count how often a caller begins; a slow transfer is
+begun once and may hold its connections for hours."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge
+
+from artstore.auth.tokens import Principal
+from artstore.contracts.tokens import Role
+from artstore.errors import RateLimited
+
+RETRY_AFTER_S = 5
+
+
+class Transfers:
+    """Counts by account. A module's transfers are not limited: it carries them out for accounts that were."""
+
+    def __init__(self, limit: int, registry: CollectorRegistry) -> None:
+        self._limit = limit
+        self._by_account: Tally[str] = Tally()
+        Gauge("transfers_in_progress", "Bodies of files under way, of all accounts", registry=registry).set_function(
+            self._by_account.total
+        )
+        self._refused = prometheus_client.Counter(
+            "transfers_refused_total", "Transfers refused because the account had too many under way", registry=registry
+        )
+
+    @contextmanager
+    def hold(self, principal: Principal) -> Iterator[None]:
+        """One transfer's time. Raises RateLimited."""
+        if principal.role is Role.SERVICE:
+            yield
+            return
+        account = principal.subject
+        if self._by_account[account] >= self._limit:
+            self._refused.inc()
+            raise RateLimited(
+                f"the account has {self._limit} transfers under way here, its limit", retry_after_s=RETRY_AFTER_S
+            )
+        self._by_account[account] += 1
+        try:
+            yield
+        finally:
+            self._by_account[account] -= 1
+            if not self._by_account[account]:
+                del self._by_account[account]
