@@ -17,6 +17,8 @@ from artstore.errors import Unauthenticated
 CACHE_S = 60
 """A cached token is still asked for at the KeySource at each use: a revocation does not wait for this."""
 CACHE_ENTRIES = 10_000
+REFUSED_ENTRIES = 10_000
+"""Tokens that can never become valid: whoever goes on sending one costs a hash each time."""
 LEEWAY_S = 5
 """Clocks of two machines differ by this much at most."""
 MAX_TOKEN_BYTES = 8192
@@ -38,17 +40,24 @@ class Principal:
     """The account's own rate limit; None for the service's default."""
 
 
+class NeverValid(Unauthenticated):
+    """Of a token that is refused for good: no key and no time will change it."""
+
+
 class TokenVerifier:
     """One per service; `audience` is the service's own name."""
 
     def __init__(self, keys: KeySource, audience: Audience, clock: Clock) -> None:
         self._keys, self._audience, self._clock = keys, audience, clock
         self._cache: dict[bytes, tuple[float, str, Principal]] = {}
+        self._refused: dict[bytes, str] = {}
 
     async def verify(self, token: str) -> Principal:
         """Raises Unauthenticated with a reason that helps an honest caller and no other."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         now_s = self._clock.unix_s()
+        if (reason := self._refused.get(digest)) is not None:
+            raise Unauthenticated(reason)
         cached = self._cache.get(digest)
         if cached is None or now_s >= cached[0]:
             cached = await self._remember(digest, token, now_s)
@@ -58,7 +67,13 @@ class TokenVerifier:
         return principal
 
     async def _remember(self, digest: bytes, token: str, now_s: float) -> tuple[float, str, Principal]:
-        kid, principal = await self._verify(token, now_s)
+        try:
+            kid, principal = await self._verify(token, now_s)
+        except NeverValid as error:
+            if len(self._refused) >= REFUSED_ENTRIES:
+                self._refused.clear()
+            self._refused[digest] = error.detail
+            raise
         if len(self._cache) >= CACHE_ENTRIES:
             self._cache.clear()
         entry = self._cache[digest] = (min(now_s + CACHE_S, principal.expires_at_s), kid, principal)
@@ -66,7 +81,7 @@ class TokenVerifier:
 
     async def _verify(self, token: str, now_s: float) -> tuple[str, Principal]:
         if len(token) > MAX_TOKEN_BYTES:
-            raise Unauthenticated("the token is too long")
+            raise NeverValid("the token is too long")
         kid = _checked_kid(token)
         key = await self._keys.find(kid)
         if key is None:
@@ -82,9 +97,9 @@ class TokenVerifier:
                 options={"require": _REQUIRED_CLAIMS, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
         except jwt.InvalidAudienceError as error:
-            raise Unauthenticated("the token is for another service") from error
+            raise NeverValid("the token is for another service") from error
         except jwt.PyJWTError as error:
-            raise Unauthenticated("the token is not valid") from error
+            raise NeverValid("the token is not valid") from error
         return kid, _to_principal(claims, now_s)
 
 
@@ -93,35 +108,35 @@ def _checked_kid(token: str) -> str:
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
-        raise Unauthenticated("the token cannot be read") from error
+        raise NeverValid("the token cannot be read") from error
     if header.get("alg") != ALGORITHM or header.get("typ") != TOKEN_TYPE or header.keys() - _ALLOWED_HEADER:
-        raise Unauthenticated("the token's header is not one of ours")
+        raise NeverValid("the token's header is not one of ours")
     kid = header.get("kid")
     if not isinstance(kid, str) or not kid:
-        raise Unauthenticated("the token names no key")
+        raise NeverValid("the token names no key")
     return kid
 
 
 def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
     if any(isinstance(t, bool) or not isinstance(t, int | float) or not math.isfinite(t) for t in times):
-        raise Unauthenticated("the token's times are no numbers")
+        raise NeverValid("the token's times are no numbers")
     if claims["exp"] <= now_s:
-        raise Unauthenticated("the token has expired")
+        raise NeverValid("the token has expired")
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + LEEWAY_S:
         raise Unauthenticated("the token is not valid yet")
     try:
         role = Role(claims["role"])
         permissions = frozenset(Permission(name) for name in claims["permissions"])
     except (ValueError, TypeError) as error:
-        raise Unauthenticated("the token's role or permissions are not known") from error
+        raise NeverValid("the token's role or permissions are not known") from error
     if role is not Role.SERVICE and not permissions <= ROLE_PERMISSIONS[role]:
-        raise Unauthenticated("the token claims more than its role has")
+        raise NeverValid("the token claims more than its role has")
     if not isinstance(claims["client_id"], str) or not isinstance(claims["sub"], str):
-        raise Unauthenticated("the token names no account")
+        raise NeverValid("the token names no account")
     rate = claims.get("rate")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-        raise Unauthenticated("the token's rate is no number")
+        raise NeverValid("the token's rate is no number")
     return Principal(
         claims["client_id"], claims["sub"], role, permissions, float(claims["iat"]), float(claims["exp"]), rate
     )

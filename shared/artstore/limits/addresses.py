@@ -38,11 +38,6 @@ def as_caller(address: Address | None) -> str:
     return UNKNOWN if address is None else str(address)
 
 
-def is_loopback(shown: str) -> bool:
-    """Of an address as `as_caller` shows it."""
-    return shown == "::/64" or shown.startswith("127.")
-
-
 def _parse(text: str) -> Address | None:
     text = text.strip().strip('"')
     if text.startswith("["):

@@ -5,6 +5,8 @@ Health, metrics and the API's description are never limited, module accounts nei
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -14,11 +16,12 @@ from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
-from artstore.limits.addresses import Address, Network, as_caller, find_client, is_loopback, parse_networks
+from artstore.limits.addresses import Address, Network, as_caller, find_client, parse_networks
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.limits.settings import LimitSettings
+from artstore.limits.transfers import Transfers
 from artstore.problems import problem_response
 
 NEVER_LIMITED = frozenset(
@@ -42,8 +45,10 @@ STATE = "limit"
 class Limits:
     """Quotas of a service and who is shut out."""
 
-    def __init__(self, settings: LimitSettings, limiter: Limiter, load: Load, clock: Clock) -> None:
-        self.limiter, self.load = limiter, load
+    def __init__(
+        self, settings: LimitSettings, limiter: Limiter, load: Load, transfers: Transfers, clock: Clock
+    ) -> None:
+        self.limiter, self.load, self.transfers = limiter, load, transfers
         self._clock = clock
         self._trusted: tuple[Network, ...] = parse_networks(settings.trusted_proxies)
         self._account = Quota("account", settings.rate_limit_per_minute, settings.rate_limit_burst)
@@ -89,22 +94,36 @@ class Limits:
         """Whom the limits count."""
         return as_caller(self.find_client(scope))
 
+    @contextmanager
+    def transfer(self, principal: Principal) -> Iterator[None]:
+        """One transfer of an account. It waits for the network most of its time, so it is no load. Raises RateLimited."""
+        with self.transfers.hold(principal):
+            self.load.in_flight -= 1
+            try:
+                yield
+            finally:
+                self.load.in_flight += 1
+
     async def meet(self, address: str) -> Decision:
         """Counts a request that shows no credentials."""
         return await self.limiter.take(f"address:{address}", self._address)
 
     async def fail(self, address: str) -> Decision:
-        """Counts credentials that were not valid. Who brings too many is shut out for `ip_block_s`."""
+        """Counts credentials that were not valid. An address that brings too many is blocked for `ip_block_s`: further ones
+        that are not valid are neither counted nor written to the audit log, and answered 429. Valid ones are not affected: many
+        callers may share the address of a gateway, and nobody can guess a signature or a secret of 256 bits."""
         decision = await self.limiter.take(f"failures:{address}", self._failures)
-        if not decision.allowed and not is_loopback(address):
+        if not decision.allowed:
             if len(self._blocked_until_s) >= MAX_BLOCKED:
                 del self._blocked_until_s[next(iter(self._blocked_until_s))]
             self._blocked_until_s[address] = self._clock.monotonic_s() + decision.retry_after_s
         return decision
 
-    def blocked_s(self, address: str) -> int:
-        """Seconds that the address stays shut out; 0 for the honest. From loopback the modules and a proxy of the same
-        machine speak: its failures are refused, its valid requests never."""
+    def blocked_s(self, scope: Scope) -> int:
+        """Seconds for which the request's address stays blocked; 0 when it is not."""
+        if not self._blocked_until_s:
+            return 0
+        address = self.address_of(scope)
         until_s = self._blocked_until_s.get(address)
         if until_s is None:
             return 0
@@ -113,10 +132,6 @@ class Limits:
             self._blocked_until_s.pop(address, None)
             return 0
         return int(left_s) + 1
-
-    @property
-    def blocks(self) -> bool:
-        return bool(self._blocked_until_s)
 
     def _quota_of(self, rate: int | None) -> Quota:
         if rate is None:
@@ -142,25 +157,20 @@ class Gate:
         if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
             await self._app(scope, receive, send)
             return
-        # a login's own credentials make nobody known before they are looked at
-        presented = scope["path"] != TOKEN_PATH and b"authorization" in [name for name, _ in scope["headers"]]
-        refused = await self._refused(scope, presented)
+        # A token is verified first and a login is tried first: only those that fail count, once the answer shows it.
+        login = scope["path"] == TOKEN_PATH
+        presented = login or b"authorization" in [name for name, _ in scope["headers"]]
+        refused = None if presented else await self._refused(scope)
         if refused is not None:
             await problem_response(refused)(scope, receive, _with_limit(scope, send))
             return
         self._limits.load.in_flight += 1
         try:
-            await self._app(scope, receive, _Answer(self._limits, scope, receive, send, presented))
+            await self._app(scope, receive, _Answer(self._limits, scope, receive, send, presented, login))
         finally:
             self._limits.load.in_flight -= 1
 
-    async def _refused(self, scope: Scope, presented: bool) -> RateLimited | None:
-        if self._limits.blocks:
-            wait_s = self._limits.blocked_s(self._limits.address_of(scope))
-            if wait_s:
-                return RateLimited("too many failures came from this address", retry_after_s=wait_s)
-        if presented:
-            return None
+    async def _refused(self, scope: Scope) -> RateLimited | None:
         decision = await self._limits.meet(self._limits.address_of(scope))
         scope.setdefault("state", {})[STATE] = decision
         return None if decision.allowed else refusal(decision)
@@ -169,11 +179,13 @@ class Gate:
 class _Answer:
     """The answer on its way out: a failure is counted, and the limit's headers are added."""
 
-    __slots__ = ("_limits", "_presented", "_receive", "_replaced", "_scope", "_send")
+    __slots__ = ("_limits", "_login", "_presented", "_receive", "_replaced", "_scope", "_send")
 
-    def __init__(self, limits: Limits, scope: Scope, receive: Receive, send: Send, presented: bool) -> None:
+    def __init__(
+        self, limits: Limits, scope: Scope, receive: Receive, send: Send, presented: bool, login: bool
+    ) -> None:
         self._limits, self._scope, self._receive, self._send = limits, scope, receive, send
-        self._presented, self._replaced = presented, False
+        self._presented, self._login, self._replaced = presented, login, False
 
     async def __call__(self, message: Message) -> None:
         if self._replaced:
@@ -189,18 +201,28 @@ class _Answer:
 
     async def _late_refusal(self, status: int) -> RateLimited | None:
         """Counts what only the answer shows; what was done for it cost no more than the refusal."""
-        state, login = self._scope.setdefault("state", {}), self._scope["path"] == TOKEN_PATH
-        if FAILED in state or (status == 401 and (self._presented or login)):
-            decision = await self._limits.fail(self._limits.address_of(self._scope))
-            told = RateLimited("too many failures came from this address", retry_after_s=decision.retry_after_s)
-            return None if decision.allowed else told
-        if self._presented and PRINCIPAL not in state:
-            # what is shown where nobody asks for a token makes nobody known
-            decision = state[STATE] = await self._limits.meet(self._limits.address_of(self._scope))
-            return None if decision.allowed else refusal(decision)
-        if login and status == 200:
-            self._limits.limiter.give_back(f"address:{self._limits.address_of(self._scope)}")
+        state = self._scope.setdefault("state", {})
+        if FAILED in state or (status == 401 and self._presented):
+            return await self._failed()
+        known = status == 200 if self._login else PRINCIPAL in state
+        if self._presented and not known and status < 500:
+            # a form without credentials, or a token where none is asked for, makes nobody known
+            return await self._met()
         return None
+
+    async def _failed(self) -> RateLimited | None:
+        wait_s = self._limits.blocked_s(self._scope)
+        if not wait_s:
+            if self._login and (refused := await self._met()) is not None:
+                return refused
+            decision = await self._limits.fail(self._limits.address_of(self._scope))
+            wait_s = 0 if decision.allowed else decision.retry_after_s
+        return RateLimited("too many failures came from this address", retry_after_s=wait_s) if wait_s else None
+
+    async def _met(self) -> RateLimited | None:
+        decision = await self._limits.meet(self._limits.address_of(self._scope))
+        self._scope["state"][STATE] = decision
+        return None if decision.allowed else refusal(decision)
 
 
 def _tell(scope: Scope, message: Message) -> None:

@@ -84,12 +84,6 @@ class Limiter:
             return self._decision(True, quota, caller, now_s)
         return await self._trips.add(_Ask(key, quota))
 
-    def give_back(self, key: str) -> None:
-        """One request taken for `key` shall not count after all. The next trip tells Redis."""
-        caller = self._callers.get(key)
-        if caller is not None:
-            caller.lease += 1
-
     async def _trip(self, asks: list[_Ask]) -> Sequence[Decision]:
         """All who came while the last trip was under way, several of them perhaps for the same caller."""
         now_s = self._clock.monotonic_s()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from artstore.limits.addresses import UNKNOWN, as_caller, find_client, is_loopback, parse_networks
+from artstore.limits.addresses import UNKNOWN, as_caller, find_client, parse_networks
 
 PROXIES = parse_networks(["10.0.0.0/8", "192.0.2.1"])
 
@@ -33,12 +33,6 @@ def test_only_what_trusted_proxies_wrote_is_believed(peer: str | None, forwarded
 
 def test_without_trusted_proxies_nothing_is_believed() -> None:
     assert as_caller(find_client("127.0.0.1", ["198.51.100.1"], ())) == "127.0.0.1"
-
-
-def test_loopback_is_known_in_both_families() -> None:
-    assert is_loopback(as_caller(find_client("::1", [], ())))
-    assert is_loopback(as_caller(find_client("127.0.0.7", [], ())))
-    assert not is_loopback(as_caller(find_client("128.0.0.7", [], ())))
 
 
 def test_a_network_that_is_none_is_refused() -> None:

@@ -100,14 +100,6 @@ async def test_retry_after_is_right_to_the_second(new_limiter: Make) -> None:
     assert (await limiter.take("one", quota)).allowed
 
 
-async def test_what_is_given_back_was_never_taken(new_limiter: Make) -> None:
-    limiter, _, _ = new_limiter()
-    for _ in range(400):
-        assert (await limiter.take("one", SLOW)).allowed
-        limiter.give_back("one")
-    assert await let_through(limiter, SLOW, 200) == 150
-
-
 async def test_under_load_less_passes_and_later_all_again(new_limiter: Make) -> None:
     limiter, _, load = new_limiter()
     load.factor = 0.1
