@@ -7,51 +7,72 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from artstore.errors import LengthRequired, Malformed, TooSlow
 
-RATE_WINDOW_S = 10.0
-"""Waiting time over which the minimum rate must be kept."""
+RELAY_FACTOR = 2
 
 
 class Pace:
-    """Counts only the time spent waiting for the sender: a slow element behind us is not the sender's fault."""
+    """A minimum rate over the time spent waiting for the other side: a slow element behind us is not its fault.
 
-    __slots__ = ("_bytes", "_min_rate", "_waited_s")
+    The other side begins with `grace_s` of waiting. Each second of waiting takes one, each byte brings 1 / minimum rate of it,
+    up to `grace_s` and the time that `spare_bytes` may take: a fast start excuses no more than that. So bytes may come in any
+    rhythm, if the rate is kept over `grace_s`.
+    """
 
-    def __init__(self, min_rate_bytes_per_s: int) -> None:
+    __slots__ = ("_credit_s", "_max_credit_s", "_min_rate")
+
+    def __init__(self, min_rate_bytes_per_s: int, grace_s: float, spare_bytes: int = 0) -> None:
         self._min_rate = min_rate_bytes_per_s
-        self._waited_s = 0.0
-        self._bytes = 0
+        self._credit_s = self._max_credit_s = grace_s
+        if min_rate_bytes_per_s:
+            self._max_credit_s += spare_bytes / min_rate_bytes_per_s
 
-    def note(self, waited_s: float, size_bytes: int) -> None:
-        """Raises TooSlow when a whole window of waiting brought less than the minimum rate."""
-        self._waited_s += waited_s
-        self._bytes += size_bytes
-        if self._waited_s < RATE_WINDOW_S:
-            return
-        if self._bytes < self._min_rate * self._waited_s:
-            raise TooSlow(f"the body comes slower than {self._min_rate} bytes/s", limit_bytes_per_s=self._min_rate)
-        self._waited_s, self._bytes = 0.0, 0
+    def keeps(self, waited_s: float, size_bytes: int) -> bool:
+        """Notes `size_bytes` that came, or went, after waiting. False: the rate is below the minimum."""
+        if not self._min_rate:
+            return True
+        self._credit_s = min(self._max_credit_s, self._credit_s - waited_s + size_bytes / self._min_rate)
+        return self._credit_s >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """How slow the other side of a body may be. A minimum rate of 0 leaves the idle timeout alone."""
+
+    idle_timeout_s: float
+    min_rate_bytes_per_s: int
+
+    def pace(self) -> Pace:
+        """For one body that comes in."""
+        return Pace(self.min_rate_bytes_per_s, self.idle_timeout_s)
+
+    def relayed(self) -> RateLimits:
+        """For a body that another module passes on: it measures its own sender, and answers it first."""
+        return RateLimits(RELAY_FACTOR * self.idle_timeout_s, self.min_rate_bytes_per_s)
 
 
 async def next_chunk(
-    receive: Receive, pace: Pace, idle_timeout_s: float, now_s: Callable[[], float]
+    receive: Receive, limits: RateLimits, pace: Pace, now_s: Callable[[], float]
 ) -> tuple[bytes, bool]:
-    """What came, and whether more is to come. Raises Malformed (cut off) and TooSlow."""
+    """The bytes that came, and whether more is to come. Raises Malformed (cut off) and TooSlow."""
     began_s = now_s()
     try:
-        async with asyncio.timeout(idle_timeout_s):
+        async with asyncio.timeout(limits.idle_timeout_s):
             message = await receive()
     except TimeoutError as error:
-        raise TooSlow(f"nothing of the body came for {idle_timeout_s:g} s") from error
+        raise TooSlow(f"nothing of the body came for {limits.idle_timeout_s:g} s") from error
     if message["type"] == "http.disconnect":
         raise Malformed("the body was cut off")
     chunk: bytes = message.get("body", b"")
-    pace.note(now_s() - began_s, len(chunk))
+    if not pace.keeps(now_s() - began_s, len(chunk)):
+        least = limits.min_rate_bytes_per_s
+        raise TooSlow(f"the body comes slower than {least} bytes/s", limit_bytes_per_s=least)
     return chunk, message.get("more_body", False)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from hypothesis import given
@@ -26,3 +27,17 @@ async def test_a_piece_that_is_large_enough_is_not_copied() -> None:
     made = [made async for made in collected(chunks([piece]), 10)]
     assert len(made) == 1
     assert made[0] is piece
+
+
+async def test_what_comes_slowly_is_passed_on_in_the_rhythm_it_comes_in() -> None:
+    seen: list[int] = []
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for number in range(5):
+            seen.append(number)
+            yield b"x"
+            await asyncio.sleep(0.02)
+
+    async for _ in collected(slowly(), 1000, flush_every_s=0.01):
+        break
+    assert seen == [0]

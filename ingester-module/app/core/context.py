@@ -16,6 +16,7 @@ from artstore.database import Database, open_database
 from artstore.discovery import Discovery
 from artstore.metrics import FileMetrics
 from artstore.peers import open_peers
+from artstore.receiving import RateLimits
 from artstore.redis import open_redis
 from artstore.service import Runtime
 
@@ -67,8 +68,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             files=runtime.files,
             limits=BodyLimits(
                 max_file_bytes=settings.max_file_size_bytes,
-                idle_timeout_s=settings.body_idle_timeout_s,
-                min_rate_bytes_per_s=settings.body_min_rate_bytes_per_s,
+                rate=RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
             ),
             clock=runtime.clock,
         )

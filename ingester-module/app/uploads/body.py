@@ -28,7 +28,9 @@ FORM = "multipart/form-data"
 HELD_BYTES = 64 * 1024
 """As much as an element takes on its short path."""
 PIECE_BYTES = 256 * 1024
-"""What is handed to the element's socket at once, and what is held back until the body has ended."""
+"""Handed to the element's socket at once. One piece is held back until the body has ended."""
+FLUSH_EVERY_S = 1.0
+"""A body that comes slowly reaches the element in smaller pieces: the element measures its rate too."""
 
 
 class _Source(Protocol):
@@ -92,13 +94,13 @@ class Body:
         return b"".join(self._head)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The file in pieces of PIECE_BYTES. Raises what the source raises, before the last piece is given."""
+        """The file in pieces of up to about PIECE_BYTES. Raises what the source raises, before the last piece is given."""
         if self.held:
             yield self.held_bytes
             return
         self.sent_bytes = 0
         kept = b""
-        async for piece in collected(self._all(), PIECE_BYTES):
+        async for piece in collected(self._all(), PIECE_BYTES, flush_every_s=FLUSH_EVERY_S):
             if kept:
                 self.sent_bytes += len(kept)
                 yield kept

@@ -11,14 +11,13 @@ from starlette.requests import Request
 
 from artstore.clock import Clock
 from artstore.errors import TooLarge
-from artstore.receiving import Pace, check_length, next_chunk, stated_length
+from artstore.receiving import RateLimits, check_length, next_chunk, stated_length
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     max_file_bytes: int
-    idle_timeout_s: float
-    min_rate_bytes_per_s: int
+    rate: RateLimits
 
 
 class Received:
@@ -29,10 +28,10 @@ class Received:
         self.stated_bytes = stated_length(request)
         self.seen_bytes = 0
         self._receive = request.receive
-        self._idle_timeout_s = limits.idle_timeout_s
+        self._rate = limits.rate
         self._max_bytes = max_bytes
         self._clock = clock
-        self._pace = Pace(limits.min_rate_bytes_per_s)
+        self._pace = limits.rate.pace()
         self._ended = False
         if self.stated_bytes is not None and self.stated_bytes > max_bytes:
             raise too_large(max_bytes)
@@ -40,7 +39,7 @@ class Received:
     async def next(self) -> bytes:
         """The next chunk, never empty; b"" at the end. Raises Malformed (cut off), TooSlow, TooLarge."""
         while not self._ended:
-            chunk, more = await next_chunk(self._receive, self._pace, self._idle_timeout_s, self._clock.monotonic_s)
+            chunk, more = await next_chunk(self._receive, self._rate, self._pace, self._clock.monotonic_s)
             self._ended = not more
             self.seen_bytes += len(chunk)
             if self.seen_bytes > self._max_bytes:

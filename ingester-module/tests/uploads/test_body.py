@@ -24,8 +24,9 @@ from app.uploads.receive import BodyLimits
 from artstore.clock import Clock
 from artstore.jsons import JsonResponse
 from artstore.problems import install_problem_handlers
+from artstore.receiving import RateLimits
 
-LIMITS = BodyLimits(max_file_bytes=8 * 2**20, idle_timeout_s=0.3, min_rate_bytes_per_s=1)
+LIMITS = BodyLimits(max_file_bytes=8 * 2**20, rate=RateLimits(idle_timeout_s=0.3, min_rate_bytes_per_s=1))
 B = "Xy7"
 
 

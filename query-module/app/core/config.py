@@ -28,7 +28,11 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """Level 3: how long a row counts after it was last seen on disk."""
     catalog_timeout_s: Seconds = 1.5
     """How long a lookup waits for level 3 before it asks the elements; lists, which have no other way, wait longer."""
+    element_answer_timeout_s: Seconds = 7
+    """An element that has not begun to send a file by then has failed. An archive behind slow S3 may need longer."""
     element_idle_timeout_s: Seconds = 30
-    """An element that sends nothing for so long has failed."""
+    """An element that stops sending a file for so long has failed."""
     body_idle_timeout_s: Seconds = 30
-    """A client that takes nothing for so long is cut off."""
+    """How long a client may take nothing, beyond the time that the minimum rate gives it for what it took."""
+    body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
+    """A client that reads a file more slowly is cut off."""

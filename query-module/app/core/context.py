@@ -15,6 +15,7 @@ from artstore.database import Database, open_database
 from artstore.discovery import Discovery
 from artstore.metrics import FileMetrics
 from artstore.peers import open_peers
+from artstore.receiving import RateLimits
 from artstore.redis import open_redis
 from artstore.service import Runtime
 
@@ -86,7 +87,13 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         changes = hear_changes(runtime, redis, levels.redis, lookup)
         metrics = RelayMetrics(runtime.registry, runtime.files)
         content = Content(
-            lookup, peers, discovery, metrics, settings.element_idle_timeout_s, settings.body_idle_timeout_s
+            lookup,
+            peers,
+            discovery,
+            metrics,
+            settings.element_answer_timeout_s,
+            settings.element_idle_timeout_s,
+            RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", LOOK_EVERY_S, feed.look)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from artstore.discovery import Discovery
 from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
 from artstore.peers import Peers
+from artstore.receiving import RateLimits
 
 from .conditions import Plan, Validators, plan, validators_of
 from .fields import content_fields
@@ -25,14 +26,16 @@ from .relay import Relay, RelayMetrics
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a download needs, once per process. Patience is with the element for each piece, and with the client."""
+    """What a download needs, once per process. The element has `answer_timeout_s` for the head of its answer and
+    `element_idle_timeout_s` for each piece; the client must read within `limits`."""
 
     lookup: Lookup
     peers: Peers
     discovery: Discovery
     metrics: RelayMetrics
-    element_patience_s: float
-    client_patience_s: float
+    answer_timeout_s: float
+    element_idle_timeout_s: float
+    limits: RateLimits
 
     async def answer(self, file_id: str, method: str, headers: Headers) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
@@ -59,9 +62,7 @@ class Content:
         async with AsyncExitStack() as opened:
             upstream = await self._open(opened, found, chosen, validators)
             length = int(fields["content-length"])
-            return Relay(
-                chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.client_patience_s
-            )
+            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.limits)
 
     async def _open(
         self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators
@@ -70,12 +71,14 @@ class Content:
         element = self.discovery.find(attributes.storage_element_id)
         if element is None:
             raise Unavailable(f"{attributes.storage_element_id} is not known", away=attributes.storage_element_id)
+        if element.id in found.away:
+            raise Unavailable(f"{element.id} does not answer", away=element.id)  # asked for the attributes just now
         asked = {"if-match": validators.etag}
         if chosen.part:
             asked["range"] = f"bytes={chosen.part.first}-{chosen.part.last}"
         path = f"/api/files/{attributes.file_id}/content"
         streamed = self.peers.to(element.id, element.url).stream(
-            path, headers=asked, idle_timeout_s=self.element_patience_s
+            path, headers=asked, answer_timeout_s=self.answer_timeout_s, idle_timeout_s=self.element_idle_timeout_s
         )
         try:
             upstream = await opened.enter_async_context(streamed)

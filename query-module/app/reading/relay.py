@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
@@ -11,14 +10,19 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from artstore.errors import TooSlow
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
+from artstore.receiving import RateLimits
+from artstore.sending import BodySender
+from artstore.tasks import spawn
 
 log = get_logger("query.relay")
 
 
 class RelayMetrics:
-    """Of downloads: `ended` counts those whose answer had begun, by ok, cancelled (the client left) or broken."""
+    """Of downloads: `ended` counts those whose answer had begun, by ok, cancelled (the client left), slow (it read too
+    slowly) or broken."""
 
     def __init__(self, registry: CollectorRegistry, files: FileMetrics) -> None:
         self.ended = files.operations
@@ -28,8 +32,8 @@ class RelayMetrics:
 class Relay(Response):
     """Sends exactly `length` bytes of `upstream`, or breaks the connection: a short answer never looks whole.
 
-    `opened` holds the upstream connection and is closed here in any case. A client that takes nothing for `patience_s` is
-    cut off.
+    `opened` holds the upstream connection and is closed here in any case. A client that reads more slowly than `limits` allow
+    is cut off.
     """
 
     def __init__(
@@ -40,17 +44,17 @@ class Relay(Response):
         length: int,
         opened: AsyncExitStack,
         metrics: RelayMetrics,
-        patience_s: float,
+        limits: RateLimits,
     ) -> None:
         super().__init__(status_code=status, headers=fields)
         self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics
-        self._patience_s = patience_s
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._opened:
-            leaving = asyncio.create_task(self._close_when_client_leaves(receive))
+            leaving = spawn("client-leaves", self._close_when_client_leaves(receive))
             try:
-                result = await self._send_all(send)
+                result = await self._send_all(scope, send)
             finally:
                 leaving.cancel()
             if result == "broken" and leaving.done() and not leaving.cancelled():
@@ -59,7 +63,7 @@ class Relay(Response):
                 log.warning("download broke off", element=str(self._upstream.url.origin()))
             self._metrics.ended.labels("download", result).inc()
 
-    async def _send_all(self, send: Send) -> str:
+    async def _send_all(self, scope: Scope, send: Send) -> str:
         """Without its last message the answer is not complete, and the server closes the connection."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         left = self._length
@@ -67,14 +71,16 @@ class Relay(Response):
             await send({"type": "http.response.body", "body": b""})
             return "ok"
         try:
-            async for chunk in self._upstream.content.iter_any():
-                left -= len(chunk)
-                if left < 0:
-                    return "broken"
-                async with asyncio.timeout(self._patience_s):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
-                self._metrics.sent.inc(len(chunk))
-        except (aiohttp.ClientError, OSError):  # broken off, reset, closed below, or one of the two too slow
+            with BodySender(scope, send, self._limits) as sender:
+                async for chunk in self._upstream.content.iter_any():
+                    left -= len(chunk)
+                    if left < 0:
+                        return "broken"
+                    await sender.send(chunk, more=left > 0)
+                    self._metrics.sent.inc(len(chunk))
+        except TooSlow:
+            return "slow"
+        except (aiohttp.ClientError, OSError):  # broken off, reset, closed below, or the element is silent
             return "broken"
         return "ok" if left == 0 else "broken"
 

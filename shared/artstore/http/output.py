@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +15,8 @@ from artstore.logs import get_logger
 
 log = get_logger("artstore.http")
 
+EXTENSION = "artstore.output"
+"""Key in the scope's extensions."""
 STALL_S = 30.0
 MIN_TAKEN_BYTES = 16 << 10
 """Of an answer a client must take so much, or all of it, in each STALL_S."""
@@ -19,7 +25,7 @@ MIN_TAKEN_BYTES = 16 << 10
 class Output:
     """The transport as an exchange uses it: `close` is the connection's own decision."""
 
-    __slots__ = ("_loop", "_timer", "_transport", "_written_bytes", "close", "is_closing")
+    __slots__ = ("_loop", "_timer", "_transport", "_written_bytes", "close", "is_closing", "paced")
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
@@ -27,6 +33,8 @@ class Output:
         self._transport, self._loop, self.close = transport, loop, close
         self.is_closing = transport.is_closing
         self._written_bytes = 0
+        self.paced = False
+        """A body is being sent whose sender measures the client itself, more closely (`artstore.sending`)."""
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:
@@ -47,6 +55,21 @@ class Output:
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         self.write(f"HTTP/1.1 {error.status} {error.title}\r\n{lines}\r\n".encode() + body)
 
+    def pending_bytes(self) -> int:
+        """Written, and not acknowledged by the client's side: in the transport, and in the kernel's send queue."""
+        return self._transport.get_write_buffer_size() + _unacknowledged(self._transport.get_extra_info("socket"))
+
+    def wait_for_empty(self, wanted: bool) -> None:
+        """Whether a send waits until the transport holds nothing, or only until it holds little as usual."""
+        if wanted:
+            self._transport.set_write_buffer_limits(high=0)
+        else:
+            self._transport.set_write_buffer_limits()
+
+    def abort(self) -> None:
+        """Ends the connection at once. `close` would go on waiting for the client."""
+        self._transport.abort()
+
     def watch(self) -> None:
         """Ends the connection unless its client takes what is written. uvicorn and `close` wait for that without limit."""
         left = self._transport.get_write_buffer_size()
@@ -61,8 +84,19 @@ class Output:
     def _check(self, taken_before: int) -> None:
         self._timer = None
         left = self._transport.get_write_buffer_size()
-        if left and self._written_bytes - left - taken_before < MIN_TAKEN_BYTES:
+        if left and not self.paced and self._written_bytes - left - taken_before < MIN_TAKEN_BYTES:
             log.warning("answer not taken", left_bytes=left)
             self._transport.abort()
         else:
             self.watch()
+
+
+def _unacknowledged(sock: Any) -> int:
+    """Bytes in the kernel's send queue (Linux: SIOCOUTQ); 0 where it cannot be asked."""
+    if sock is None or not sys.platform.startswith("linux"):
+        return 0
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
+    except OSError:
+        return 0  # closed meanwhile
+    return int(struct.unpack("i", answer)[0])

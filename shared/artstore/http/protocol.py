@@ -16,7 +16,7 @@ from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, Malformed, Unavailable
 from artstore.http.connections import Connections
 from artstore.http.exchange import Exchange
-from artstore.http.output import Output
+from artstore.http.output import EXTENSION, Output
 from artstore.http.reader import Head, RequestReader
 from artstore.limits.addresses import as_caller, find_client
 from artstore.limits.gate import PRINCIPAL
@@ -162,6 +162,7 @@ class Connection(HttpToolsProtocol):
             "query_string": head.query,
             "headers": head.fields,
             "state": self.app_state.copy(),
+            "extensions": {EXTENSION: self._output},  # type: ignore[dict-item]
         }
         self.cycle = Exchange(
             scope=self.scope,

@@ -27,7 +27,7 @@ from ..store.put import PutOrder, put
 from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
 from .receiving import body_of, expected_digests
-from .sending import FileResponse
+from .sending import FileResponse, send_limits
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -43,7 +43,7 @@ async def put_file(request: Request) -> Response:
         new = msgspec.structs.replace(new, content_type=canonical_type(new.content_type))
         saga_id = check_file_id(_required(request, SAGA_HEADER))
         order = PutOrder(file_id, new, saga_id, expected_digests(request))
-        result = await put(context.store, order, body_of(request, context.patience))
+        result = await put(context.store, order, body_of(request, context.limits))
     return _record(result.attributes, 201 if result.created else 200)
 
 
@@ -80,7 +80,7 @@ async def put_content(request: Request) -> Response:
             canonical_type(stated) if (stated := request.headers.get("content-type")) else None,
             expected_digests(request),
         )
-        attributes = await rewrite(context.store, order, body_of(request, context.patience))
+        attributes = await rewrite(context.store, order, body_of(request, context.limits))
         await context.telling.tell(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
@@ -123,7 +123,7 @@ async def get_content(request: Request) -> Response:
         if part is not None:
             headers["content-range"] = f"bytes {first}-{last}/{attributes.size_bytes}"
     status = 200 if part is None else 206
-    return FileResponse(opened, status, headers, first, last + 1, context.patience.idle_timeout_s)
+    return FileResponse(opened, status, headers, first, last + 1, send_limits(request, context.limits.rate))
 
 
 async def get_files(request: Request) -> Response:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from artstore.auth.access import principal_of
+from artstore.contracts.tokens import Role
 from artstore.errors import Malformed
-from artstore.receiving import Pace, next_chunk, stated_length
+from artstore.receiving import RateLimits, next_chunk, stated_length
 
 from ..store.body import Body, Expected
 
@@ -20,17 +22,15 @@ _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """`min_rate_bytes_per_s` counts only the time spent waiting for the sender, not the disk's."""
-
-    idle_timeout_s: float
-    min_rate_bytes_per_s: int
+class BodyLimits:
     max_file_bytes: int
+    rate: RateLimits
 
 
-def body_of(request: Request, patience: Patience) -> Body:
+def body_of(request: Request, limits: BodyLimits) -> Body:
     """Raises TooLarge and Malformed; nothing is read yet, so nothing was taken from a refused sender."""
-    return Body(_chunks(request, patience), stated_bytes=stated_length(request), max_bytes=patience.max_file_bytes)
+    rate = limits.rate.relayed() if principal_of(request).role is Role.SERVICE else limits.rate
+    return Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limits.max_file_bytes)
 
 
 def expected_digests(request: Request) -> Expected:
@@ -45,11 +45,11 @@ def expected_digests(request: Request) -> Expected:
     )
 
 
-async def _chunks(request: Request, patience: Patience) -> AsyncIterator[bytes]:
-    pace, now_s = Pace(patience.min_rate_bytes_per_s), asyncio.get_running_loop().time
+async def _chunks(request: Request, rate: RateLimits) -> AsyncIterator[bytes]:
+    pace, now_s = rate.pace(), asyncio.get_running_loop().time
     more = True
     while more:
-        chunk, more = await next_chunk(request.receive, pace, patience.idle_timeout_s, now_s)
+        chunk, more = await next_chunk(request.receive, rate, pace, now_s)
         yield chunk
 
 

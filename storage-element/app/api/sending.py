@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from artstore.auth.access import principal_of
+from artstore.contracts.tokens import Role
 from artstore.errors import TooSlow
+from artstore.logs import get_logger
+from artstore.receiving import RateLimits
+from artstore.sending import BodySender
 
 from ..store.get import Opened
 
+log = get_logger("element.sending")
+
 PIECE_BYTES = 1 << 20
+SLOW_PIECE_BYTES = 64 << 10
+"""For a client that keeps us waiting: a piece stays in memory until it is taken."""
+RELAY_STALL_S = 3600.0
+"""A module that passes bytes on keeps its own client to the minimum rate. Its buffers may hold minutes of a slow download; one
+that takes nothing for so long has lost its client or hangs."""
+
+
+def send_limits(request: Request, limits: RateLimits) -> RateLimits:
+    """How slowly this caller may read."""
+    return RateLimits(RELAY_STALL_S, 0) if principal_of(request).role is Role.SERVICE else limits
 
 
 class FileResponse(Response):
-    """Closes `opened` in any case. A client that takes nothing for `idle_timeout_s` is cut off."""
+    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is cut off."""
 
     def __init__(
-        self, opened: Opened, status: int, headers: Mapping[str, str], first: int, end: int, idle_timeout_s: float
+        self, opened: Opened, status: int, headers: Mapping[str, str], first: int, end: int, limits: RateLimits
     ) -> None:
         super().__init__(status_code=status, headers=headers)
         del self.headers["content-length"]
         self.headers["content-length"] = str(end - first)
-        self._opened, self._first, self._end, self._idle_timeout_s = opened, first, end, idle_timeout_s
+        self._opened, self._first, self._end, self._limits = opened, first, end, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             # Read before the head is sent: a file that the disk cannot read is answered with an error, not cut off.
             piece = await self._opened.read(self._first, min(PIECE_BYTES, self._end - self._first))
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_body(send, piece)
+            with BodySender(scope, send, self._limits) as sender:
+                await self._send_body(sender, piece)
+        except TooSlow as error:
+            log.info("download cut off", reason=error.detail)
         finally:
             self._opened.close()
 
-    async def _send_body(self, send: Send, piece: bytes) -> None:
+    async def _send_body(self, sender: BodySender, piece: bytes) -> None:
         position = self._first
         while True:
             position += len(piece)
             if not piece and position < self._end:
                 raise OSError("the file is shorter than it was when it was opened")
-            try:
-                async with asyncio.timeout(self._idle_timeout_s):
-                    await send({"type": "http.response.body", "body": piece, "more_body": position < self._end})
-            except TimeoutError as error:
-                raise TooSlow("the answer is not taken") from error
+            await sender.send(piece, more=position < self._end)
             if position >= self._end:
                 return
-            piece = await self._opened.read(position, min(PIECE_BYTES, self._end - position))
+            most = SLOW_PIECE_BYTES if sender.waits else PIECE_BYTES
+            piece = await self._opened.read(position, min(most, self._end - position))

@@ -20,10 +20,11 @@ from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
 from artstore.peers import open_peers
+from artstore.receiving import RateLimits
 from artstore.redis import open_redis
 from artstore.service import Runtime
 
-from ..api.receiving import Patience
+from ..api.receiving import BodyLimits
 from ..capacity import Reserve
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element
@@ -66,7 +67,7 @@ class Context:
     serving: Serving
     telling: Telling
     files: FileMetrics
-    patience: Patience
+    limits: BodyLimits
     clock: Clock
     parts: Parts | None = None
 
@@ -108,8 +109,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry
             ),
             files=runtime.files,
-            patience=Patience(
-                settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s, settings.max_file_size_bytes
+            limits=BodyLimits(
+                settings.max_file_size_bytes,
+                RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
             ),
             clock=runtime.clock,
         )
