@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from artstore.clock import Clock
 from artstore.errors import ArtStoreError, StartRefused
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 from .element import ANNOUNCE_AGAIN_S, Announced, Element, require_own, start_identity
 from .serving import Serving
@@ -66,7 +67,7 @@ class Startup:
             await self._take_root()
         else:
             self._serving.waiting_for = "there is no root at STORAGE_ROOT: asking admin whether this element is new"
-        self._task = asyncio.create_task(self._go_on(open_store), name="start")
+        self._task = spawn("start", self._go_on(open_store))
 
     async def close(self) -> None:
         """Wherever it is. A recovery under way ends between two of its steps."""
@@ -79,7 +80,7 @@ class Startup:
         await self._opened.aclose()
 
     async def _go_on(self, open_store: Callable[[Paths, AsyncExitStack], Awaitable[None]]) -> None:
-        slow = asyncio.create_task(self._tell_when_slow(), name="slow start")
+        slow = spawn("slow start", self._tell_when_slow())
         try:
             await open_store(self._pinned or await self._wait_for_root(), self._opened)
         except StartStopped:
