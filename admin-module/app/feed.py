@@ -29,7 +29,7 @@ _PURGE = text(
         WHERE EXISTS (SELECT FROM old) RETURNING 1)
     SELECT count(*) FROM gone"""
 )
-_LOCK = 0x6172_7473_0005
+_LOCK = 0x6172_7473_0006
 
 
 async def purge_changes(database: Database, keep_s: float, now: datetime) -> int:
