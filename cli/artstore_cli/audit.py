@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -194,4 +196,7 @@ def _run(work: Callable[[], str]) -> None:
         print(work())
     except Refused as error:
         print(f"artstore: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
+        print(f"artstore: {error!r}; run the command again", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -50,7 +51,7 @@ class Admin:
             except ValueError:
                 detail = error.reason
             raise Refused(f"{method} {path}: {error.code}: {detail}") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise Refused(f"{self._url} cannot be reached: {error}") from error
 
 
