@@ -98,6 +98,8 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
         f"GRANT USAGE ON SCHEMA {schema} TO {everyone}",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
+        # It runs as the owner: a temporary table named `changes`, with a trigger, must not be found before the real one.
+        f"ALTER FUNCTION record_change() SET search_path = {schema}, pg_temp",
     ):
         await conn.execute(text(statement))
     for table in (await conn.execute(_TABLES)).scalars().all():

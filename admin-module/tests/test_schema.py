@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import json
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import httpx
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -11,10 +16,22 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.database_roles import ADMIN, ELEMENT, LOGINS, QUERY
 from artstore.catalog.tables import metadata
-from artstore.testing.services import PostgresServer
+from artstore.testing.services import PostgresServer, ValkeyServer, start_postgres, temporary_folder
 
 MODULE = Path(__file__).parent.parent
+ONE_FILE = """INSERT INTO files (file_id, revision, state, storage_element_id, attributes, filename, content_type, size_bytes,
+        owner, tags, metadata, created_at, updated_at, checked_at)
+    VALUES (gen_random_uuid(), 1, 'available', 'se-01', '{}', 'before.txt', 'text/plain', 0, 'x', '{}', '{}', now(), now(),
+        now())"""
+
+
+def upgrade(connection: Any, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MODULE / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
 async def test_the_migrations_make_the_tables_that_all_modules_share(admin: Any) -> None:
@@ -43,12 +60,6 @@ async def test_rows_of_before_are_searched_like_new_ones(postgres: PostgresServe
     engine = create_async_engine(postgres.url(await postgres.new_database()))
     decomposed = unicodedata.normalize("NFD", "Йод – отчёт")
 
-    def upgrade(connection: Any, revision: str) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MODULE / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
     async with engine.begin() as connection:
         await connection.run_sync(upgrade, "0003")
         await connection.execute(
@@ -69,3 +80,80 @@ async def test_rows_of_before_are_searched_like_new_ones(postgres: PostgresServe
     assert all(row.tags == [composed, "b", composed] for row in rows)
     assert all(row.metadata == {composed: composed} for row in rows)
     assert {row.content_type for row in rows} == {"text/plain", "text/plain; charset=UTF-8"}
+
+
+@pytest.mark.parametrize("with_roles", [False, True])
+async def test_a_cluster_from_before_the_roles_is_taken_over_without_manual_steps(
+    valkey: ValkeyServer, tmp_path: Path, start: Any, given_environment: Any, eventually: Any, with_roles: bool
+) -> None:
+    """One superuser `artstore` owns everything. Admin gets that login alone, as before, or also the roles to make."""
+    with temporary_folder("artstore-before-") as folder:
+        postgres = await asyncio.to_thread(start_postgres, folder)
+        try:
+            owner = await _make_cluster_of_before(postgres)
+            roles = tmp_path / "database-roles.json"
+            roles.write_text(json.dumps({name: name[-1] * 43 for name in LOGINS}))
+            roles.chmod(0o600)
+            own = owner.replace("//artstore@", "//artstore_admin@")
+            settings = {"DATABASE_OWNER_URL": owner, "DATABASE_ROLES_FILE": str(roles)} if with_roles else {}
+            url, process = start(given_environment(own if with_roles else owner, valkey.url(4), tmp_path, **settings))
+            async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+
+                async def ready() -> bool:
+                    try:
+                        return (await client.get("/health/ready")).status_code == 200
+                    except httpx.TransportError:
+                        return False
+
+                await eventually(ready)
+                login = {"client_id": "boss", "client_secret": "b" * 43}
+                assert (await client.post("/api/auth/token", json=login)).status_code == 200
+            for name in LOGINS if with_roles else ("artstore",):
+                connection = await asyncpg.connect(owner.replace("+asyncpg", "").replace("//artstore@", f"//{name}@"))
+                assert await connection.fetchval("SELECT filename FROM files") == "before.txt"
+                await connection.close()
+            process.terminate()
+            await asyncio.to_thread(process.wait, 30)
+        finally:
+            await asyncio.to_thread(postgres.discard)
+
+
+@pytest.mark.parametrize("login", [ADMIN, ELEMENT, QUERY])
+async def test_a_write_of_a_module_is_in_the_change_feed_and_nothing_of_it_runs_as_the_owner(
+    own_admin: Any, tmp_path: Path, login: str
+) -> None:
+    """Also where modules may make temporary tables, which a name without a schema would find first."""
+    roles = tmp_path / "database-roles.json"
+    roles.write_text(json.dumps({name: name[-1] * 43 for name in LOGINS}))
+    roles.chmod(0o600)
+    admin = await own_admin(DATABASE_ROLES_FILE=str(roles))
+    url = admin.database_url.replace("+asyncpg", "")
+    [database] = await admin.sql("SELECT quote_ident(current_database()) AS name")
+    await admin.sql(f"GRANT TEMPORARY ON DATABASE {database['name']} TO {login}")
+    connection = await asyncpg.connect(url.replace("//postgres@", f"//{login}@"))
+    await connection.execute(
+        "CREATE TEMPORARY TABLE changes (txid bigint, position bigint, change text, file_id uuid, revision integer)"
+    )
+    await connection.execute("GRANT ALL ON pg_temp.changes TO PUBLIC")
+    await connection.execute(ONE_FILE)
+    await connection.execute("UPDATE files SET revision = 2")
+    await connection.execute("DELETE FROM files")
+    found = await connection.fetchval("SELECT count(*) FROM pg_temp.changes")
+    await connection.close()
+    written = [row["change"] for row in await admin.sql("SELECT change FROM changes ORDER BY txid, position")]
+    assert (found, written) == (0, ["created", "updated", "deleted"])
+
+
+async def _make_cluster_of_before(postgres: PostgresServer) -> str:
+    """The owner's URL of a database at 0005 with a file in it."""
+    connection = await asyncpg.connect(host="127.0.0.1", port=postgres.port, user="postgres", database="postgres")
+    await connection.execute("CREATE ROLE artstore SUPERUSER LOGIN")
+    await connection.execute("CREATE DATABASE artstore OWNER artstore")
+    await connection.close()
+    owner = postgres.url("artstore").replace("//postgres@", "//artstore@")
+    engine = create_async_engine(owner)
+    async with engine.begin() as conn:
+        await conn.run_sync(upgrade, "0005")
+        await conn.execute(text(ONE_FILE))
+    await engine.dispose()
+    return owner
