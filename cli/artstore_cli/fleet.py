@@ -108,7 +108,8 @@ def _client(site: Site, client_id: str) -> dict[str, str]:
 
 
 def _caller(site: Site, client_id: str) -> dict[str, str]:
-    return {**_client(site, client_id), "DISCOVERY_FILE": site.known(f"{client_id}-elements.json")}
+    settings = {**_client(site, client_id), "DISCOVERY_FILE": site.known(f"{client_id}-elements.json")}
+    return {**settings, "QUERY_URL": site.url(QUERY_OFFSET)} if client_id == "ingester" else settings
 
 
 def _element(site: Site, element: Element) -> Service:

@@ -62,6 +62,22 @@ def test_a_multipart_upload_comes_back_byte_for_byte(client: httpx.Client, syste
     assert "filename*=UTF-8''" in got.headers["content-disposition"]
 
 
+def test_the_location_of_a_stored_file_leads_to_it(client: httpx.Client, system: System) -> None:
+    answer = client.post(
+        f"{system.url('ingester')}/api/files/upload", params={"filename": "a b.txt"}, content=b"x",
+        headers={"content-type": "text/plain"},
+    )  # fmt: skip
+    for path, content in (("", None), ("/content?disposition=attachment", b"x")):
+        at_ingester = f"{system.url('ingester')}{answer.headers['location']}{path}"
+        for method in ("GET", "HEAD"):
+            redirect = client.request(method, at_ingester)
+            assert (redirect.status_code, redirect.content) == (307, b"")
+            assert redirect.headers["location"] == f"{system.url('query')}{answer.headers['location']}{path}"
+        followed = client.get(redirect.headers["location"])
+        assert followed.status_code == 200
+        assert followed.content == content or followed.json() == answer.json()
+
+
 def test_a_raw_body_is_a_file_too(client: httpx.Client, system: System) -> None:
     answer = client.post(
         f"{system.url('ingester')}/api/files/upload",

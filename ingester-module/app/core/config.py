@@ -15,6 +15,8 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
 
     database_pool_size: Count = 10
     database_max_overflow: Annotated[int, Field(ge=0)] = 5
+    query_url: str | None = None
+    """Where clients reach query, or the gateway: who reads a file here is sent there."""
     discovery_file: Path | None = None
     """Where the last known registry of elements is kept, for a start while Redis and admin are away."""
     storage_elements: str | None = None

@@ -41,6 +41,7 @@ class Context:
     files: FileMetrics
     limits: BodyLimits
     clock: Clock
+    query_url: str | None
 
 
 @asynccontextmanager
@@ -71,4 +72,5 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 rate=RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
             ),
             clock=runtime.clock,
+            query_url=settings.query_url,
         )

@@ -79,6 +79,8 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
     Audience.INGESTER: {
         **PUBLIC,
         "POST /api/files/upload": P.FILES_WRITE,
+        "GET /api/files/{file_id}": P.FILES_READ,
+        "GET /api/files/{file_id}/content": P.FILES_READ,
         "PATCH /api/files/{file_id}": P.FILES_WRITE,
         "PUT /api/files/{file_id}/content": P.FILES_WRITE,
         "DELETE /api/files/{file_id}": P.FILES_DELETE,
