@@ -52,7 +52,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "idempotency_keys": {ADMIN: CHANGE, INGESTER: CHANGE},
     "outbox": {ADMIN: CHANGE, ELEMENT: "SELECT, INSERT, DELETE", QUERY: "INSERT"},
     "refused_roots": {ADMIN: CHANGE},
-    "registry": {ADMIN: CHANGE},
+    "registry": {ADMIN: CHANGE, ELEMENT: READ},
     "revocations": {ADMIN: CHANGE},
     "sagas": {ADMIN: CHANGE, ELEMENT: READ, INGESTER: READ},
     "signing_keys": {ADMIN: CHANGE},

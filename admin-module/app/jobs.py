@@ -16,6 +16,7 @@ from artstore.redis import listen
 from artstore.tasks import Tasks
 
 from .audit.heads import LOOK_EVERY_S
+from .elements.generations import CHECK_EVERY_S
 from .elements.presence import Presence
 from .feed import KEEP_CHANGES_S, purge_changes
 from .identity.bootstrap import make_first_accounts, read_first_accounts
@@ -60,6 +61,7 @@ def jobs(context: Context) -> list[Job]:
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
         Job("elements-away", min(AWAY_CHECK_EVERY_S, settings.element_away_after_s / 2), presence.look),
         Job("publish-registry", None, context.publisher.run),
+        Job("check-generation", CHECK_EVERY_S, context.generations.check),
         Job("resume-sagas", None, context.resume.run),
         Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
         Job("sweep-sagas", min(SWEEP_EVERY_S, settings.saga_lease_s), context.upkeep.sweep),
@@ -86,7 +88,7 @@ def start_jobs(context: Context, tasks: Tasks) -> None:
 
 
 async def _prepare(context: Context) -> None:
-    """Schema, audit chain, first accounts; again and again until PostgreSQL is there."""
+    """Schema, audit chain, generation, first accounts; again and again until PostgreSQL is there."""
     path = context.settings.bootstrap_accounts_file
     accounts = await asyncio.to_thread(read_first_accounts, path) if path else []
     while True:
@@ -94,6 +96,7 @@ async def _prepare(context: Context) -> None:
             await context.schema.migrate()
             async with context.database.begin() as conn:
                 await context.auditor.load(conn)
+            await context.generations.check()
             await make_first_accounts(
                 context.database, context.auditor, accounts, context.hasher, context.clock.now(), uuid7
             )

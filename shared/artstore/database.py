@@ -33,7 +33,7 @@ from artstore.service import Runtime
 
 log = get_logger("artstore.database")
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """The migration this code needs at least; revisions are numbers of four digits."""
 EDGE = "postgresql"
 PING_AFTER_IDLE_S = 1.0

@@ -1,7 +1,7 @@
 """The registry of elements as a subscriber holds it: from Redis, else from admin, else from the last one kept on disk.
 
-The snapshot is read at every (re)subscribe and polled as a safety net; an older version never replaces a newer one, whichever
-source it comes from. Where it is from and how old it is stand in `/health/ready` and in two metrics.
+The snapshot is read at every (re)subscribe and polled as a safety net; an older (generation, version) never replaces a newer
+one, whichever source it comes from. Where it is from and how old it is stand in `/health/ready` and in two metrics.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ log = get_logger("artstore.discovery")
 POLL_EVERY_S = 2.0
 """With the two seconds a dead Redis may take to show itself, what was missed is made good within five."""
 ADMIN_TIMEOUT_S = 2.0
+ANY_REPLACES = (-1, -1)
+"""The order of a registry that no running source has confirmed."""
 SOURCES = ("redis", "admin", "file", "settings", "none")
 
 
@@ -40,6 +42,7 @@ class _Listed(msgspec.Struct, frozen=True):
     version: int
     published_at: str
     next_cursor: str | None = None
+    generation: int = 0
 
 
 class Discovery:
@@ -59,6 +62,7 @@ class Discovery:
         self._runtime, self._redis, self._admin, self._taken = runtime, redis, admin, taken
         self._kept = KeptRegistry(kept, runtime.clock) if kept is not None else None
         self._snapshot: Snapshot | None = None
+        self._order = ANY_REPLACES
         self._confirmed_s = -math.inf
         self.source = "none"
         self._take_fallback(configured)
@@ -69,6 +73,11 @@ class Discovery:
     @property
     def elements(self) -> list[Element]:
         return self._snapshot.elements if self._snapshot else []
+
+    @property
+    def catalog_complete(self) -> bool:
+        """Whether every known element has its files in the catalog. False while no registry is known."""
+        return self._snapshot is not None and self._snapshot.catalog_complete
 
     @property
     def age_s(self) -> float:
@@ -133,13 +142,20 @@ class Discovery:
         if listed.next_cursor is not None:
             log.error("admin lists more elements than one page", elements=len(listed.items))
         await self._take(
-            Snapshot(version=listed.version, published_at=listed.published_at, elements=listed.items), "admin"
+            Snapshot(
+                version=listed.version,
+                published_at=listed.published_at,
+                elements=listed.items,
+                generation=listed.generation,
+            ),
+            "admin",
         )
 
     async def _take(self, snapshot: Snapshot, source: str) -> bool:
         """False for one that is older than what is held."""
-        if self._snapshot is not None and snapshot.version < self._snapshot.version:
+        if snapshot.order < self._order:
             return False
+        self._order = snapshot.order
         for element in snapshot.elements:
             self._runtime.files.space_used.labels(element.id).set(element.capacity.used_bytes)
         if source != self.source:
@@ -152,11 +168,11 @@ class Discovery:
         return True
 
     def _take_fallback(self, configured: str | None) -> None:
-        """The last registry kept, else the one configured: a list of elements as JSON. Version 0: anything replaces it."""
+        """The last registry kept, else the one configured: a list of elements as JSON. Anything newer heard replaces it."""
         kept = self._kept.load() if self._kept is not None else None
         if kept is not None:
             snapshot, age_s = kept
-            self._snapshot, self.source = msgspec.structs.replace(snapshot, version=0), "file"
+            self._snapshot, self.source = snapshot, "file"
             self._confirmed_s = self._runtime.clock.monotonic_s() - age_s
         elif configured:
             try:

@@ -40,7 +40,8 @@ class KeptRegistry:
     def keep(self, snapshot: Snapshot) -> None:
         """Blocks. A crash in it leaves the file as it was."""
         now_s = self._clock.monotonic_s()
-        changed = self._kept is None or self._kept.elements != snapshot.elements
+        kept = self._kept
+        changed = kept is None or (kept.generation, kept.elements) != (snapshot.generation, snapshot.elements)
         if not changed and now_s - self._touched_s < TOUCH_EVERY_S:
             return
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -100,6 +101,7 @@ async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Curso
             "items": shown,
             "next_cursor": following,
             "version": snapshot.version,
+            "generation": snapshot.generation,
             "published_at": snapshot.published_at,
         }
     )
@@ -153,6 +155,9 @@ async def report(request: Request, element_id: str) -> Response:
     serving = await context.commands.find_serving(announced)
     async with context.database.begin() as conn:
         reported = await reports.report(conn, announced, serving)
+        state = None
+        if reported.element is not None:
+            state = await context.generations.take_report(conn, announced)
         if reported.element is not None and reported.element.status == registry.ONLINE:
             await wake(conn, element_id)
         if reported.refused_anew and reported.refusal is not None:
@@ -174,7 +179,7 @@ async def report(request: Request, element_id: str) -> Response:
         element = reported.element
         log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
     context.resume.kick()
-    return JsonResponse(reported.element)
+    return JsonResponse({**msgspec.to_builtins(reported.element), "registry": state})
 
 
 async def accept_root(request: Request, element_id: str) -> Response:

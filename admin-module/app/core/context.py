@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ..audit.heads import Heads
 from ..audit.seals import Seals
 from ..audit.verify import Verification
 from ..elements.commands import Commands
+from ..elements.generations import Generations
 from ..elements.publish import Publisher
 from ..identity.issue import Issuer
 from ..identity.keyring import Keyring
@@ -34,6 +36,7 @@ from ..identity.rotation import Schedule
 from ..identity.secrets import SecretHasher
 from ..jobs import start_jobs
 from ..sagas.change import QueuedChanges
+from ..sagas.keep import Keeper
 from ..sagas.resume import Resume
 from ..sagas.upkeep import Upkeep
 from ..sagas.upload import UploadSagas
@@ -63,6 +66,7 @@ class Context:
     issuer: Issuer
     verifier: TokenVerifier
     publisher: Publisher
+    generations: Generations
     commands: Commands
     uploads: UploadSagas
     resume: Resume
@@ -88,12 +92,23 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
 
         own_token = OwnToken(issuer, clock)
         peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))
-        publisher = Publisher(database, redis, peers.retain)
+        registry_changed = asyncio.Event()
+        generations = Generations(database, auditor, runtime.registry, registry_changed.set)
+        publisher = Publisher(database, redis, generations, registry_changed, peers.retain)
         call_timeout_s = settings.element_call_timeout_s
         changes = QueuedChanges(
             database, auditor, runtime.registry, mode_changed=publisher.kick, call_timeout_s=call_timeout_s
         )
-        resume = Resume(database, peers, changes, runtime.registry, call_timeout_s=call_timeout_s)
+        resume = Resume(
+            database,
+            peers,
+            generations,
+            changes,
+            Keeper(database, auditor, call_timeout_s),
+            runtime.registry,
+            lease_s=settings.saga_lease_s,
+            call_timeout_s=call_timeout_s,
+        )
         checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
         heads = Heads(database, redis, auditor, runtime.registry)
         seals = Seals(database, auditor, clock)
@@ -117,12 +132,13 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             issuer=issuer,
             verifier=TokenVerifier(keyring, Audience.ADMIN, clock),
             publisher=publisher,
+            generations=generations,
             commands=Commands(database, peers, auditor, call_timeout_s),
             uploads=UploadSagas(
                 database, runtime.clock, settings.saga_lease_s, settings.saga_keep_finished_s, resume.kick
             ),
             resume=resume,
-            upkeep=Upkeep(database, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
+            upkeep=Upkeep(database, generations, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
             outbox=Outbox(runtime, database, redis),
         )
         start_jobs(context, runtime.tasks)

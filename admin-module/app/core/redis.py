@@ -5,33 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import msgspec
 from redis.asyncio import Redis
 
-from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY
+from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Snapshot
 from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 
 CHECKPOINT_KEY = "artstore:audit:checkpoint"
 HEADS_KEY = "artstore:audit:heads:{}"
 
 _PUBLISH = """
+local generation, version = tonumber(ARGV[2]), tonumber(ARGV[3])
 local kept = redis.call('GET', KEYS[1])
 if kept then
     local ok, was = pcall(cjson.decode, kept)
-    if ok and type(was) == 'table' and type(was.version) == 'number' and was.version >= tonumber(ARGV[2]) then
-        return 0
+    if ok and type(was) == 'table' and type(was.version) == 'number' then
+        local before = type(was.generation) == 'number' and was.generation or 0
+        if before > generation or (before == generation and was.version >= version) then
+            return {0, before, was.version}
+        end
     end
 end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('PUBLISH', ARGV[3], ARGV[1])
-return 1
+redis.call('PUBLISH', ARGV[4], ARGV[1])
+return {1, generation, version}
 """
 """Atomic, so that of two admins the one with the older registry does not overwrite the newer."""
 
 
-async def publish_if_newer(redis: Redis, version: int, snapshot: bytes) -> bool:
-    """Whether Redis had an older registry or none, and now has this one and has told the channel. Raises RedisError."""
-    done = cast(Any, redis.eval(_PUBLISH, 1, SNAPSHOT_KEY, snapshot, str(version), CONFIG_CHANNEL))
-    return bool(await done)
+async def publish_if_newer(redis: Redis, snapshot: Snapshot) -> tuple[bool, tuple[int, int]]:
+    """Whether Redis had an older registry or none, and now has this one and has told the channel; and the (generation,
+    version) that Redis has now. Raises RedisError."""
+    encoded, order = msgspec.json.encode(snapshot), [str(number) for number in snapshot.order]
+    done, generation, version = await cast(Any, redis.eval(_PUBLISH, 1, SNAPSHOT_KEY, encoded, *order, CONFIG_CHANNEL))
+    return bool(done), (int(generation), int(version))
 
 
 async def keep_jwks(redis: Redis, signed_jwks: bytes) -> None:

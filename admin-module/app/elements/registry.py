@@ -25,19 +25,19 @@ ORDER = tuple(Mode)
 ONLINE = "online"
 
 COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
-    read_only_reason, root_id, incarnation, away_reason"""
+    read_only_reason, root_id, incarnation, away_reason, generation"""
 REFUSED = """(SELECT to_jsonb(refused) FROM refused_roots AS refused
     WHERE refused.element_id = storage_elements.element_id) AS refused"""
 """The last report that was refused, for statements that show an element."""
 _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
 _LOCK = text("SELECT version FROM registry FOR UPDATE")
-_VERSION = text("SELECT version, now() AS moment FROM registry")
+_VERSION = text("SELECT version, generation, now() AS moment FROM registry")
 _ALL = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements ORDER BY priority, element_id")
 _ONE = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements WHERE element_id = :element_id")
 _REGISTER = text(
     f"""INSERT INTO storage_elements ({COLUMNS}, priority_pinned)
     VALUES (:element_id, :url, :mode, 'unknown', '', CAST(:capacity AS jsonb), :priority, 'away', now(), now(), NULL,
-            '', 0, 'it has not reported yet', true)
+            '', 0, 'it has not reported yet', (SELECT generation FROM registry), true)
     ON CONFLICT (element_id) DO NOTHING RETURNING {COLUMNS}, {REFUSED}"""
 )
 _CHANGE = text(
@@ -128,7 +128,12 @@ async def load_snapshot(conn: AsyncConnection) -> Snapshot:
     version = (await conn.execute(_VERSION)).one()
     rows = await conn.execute(_ALL)
     elements = [element_of(row) for row in rows.mappings()]
-    return Snapshot(version=version.version, published_at=rfc3339(version.moment), elements=elements)
+    return Snapshot(
+        version=version.version,
+        published_at=rfc3339(version.moment),
+        elements=elements,
+        generation=version.generation,
+    )
 
 
 def check_element(element_id: str, url: str) -> None:
@@ -175,4 +180,5 @@ def element_of(row: Mapping[str, Any] | Any) -> Element:
         root_id=row["root_id"],
         incarnation=row["incarnation"],
         refused=None if row["refused"] is None else msgspec.convert(row["refused"], RefusedRoot),
+        generation=row["generation"],
     )

@@ -30,7 +30,7 @@ _SERVING = text("SELECT url, incarnation, root_id FROM storage_elements WHERE el
 _REPORT = text(
     f"""INSERT INTO storage_elements ({COLUMNS}, instance, priority_pinned)
     VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, :status, now(), now(),
-            :read_only_reason, :root_id, :incarnation, :away_reason, :instance, false)
+            :read_only_reason, :root_id, :incarnation, :away_reason, 0, :instance, false)
     ON CONFLICT (element_id) DO UPDATE SET
         url = excluded.url, mode = excluded.mode, backend = excluded.backend, version = excluded.version,
         capacity = CASE WHEN excluded.status = 'away' THEN storage_elements.capacity ELSE excluded.capacity END,

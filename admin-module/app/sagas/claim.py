@@ -2,7 +2,8 @@
 
 A queued change is claimed only when none of the same file (of the same element, for a mode) was queued before it and is not
 done: so changes keep their order and never two of one file run at once. Nothing is claimed for an element whose breaker is
-open here: it stays due, and goes on the moment the breaker has healed.
+open here: it stays due, and goes on the moment the breaker has healed. No lease expires before its element has reconciled
+with this catalog (docs/decisions/0008), and a saga from before the catalog's generation stays `begun` when claimed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 
+from ..elements.generations import Current
 from .saga import SagaEvent, SagaState, accepting
 
 CLAIM_AT_ONCE = 64
@@ -29,22 +31,27 @@ STARTS_FOR_S = 10.0
 """An element reports before it listens: one that has just reported and does not answer is asked again after the first wait."""
 MAX_ERROR_CHARS = 300
 
+_OLD = """(begun_at < :generation_started_at
+    OR sagas.saga_id < CAST(:first_saga_id AS uuid) AND substr(sagas.saga_id::text, 15, 1) = '7')"""
 _CLAIM = text(
-    """WITH due AS (
+    f"""WITH due AS (
         SELECT saga_id FROM sagas AS own
-        WHERE due_at <= now() AND storage_element_id <> ALL(CAST(:resting AS text[])) AND (state <> 'queued' OR (
-            NOT EXISTS (SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
+        WHERE due_at <= now() AND storage_element_id <> ALL(CAST(:resting AS text[]))
+        AND (state <> 'begun' OR storage_element_id = ANY(CAST(:reconciled AS text[])))
+        AND (state <> 'queued' OR (NOT EXISTS (
+                SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
                 AND older.file_id = own.file_id)
             AND (own.file_id IS NOT NULL OR NOT EXISTS (
                 SELECT FROM sagas AS older WHERE older.state = 'queued' AND older.begun_at < own.begun_at
                 AND older.file_id IS NULL AND older.storage_element_id = own.storage_element_id))))
         ORDER BY due_at LIMIT :claims FOR UPDATE OF own SKIP LOCKED)
     UPDATE sagas SET
-        state = CASE WHEN state = ANY(CAST(:expiring AS text[])) THEN 'compensating' ELSE state END,
-        reason = CASE WHEN state = ANY(CAST(:expiring AS text[])) THEN 'lease_expired' ELSE reason END,
+        state = CASE WHEN state = ANY(CAST(:expiring AS text[])) AND NOT {_OLD} THEN 'compensating' ELSE state END,
+        reason = CASE WHEN state = ANY(CAST(:expiring AS text[])) AND NOT {_OLD} THEN 'lease_expired' ELSE reason END,
         attempts = attempts + 1, updated_at = now(), due_at = now() + make_interval(secs => :claim_s)
     FROM due WHERE sagas.saga_id = due.saga_id
-    RETURNING sagas.saga_id::text, kind, state, file_id::text, storage_element_id, abandoned, owner, wanted, attempts"""
+    RETURNING sagas.saga_id::text, kind, state, file_id::text, storage_element_id, abandoned, owner, wanted, attempts,
+        {_OLD} AS old"""
 )
 _URLS = text(
     "SELECT element_id, url FROM storage_elements WHERE element_id = ANY(CAST(:element_ids AS text[])) AND status = 'online'"
@@ -87,16 +94,32 @@ class Claimed:
     owner: str
     wanted: dict[str, Any]
     attempts: int
+    generation: int
+    """Of the catalog that it was claimed in."""
+    old: bool
+    """It began before the catalog's generation: what became of it may be missing in the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What may be claimed now. `resting`: elements that a call would not reach. `reconciled`: see docs/decisions/0008."""
+
+    current: Current
+    reconciled: Sequence[str]
+    resting: Sequence[str]
 
 
 async def claim_due(
-    conn: AsyncConnection, resting: Sequence[str], call_timeout_s: float
+    conn: AsyncConnection, claims: Claims, call_timeout_s: float
 ) -> tuple[list[Claimed], dict[str, str]]:
     """What is due, and the URLs of the elements concerned that are not away."""
     values = {
         "claims": CLAIM_AT_ONCE,
         "expiring": accepting(SagaEvent.LEASE_EXPIRED, SagaState.COMPENSATING),
-        "resting": list(resting),
+        "resting": list(claims.resting),
+        "reconciled": list(claims.reconciled),
+        "generation_started_at": claims.current.started_at,
+        "first_saga_id": claims.current.first_saga_id,
         "claim_s": CALLS_OF_A_CLAIM * call_timeout_s,
     }
     claimed = [
@@ -110,6 +133,8 @@ async def claim_due(
             row.owner,
             row.wanted or {},
             row.attempts,
+            claims.current.generation,
+            row.old,
         )
         for row in await conn.execute(_CLAIM, values)
     ]

@@ -6,7 +6,7 @@ A crash between the claim and the end only means that it is done again when the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -14,13 +14,16 @@ from artstore import points
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Unavailable
 from artstore.logs import get_logger
-from artstore.peers import Peers
+from artstore.peers import Peer, Peers
 from artstore.tracing import span
 
+from ..elements.generations import Generations
 from .change import QueuedChanges
-from .claim import Claimed, ClaimLost, claim_due, note_failure
+from .claim import Claimed, ClaimLost, Claims, claim_due, note_failure
+from .keep import CONFIRMED, RESTORED, Keeper
+from .leases import attend
 from .saga import SagaState
-from .undo import undo
+from .undo import HeldAsConfirmed, undo
 
 log = get_logger("admin.sagas")
 
@@ -35,17 +38,22 @@ class Resume:
         self,
         database: Database,
         peers: Peers,
+        generations: Generations,
         changes: QueuedChanges,
+        keeper: Keeper,
         registry: CollectorRegistry,
         *,
+        lease_s: float,
         call_timeout_s: float,
     ) -> None:
-        self._database, self._peers, self._changes, self._call_timeout_s = database, peers, changes, call_timeout_s
+        self._database, self._peers, self._generations = database, peers, generations
+        self._changes, self._keeper = changes, keeper
+        self._lease_s, self._call_timeout_s = lease_s, call_timeout_s
         self._kicked = asyncio.Event()
         self._undone = Counter(
             "saga_compensations_total", "Compensations tried at elements", ["result"], registry=registry
         )
-        for result in ("ok", "failed"):
+        for result in ("ok", "failed", "kept"):
             self._undone.labels(result)  # from 0, so that the first one is an increase
 
     def kick(self) -> None:
@@ -67,7 +75,12 @@ class Resume:
         # 1. claim: durable, so that no commit can follow once an element is asked to remove a file
         resting = self._peers.refused()
         async with self._database.begin() as conn:
-            claimed, urls = await claim_due(conn, resting, self._call_timeout_s)
+            current = await self._generations.load(conn)
+            if current.is_other_database:
+                return []  # its new generation starts within a second, and nothing may be undone before
+            await attend(conn, self._lease_s)
+            reconciled = await self._generations.find_reconciled(conn, current)
+            claimed, urls = await claim_due(conn, Claims(current, reconciled, resting), self._call_timeout_s)
         if claimed:
             points.hit("admin.saga_claimed")
         # 2. ask the elements, outside any transaction, and close each saga as soon as its elements have answered
@@ -75,20 +88,22 @@ class Resume:
 
         async def resume(saga: Claimed) -> None:
             async with limit:
-                await self._try(saga, urls)
+                await self._try(saga, urls, reconciled)
 
         async with asyncio.TaskGroup() as group:
             for saga in claimed:
                 group.create_task(resume(saga))
         return claimed
 
-    async def _try(self, saga: Claimed, urls: Mapping[str, str]) -> None:
+    async def _try(self, saga: Claimed, urls: Mapping[str, str], reconciled: Collection[str]) -> None:
         try:
             with span("saga.resume", saga_id=saga.saga_id):
                 if saga.state is SagaState.QUEUED:
-                    await self._make(saga, urls)
+                    await self._changes.make(saga, self._peer_of(saga, urls))
+                elif saga.state is SagaState.BEGUN:
+                    await self._keeper.settle(saga, self._peer_of(saga, urls), RESTORED)
                 else:
-                    await self._undo(saga, urls)
+                    await self._undo(saga, {name: url for name, url in urls.items() if name in reconciled})
         except ClaimLost:
             log.warning("claim lost, another admin goes on", saga_id=saga.saga_id, attempts=saga.attempts)
         except ArtStoreError as error:
@@ -102,17 +117,31 @@ class Resume:
             )
             await note_failure(self._database, saga, error.detail)
 
-    async def _make(self, saga: Claimed, urls: Mapping[str, str]) -> None:
+    def _peer_of(self, saga: Claimed, urls: Mapping[str, str]) -> Peer:
+        """Raises Unavailable."""
         element_id = saga.storage_element_id
         if element_id not in urls:
             raise Unavailable(f"{element_id} is away", away=element_id)
-        await self._changes.make(saga, self._peers.to(element_id, urls[element_id]))
+        return self._peers.to(element_id, urls[element_id])
 
     async def _undo(self, saga: Claimed, urls: Mapping[str, str]) -> None:
         try:
             await undo(self._database, self._peers, saga, urls, self._call_timeout_s)
+        except HeldAsConfirmed as held:
+            await self._keep_confirmed(saga, urls, held)
+            return
         except ArtStoreError:
             self._undone.labels("failed").inc()
             raise
         self._undone.labels("ok").inc()
         log.info("saga undone", saga_id=saga.saga_id, file_id=saga.file_id, state=saga.state.value)
+
+    async def _keep_confirmed(self, saga: Claimed, urls: Mapping[str, str], held: HeldAsConfirmed) -> None:
+        """The element has seen this upload committed, and this catalog has not: of a saga of the catalog's own generation
+        that is evidence that the catalog went back."""
+        self._undone.labels("kept").inc()
+        if not saga.old:
+            reason = f"{held.element_id} holds a file as acknowledged whose upload is being undone"
+            await self._generations.start(reason, lambda now: now.generation == saga.generation)
+        if not await self._keeper.settle(saga, self._peer_of(saga, urls), CONFIRMED):
+            raise held  # it has gone since: asked again after a pause

@@ -33,6 +33,10 @@ class SagaEvent(enum.StrEnum):
     """Neither renewal nor commit came in time: the ingester is taken for dead."""
     FOUND = "found"
     """The catalog has a pending file of a saga that nobody holds: a put that came late, or a begin that was lost."""
+    RECALLED = "recalled"
+    """The catalog has a pending file of a saga that it does not know and that began before its generation."""
+    KEEP = "keep"
+    """The element holds the file, and the catalog cannot tell that the upload was never acknowledged."""
     UNDONE = "undone"
     """The element has answered that nothing of this saga is left."""
     QUEUE = "queue"
@@ -49,14 +53,19 @@ TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
     (None, SagaEvent.COMMIT): SagaState.COMMITTED,
     (None, SagaEvent.ABORT): SagaState.COMPENSATING,
     (None, SagaEvent.FOUND): SagaState.COMPENSATING,
+    # As begun: the element is asked whether it has the file.
+    (None, SagaEvent.RECALLED): SagaState.BEGUN,
     (SagaState.BEGUN, SagaEvent.BEGIN): SagaState.BEGUN,
     (SagaState.BEGUN, SagaEvent.COMMIT): SagaState.COMMITTED,
     (SagaState.BEGUN, SagaEvent.ABORT): SagaState.COMPENSATING,
     (SagaState.BEGUN, SagaEvent.LEASE_EXPIRED): SagaState.COMPENSATING,
+    (SagaState.BEGUN, SagaEvent.KEEP): SagaState.COMMITTED,
     (SagaState.COMMITTED, SagaEvent.BEGIN): SagaState.COMMITTED,
     (SagaState.COMMITTED, SagaEvent.COMMIT): SagaState.COMMITTED,
     (SagaState.COMPENSATING, SagaEvent.ABORT): SagaState.COMPENSATING,
     (SagaState.COMPENSATING, SagaEvent.UNDONE): SagaState.COMPENSATED,
+    # The element answered 409 `confirmed` to the compensation.
+    (SagaState.COMPENSATING, SagaEvent.KEEP): SagaState.COMMITTED,
     (SagaState.COMPENSATED, SagaEvent.ABORT): SagaState.COMPENSATED,
     (SagaState.COMPENSATED, SagaEvent.UNDONE): SagaState.COMPENSATED,
     (SagaState.COMPENSATED, SagaEvent.FOUND): SagaState.COMPENSATING,

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from artstore import points
 from artstore.catalog.write import forget
 from artstore.contracts.events import FileChanged
-from artstore.contracts.storage import SAGA_HEADER
+from artstore.contracts.storage import CONFIRMED_REASON, SAGA_HEADER
 from artstore.database import Database
-from artstore.errors import ArtStoreError, Unavailable
+from artstore.errors import ArtStoreError, Conflict, Unavailable
 from artstore.peers import Peers
 
 from .claim import Claimed
@@ -28,6 +28,14 @@ _CLOSE = text(
 )
 
 
+class HeldAsConfirmed(Conflict):
+    """The element does not hold the file as this saga's uncommitted one: it removes nothing on the catalog's word."""
+
+    def __init__(self, element_id: str, refusal: Conflict) -> None:
+        super().__init__(f"{element_id}: {refusal.detail}", **refusal.fields)
+        self.element_id = element_id
+
+
 def elements_to_ask(saga: Claimed) -> tuple[str, ...]:
     """Where something of the upload may lie, last tried first; of a committed one only what was given up for another."""
     used = () if saga.state is SagaState.COMMITTED else (saga.storage_element_id,)
@@ -35,11 +43,16 @@ def elements_to_ask(saga: Claimed) -> tuple[str, ...]:
 
 
 async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[str, str], call_timeout_s: float) -> None:
-    """Raises the last error of an element after all have been asked: one that is away does not hold up the others."""
+    """Raises the last error of an element after all have been asked: one that is away does not hold up the others.
+    HeldAsConfirmed when the element that holds the file keeps it. `urls`: of the elements that may be asked."""
     failed: ArtStoreError | None = None
     for element_id in elements_to_ask(saga):
         try:
             await _remove(peers, saga, element_id, urls, call_timeout_s)
+        except HeldAsConfirmed as error:
+            # Of an element that was left for another one it is only a leftover, which stays for a person.
+            if saga.state is SagaState.COMPENSATING and element_id == saga.storage_element_id:
+                failed = error
         except ArtStoreError as error:
             failed = error
     if failed is not None:
@@ -56,10 +69,15 @@ async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[st
 async def _remove(peers: Peers, saga: Claimed, element_id: str, urls: Mapping[str, str], call_timeout_s: float) -> None:
     """The element removes the file if this saga put it there; it answers the same when nothing is there."""
     if element_id not in urls:
-        raise Unavailable(f"{element_id} is away", away=element_id)
+        raise Unavailable(f"{element_id} is away, or has not reconciled with this catalog yet", away=element_id)
     peer = peers.to(element_id, urls[element_id])
     headers = {SAGA_HEADER: saga.saga_id}
-    await peer.call("DELETE", f"/api/files/{saga.file_id}", headers=headers, timeout_s=call_timeout_s)
+    try:
+        await peer.call("DELETE", f"/api/files/{saga.file_id}", headers=headers, timeout_s=call_timeout_s)
+    except Conflict as refusal:
+        if refusal.fields.get("reason") == CONFIRMED_REASON:
+            raise HeldAsConfirmed(element_id, refusal) from refusal
+        raise
 
 
 def _gone(saga: Claimed) -> Sequence[FileChanged]:

@@ -12,6 +12,7 @@ from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.logs import get_logger
 
+from ..elements.generations import Generations
 from ..purge import BOTH_CLOCKS, purge, purge_statement
 from .claim import CLAIM_AT_ONCE
 from .saga import SagaEvent, SagaState, accepting
@@ -21,10 +22,13 @@ log = get_logger("admin.sagas")
 FOUND_AFTER_LEASES = 2
 """A pending file is taken for lost when it is this many leases old and nobody holds its saga."""
 
+# A saga from before the catalog's generation may have been committed in the history that was lost: its element is asked.
 _FOUND = text(
     """INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
-    SELECT saga_id, 'upload', 'compensating', file_id, storage_element_id, owner, now(), 'found_pending' FROM files
+    SELECT saga_id, 'upload', CASE WHEN saga_id < CAST(:first_saga_id AS uuid) THEN 'begun' ELSE 'compensating' END,
+        file_id, storage_element_id, owner, now(), 'found_pending' FROM files
     WHERE state = 'pending' AND saga_id IS NOT NULL AND checked_at < now() - make_interval(secs => :older_s)
+        AND storage_element_id = ANY(CAST(:reconciled AS text[]))
     ORDER BY saga_id LIMIT :claims
     ON CONFLICT (saga_id) DO UPDATE SET state = 'compensating', due_at = now(), reason = excluded.reason,
         storage_element_id = excluded.storage_element_id, attempts = 0, updated_at = now()
@@ -43,9 +47,15 @@ class Upkeep:
     """`resume` is called when there is work for the resume task."""
 
     def __init__(
-        self, database: Database, registry: CollectorRegistry, *, lease_s: float, resume: Callable[[], None]
+        self,
+        database: Database,
+        generations: Generations,
+        registry: CollectorRegistry,
+        *,
+        lease_s: float,
+        resume: Callable[[], None],
     ) -> None:
-        self._database, self._lease_s, self._resume = database, lease_s, resume
+        self._database, self._generations, self._lease_s, self._resume = database, generations, lease_s, resume
         self._open = Gauge("sagas_open", "Sagas that are not finished", ["kind", "state"], registry=registry)
         self._oldest = Gauge(
             "saga_oldest_open_seconds",
@@ -68,12 +78,15 @@ class Upkeep:
 
     async def sweep(self) -> int:
         """Pending files whose saga is unknown or was undone before they came; returns how many were found."""
-        values = {
-            "older_s": self._lease_s * FOUND_AFTER_LEASES,
-            "claims": CLAIM_AT_ONCE,
-            "accepting": accepting(SagaEvent.FOUND, SagaState.COMPENSATING),
-        }
         async with self._database.begin() as conn:
+            current = await self._generations.load(conn)
+            values = {
+                "older_s": self._lease_s * FOUND_AFTER_LEASES,
+                "claims": CLAIM_AT_ONCE,
+                "accepting": accepting(SagaEvent.FOUND, SagaState.COMPENSATING),
+                "first_saga_id": current.first_saga_id,
+                "reconciled": await self._generations.find_reconciled(conn, current),
+            }
             found = len((await conn.execute(_FOUND, values)).all())
         if found:
             log.warning("pending files without a saga", found=found)

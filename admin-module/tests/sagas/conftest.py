@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from artstore.errors import ArtStoreError, NotFound, RevisionMismatch
+from artstore.contracts.storage import CONFIRMED_REASON
+from artstore.errors import ArtStoreError, Conflict, NotFound, RevisionMismatch
 
 REMOVED: list[tuple[str, str]] = []
 """(element, file) of every compensation, over all elements in order."""
@@ -26,6 +27,8 @@ class RemoteElement:
     status: int = 204
     removed: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    confirmed: set[str] = field(default_factory=set)
+    """Files that it keeps, whatever saga is to be undone."""
     changed: list[str] = field(default_factory=list)
     """"PATCH [1]" and the like, as they were made."""
     lose_answers: int = 0
@@ -37,6 +40,8 @@ class RemoteElement:
     async def delete(self, request: web.Request) -> web.Response:
         if "x-artstore-saga" not in request.headers:
             return await self._change(request)
+        if request.match_info["file_id"] in self.confirmed:
+            return refusal(Conflict("the element keeps this file", reason=CONFIRMED_REASON))
         if self.status == 204:
             self.removed.append((request.match_info["file_id"], request.headers["x-artstore-saga"]))
             REMOVED.append((self.element_id, request.match_info["file_id"]))

@@ -18,6 +18,8 @@ TABLE = {
     SagaEvent.ABORT: (U, U, NO, U, D, NO, NO),
     SagaEvent.LEASE_EXPIRED: (NO, U, NO, NO, NO, NO, NO),
     SagaEvent.FOUND: (U, NO, NO, NO, U, NO, NO),
+    SagaEvent.RECALLED: (B, NO, NO, NO, NO, NO, NO),
+    SagaEvent.KEEP: (NO, C, NO, C, NO, NO, NO),
     SagaEvent.UNDONE: (NO, NO, NO, D, D, NO, NO),
     SagaEvent.QUEUE: (Q, NO, C, NO, NO, Q, R),
     SagaEvent.DONE: (NO, NO, NO, NO, NO, C, NO),

@@ -71,7 +71,8 @@ async def test_a_committed_upload_is_in_the_catalog_and_announced(admin: Any, in
     one = saga()
     async with admin.redis.pubsub() as heard:
         await heard.subscribe(FILES_CHANNEL)
-        assert await ingester.begin(one) == [{"saga_id": one["saga_id"], "state": "begun", "problem": None}]
+        begun = {"saga_id": one["saga_id"], "state": "begun", "problem": None, "lease_s": 300.0}
+        assert await ingester.begin(one) == [begun]
         assert await state_of(admin, one) is None
         assert (await ingester.commit(commit_of(one)))[0]["state"] == "committed"
         assert await state_of(admin, one) == "available"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     DDL,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Identity,
@@ -87,6 +88,18 @@ sagas = Table(
 )
 """Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost, the ingester to see
 what is queued for a file."""
+
+registry = Table(
+    "registry",
+    metadata,
+    Column("single", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default=text("1")),
+    Column("generation_started_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("identity", Text, comment="of the database, as last seen; null: not yet"),
+    Column("attended_at", DateTime(timezone=True), comment="when an admin last looked after sagas"),
+)
+"""One row, admin's alone to write. Elements read it to learn that the catalog went back in time."""
 
 idempotency_keys = Table(
     "idempotency_keys",

@@ -46,6 +46,31 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     fill: Fill
 
 
+class CatalogMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """What an element remembers of the catalog, durably: how admin finds out that PostgreSQL went back in time."""
+
+    generation: int = 0
+    """The highest generation heard of."""
+    reconciled: int = 0
+    """The generation whose catalog was last brought in line with this element's disk."""
+    version: int = 0
+    """The registry's version in the last answer to a report; 0: none yet."""
+    version_generation: int = 0
+    """The generation that `version` belongs to."""
+    doubt: str = ""
+    """Why the catalog of `generation` cannot be the one this element knew; empty: no reason."""
+    empty: bool = False
+    """The element has no file, so there is nothing to reconcile."""
+
+
+class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the registry is, in the answer to a report."""
+
+    generation: int
+    generation_started_at: str
+    version: int
+
+
 class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an element says of itself at start and every ANNOUNCE_EVERY_S: the body of its announcement."""
 
@@ -59,6 +84,8 @@ class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the element was configured with; a priority set at admin goes before it."""
     read_only_reason: str | None = None
     """Set when the element has turned itself read-only, for instance after EIO."""
+    catalog: CatalogMemory | None = None
+    """None while the element's store is not open."""
     away_reason: str | None = None
     """Why the element serves nothing at the moment, for instance because its disk is not mounted."""
     mode_forced: bool = False
@@ -104,11 +131,23 @@ class Element(msgspec.Struct, frozen=True, kw_only=True):
     root_id: str | None = None
     incarnation: int = 0
     refused: RefusedRoot | None = None
+    generation: int = 0
+    """The generation of the catalog that holds all of the element's files."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The published registry. A subscriber ignores a version lower than the one it has."""
+    """The published registry. A subscriber ignores one whose (generation, version) is lower than what it has."""
 
     version: int
     published_at: str
     elements: list[Element]
+    generation: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.generation, self.version
+
+    @property
+    def catalog_complete(self) -> bool:
+        """False while an element has not reconciled with this generation, or none is known: lists may lack files."""
+        return bool(self.elements) and all(element.generation >= self.generation for element in self.elements)

@@ -16,6 +16,10 @@ from artstore.contracts.files import NewFile
 from artstore.errors import Malformed
 
 SAGA_HEADER = "x-artstore-saga"
+CONFIRMED_REASON = "confirmed"
+"""`reason` of the 409 to a compensation: the element holds the file as acknowledged, or not as one of this saga."""
+GIVEN_UP_REASON = "given_up"
+"""`reason` of the 409 to a put: its saga is being undone, so the client sends the file again as a new upload."""
 NEW_FILE_HEADER = "x-artstore-file"
 """NewFile as percent-encoded JSON: header values are ASCII."""
 

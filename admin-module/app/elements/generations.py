@@ -1,0 +1,177 @@
+"""Generations: notices that the catalog went back in time, and starts a new generation (docs/decisions/0008).
+
+A generation starts under the registry's row lock and only if the evidence still holds there, so that of two admins with the
+same evidence one starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from artstore.audit.event import Event
+from artstore.clock import first_uuid7, rfc3339
+from artstore.contracts.elements import CatalogMemory, ElementReport, RegistryState
+from artstore.database import Database
+from artstore.logs import get_logger
+
+from ..audit.chain import SERVICE, Auditor
+from .evidence import Known, find_contradiction
+from .lineage import Lineage, LineageQuery, is_same
+from .registry import lock_registry
+
+log = get_logger("admin.generations")
+
+CHECK_EVERY_S = 1.0
+OTHER_DATABASE = "the database is another one than before"
+MAX_TOLD = 32
+"""Versions kept for an element whose acknowledgements do not arrive; older ones are no evidence any more."""
+
+_COLUMNS = "version, generation, generation_started_at, identity"
+_REGISTRY = text(f"SELECT {_COLUMNS} FROM registry")
+_START = text(
+    f"""UPDATE registry SET generation = greatest(generation, :generation) + 1, version = greatest(version, :version) + 1,
+        generation_started_at = now(), identity = :identity
+    RETURNING {_COLUMNS}"""
+)
+_STORE_IDENTITY = text("UPDATE registry SET identity = :identity")
+_FOLLOWED = text("SELECT generation, told FROM storage_elements WHERE element_id = :element_id")
+_FOLLOW = text(
+    """UPDATE storage_elements SET generation = :generation, told = CAST(:told AS bigint[]), reported_to = :reported_to
+    WHERE element_id = :element_id"""
+)
+_RECONCILED = text(
+    """SELECT element_id FROM storage_elements, registry
+    WHERE storage_elements.generation >= registry.generation AND reported_to = :run"""
+)
+_BEHIND = text(
+    """SELECT registry.generation, count(element_id) AS behind FROM registry
+    LEFT JOIN storage_elements ON storage_elements.generation < registry.generation GROUP BY registry.generation"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The registry row, and which database and server process have answered."""
+
+    version: int
+    generation: int
+    started_at: datetime
+    identity: str | None
+    """As stored when this generation started; None in a registry that no admin has seen yet."""
+    live: Lineage
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.generation, self.version
+
+    @property
+    def is_other_database(self) -> bool:
+        return self.identity is not None and not is_same(self.identity, self.live.identity)
+
+    @property
+    def first_saga_id(self) -> str:
+        """Upload sagas with lower ids began before this generation."""
+        return str(first_uuid7(self.started_at.timestamp()))
+
+
+class Generations:
+    """One per process. `started` is called after a new generation is durable."""
+
+    def __init__(
+        self, database: Database, auditor: Auditor, registry: CollectorRegistry, started: Callable[[], None]
+    ) -> None:
+        self._database, self._auditor, self._started = database, auditor, started
+        self._lineage = LineageQuery()
+        self._generation = Gauge(
+            "catalog_generation", "1, and 1 more for each time the catalog went back in time", registry=registry
+        )
+        self._behind = Gauge(
+            "catalog_unreconciled_elements",
+            "Elements that have not reconciled: since the catalog went back or was lost, it may lack files of theirs",
+            registry=registry,
+        )
+
+    async def check(self) -> None:
+        """Compares the database's identity with the one stored in it, and counts. Raises Unavailable."""
+        async with self._database.begin() as conn:
+            current = await self.load(conn)
+            if current.identity is None:
+                await conn.execute(_STORE_IDENTITY, {"identity": current.live.identity})
+            counted = (await conn.execute(_BEHIND)).one()
+        self._generation.set(counted.generation)
+        self._behind.set(counted.behind)
+        if current.is_other_database:
+            await self.start(OTHER_DATABASE, lambda now: now.is_other_database)
+
+    async def start(self, reason: str, still: Callable[[Current], bool], seen: tuple[int, int] = (0, 0)) -> None:
+        """Starts a new generation, above `seen` (generation, version), if `still` holds under the lock. Raises Unavailable."""
+        async with self._database.begin() as conn:
+            await lock_registry(conn)
+            current = await self.load(conn)
+            wanted = still(current)
+            if wanted:
+                await self._start(conn, current, reason, seen)
+        if wanted:
+            self._started()
+
+    async def load(self, conn: AsyncConnection) -> Current:
+        row = (await conn.execute(_REGISTRY)).one()
+        return _current(row, await self._lineage.ask(conn))
+
+    async def find_reconciled(self, conn: AsyncConnection, current: Current) -> list[str]:
+        """Elements that agree with this database about the present generation, since this server process runs."""
+        return list((await conn.execute(_RECONCILED, {"run": current.live.run})).scalars())
+
+    async def take_report(self, conn: AsyncConnection, announced: ElementReport) -> RegistryState:
+        """In the transaction of the report, after it is noted: the registry is locked and its version has grown."""
+        current = await self.load(conn)
+        if announced.catalog is None and announced.away_reason is not None:
+            return _state(current)  # its store is not open: it cannot say what it remembers
+        memory = announced.catalog or CatalogMemory(empty=announced.capacity.files == 0)
+        followed = (await conn.execute(_FOLLOWED, {"element_id": announced.id})).one()
+        reason = find_contradiction(memory, Known(current.generation, current.version, followed.told))
+        if current.is_other_database:
+            reason = OTHER_DATABASE
+        if reason is not None:
+            seen = (max(memory.generation, memory.version_generation), memory.version)
+            current = await self._start(conn, current, f"{announced.id}: {reason}", seen)
+        told = [version for version in followed.told if version >= memory.version] + [current.version]
+        reconciled = followed.generation if announced.catalog is None else memory.reconciled
+        values = {
+            "element_id": announced.id,
+            "generation": current.generation if memory.empty else reconciled,
+            "told": told[-MAX_TOLD:],
+            "reported_to": current.live.run,
+        }
+        await conn.execute(_FOLLOW, values)
+        return _state(current)
+
+    async def _start(self, conn: AsyncConnection, before: Current, reason: str, seen: tuple[int, int]) -> Current:
+        """With the registry locked. A crash before the commit leaves the evidence, which starts it again."""
+        values = {"generation": seen[0], "version": seen[1], "identity": before.live.identity}
+        started = _current((await conn.execute(_START, values)).one(), before.live)
+        metadata = {
+            "generation": started.generation,
+            "version": started.version,
+            "before": {"generation": before.generation, "version": before.version},
+            "reason": reason,
+        }
+        await self._auditor.record(conn, Event("catalog:generation", SERVICE, "catalog", metadata=metadata))
+        log.warning("new generation of the catalog: elements reconcile", **metadata)
+        return started
+
+
+def _state(current: Current) -> RegistryState:
+    started_at = rfc3339(current.started_at)
+    return RegistryState(generation=current.generation, generation_started_at=started_at, version=current.version)
+
+
+def _current(row: Any, live: Lineage) -> Current:
+    return Current(row.version, row.generation, row.generation_started_at, row.identity, live)

@@ -1,0 +1,99 @@
+"""Keeping an upload that the catalog cannot judge: the element is asked for the file, and what it holds becomes available.
+
+For sagas that began before the catalog's generation (they may have been committed in the history that was lost), and for those
+whose file the element holds as acknowledged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+
+from artstore import points
+from artstore.audit.event import Event
+from artstore.catalog.write import Entry, note
+from artstore.contracts.files import Attributes, decode, encode
+from artstore.contracts.idempotency import uploaded
+from artstore.database import Database
+from artstore.errors import BadGateway, NotFound, Quarantined
+from artstore.logs import get_logger
+from artstore.peers import Peer
+
+from ..audit.chain import SERVICE, Auditor
+from .claim import Claimed
+from .keyed import keep_answers
+from .saga import TRANSITIONS, SagaEvent, SagaState
+
+log = get_logger("admin.sagas")
+
+RESTORED = "kept_after_restore"
+CONFIRMED = "kept_as_confirmed"
+
+_CLOSE = text(
+    """UPDATE sagas SET state = :after, reason = :reason, due_at = NULL, last_error = '', updated_at = now()
+    WHERE saga_id = CAST(:saga_id AS uuid) AND state = :state AND attempts = :attempts RETURNING saga_id"""
+)
+_EXPIRE = text(
+    """UPDATE sagas SET state = :after, reason = 'lease_expired', due_at = now(), updated_at = now()
+    WHERE saga_id = CAST(:saga_id AS uuid) AND state = :state AND attempts = :attempts RETURNING saga_id"""
+)
+
+
+class Keeper:
+    """One per process."""
+
+    def __init__(self, database: Database, auditor: Auditor, call_timeout_s: float) -> None:
+        self._database, self._auditor, self._call_timeout_s = database, auditor, call_timeout_s
+
+    async def settle(self, saga: Claimed, peer: Peer, reason: str) -> bool:
+        """Whether the file is there and kept. Raises what the element raises; then nothing has changed.
+
+        Without a file a saga that is still `begun` becomes `compensating`: first durably, so that no commit can follow once
+        the element is asked to take back what may still arrive.
+        """
+        attributes = await self._find(saga, peer)
+        points.hit("admin.kept_file_seen")
+        if attributes is not None:
+            await self._keep(saga, attributes, reason)
+        elif saga.state is SagaState.BEGUN:
+            values = _values(saga, SagaEvent.LEASE_EXPIRED)
+            async with self._database.begin() as conn:
+                await conn.execute(_EXPIRE, values)
+        return attributes is not None
+
+    async def _find(self, saga: Claimed, peer: Peer) -> Attributes | None:
+        try:
+            answer = await peer.call("GET", f"/api/files/{saga.file_id}", timeout_s=self._call_timeout_s)
+        except (NotFound, Quarantined):
+            return None
+        try:
+            return decode(answer.body)
+        except ValueError as error:
+            raise BadGateway(f"{peer.name}'s attributes cannot be read: {error}") from error
+
+    async def _keep(self, saga: Claimed, attributes: Attributes, reason: str) -> None:
+        """One transaction. A crash before it: the saga is claimed again, and the element asked again."""
+        async with self._database.begin() as conn:
+            closed = await conn.execute(_CLOSE, {**_values(saga, SagaEvent.KEEP), "reason": reason})
+            if closed.first() is None:
+                return  # committed meanwhile, or claimed by another admin
+            await note(conn, [Entry(attributes, "put")])
+            await keep_answers(conn, {saga.saga_id: uploaded(attributes.file_id, encode(attributes))})
+            metadata = {
+                "saga_id": saga.saga_id,
+                "storage_element": saga.storage_element_id,
+                "file_size": attributes.size_bytes,
+                "reason": reason,
+            }
+            await self._auditor.record(conn, Event("file:keep", SERVICE, attributes.file_id, metadata=metadata))
+        log.warning("upload kept", saga_id=saga.saga_id, file_id=saga.file_id, reason=reason)
+
+
+def _values(saga: Claimed, event: SagaEvent) -> dict[str, Any]:
+    return {
+        "saga_id": saga.saga_id,
+        "state": saga.state.value,
+        "attempts": saga.attempts,
+        "after": TRANSITIONS[saga.state, event].value,
+    }
