@@ -11,7 +11,7 @@ import msgspec
 
 from artstore import __version__
 from artstore.clock import Clock, rfc3339
-from artstore.contracts.elements import MAKE_ROOT, Capacity, ElementReport, Fill, Mode
+from artstore.contracts.elements import MAKE_ROOT, Capacity, ElementReport, Fill, Mode, RegistryState
 from artstore.errors import ArtStoreError, BadGateway, Fenced, Unavailable, UnknownRoot
 from artstore.logs import get_logger
 from artstore.modes import ROW, Operation, check_change, require
@@ -23,6 +23,7 @@ from .serving import Serving
 from .store.identity import Identity, RootRefused, find_identity, keep_identity, new_root_id
 from .store.paths import Paths
 from .store.store import Store
+from .upkeep.reconcile import Reconciliation
 
 log = get_logger("element")
 
@@ -89,7 +90,9 @@ class Element:
         self._identity: Identity | None = None
         self._paths: Paths | None = None
         self._store: Store | None = None
+        self._reconciliation: Reconciliation | None = None
         self._changing = asyncio.Lock()
+        self._announcing = asyncio.Lock()
         self._failure_told = False
         self.on_confirmed: Callable[[], None] = lambda: None
         """Called when admin accepts the root, which it had not or not any more."""
@@ -108,8 +111,8 @@ class Element:
         if identity.fenced:
             self._serving.refusal = "admin refused it before; POST /api/storage-elements/{id}/accept-root takes it"
 
-    def take_store(self, store: Store) -> None:
-        self._store = store
+    def take_store(self, store: Store, reconciliation: Reconciliation) -> None:
+        self._store, self._reconciliation = store, reconciliation
 
     def require(self, operation: Operation) -> None:
         """Raises ModeForbids. Asked once, when an operation begins: those under way may finish."""
@@ -135,6 +138,7 @@ class Element:
             capacity=_capacity(store) if store is not None else NOTHING,
             priority=self._announced.priority,
             read_only_reason=store.failing.reason if store is not None else None,
+            catalog=self._reconciliation.report() if self._reconciliation is not None else None,
             away_reason=self._away_reason(),
             mode_forced=self._announced.mode_forced and self.mode is self._announced.mode,
             root_id=identity.root_id if identity is not None else "",
@@ -170,6 +174,9 @@ class Element:
             await self._refused(error)
             raise
         await self._accepted(answer)
+        state = answer.get("registry") if isinstance(answer, dict) else None
+        if state is not None and self._reconciliation is not None:
+            await self._reconciliation.hear(msgspec.convert(state, RegistryState), answered=True)
 
     async def announce_now(self) -> None:
         """After a change that others should not learn of only at the next round. Admin away: the round does it."""
@@ -198,8 +205,9 @@ class Element:
 
     async def _send(self) -> object:
         path = f"/api/storage-elements/{self.id}/report"
-        body = msgspec.json.encode(self.report())
-        answer = await self._admin.call("POST", path, body=body, timeout_s=ANNOUNCE_TIMEOUT_S)
+        async with self._announcing:
+            body = msgspec.json.encode(self.report())
+            answer = await self._admin.call("POST", path, body=body, timeout_s=ANNOUNCE_TIMEOUT_S)
         return msgspec.json.decode(answer.body)
 
     async def _accepted(self, answer: object) -> None:

@@ -37,6 +37,8 @@ from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
 from ..telling import Telling
+from ..upkeep.journal import Journal
+from ..upkeep.reconcile import Reconciliation
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
@@ -159,10 +161,21 @@ class StoreParts:
         rows = Rows(self.database, self.outbox, settings.storage_element_id, confirmed)
         if bucket is not None:
             bucket.watch(settings, runtime, store, rows)
-        upkeep = Upkeep(store, rows, upkeep_settings(settings), runtime.tasks, allowed_in(lambda: element.mode))
+        reconciliation = Reconciliation(store, rows, Journal(paths))
+        await reconciliation.load()
+        upkeep = Upkeep(
+            store,
+            rows,
+            reconciliation,
+            upkeep_settings(settings),
+            runtime.tasks,
+            allowed_in(lambda: element.mode),
+            element.announce_now,
+        )
+        opened.push_async_callback(upkeep.confirm.last_round)
         show_store(store, upkeep, runtime, settings.storage_element_id)
         self.context.parts = Parts(store, upkeep)
-        element.take_store(store)
+        element.take_store(store, reconciliation)
         serving.open = True
         # Not required: what is there is still read.
         runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)

@@ -50,9 +50,9 @@ class StoreCollector(Collector):
             "element_usage_exact", "0 while files and bytes are still counted after a crash", value=store.usage.exact
         )
         yield GaugeMetricFamily(
-            "catalog_lost",
-            "1 when the catalog has none of this element's files",
-            value=self._upkeep.confirm.catalog_lost,
+            "element_catalog_behind",
+            "1 from when the catalog is found to have gone back or been lost, until a rebuild has brought it in line",
+            value=self._upkeep.reconciliation.behind or bool(self._upkeep.reconciliation.doubt),
         )
         yield CounterMetricFamily("wal_syncs", "Syncs of the log", value=store.wal.syncs)
         yield GaugeMetricFamily("wal_open_intents", "Operations under way or unsettled", value=len(store.wal.open))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from artstore.contracts.storage import CONFIRMED_REASON
 from artstore.errors import Conflict, FileDamaged, NotFound
 from artstore.points import hit
 
@@ -13,9 +14,6 @@ from .records import Intent, Kind, Step
 from .settle import settle
 from .store import Store
 from .update import require_revision
-
-CONFIRMED = "confirmed"
-"""The `reason` of the problem document with which a compensation is refused."""
 
 
 async def delete(store: Store, file_id: str, if_revision: int | None = None) -> int:
@@ -68,7 +66,7 @@ async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
             raise Conflict(
                 "the element keeps this file: it holds it as acknowledged, or another saga put it",
                 file_id=file_id,
-                reason=CONFIRMED,
+                reason=CONFIRMED_REASON,
             )
         await _remove(store, file_id, encoded, saga_id)
 

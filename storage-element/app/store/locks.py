@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict
 
 LOCK_WAIT_S = 30.0
@@ -113,4 +114,4 @@ class Running:
 
 
 def _stopped() -> Conflict:
-    return Conflict("the upload was given up while it was running")
+    return Conflict("the upload was given up while it was running", reason=GIVEN_UP_REASON)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from artstore.contracts.files import Attributes, NewFile, encode
+from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict, Unavailable
 from artstore.points import hit
 
@@ -55,7 +56,7 @@ async def put(store: Store, order: PutOrder, body: Body) -> PutResult:
 async def _put_locked(store: Store, order: PutOrder, body: Body, running: Running) -> PutResult:
     async with store.locks.hold(order.file_id):
         if order.saga_id in store.compensated:
-            raise Conflict("the saga was compensated")
+            raise Conflict("the saga was compensated", reason=GIVEN_UP_REASON)
         # An earlier put of this id that is not undone to its end must be: its rest would strike the new file.
         await require_settled(store, order.file_id)
         earlier = await _find_earlier(store, order)

@@ -6,7 +6,7 @@ these files can come in between. The one writer of rows that rebuild and confirm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -54,8 +54,13 @@ class Aligned:
 
 
 class Align:
-    def __init__(self, store: Store, rows: Rows, found: Found, lease_s: float) -> None:
+    """`generation_started_s`: sagas that began before it are older than the catalog (Unix seconds, 0: unknown)."""
+
+    def __init__(
+        self, store: Store, rows: Rows, found: Found, lease_s: float, generation_started_s: Callable[[], float]
+    ) -> None:
         self._store, self._rows, self._found, self._lease_s = store, rows, found, lease_s
+        self._generation_started_s = generation_started_s
 
     def in_line(self, file_id: str, encoded: bytes, row: CatalogRow | None) -> bool:
         """Whether the row, as far as can be told without a lock, says what the disk says."""
@@ -176,8 +181,14 @@ class Align:
         sagas: dict[str, Saga] = {}
         for file_id, saga_id in wanted.items():
             state, element_id = known.get(saga_id, (None, self._store.element_id))
-            lease_over = now_s - _begun_s(saga_id) > self._lease_s
-            sagas[file_id] = Saga(state, element_id == self._store.element_id, lease_over)
+            begun_s = _begun_s(saga_id)
+            sagas[file_id] = Saga(
+                state,
+                element_id == self._store.element_id,
+                lease_over=now_s - begun_s > self._lease_s,
+                old=begun_s < self._generation_started_s(),
+                compensated=saga_id in self._store.compensated,
+            )
         return sagas
 
     def _saga_id(self, file_id: str, row: CatalogRow | None) -> str | None:

@@ -1,16 +1,20 @@
 """Confirmation: files whose saga was committed leave the store's list of what a compensation may take away.
 
 Asks the catalog in batches and not the change events: an event may be missed, a row stays. What is older than the lease and
-has no row is put before admin again, unless the catalog looks as if it were lost: then that is for a rebuild to mend.
+has no row is put before admin again, while catalog and disk agree: after the catalog went back, a rebuild decides instead.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
 
 from ..store.store import Store
 from .align import AT_ONCE, Align
-from .rows import Rows
+from .reconcile import Reconciliation
 
 log = get_logger("element.upkeep")
 
@@ -18,17 +22,26 @@ BATCH = 2000
 YOUNG_S = 30.0
 """Uploads are committed within seconds: the young are asked for in each round, the rest every so many rounds."""
 ALL_EVERY_ROUNDS = 15
+LAST_ROUND_S = 1.0
 
 
 class Confirm:
-    """One per process; `round` is called every few seconds."""
+    """One per process; `round` is called every few seconds. `announce` is called when admin should hear at once what was
+    found out about the catalog."""
 
-    def __init__(self, store: Store, rows: Rows, align: Align, lease_s: float) -> None:
-        self._store, self._rows, self._align, self._lease_s = store, rows, align, lease_s
+    def __init__(
+        self,
+        store: Store,
+        reconciliation: Reconciliation,
+        align: Align,
+        lease_s: float,
+        announce: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._store, self.reconciliation, self._align, self._lease_s = store, reconciliation, align, lease_s
+        self._announce = announce
         self._rounds = 0
         self.suspended = False
         """While a rebuild decides about the same files."""
-        self.catalog_lost = False
 
     async def round(self) -> None:
         """Raises Unavailable while the catalog is away."""
@@ -36,15 +49,29 @@ class Confirm:
         self._rounds += 1
         now_s = self._store.clock.unix_s()
         since_s = 0.0 if everything else now_s - YOUNG_S
-        unconfirmed = self._store.unconfirmed
-        asked = {file_id: known for file_id, known in unconfirmed.items() if known.since_s >= since_s}
+        unconfirmed, known = self._store.unconfirmed, self.reconciliation.news
+        asked = {file_id: put for file_id, put in unconfirmed.items() if put.since_s >= since_s}
         file_ids = list(asked)
-        for start in range(0, len(file_ids), BATCH):
-            available = await self._rows.find_available(file_ids[start : start + BATCH])
+        for start in range(0, max(1, len(file_ids)), BATCH):
+            available = await self.reconciliation.look(file_ids[start : start + BATCH])
             # Put again by another saga while the catalog answered: that one is not confirmed.
-            self._store.confirm(file_id for file_id in available if unconfirmed.get(file_id) is asked[file_id])
-        if everything and not self.suspended:
+            confirmed = [file_id for file_id in available & asked.keys() if unconfirmed.get(file_id) is asked[file_id]]
+            self._store.confirm(confirmed)
+            await self.reconciliation.confirmed(confirmed)
+        if self.reconciliation.news != known:
+            await self._announce()
+        if everything and not self.suspended and self.reconciliation.settled:
             await self._put_before_admin(now_s)
+
+    async def last_round(self) -> None:
+        """Before a clean stop: what the catalog answers at once need not be asked after the next start."""
+        try:
+            async with asyncio.timeout(LAST_ROUND_S):
+                self._rounds = 0
+                self.suspended = True
+                await self.round()
+        except (TimeoutError, ArtStoreError) as error:
+            log.info("not all confirmed at the stop", unconfirmed=len(self._store.unconfirmed), error=str(error))
 
     async def _put_before_admin(self, now_s: float) -> None:
         old = [
@@ -52,12 +79,5 @@ class Confirm:
             for file_id, known in self._store.unconfirmed.items()
             if now_s - known.since_s > self._lease_s and file_id not in self._store.unsettled
         ]
-        if not old:
-            return
-        kept = self._store.usage.files > len(self._store.unconfirmed)
-        self.catalog_lost = kept and not await self._rows.any_available()
-        if self.catalog_lost:
-            log.warning("the catalog has none of this element's files: rebuild it", unconfirmed=len(old))
-            return
         for start in range(0, len(old), AT_ONCE):
             await self._align.align(old[start : start + AT_ONCE], "confirm", "undo")

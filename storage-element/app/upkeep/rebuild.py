@@ -50,6 +50,8 @@ class RebuildState(msgspec.Struct, kw_only=True):
 
     started_at: str
     force: bool = False
+    generation: int = 0
+    """Of the catalog that it brings in line with the disk."""
     phase: Phase = "files"
     next_folder: int = 0
     """Of the 256 first-level folders: what lies before it is done."""
@@ -149,7 +151,11 @@ class Rebuild:
 
     async def _missing(self, state: RebuildState) -> bool:
         missing = await find_missing(self._store, self._rows)
-        reason = refusal(state.files, len(missing), mounted=is_mounted(self._store), forced=state.force)
+        usage = self._store.usage
+        counted = usage.files if usage.exact else None
+        reason = refusal(
+            state.files, len(missing), mounted=is_mounted(self._store), forced=state.force, counted=counted
+        )
         if reason is not None:
             state.phase, state.reason, state.finished_at = "refused", reason, self._store.now()
             await self._keep(state)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.find import Row, find_files
 from artstore.catalog.write import Entry, forget, note, row_fault
-from artstore.clock import Clock
+from artstore.clock import Clock, rfc3339
+from artstore.contracts.elements import RegistryState
 from artstore.contracts.events import FileChanged
 from artstore.database import Database
 from artstore.errors import InvalidFields, Unavailable
@@ -22,14 +23,14 @@ from artstore.outbox import Outbox
 
 log = get_logger("element.upkeep")
 
-_AVAILABLE = text(
+_LOOK = text(
     """
-    SELECT file_id::text FROM files
-    WHERE file_id = ANY(CAST(:file_ids AS uuid[])) AND state = 'available' AND storage_element_id = :element_id
+    SELECT generation, generation_started_at, version, (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal_lsn,
+        pg_postmaster_start_time()::text AS run,
+        ARRAY(SELECT file_id::text FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
+              AND state = 'available' AND storage_element_id = :element_id) AS available
+    FROM registry
     """
-)
-_ANY_AVAILABLE = text(
-    "SELECT EXISTS (SELECT FROM files WHERE storage_element_id = :element_id AND state = 'available')"
 )
 _SAGAS = text(
     "SELECT saga_id::text, state, storage_element_id FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"
@@ -54,6 +55,15 @@ FIRST_ID = "00000000-0000-0000-0000-000000000000"
 Due = tuple[datetime, str]
 """When a file expires, and its id."""
 FIRST_DUE: Due = (datetime(1, 1, 1, tzinfo=UTC), FIRST_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    available: set[str]
+    state: RegistryState
+    wal_lsn: int
+    run: str
+    """Of the server process: changes when PostgreSQL is started again."""
 
 
 @dataclass(slots=True)
@@ -110,15 +120,17 @@ class Rows:
         async with self._begin() as connection:
             return await find_files(connection, file_ids)
 
-    async def find_available(self, file_ids: Sequence[str]) -> set[str]:
-        """Those that this element's files are known by to all."""
+    async def look(self, file_ids: Sequence[str]) -> Looked:
+        """Which of this element's files are available to all, and how far the database is."""
         async with self._begin() as connection:
             values = {"file_ids": list(file_ids), "element_id": self.element_id}
-            return {row[0] for row in await connection.execute(_AVAILABLE, values)}
-
-    async def any_available(self) -> bool:
-        async with self._begin() as connection:
-            return bool(await connection.scalar(_ANY_AVAILABLE, {"element_id": self.element_id}))
+            row = (await connection.execute(_LOOK, values)).one()
+        state = RegistryState(
+            generation=row.generation,
+            generation_started_at=rfc3339(row.generation_started_at),
+            version=row.version,
+        )
+        return Looked(set(row.available), state, row.wal_lsn, row.run)
 
     async def find_sagas(self, saga_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """State and element of those that admin knows."""

@@ -1,8 +1,9 @@
 """Whether a file on disk is for all to see, by what the catalog and the sagas say of it. Pure.
 
-The hard case is a file whose saga nobody knows and which has no row. Two accidents look alike there: PostgreSQL crashed and
-lost a begin that was never committed, or the whole catalog was lost, with an upload that was acknowledged. Upkeep by itself
-takes it for the first (the saga is undone after its lease); a rebuild takes it for the second and keeps the file.
+The hard case is a file whose saga the catalog does not know. Two accidents look alike there: PostgreSQL crashed and lost a
+begin that was never committed, or the catalog went back in time and lost an upload that was acknowledged. A saga that began
+before the catalog's generation counts as the second: its file is kept. A later one counts as the first (its row stays or
+becomes pending, and admin undoes it), but for a rebuild of a file without a row: the catalog may have been emptied by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Standing(enum.Enum):
     PENDING = "pending"
     """Its saga is open or is being undone: admin decides."""
     WAIT = "wait"
-    """Nobody knows its saga, and its lease is not over: the commit may still come."""
+    """The catalog does not know its saga, whose lease is not over: the commit may still come."""
     ELSEWHERE = "elsewhere"
     """The upload went on at another element; what lies here is taken away by its saga."""
 
@@ -40,6 +41,10 @@ class Saga:
     state: str | None
     here: bool
     lease_over: bool
+    old: bool = False
+    """It began before the catalog's generation."""
+    compensated: bool = False
+    """This element was asked to take back what the saga put: it was never committed."""
 
 
 def standing(row: Row | None, saga: Saga | None, in_doubt: InDoubt) -> Standing:
@@ -52,8 +57,9 @@ def standing(row: Row | None, saga: Saga | None, in_doubt: InDoubt) -> Standing:
         if not saga.here:
             return Standing.ELSEWHERE
         return Standing.AVAILABLE if saga.state == "committed" else Standing.PENDING
-    if row is not None:
+    if saga.compensated:
         return Standing.PENDING
     if not saga.lease_over:
         return Standing.WAIT
-    return Standing.AVAILABLE if in_doubt == "keep" else Standing.PENDING
+    kept = saga.old or (row is None and in_doubt == "keep")
+    return Standing.AVAILABLE if kept else Standing.PENDING

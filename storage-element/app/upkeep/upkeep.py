@@ -25,6 +25,7 @@ from .expire import expire
 from .journal import Journal
 from .rebuild import TASK as REBUILD
 from .rebuild import Rebuild, RebuildState
+from .reconcile import Reconciliation
 from .rows import Rows
 from .sweep import Sweep, SweepState
 from .verify import TASK as VERIFY
@@ -50,21 +51,24 @@ class UpkeepSettings:
 
 
 class Upkeep:
-    """`allowed` says what the element's mode lets be done, at the moment it is asked."""
+    """`allowed` says what the element's mode lets be done, at the moment it is asked. `announce` reports to admin."""
 
     def __init__(
         self,
         store: Store,
         rows: Rows,
+        reconciliation: Reconciliation,
         settings: UpkeepSettings,
         tasks: Tasks,
         allowed: Callable[[], frozenset[Operation]],
+        announce: Callable[[], Awaitable[None]],
     ) -> None:
         self._store, self._rows, self._settings, self._tasks, self._allowed = store, rows, settings, tasks, allowed
         self._journal = Journal(store.files.paths)
         self.found = Found(store, self._journal)
-        self._align = Align(store, rows, self.found, settings.lease_s)
-        self.confirm = Confirm(store, rows, self._align, settings.lease_s)
+        self.reconciliation, self._announce = reconciliation, announce
+        self._align = Align(store, rows, self.found, settings.lease_s, lambda: reconciliation.started_s)
+        self.confirm = Confirm(store, reconciliation, self._align, settings.lease_s, announce)
         self._running: dict[str, asyncio.Task[None]] = {}
         self.begun = False
         """`begin` has come to its end."""
@@ -83,6 +87,8 @@ class Upkeep:
         if not self._store.usage.exact:
             self._start("count", _while_away(partial(count, self._store)))
         self._tasks.every("confirm", CONFIRM_EVERY_S, self.confirm.round)
+        self.reconciliation.changed.set()
+        self._tasks.forever("reconcile", self._reconcile)
         self._tasks.every("expire", EXPIRE_EVERY_S, self._expire)
         self._tasks.start("later", self._begin_later())
         self.begun = True
@@ -90,7 +96,7 @@ class Upkeep:
     def start_rebuild(self, *, force: bool) -> RebuildState:
         """The one that runs, or a new one. `force` also where the disk looks empty; it holds for the one that runs."""
         if not self._runs(REBUILD) or self.rebuild is None:
-            self.rebuild = RebuildState(started_at=self._store.now())
+            self.rebuild = RebuildState(started_at=self._store.now(), generation=self.reconciliation.generation)
             self._start(REBUILD, self._rebuild(self.rebuild))
         self.rebuild.force = self.rebuild.force or force
         return self.rebuild
@@ -115,7 +121,7 @@ class Upkeep:
             "findings": self.found.counts,
             "unconfirmed_files": len(self._store.unconfirmed),
             "usage_exact": self._store.usage.exact,
-            "catalog_lost": self.confirm.catalog_lost,
+            "catalog": self.reconciliation.report(),
         }
 
     def _runs(self, name: str) -> bool:
@@ -128,12 +134,29 @@ class Upkeep:
     def _ended(self, name: str, _task: asyncio.Task[None]) -> None:
         del self._running[name]
 
+    async def _reconcile(self) -> None:
+        """One round: wait for a new generation, then rebuild for it. One that runs for an older generation begins anew."""
+        await self.reconciliation.changed.wait()
+        self.reconciliation.changed.clear()
+        if not self.reconciliation.behind:
+            return
+        running = self._running.get(REBUILD)
+        if running is not None and self.rebuild is not None:
+            if self.rebuild.generation == self.reconciliation.generation:
+                return
+            running.cancel()
+            await asyncio.wait({running})
+        self.start_rebuild(force=False)
+
     async def _rebuild(self, state: RebuildState) -> None:
         self.confirm.suspended = True
         try:
             async with self._said_in(REBUILD, state):
                 await asyncio.to_thread(self._journal.keep, REBUILD, state)
                 await Rebuild(self._store, self._rows, self._align, self.found, self._journal).run(state)
+                if state.phase == "done":
+                    await self.reconciliation.rebuilt(state.generation)
+                    await self._announce()
         finally:
             self.confirm.suspended = False
 

@@ -78,6 +78,7 @@ async def new_database(postgres: PostgresServer) -> str:
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
+        await connection.execute(text("INSERT INTO registry (version) VALUES (1)"))
         await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
         await connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": SCHEMA_REVISION})
     await engine.dispose()

@@ -34,6 +34,7 @@ async def measure(root: Path, database_url: str) -> None:
     engine = create_async_engine(database_url)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
+        await connection.execute(text("INSERT INTO registry (version) VALUES (1)"))
     neighbours = Neighbours(database_url, "", HeardAdmin("", None))  # type: ignore[arg-type]
     async with inside_rows(neighbours) as (rows, catalog), opened(root, catalog) as store:  # type: ignore[arg-type]
         journal = Journal(store.files.paths)
@@ -44,7 +45,7 @@ async def measure(root: Path, database_url: str) -> None:
                     await connection.execute(text(statement))
             began_s, cpu_s = time.perf_counter(), time.process_time()
             state = RebuildState(started_at=store.now())
-            await Rebuild(store, rows, Align(store, rows, found, 300.0), found, journal).run(state)
+            await Rebuild(store, rows, Align(store, rows, found, 300.0, lambda: 0.0), found, journal).run(state)
             took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
             sys.stdout.write(
                 f"{what}: {state.files} files, {state.corrected} rows written, {state.files / took_s:,.0f} files/s, "

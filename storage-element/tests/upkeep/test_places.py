@@ -63,7 +63,7 @@ async def test_upkeep_does_the_same_wherever_the_files_lie(
         catalog_of(own_neighbours) as sql,
     ):
         found = Found(store, journal := Journal(store.files.paths))
-        align = Align(store, rows, found, 300.0)
+        align = Align(store, rows, found, 300.0, lambda: 0.0)
         contents = [os.urandom(size) for size in (0, 1000, 70_000, 20, 5000, 300)]
         file_ids = [(await put_bytes(store, content)).attributes.file_id for content in contents]
         await sql.commit(*file_ids)

@@ -27,6 +27,12 @@ HERE, PENDING_ROW, OTHER = Row(True, True), Row(False, True), Row(True, False)
         (PENDING_ROW, Saga("compensating", True, True), Standing.PENDING),
         (None, Saga("compensated", True, True), Standing.PENDING),
         (PENDING_ROW, Saga(None, True, True), Standing.PENDING),
+        (PENDING_ROW, Saga(None, True, False), Standing.WAIT),
+        (PENDING_ROW, Saga(None, True, True, old=True), Standing.AVAILABLE),
+        (None, Saga(None, True, True, old=True), Standing.AVAILABLE),
+        (None, Saga(None, True, True, old=True, compensated=True), Standing.PENDING),
+        (PENDING_ROW, Saga("begun", True, True, old=True), Standing.PENDING),
+        (None, Saga("compensated", True, True, old=True), Standing.PENDING),
         (None, Saga(None, True, False), Standing.WAIT),
     ],
 )
@@ -49,24 +55,29 @@ def test_an_open_saga_never_becomes_available_by_upkeep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "missing", "mounted", "forced", "refused"),
+    ("found", "missing", "mounted", "forced", "counted", "refused"),
     [
-        (0, 0, True, False, False),
-        (0, 0, False, False, False),
-        (0, 1, True, False, True),
-        (0, 1, True, True, False),
-        (1, 100, True, False, False),
-        (1, 101, True, False, True),
-        (1000, 900, True, False, False),
-        (1000, 1001, True, False, True),
-        (1000, 1, False, False, True),
-        (1000, 1001, False, True, False),
+        (0, 0, True, False, None, False),
+        (0, 0, False, False, None, False),
+        (0, 1, True, False, None, True),
+        (0, 1, True, True, None, False),
+        (1, 100, True, False, None, False),
+        (1, 101, True, False, None, True),
+        (1000, 900, True, False, None, False),
+        (1000, 1001, True, False, None, True),
+        (1000, 1, False, False, None, True),
+        (1000, 1001, False, True, None, False),
+        (10, 1000, True, False, 10, False),
+        (0, 1000, True, False, 0, False),
+        (0, 1000, True, False, 10, True),
+        (5, 1000, True, False, 10, True),
+        (10, 1000, False, False, 10, True),
     ],
 )
 def test_rows_do_not_go_when_the_disk_looks_absent(
-    found: int, missing: int, mounted: bool, forced: bool, refused: bool
+    found: int, missing: int, mounted: bool, forced: bool, counted: int | None, refused: bool
 ) -> None:
-    assert (refusal(found, missing, mounted=mounted, forced=forced) is not None) is refused
+    assert (refusal(found, missing, mounted=mounted, forced=forced, counted=counted) is not None) is refused
 
 
 def test_the_pace_adds_up_whatever_the_pieces() -> None:

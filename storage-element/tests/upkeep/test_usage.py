@@ -12,6 +12,7 @@ from app.upkeep.align import Align
 from app.upkeep.aside import Found
 from app.upkeep.confirm import ALL_EVERY_ROUNDS, Confirm
 from app.upkeep.journal import Journal
+from app.upkeep.reconcile import Reconciliation
 from app.upkeep.rows import Rows
 
 from ..running import Neighbours, RunningElement, eventually, running_element
@@ -87,15 +88,18 @@ async def test_an_upload_whose_row_was_lost_is_put_before_admin_again(
         opened(tmp_path, catalog) as store,
         catalog_of(own_neighbours) as sql,
     ):
+        confirm = await confirm_with(store, rows, lease_s=0.0)
+        await confirm.round()
         known, lost = [(await put_bytes(store, b"bytes")).attributes.file_id for _ in range(2)]
         await sql.commit(known)
         await sql.run("DELETE FROM files WHERE file_id = $1", lost)
-        await confirm_with(store, rows, lease_s=0.0).round()
+        for _ in range(ALL_EVERY_ROUNDS):
+            await confirm.round()
         assert await sql.states() == {known: "available", lost: "pending"}
         assert set(store.unconfirmed) == {lost}
 
 
-async def test_a_catalog_that_is_lost_as_a_whole_waits_for_a_rebuild(
+async def test_nothing_is_undone_once_the_catalog_has_lost_what_it_had(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
     async with (
@@ -103,17 +107,24 @@ async def test_a_catalog_that_is_lost_as_a_whole_waits_for_a_rebuild(
         opened(tmp_path, catalog) as store,
         catalog_of(own_neighbours) as sql,
     ):
-        confirm = confirm_with(store, rows, lease_s=0.0)
+        confirm = await confirm_with(store, rows, lease_s=0.0)
         await sql.commit((await put_bytes(store, b"bytes")).attributes.file_id)
         await confirm.round()
         await put_bytes(store, b"acknowledged a moment before the catalog was lost")
         await sql.run("TRUNCATE files")
         for _ in range(ALL_EVERY_ROUNDS):
             await confirm.round()
-        assert confirm.catalog_lost
+        assert "has lost the file" in confirm.reconciliation.doubt
         assert await sql.states() == {}
 
 
-def confirm_with(store: Store, rows: Rows, *, lease_s: float) -> Confirm:
-    found = Found(store, Journal(store.files.paths))
-    return Confirm(store, rows, Align(store, rows, found, lease_s), lease_s)
+async def confirm_with(store: Store, rows: Rows, *, lease_s: float) -> Confirm:
+    journal = Journal(store.files.paths)
+    reconciliation = Reconciliation(store, rows, journal)
+    await reconciliation.load()
+    align = Align(store, rows, Found(store, journal), lease_s, lambda: reconciliation.started_s)
+
+    async def announce() -> None:
+        """No admin is there to hear it."""
+
+    return Confirm(store, reconciliation, align, lease_s, announce)
