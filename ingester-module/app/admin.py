@@ -44,7 +44,13 @@ _Result = SagaResult | ArtStoreError
 
 
 class GivenUp(Unavailable):
-    """Admin will not commit this upload any more."""
+    """This upload will not be committed any more."""
+
+
+def given_up(saga_id: str, refusal: Conflict) -> GivenUp:
+    """Its lease ran out, or its key is another try's by now: nothing of it stays. The client has done nothing wrong."""
+    log.warning("upload given up", saga_id=saga_id, reason=refusal.detail)
+    return GivenUp("the upload took too long and was given up: send it again")
 
 
 class Sagas:
@@ -57,9 +63,11 @@ class Sagas:
         self._aborts: Group[tuple[str, UploadSaga], SagaResult] = Group(self._abort_group, max_items=MAX_GROUP)
 
     async def begin(self, saga: UploadSaga) -> float:
-        """Makes the saga known, or renews its lease. Answers the lease's length in seconds."""
-        lease_s = (await self._begins.add(saga)).lease_s
-        return lease_s or LEASE_S
+        """Makes the saga known, or renews its lease. Answers the lease's length in seconds. Raises Unavailable, GivenUp."""
+        try:
+            return (await self._begins.add(saga)).lease_s or LEASE_S
+        except Conflict as refusal:
+            raise given_up(saga.saga_id, refusal) from refusal
 
     async def commit(self, commit: UploadCommit) -> None:
         """When this returns, the file is acknowledged for good. Raises Unavailable after a few tries, or when it was given up."""
@@ -85,9 +93,7 @@ class Sagas:
         try:
             await self._commits.add(commit)
         except Conflict as refusal:
-            # Its lease ran out, or its key is another try's by now: nothing of it stays. The client has done nothing wrong.
-            log.warning("upload given up", saga_id=commit.saga_id, reason=refusal.detail)
-            raise GivenUp("the upload took too long and was given up: send it again") from refusal
+            raise given_up(commit.saga_id, refusal) from refusal
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, without waiting: a crash before it leaves that to the lease."""

@@ -15,9 +15,11 @@ from artstore.clock import uuid7
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
 from artstore.contracts.sagas import UploadCommit, UploadSaga
+from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import (
     ArtStoreError,
     BadGateway,
+    Conflict,
     ElementFailed,
     InternalError,
     ModeForbids,
@@ -29,6 +31,7 @@ from artstore.logs import get_logger
 from artstore.points import hit
 from artstore.tracing import span
 
+from ..admin import given_up
 from ..core.context import Context
 from ..placement import candidates
 from .body import Body, Opened, open_upload
@@ -139,6 +142,10 @@ async def _transfer(context: Context, element: Element, saga: UploadSaga, new: N
         return await context.elements.put(element, saga.file_id, saga.saga_id, new, body)
     except OF_THE_ELEMENT as error:
         raise _ElementTrouble(element.id, error) from error
+    except Conflict as refusal:
+        if refusal.fields.get("reason") == GIVEN_UP_REASON:
+            raise given_up(saga.saga_id, refusal) from refusal
+        raise
 
 
 def _described(opened: Opened, file_id: str, owner: str, context: Context) -> NewFile:
