@@ -13,6 +13,8 @@ from artstore.problems import problem_response
 from artstore.service import Handler
 
 HEADER = "x-artstore-degraded"
+CATALOG = "catalog"
+"""Of a list: the catalog went back in time or was lost, and not every element has brought it in line with its disk yet."""
 LEVELS = ("redis", "database")
 """Health checks whose failure takes away a cache, the news of changes or the lists. An element is named by who missed it."""
 

@@ -58,7 +58,10 @@ async def listing(request: Request) -> Response:
         page = await search(context.database, parse(request.query_params.multi_items()))
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + b"}"
-    return JsonResponse(body, headers={SOURCE_HEADER: "database"})
+    fields = {SOURCE_HEADER: "database"}
+    if not context.discovery.catalog_complete:
+        fields[degraded.HEADER] = degraded.CATALOG
+    return JsonResponse(body, headers=fields)
 
 
 async def changes(request: Request) -> Response:

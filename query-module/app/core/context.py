@@ -40,6 +40,7 @@ class Context:
     lookup: Lookup
     changes: Changes
     content: Content
+    discovery: Discovery
     files: FileMetrics
     feed: Feed
 
@@ -97,4 +98,4 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", LOOK_EVERY_S, feed.look)
-        yield Context(verifier, database, lookup, changes, content, runtime.files, feed)
+        yield Context(verifier, database, lookup, changes, content, discovery, runtime.files, feed)
