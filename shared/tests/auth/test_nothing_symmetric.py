@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-KEYED_HASHES = {"admin-module/app/identity/secrets.py", "storage-element/app/store/backends/s3_uploads.py"}
-"""HMAC over client secrets, which signs nothing; and what S3's own protocol asks of its clients (Signature Version 4)."""
+KEYED_HASHES = {
+    "admin-module/app/identity/secrets.py",
+    "admin-module/app/database_roles.py",
+    "storage-element/app/store/backends/s3_uploads.py",
+}
+"""HMAC over client secrets, which signs nothing; the verifiers of PostgreSQL's logins (SCRAM, RFC 5802); and what S3's own
+protocol asks of its clients (Signature Version 4)."""
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
@@ -42,7 +47,7 @@ def test_tokens_are_decoded_in_one_place_with_the_algorithm_pinned() -> None:
     assert calls[0][2]["algorithms"] == "[ALGORITHM]"
 
 
-def test_a_keyed_hash_is_used_for_client_secrets_and_s3_only() -> None:
+def test_a_keyed_hash_is_used_for_client_secrets_logins_and_s3_only() -> None:
     users = {
         name
         for name, tree in sources()
