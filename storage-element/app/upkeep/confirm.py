@@ -19,9 +19,11 @@ from .reconcile import Reconciliation
 log = get_logger("element.upkeep")
 
 BATCH = 2000
+"""Files in one query. As many are asked for in each round, whatever their age."""
 YOUNG_S = 30.0
-"""Uploads are committed within seconds: the young are asked for in each round, the rest every so many rounds."""
+"""Uploads are committed within seconds: of more than one batch, only the young are asked for in each round."""
 ALL_EVERY_ROUNDS = 15
+"""A round that asks for all follows after so many that succeeded; one that fails is repeated."""
 LAST_ROUND_S = 1.0
 
 
@@ -46,10 +48,9 @@ class Confirm:
     async def round(self) -> None:
         """Raises Unavailable while the catalog is away."""
         everything = self._rounds % ALL_EVERY_ROUNDS == 0
-        self._rounds += 1
         now_s = self._store.clock.unix_s()
-        since_s = 0.0 if everything else now_s - YOUNG_S
         unconfirmed, known = self._store.unconfirmed, self.reconciliation.news
+        since_s = 0.0 if everything or len(unconfirmed) <= BATCH else now_s - YOUNG_S
         asked = {file_id: put for file_id, put in unconfirmed.items() if put.since_s >= since_s}
         file_ids = list(asked)
         for start in range(0, max(1, len(file_ids)), BATCH):
@@ -62,6 +63,7 @@ class Confirm:
             await self._announce()
         if everything and not self.suspended and self.reconciliation.settled:
             await self._put_before_admin(now_s)
+        self._rounds += 1
 
     async def last_round(self) -> None:
         """Before a clean stop: what the catalog answers at once need not be asked after the next start."""

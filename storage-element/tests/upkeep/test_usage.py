@@ -7,6 +7,10 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
+import pytest
+
+import app.upkeep.confirm
 from app.store.store import Store
 from app.upkeep.align import Align
 from app.upkeep.aside import Found
@@ -14,6 +18,7 @@ from app.upkeep.confirm import ALL_EVERY_ROUNDS, Confirm
 from app.upkeep.journal import Journal
 from app.upkeep.reconcile import Reconciliation
 from app.upkeep.rows import Rows
+from artstore.errors import Unavailable
 
 from ..running import Neighbours, RunningElement, eventually, running_element
 from ..store.support import opened, put_bytes
@@ -79,6 +84,41 @@ async def test_committed_uploads_are_confirmed_and_open_ones_are_not(
             await eventually(lambda: all_confirmed(again))
 
 
+async def test_a_slow_upload_is_confirmed_in_the_round_after_its_commit(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened(tmp_path, catalog) as store,
+        catalog_of(own_neighbours) as sql,
+    ):
+        confirm = await confirm_with(store, rows, lease_s=300.0)
+        await confirm.round()
+        await sql.commit(await put_long_ago(store))
+        await confirm.round()
+        assert not store.unconfirmed
+
+
+async def test_a_round_for_all_files_that_failed_is_repeated(
+    own_neighbours: Neighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more files than one query asks for, the next such round would be half a minute later."""
+    monkeypatch.setattr(app.upkeep.confirm, "BATCH", 1)
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened(tmp_path, catalog) as store,
+        catalog_of(own_neighbours) as sql,
+    ):
+        confirm = await confirm_with(store, rows, lease_s=300.0)
+        await sql.commit(*[await put_long_ago(store) for _ in range(3)])
+        await sql.run("ALTER TABLE registry RENAME TO away")
+        with pytest.raises(Unavailable):
+            await confirm.round()
+        await sql.run("ALTER TABLE away RENAME TO registry")
+        await confirm.round()
+        assert not store.unconfirmed
+
+
 async def test_an_upload_whose_row_was_lost_is_put_before_admin_again(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
@@ -116,6 +156,12 @@ async def test_nothing_is_undone_once_the_catalog_has_lost_what_it_had(
             await confirm.round()
         assert "has lost the file" in confirm.reconciliation.doubt
         assert await sql.states() == {}
+
+
+async def put_long_ago(store: Store) -> str:
+    file_id = (await put_bytes(store, b"bytes")).attributes.file_id
+    store.unconfirmed[file_id] = msgspec.structs.replace(store.unconfirmed[file_id], since_s=0.0)
+    return file_id
 
 
 async def confirm_with(store: Store, rows: Rows, *, lease_s: float) -> Confirm:
