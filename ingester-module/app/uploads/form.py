@@ -12,14 +12,13 @@ import msgspec
 
 from artstore.clock import rfc3339
 from artstore.contracts.files import (
-    DEFAULT_CONTENT_TYPE,
     DEFAULT_TTL_DAYS,
     MAX_TTL_DAYS,
     NewFile,
     Retention,
     check_new_file,
 )
-from artstore.contracts.media_type import canonical_type
+from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type
 from artstore.errors import InvalidFields, Malformed
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})

@@ -6,7 +6,8 @@ import base64
 import re
 from urllib.parse import quote
 
-from artstore.contracts.files import DEFAULT_CONTENT_TYPE, Attributes
+from artstore.contracts.files import Attributes
+from artstore.contracts.media_type import sendable_type
 
 from .conditions import Plan, Validators, http_date
 
@@ -14,7 +15,6 @@ _ATTR_CHAR = "!#$&+-.^_`|~"
 """What RFC 8187 §3.2.1 leaves unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
 """Outside ASCII, or read in different ways by different clients (RFC 6266 appendix D)."""
-_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 
 
 def content_disposition(filename: str) -> str:
@@ -30,12 +30,6 @@ def repr_digest(checksum: str) -> str:
     return f"sha-256=:{base64.b64encode(digest).decode()}:"
 
 
-def content_type(attributes: Attributes) -> str:
-    """As the uploader said it; a value that could break the header, from an attr.json written by hand, is not passed on."""
-    safe = _FIELD_VALUE.fullmatch(attributes.content_type)
-    return attributes.content_type if safe else DEFAULT_CONTENT_TYPE
-
-
 def content_fields(attributes: Attributes, validators: Validators, plan: Plan) -> dict[str, str]:
     """All fields of a 200, 206 or 304, names in lower case. A 304 carries what may have changed (RFC 9110 §15.4.5)."""
     fields = {
@@ -49,7 +43,7 @@ def content_fields(attributes: Attributes, validators: Validators, plan: Plan) -
         return fields
     length = plan.part.length if plan.part else attributes.size_bytes
     fields |= {
-        "content-type": content_type(attributes),
+        "content-type": sendable_type(attributes.content_type),
         "content-length": str(length),
         "repr-digest": repr_digest(attributes.checksum),
         "x-content-type-options": "nosniff",

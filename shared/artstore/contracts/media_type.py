@@ -7,10 +7,12 @@ import re
 from artstore.errors import InvalidFields
 
 MAX_CONTENT_TYPE_BYTES = 255
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _ESSENCE = re.compile(rf"{_TOKEN}/{_TOKEN}")
 _PARAMETER = re.compile(rf'\s*({_TOKEN})=({_TOKEN}|"(?:[\t \x21\x23-\x5b\x5d-\x7e]|\\[\t \x21-\x7e])*")\s*', re.ASCII)
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 _PIECE = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*(?:"|$))+')
 
 
@@ -37,3 +39,8 @@ def canonical_type(stated: str) -> str:
 def essence_of(stated: str) -> str:
     """Type and subtype in lower case, without parameters. Nothing is validated."""
     return stated.partition(";")[0].strip().lower()
+
+
+def sendable_type(kept: str) -> str:
+    """For the header of an answer. An attr.json that was edited by hand may hold a value that would break the header."""
+    return kept if _FIELD_VALUE.fullmatch(kept) else DEFAULT_CONTENT_TYPE

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from artstore.body_limit import limited_receive
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
-from artstore.contracts.media_type import canonical_type
+from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch, UnsupportedHeader
 from artstore.if_match import if_match, revisions_in
@@ -200,7 +200,7 @@ def _revision_tag(attributes: Attributes) -> dict[str, str]:
 
 def _content_headers(attributes: Attributes) -> dict[str, str]:
     return {
-        "content-type": attributes.content_type,
+        "content-type": sendable_type(attributes.content_type),
         "etag": f'"{attributes.checksum}"',
         "accept-ranges": "bytes",
         "x-artstore-revision": str(attributes.revision),

@@ -17,9 +17,9 @@ from artstore.contracts.elements import CatalogMemory, RegistryState
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
 
-from ..store.listing import read_many
 from ..store.store import Store
 from .journal import Journal
+from .looks import find_whole
 from .rows import Rows
 
 log = get_logger("element.upkeep")
@@ -156,9 +156,9 @@ class Reconciliation:
         if not missing:
             return ""
         # Asked after the catalog was: a file deleted meanwhile is gone from the disk before its row goes.
-        on_disk = await self._store.scan_in_thread(read_many, self._store, missing)
-        for file_id, content in zip(missing, on_disk, strict=True):
-            if content and file_id not in self._store.unconfirmed:
+        whole = await self._store.scan_in_thread(find_whole, self._store, missing)
+        for file_id in missing:
+            if file_id in whole and file_id not in self._store.unconfirmed:
                 return f"the catalog has lost the file {file_id}"
         self._memory.witnesses = [file_id for file_id in self._memory.witnesses if file_id not in missing]
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -39,3 +40,34 @@ async def test_a_file_that_cannot_be_read_costs_that_file_only(neighbours: Neigh
         metrics = (await element.ask("GET", "/metrics")).body.decode()
         assert "element_failed 0.0" in metrics
         assert 'element_findings_total{kind="unreadable"} 0.0' not in metrics
+
+
+@pytest.mark.parametrize("damaged", ["a\0/b", "text/plain\r\nX-Evil: 1", "", "текст/html"])
+async def test_bytes_are_answered_whatever_type_an_edited_attr_json_states(
+    neighbours: Neighbours, tmp_path: Path, damaged: str
+) -> None:
+    root = tmp_path / "se"
+    async with running_element(neighbours, root) as element:
+        file_id = (await element.put(b"bytes")).json["file_id"]
+        path = attributes_path(root, file_id)
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "content_type": damaged}))
+        answer = await element.ask("GET", f"/api/files/{file_id}/content")
+        assert (answer.status, answer.body) == (200, b"bytes")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert "x-evil" not in answer.headers
+
+
+async def test_a_link_that_leads_nowhere_is_unreadable_and_not_missing(neighbours: Neighbours, tmp_path: Path) -> None:
+    """Its target may lie on a disk that is not mounted now."""
+    root = tmp_path / "se"
+    async with running_element(neighbours, root) as element:
+        bare, bad = [(await element.put(b"bytes")).json["file_id"] for _ in range(2)]
+        for path in (attributes_path(root, bare), data_path(root, bad)):
+            path.rename(tmp_path / path.name)
+            path.symlink_to(tmp_path / "unmounted" / path.name)
+        for file_id in (bare, bad):
+            answer = await element.ask("GET", f"/api/files/{file_id}/content")
+            assert (answer.status, answer.json["reason"]) == (500, "unreadable")
+        (tmp_path / "unmounted").symlink_to(tmp_path)
+        for file_id in (bare, bad):
+            assert (await element.ask("GET", f"/api/files/{file_id}/content")).body == b"bytes"

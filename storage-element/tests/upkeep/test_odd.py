@@ -26,6 +26,7 @@ from app.upkeep.aside import Found
 from app.upkeep.expire import expire
 from app.upkeep.journal import Journal
 from app.upkeep.rebuild import Rebuild, RebuildState
+from app.upkeep.reconcile import Reconciliation
 from app.upkeep.rows import Rows
 from app.upkeep.sweep import Sweep, SweepState
 from app.upkeep.verify import Verify, VerifyState
@@ -97,7 +98,7 @@ async def site(neighbours: Neighbours, root: Path) -> AsyncIterator[Site]:
         catalog_of(neighbours) as sql,
     ):
         found = Found(store, Journal(store.files.paths))
-        yield Site(store, rows, sql, found, Align(store, rows, found, 300.0), root)
+        yield Site(store, rows, sql, found, Align(store, rows, found, 300.0, lambda: 0.0), root)
 
 
 def edit(path: Path, change: dict[str, Any] | str) -> None:
@@ -275,3 +276,50 @@ async def test_a_task_that_dies_says_so(own_neighbours: Neighbours, tmp_path: Pa
         element.stop()
     async with running_element(own_neighbours, root) as element:
         assert (await element.put(b"x")).status == 201
+
+
+async def test_links_that_lead_nowhere_keep_their_files_and_rows(own_neighbours: Neighbours, tmp_path: Path) -> None:
+    async with site(own_neighbours, tmp_path / "se") as se:
+        bare, bad = await se.put(), await se.put()
+        for path in (attributes_path(se.root, bare), data_path(se.root, bad)):
+            path.rename(tmp_path / path.name)
+            path.symlink_to(tmp_path / "unmounted" / path.name)
+        assert (await se.rebuild()).unreadable == 2
+        await se.verify()
+        await Sweep(se.store, se.rows, se.found, -1.0).run(SweepState(started_at="", dry_run=False))
+        assert set(await se.sql.states()) == {bare, bad}
+        (tmp_path / "unmounted").symlink_to(tmp_path)
+        assert {one.file_id for one in list_files(se.store, "", 10)[0]} == {bare, bad}
+        assert (await se.verify()).files == 2
+
+
+@pytest.mark.parametrize("odd", ["damaged", "foreign", "halved"])
+async def test_a_row_that_the_element_removed_itself_is_no_sign_of_a_lost_catalog(
+    own_neighbours: Neighbours, tmp_path: Path, odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file that cannot be put aside stays on the disk without a row."""
+    async with site(own_neighbours, tmp_path / "se") as se:
+        reconciliation = Reconciliation(se.store, se.rows, se.found.journal)
+        await reconciliation.load()
+        await reconciliation.look([])
+        file_id, lost = await se.put(), await se.put()
+        await reconciliation.confirmed([file_id, lost])
+        if odd == "damaged":
+            attributes_path(se.root, file_id).write_bytes(b"{")
+        elif odd == "foreign":
+            edit(attributes_path(se.root, file_id), {"storage_element_id": "se-99"})
+        else:
+            data_path(se.root, file_id).write_bytes(b"")
+        monkeypatch.setattr(se.store.files, "quarantine", _refused)
+        await se.rebuild()
+        assert set(await se.sql.states()) == {lost}
+        await reconciliation.look([])
+        assert reconciliation.doubt == ""
+        await reconciliation.confirmed([file_id])
+        await se.sql.run("DELETE FROM files WHERE file_id = $1", lost)
+        await reconciliation.look([])
+        assert lost in reconciliation.doubt
+
+
+def _refused(_: str) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -180,7 +180,8 @@ class LocalBackend(LocalScan):
         """attr.json as it lies there, damaged or not."""
         try:
             fd = os.open(self.paths.attributes(file_id), READ)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            _require_no_link(error)
             return None
         try:
             return os.read(fd, 1 << 16)
@@ -193,7 +194,8 @@ class LocalBackend(LocalScan):
     def open_data(self, file_id: str) -> LocalData | None:
         try:
             fd = os.open(self.paths.data(file_id), READ)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            _require_no_link(error)
             return None
         return LocalData(fd, os.fstat(fd).st_size)
 
@@ -253,3 +255,9 @@ class LocalBackend(LocalScan):
         if durable.make_folder(folder):
             # Small files leave the new folder's name to the next checkpoint, larger ones sync it themselves.
             self._loose.add(folder)
+
+
+def _require_no_link(error: FileNotFoundError) -> None:
+    """Raises OSError for a link that leads nowhere: its target may be on a disk that is not mounted now."""
+    if os.path.islink(error.filename):
+        raise OSError(errno.ENOLINK, "a link that leads nowhere", error.filename) from error
