@@ -199,12 +199,13 @@ class Connection(HttpToolsProtocol):
         self._output.watch()
         if self.transport.is_closing() or self._draining:
             return
+        if self._unparsed and self._reader.whole:
+            self.loop.call_soon(self._go_on)  # no more is read until these are begun
+            return
         self.flow.resume_reading()
         if not self._reader.whole:
             if self._timer is None:
                 self._close_after(LINGER_S)
-        elif self._unparsed:
-            self.loop.call_soon(self._go_on)
         elif self._half_closed:
             self._close()
         else:
@@ -220,6 +221,7 @@ class Connection(HttpToolsProtocol):
             return
         rest = self._unparsed
         self._keep_unparsed(b"")
+        self.flow.resume_reading()
         self._parse(rest)
         if not self._half_closed or self.transport.is_closing() or self._draining:
             return
