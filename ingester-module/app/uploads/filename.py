@@ -16,7 +16,11 @@ from artstore.errors import Malformed, TooManyHeaders
 MAX_HEADER_BYTES = 4096
 """255 bytes of name take 765 in percent-encoding, twice that with the plain form beside it."""
 
-_PARAMETER = re.compile(r';\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)')
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PARAMETER = re.compile(rf';\s*(?:({_TOKEN})\s*=\s*({_QUOTED}\s*|[^;"]*)|[^;"]*)')
+"""A parameter, or something without `=`, which means nothing. It must reach to the next semicolon or to the end."""
+_CONTINUED = re.compile(r"filename\*\d+\*?")
 _CHARSETS = re.compile(
     r"utf-?8|us-ascii|iso-8859-\d{1,2}|windows-12\d\d|cp12\d\d|cp866|koi8-[ru]|gb18030|gbk|big5|euc-\w+"
 )
@@ -29,19 +33,22 @@ def filename_of(disposition: str) -> str | None:
     """`filename*` if it can be read, else `filename`; None when the header has neither.
 
     The name is as the sender wrote it, paths and control characters included: the caller checks it. Raises TooManyHeaders,
-    and Malformed for a name that is not UTF-8 and for a `filename*` that cannot be read without a `filename` beside it.
+    and Malformed for a header that is not well-formed, for a name that is not UTF-8, and for a `filename*` that cannot be read
+    without a `filename` beside it.
     """
     if len(disposition) > MAX_HEADER_BYTES:
         raise TooManyHeaders(f"Content-Disposition is longer than {MAX_HEADER_BYTES} bytes")
     plain: str | None = None
     extended: str | None = None
     unreadable = False
-    for name, value in _PARAMETER.findall(disposition):
-        if name.lower() == "filename*" and extended is None:
-            extended = _extended(value.strip())
-            unreadable = extended is None
-        elif name.lower() == "filename" and plain is None:
-            plain = content_disposition_unquote(value.strip())
+    for name, value in _parameters(disposition).items():
+        if name == "filename*":
+            extended = _extended(value)
+            unreadable = unreadable or extended is None
+        elif name == "filename":
+            plain = content_disposition_unquote(value)
+        elif _CONTINUED.fullmatch(name):
+            unreadable = True
     if extended is not None:
         return extended
     if plain is not None:
@@ -49,6 +56,26 @@ def filename_of(disposition: str) -> str | None:
     if unreadable:
         raise Malformed("filename* must be UTF-8''percent-encoded text (RFC 8187)")
     return None
+
+
+def _parameters(disposition: str) -> dict[str, str]:
+    """By lower-case names, quotes included. Raises Malformed where a reader would have to guess which part is the name: a quote
+    inside a name, a quote that does not end, a parameter stated twice."""
+    found: dict[str, str] = {}
+    at = disposition.find(";")
+    while 0 <= at < len(disposition):
+        match = _PARAMETER.match(disposition, at)
+        at = match.end() if match else at
+        if match is None or disposition[at : at + 1] not in ("", ";"):
+            raise Malformed(
+                'Content-Disposition cannot be read: write a quote inside a name as %22, and end each name with "'
+            )
+        name = (match[1] or "").lower()
+        if name in found:
+            raise Malformed(f"Content-Disposition has {name[:64]} twice")
+        if name:
+            found[name] = match[2].strip()
+    return found
 
 
 def header_text(value: bytes) -> str:

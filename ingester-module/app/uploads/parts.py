@@ -186,6 +186,10 @@ def _refuse_encoded(headers: dict[str, str]) -> None:
     coding = headers.get("content-encoding", "").lower()
     if coding not in ("", "identity"):
         raise UnsupportedMediaType(f"Content-Encoding {coding[:32]!r} of a part is not supported: send the plain bytes")
+    if "transfer-encoding" in headers:
+        raise UnsupportedMediaType("Transfer-Encoding of a part is not supported: send the plain bytes")
+    if "content-range" in headers:
+        raise Malformed("Content-Range is not supported: a part carries whole content")
 
 
 def _length(stated: str | None) -> int | None:

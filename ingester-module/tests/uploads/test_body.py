@@ -252,6 +252,8 @@ BAD_FORMS: list[tuple[str, bytes, int, str]] = [
         415,
         "unsupported_media_type",
     ),
+    ("a chunked part", file_part(b"x", headers="Transfer-Encoding: chunked\r\n") + END, 415, "unsupported_media_type"),
+    ("a part of the content", file_part(b"x", headers="Content-Range: bytes 0-0/9\r\n") + END, 400, "malformed"),
     ("unknown field", part("color", b"red") + file_part(b"x") + END, 422, "invalid_fields"),
     ("field twice", part("tags", b"[]") * 2 + file_part(b"x") + END, 422, "invalid_fields"),
     ("field not UTF-8", part("tags", b"\xff") + file_part(b"x") + END, 422, "invalid_fields"),

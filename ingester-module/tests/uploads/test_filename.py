@@ -72,6 +72,40 @@ def test_an_extended_name_that_cannot_be_read_is_refused(value: str) -> None:
         filename_of(f"attachment; filename*={value}")
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        'filename="a"b.txt"',
+        'filename=a"b',
+        'filename="a.bin',
+        'filename="a\\',
+        'filename="a" b',
+        'filename=a; x="',
+        'x="" "',
+    ],
+)
+def test_a_header_that_leaves_open_where_its_name_ends_is_refused(parameters: str) -> None:
+    with pytest.raises(Malformed, match="cannot be read"):
+        filename_of(f"attachment; {parameters}")
+
+
+@pytest.mark.parametrize(
+    "twice", ['filename="a"; filename="b"', "filename*=UTF-8''a; FILENAME*=UTF-8''b", "name=file; name=x"]
+)
+def test_a_parameter_that_is_stated_twice_is_refused(twice: str) -> None:
+    with pytest.raises(Malformed, match="twice"):
+        filename_of(f"form-data; {twice}")
+
+
+def test_a_name_in_continuations_is_never_lost_in_silence() -> None:
+    continued = "attachment; filename*0*=UTF-8''%D0%B0; filename*1=\"b.txt\""
+    with pytest.raises(Malformed):
+        filename_of(continued)
+    with pytest.raises(Malformed):
+        filename_of('attachment; filename*0="a"; filename*1="b.txt"')
+    assert filename_of(f'{continued}; filename="ok.txt"') == "ok.txt"
+
+
 def test_a_name_of_megabytes_is_refused_by_its_length() -> None:
     with pytest.raises(TooManyHeaders):
         filename_of('attachment; filename="' + "x" * 5_000_000 + '"')
