@@ -14,7 +14,7 @@ from artstore.jsons import JsonResponse
 from artstore.service import DataRoute
 
 from ..core.context import Context
-from ..reading.conditions import Validators, check_unchanged, is_known_to_client, validators_of
+from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client, validators_of
 from ..reading.lookup import Found
 from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
@@ -33,9 +33,10 @@ async def attributes(request: Request) -> Response:
     record = found.record
     dated = validators_of(record.attributes)
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
-    check_unchanged(request.headers, validators)
+    conditions = conditions_in(request.scope["headers"])
+    check_unchanged(conditions, validators)
     fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
-    if request.headers.get("if-none-match") and is_known_to_client(request.headers, validators):
+    if conditions.get("if-none-match") and is_known_to_client(conditions, validators):
         return Response(status_code=304, headers=fields)
     return JsonResponse(record.encoded, headers=fields)
 
@@ -43,7 +44,8 @@ async def attributes(request: Request) -> Response:
 async def content(request: Request) -> Response:
     context = _context(request)
     try:
-        found, answer = await context.content.answer(_file_id(request), request.method, request.headers)
+        conditions = conditions_in(request.scope["headers"])
+        found, answer = await context.content.answer(_file_id(request), request.method, conditions)
     except ArtStoreError as error:  # once the answer has begun, Relay counts how it ended
         context.files.operations.labels("download", error.code).inc()
         raise

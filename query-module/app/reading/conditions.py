@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
@@ -11,9 +11,11 @@ from email.utils import format_datetime, parsedate_to_datetime
 from artstore.clock import parse_rfc3339
 from artstore.contracts.files import Attributes
 from artstore.errors import RevisionMismatch
+from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.ranges import ByteRange, choose_range
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_EVALUATED = {name.encode(): name for name in CONDITIONS | RANGES}
 _MAX_TAGS = 256
 """Tags looked at in one field; a field of this length is no honest one."""
 
@@ -33,6 +35,17 @@ class Plan:
 
     status: int
     part: ByteRange | None = None
+
+
+def conditions_in(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The fields that `plan` evaluates. Lines of one list are one list (RFC 9110 §5.3); the edge refuses other repetitions."""
+    found: dict[str, str] = {}
+    for line, value in fields:
+        name = _EVALUATED.get(line)
+        if name is not None:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
 def validators_of(attributes: Attributes) -> Validators:

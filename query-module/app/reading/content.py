@@ -6,11 +6,11 @@ gets the headers of one revision with the bytes of another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import aiohttp
-from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from artstore.discovery import Discovery
@@ -37,24 +37,24 @@ class Content:
     element_idle_timeout_s: float
     limits: RateLimits
 
-    async def answer(self, file_id: str, method: str, headers: Headers) -> tuple[Found, Response]:
+    async def answer(self, file_id: str, method: str, conditions: Mapping[str, str]) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
         # 1. what the file is, from the nearest level
         found = await self.lookup.find(file_id)
         try:
-            return found, await self._answer(found, method, headers)
+            return found, await self._answer(found, method, conditions)
         except Contradicted:
             # 3. the caches are behind: once more, with what is on disk now
             found = await self.lookup.find_on_disk(found.record)
         try:
-            return found, await self._answer(found, method, headers)
+            return found, await self._answer(found, method, conditions)
         except Contradicted as error:
             raise Unavailable(f"the file is changing: {error}", file_id=file_id) from error
 
-    async def _answer(self, found: Found, method: str, headers: Headers) -> Response:
+    async def _answer(self, found: Found, method: str, conditions: Mapping[str, str]) -> Response:
         attributes = found.record.attributes
         validators = validators_of(attributes)
-        chosen = plan(method, headers, validators, attributes.size_bytes)
+        chosen = plan(method, conditions, validators, attributes.size_bytes)
         fields = content_fields(attributes, validators, chosen)
         if chosen.status == 304 or method == "HEAD":
             return Response(status_code=chosen.status, headers=fields)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.reading.conditions import Plan, Validators, plan
+from app.reading.conditions import Plan, Validators, conditions_in, plan
 from artstore.errors import RangeNotSatisfiable, RevisionMismatch
 from artstore.ranges import ByteRange
 
@@ -97,3 +97,11 @@ def test_a_range_outside_the_file_refuses() -> None:
 def test_head_knows_conditions_but_no_range() -> None:
     assert plan("HEAD", {"range": "bytes=10-"}, FIRST_REVISION, 10) == WHOLE
     assert plan("HEAD", {"if-none-match": ETAG}, FIRST_REVISION, 10) == UNCHANGED
+
+
+def test_several_lines_of_a_list_are_one_list() -> None:
+    lines = [(b"if-none-match", b'"other"'), (b"accept", b"*/*"), (b"if-none-match", ETAG.encode())]
+    assert plan("GET", conditions_in(lines), FIRST_REVISION, 10) == UNCHANGED
+    lines = [(b"if-match", b'"other"'), (b"if-match", ETAG.encode())]
+    assert plan("GET", conditions_in(lines), FIRST_REVISION, 10) == WHOLE
+    assert conditions_in([(b"host", b"a")]) == {}
