@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -39,8 +41,9 @@ def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
 
 async def read_json(request: Request, shape: type[T]) -> T:
     """The request's body as a msgspec struct. Raises Malformed (no JSON) or InvalidFields (wrong shape)."""
-    body = await request.body()
+    body = without_bom(await request.body())
     check_depth(body)
+    check_keys(body)
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
@@ -61,3 +64,26 @@ def check_depth(body: bytes) -> None:
             depth += 1 if mark in b"[{" else -1
             if depth > MAX_DEPTH:
                 raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def check_keys(body: bytes | str) -> None:
+    """Raises Malformed when an object has a key twice: parsers disagree about which value counts (RFC 8259 §4). What is not
+    JSON at all is left to the parser behind this."""
+    try:
+        json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return
+
+
+def without_bom(body: bytes) -> bytes:
+    """Some editors and shells begin UTF-8 with a byte order mark; a parser may skip it (RFC 8259 §8.1)."""
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Malformed(f"the JSON has the key {twice[:64]!a} twice")
+    return found

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artstore.errors import Malformed
-from artstore.jsons import MAX_DEPTH, check_depth
+from artstore.jsons import MAX_DEPTH, check_depth, check_keys
 
 plain = st.recursive(
     st.none() | st.text() | st.integers(0, 9),
@@ -41,3 +41,19 @@ def test_what_only_looks_deep_is_left_to_the_parser(body: bytes) -> None:
 def test_what_is_deep_is_refused(body: bytes) -> None:
     with pytest.raises(Malformed):
         check_depth(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"role":"READONLY","role":"ADMIN"}', b'[{"a":{"b":1,"c":2,"b":1}}]', b'{"a":1,"\\u0061":2}', b'{"":1,"":2}'],
+)
+def test_an_object_with_a_key_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(Malformed, match="twice"):
+        check_keys(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"grant_type=x", b'[{"a":1},{"a":1}]', b'{"a":{"a":1}}', b"9" * 5000, b"\xff", b"[" * 100_000]
+)
+def test_only_keys_of_one_object_are_compared(body: bytes) -> None:
+    check_keys(body)

@@ -202,6 +202,7 @@ def test_content_that_is_cut_off_has_no_effect(site: Site, door: Door, fields: l
     ("coding", "status"),
     [
         ("content-encoding: gzip", 415), ("content-encoding: deflate, identity", 415), ("content-encoding: br", 415),
+        ("content-transfer-encoding: base64", 415), ("content-transfer-encoding: x-gzip", 415),
         ("transfer-encoding: gzip, chunked", 501), ("transfer-encoding: x, chunked", 501), ("transfer-encoding: gzip", 501),
     ],
 )  # fmt: skip
@@ -211,6 +212,42 @@ def test_encoded_content_is_refused(site: Site, door: Door, coding: str, status:
     answers = send(site, door, [coding, *length], content if length else chunked(content))
     assert [one.status for one in answers] == [status]
     assert not door.was_made(site, said(answers))
+
+
+@every_door
+@pytest.mark.parametrize("field", [OCTETS, JSON, "idempotency-key"])
+def test_a_field_that_is_no_list_is_never_repeated(site: Site, door: Door, field: str) -> None:
+    content = site.filled(door.content)
+    twice = [field] if ":" in field else [f"{field}: a", f"{field}: b"]
+    answers = send(site, door, [*twice, f"content-length: {len(content)}"], content)
+    assert [one.status for one in answers] == [400], "a proxy may have looked at the other one"
+    assert not door.was_made(site, said(answers))
+
+
+every_json_door = pytest.mark.parametrize(
+    "door",
+    [one for one in DOORS.values() if one.content_type == JSON],
+    ids=[n for n, d in DOORS.items() if d.content_type == JSON],
+)
+
+
+@every_json_door
+def test_json_with_a_key_twice_has_no_effect(site: Site, door: Door) -> None:
+    content = site.filled(door.content)
+    first = content[1:].partition(b":")[0]
+    twice = b"{" + first + b":1," + content[1:]
+    answers = send(site, door, [f"content-length: {len(twice)}"], twice)
+    assert [one.status for one in answers] == [400]
+    assert "twice" in said(answers)["detail"]
+    assert not door.was_made(site, None)
+
+
+@every_json_door
+def test_json_behind_a_byte_order_mark_takes_effect(site: Site, door: Door) -> None:
+    content = b"\xef\xbb\xbf" + site.filled(door.content)
+    answers = send(site, door, [f"content-length: {len(content)}"], content)
+    assert [one.status for one in answers] == [door.status]
+    assert door.was_made(site, said(answers))
 
 
 @every_door

@@ -95,6 +95,8 @@ ROWS = {
     "Repr-Digest": Row([f"repr-digest: sha-256=:{WRONG}:"], MISMATCH),
     "Content-MD5": Row([f"content-md5: {base64.b64encode(bytes(16)).decode()}"], MISMATCH),
     "two Host fields": Row(["host: b"]),
+    "two Range, If-Range or date fields": Row(["range: bytes=0-0", "range: bytes=1-1"]),
+    "Content-Transfer-Encoding": Row(["content-transfer-encoding: base64"]),
     OTHERS: Row(
         [
             "te: trailers", "trailer: x", "content-location: /x", "content-language: de", "accept: image/png",

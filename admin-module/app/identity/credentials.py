@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote_plus
 import msgspec
 
 from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
+from artstore.jsons import check_keys, without_bom
 
 from .secrets import MAX_SECRET_CHARS
 
@@ -50,6 +51,10 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
         return _from_form(authorization, body)
     if media_type != JSON:
         raise UnsupportedMediaType(f"send {JSON} or {FORM}")
+    if authorization is not None:
+        raise Malformed("the client authenticates in two ways at once: in the Authorization header and in the body")
+    body = without_bom(body)
+    check_keys(body)
     try:
         given = msgspec.json.decode(body, type=_Body)
     except msgspec.ValidationError as error:

@@ -66,3 +66,8 @@ def test_a_bad_form_is_refused_in_the_words_of_rfc_6749(
 def test_other_bodies_are_refused_as_problems(content_type: str, body: bytes, error: type[ArtStoreError]) -> None:
     with pytest.raises(error):
         parse_credentials(content_type, None, body)
+
+
+def test_json_beside_basic_is_refused_as_the_form_is() -> None:
+    with pytest.raises(Malformed, match="two ways"):
+        parse_credentials(JSON, "Basic YTpi", b'{"client_id": "me", "client_secret": "s"}')

@@ -18,6 +18,7 @@ from artstore.contracts.holds import holds
 from artstore.contracts.idempotency import GONE, Answer, accepted, changed
 from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
 from artstore.if_match import checksums_in, if_match, revisions_in
+from artstore.jsons import check_keys, without_bom
 
 from ..changes import change
 from ..changes.queue import Queued
@@ -122,8 +123,10 @@ async def _read_changes(request: Request, context: Context) -> Changes:
     pieces = []
     while piece := await received.next():
         pieces.append(piece)
+    body = without_bom(b"".join(pieces))
+    check_keys(body)
     try:
-        wanted = msgspec.json.decode(b"".join(pieces), type=Changes)
+        wanted = msgspec.json.decode(body, type=Changes)
     except msgspec.ValidationError as error:
         raise InvalidFields(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

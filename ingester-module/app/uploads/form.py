@@ -20,6 +20,7 @@ from artstore.contracts.files import (
 )
 from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type
 from artstore.errors import InvalidFields, Malformed
+from artstore.jsons import check_keys, without_bom
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
 MAX_FIELD_BYTES = 16 * 1024
@@ -104,6 +105,10 @@ def _json(fields: Mapping[str, str], name: str, type_: Any, absent: Any) -> Any:
     if text is None:
         return absent
     try:
-        return msgspec.json.decode(text.encode(), type=type_)
+        content = without_bom(text.encode())
+        check_keys(content)
+        return msgspec.json.decode(content, type=type_)
+    except Malformed as error:
+        raise InvalidFields(f"{name}: {error.detail}", fields=[name]) from error
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise InvalidFields(f"{name} is not the JSON it must be: {error}", fields=[name]) from error

@@ -44,6 +44,8 @@ WRONG = [
     ({"tags": '["\ud800"]'}, "tags"),
     ({"metadata": "[]"}, "metadata"),
     ({"metadata": "{"}, "metadata"),
+    ({"metadata": '{"a": "1", "a": "2"}'}, "metadata"),
+    ({"metadata": '{"a": {"b": 1, "b": 1}}'}, "metadata"),
     ({"metadata": '{"a":' * 3000}, "metadata"),
     ({"metadata": '{"n": 123456789012345678901234567890}'}, "metadata"),
     ({"metadata": '{"n": "\\u0000"}'}, "metadata"),

@@ -15,7 +15,7 @@ from artstore.body_limit import limited_receive
 from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import InvalidFields
 from artstore.http import request_headers
-from artstore.jsons import check_depth
+from artstore.jsons import check_depth, check_keys
 
 READS_BODY = "__artstore_reads_body__"
 HEAD_ONLY = "artstore.head_only"
@@ -45,6 +45,7 @@ class GuardedRoute(APIRoute):
             if self.body_field is None and body.strip() not in _NO_CONTENT and not self.reads_body:
                 raise InvalidFields("this takes no content", fields=["body"])
             check_depth(body)
+            check_keys(body)
             answer = await inner(limited)
             return _head_of(answer) if HEAD_ONLY in request.scope else answer
 

@@ -61,14 +61,17 @@ def find_head_fault(scope: Scope) -> ArtStoreError | None:
         return TooManyHeaders(f"there may be {MAX_FIELDS} header fields")
     if sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
         return TooManyHeaders(f"the header fields may have {MAX_HEAD_BYTES} bytes")
-    hosts = 0
+    single = []
     for name, value in fields:
-        if name == b"host":
-            hosts += 1
+        if name in _SINGLE:
+            single.append(name)
         elif (rule := _RULES.get(name)) is not None and (fault := rule(scope, value)) is not None:
             return fault
-    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+    if b"host" not in single and scope["http_version"] == "1.1":
         return Malformed("a request has exactly one Host field")
+    for name in single if len(single) > len(set(single)) else ():
+        if single.count(name) > 1:
+            return Malformed(f"a request has at most one {name.decode()} field")
     return None
 
 
@@ -84,6 +87,12 @@ def _content_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:
     return UnsupportedMediaType("Content-Encoding is not decoded here: send the content itself")
 
 
+def _content_transfer_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:
+    if value.strip(b" \t").lower() in _PLAIN_ENCODINGS:
+        return None
+    return UnsupportedMediaType("Content-Transfer-Encoding is not part of HTTP and not decoded: send the plain bytes")
+
+
 def _content_range(_scope: Scope, _value: bytes) -> ArtStoreError | None:
     return Malformed("Content-Range is not supported: a request carries whole content")
 
@@ -94,9 +103,19 @@ def _content(scope: Scope, value: bytes) -> ArtStoreError | None:
     return None
 
 
+_SINGLE = frozenset(
+    {
+        b"host", b"content-type", b"content-disposition", b"content-md5", b"idempotency-key",
+        b"range", b"if-range", b"if-modified-since", b"if-unmodified-since",
+    }
+)  # fmt: skip
+"""Fields that are no lists. When one is repeated, every reader may take another value for the one that counts. Authorization is
+checked where it is read."""
+_PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
 _RULES = {
     b"expect": _expect,
     b"content-encoding": _content_encoding,
+    b"content-transfer-encoding": _content_transfer_encoding,
     b"content-range": _content_range,
     b"content-length": _content,
     b"transfer-encoding": _content,
