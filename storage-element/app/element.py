@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -94,8 +93,8 @@ class Element:
         self._changing = asyncio.Lock()
         self._announcing = asyncio.Lock()
         self._failure_told = False
-        self.on_confirmed: Callable[[], None] = lambda: None
-        """Called when admin accepts the root, which it had not or not any more."""
+        self.confirmed = asyncio.Event()
+        """Set once admin has accepted the root in this process, which may be before the store is open."""
 
     @property
     def id(self) -> str:
@@ -224,7 +223,7 @@ class Element:
         self._serving.accepted, self._serving.confirmed, self._serving.refusal = True, True, None
         if news:
             log.info("root accepted", element_id=self.id, incarnation=self._identity.incarnation)
-            self.on_confirmed()
+            self.confirmed.set()
 
     async def _refused(self, error: ArtStoreError) -> None:
         """Read-only at once; on disk too, so that this root does not serve after a restart while admin is away."""

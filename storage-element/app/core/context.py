@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -181,14 +180,12 @@ class StoreParts:
         runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
         watch = RootWatch(serving, element)
         runtime.tasks.every("root", LOOK_AT_DISK_EVERY_S, watch.look)
-        begun = asyncio.Event()
-        element.on_confirmed = begun.set
         runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_heard)
-        runtime.tasks.start("upkeep", self._work(store, upkeep, begun))
+        runtime.tasks.start("upkeep", self._work(store, upkeep))
 
-    async def _work(self, store: Store, upkeep: Upkeep, confirmed: asyncio.Event) -> None:
+    async def _work(self, store: Store, upkeep: Upkeep) -> None:
         """Nothing works on a root that may be a copy: not before admin has accepted it."""
-        await confirmed.wait()
+        await self.context.element.confirmed.wait()
         self.runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
         await upkeep.begin()
 

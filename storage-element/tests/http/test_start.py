@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 from artstore.testing.services import free_port
 
 from ..running import Neighbours, environment, eventually, running_element, start_process
+from ..upkeep.catalog import all_confirmed, catalog_of
 
 
 def refusal_of(neighbours: Neighbours, root: Path, log: Path, **settings: str) -> list[str]:
@@ -44,3 +47,32 @@ async def test_a_root_of_another_element_is_refused_in_one_line(neighbours: Neig
     lines = refusal_of(neighbours, tmp_path / "root", tmp_path / "other.log", STORAGE_ELEMENT_ID="se-02")
     assert len(lines) == 1
     assert "belongs to the element se-01, not to se-02" in lines[0]
+
+
+async def test_an_element_that_was_accepted_while_it_read_its_log_confirms_uploads(
+    neighbours: Neighbours, tmp_path: Path
+) -> None:
+    """A slow start reports before the store is open; all that works in the background begins nevertheless."""
+    async with running_element(neighbours, tmp_path / "root"):
+        pass
+    segment = tmp_path / "root/wal/00000099.wal"
+    os.mkfifo(segment)  # its `open` waits until the pipe is opened for writing
+    reports = neighbours.admin.reports
+    reports.clear()
+
+    async def were_answered() -> bool:
+        """The second report follows the answer to the first."""
+        return len(reports) == 2
+
+    async def go_on() -> None:
+        await eventually(were_answered)
+        pipe = segment.rename(tmp_path / "pipe")
+        segment.write_bytes(bytes(1 << 20))
+        os.close(os.open(pipe, os.O_WRONLY))
+
+    going = asyncio.create_task(go_on())
+    async with running_element(neighbours, tmp_path / "root") as element, catalog_of(neighbours) as catalog:
+        await going
+        assert {report.away_reason for report in reports[:2]} == {"starting: reading the log"}
+        await catalog.commit((await element.put(b"bytes")).json["file_id"])
+        await eventually(lambda: all_confirmed(element))
