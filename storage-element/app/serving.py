@@ -41,6 +41,10 @@ class Serving:
         self.waiting_for: str | None = None
         """What the start waits for before it may take a root."""
 
+    def close(self) -> None:
+        """Before the store is closed."""
+        self.open = False
+
     def find_fault(self) -> str | None:
         """Why nothing is served; None when it is."""
         if self.refusal is not None:

@@ -76,7 +76,6 @@ class Startup:
             if self._serving.waiting_for is not None:
                 self._task.cancel()
             await asyncio.wait({self._task})
-        self._serving.open = False
         await self._opened.aclose()
 
     async def _go_on(self, open_store: Callable[[Paths, AsyncExitStack], Awaitable[None]]) -> None:

@@ -171,7 +171,8 @@ class StoreParts:
             allowed_in(lambda: element.mode),
             element.announce_now,
         )
-        opened.push_async_callback(upkeep.confirm.last_round)
+        opened.callback(serving.close)
+        opened.push_async_callback(upkeep.confirm.last_round)  # first, while it still serves
         show_store(store, upkeep, runtime, settings.storage_element_id)
         self.context.parts = Parts(store, upkeep)
         element.take_store(store, reconciliation)

@@ -24,7 +24,7 @@ YOUNG_S = 30.0
 """Uploads are committed within seconds: of more than one batch, only the young are asked for in each round."""
 ALL_EVERY_ROUNDS = 15
 """A round that asks for all follows after so many that succeeded; one that fails is repeated."""
-LAST_ROUND_S = 1.0
+LAST_ROUND_S = 3.0
 
 
 class Confirm:

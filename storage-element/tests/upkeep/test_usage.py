@@ -84,6 +84,20 @@ async def test_committed_uploads_are_confirmed_and_open_ones_are_not(
             await eventually(lambda: all_confirmed(again))
 
 
+async def test_a_clean_stop_confirms_what_was_committed(own_neighbours: Neighbours, tmp_path: Path) -> None:
+    """Unless the catalog is slow to answer, so it has three attempts."""
+    root, left = tmp_path / "se", []
+    for _ in range(3):
+        async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
+            await catalog.commit((await element.put(b"bytes")).json["file_id"])
+            element.stop()
+        async with opened(root) as store:
+            left.append(len(store.unconfirmed))
+        if left[-1] == 0:
+            return
+    raise AssertionError(f"unconfirmed after each stop: {left}")
+
+
 async def test_a_slow_upload_is_confirmed_in_the_round_after_its_commit(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
