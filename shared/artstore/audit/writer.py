@@ -24,7 +24,7 @@ from artstore.audit.strangers import Strangers, counted
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
-from artstore.errors import Unavailable
+from artstore.errors import StartRefused, Unavailable
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
@@ -207,6 +207,9 @@ class AuditWriter:
 def open_writer(
     settings: ServiceSettings, audience: Audience, clock: Clock, tasks: Tasks, registry: CollectorRegistry
 ) -> AuditWriter:
-    """A module writes under its account's name, admin under its own. Raises OSError when the folder cannot be used."""
+    """A module writes under its account's name, admin under its own. Raises StartRefused when AUDIT_FOLDER cannot be used."""
     service = str(getattr(settings, "service_client_id", audience.value))
-    return AuditWriter(service, settings.audit_folder, clock, tasks, registry)
+    try:
+        return AuditWriter(service, settings.audit_folder, clock, tasks, registry)
+    except OSError as error:
+        raise StartRefused(f"AUDIT_FOLDER cannot be used: {error}") from error

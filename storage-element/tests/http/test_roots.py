@@ -261,6 +261,21 @@ async def test_folders_on_another_file_system_are_refused_in_one_line(
         shutil.rmtree(other)
 
 
+async def test_an_audit_folder_that_cannot_be_used_is_refused_in_one_line(
+    neighbours: Neighbours, tmp_path: Path
+) -> None:
+    """As on a disk that the kernel has made read-only: there, too, no file can be made."""
+    blocked, log = tmp_path / "blocked", tmp_path / "log"
+    blocked.write_bytes(b"")
+    settings = environment(neighbours, tmp_path / "root", free_port(), AUDIT_FOLDER=str(blocked / "audit"))
+    process = start_process(settings, log)
+    assert process.wait(60) == 3
+    (line,) = [line for line in log.read_text().splitlines() if "start refused" in line]
+    assert "AUDIT_FOLDER cannot be used" in line
+    assert "Traceback" not in log.read_text()
+    assert not (tmp_path / "root").exists()
+
+
 async def test_a_known_root_without_its_files_is_refused(neighbours: Neighbours, tmp_path: Path) -> None:
     root, log = tmp_path / "root", tmp_path / "log"
     async with running_element(neighbours, root):
