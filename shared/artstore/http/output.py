@@ -97,6 +97,6 @@ def _unacknowledged(sock: Any) -> int:
         return 0
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, struct.pack("i", 0))
-    except OSError:
-        return 0  # closed meanwhile
+    except (OSError, ValueError):
+        return 0  # closed meanwhile: its descriptor is -1 then
     return int(struct.unpack("i", answer)[0])
