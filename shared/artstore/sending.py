@@ -66,13 +66,15 @@ class BodySender:
         loop = asyncio.get_running_loop()
         look_every_s = min(LOOK_EVERY_S, self._limits.idle_timeout_s / 4)
         since_s, self.waits = loop.time(), False
+        # `look` and its timer refer to each other and stay until a collection: they must not hold the piece.
+        piece_bytes = len(piece)
 
         timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal since_s, timer
             now_s, self.waits = loop.time(), True
-            if self._is_slow(now_s - since_s, len(piece)):
+            if self._is_slow(now_s - since_s, piece_bytes):
                 limit.reschedule(now_s)
                 return
             since_s, timer = now_s, loop.call_later(look_every_s, look)

@@ -18,7 +18,9 @@ async def filled(element: RunningElement) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     for size in (0, 10, 5000, 65_537, 2_000_000):
         content = os.urandom(size)
-        contents[(await element.put(content)).json["file_id"]] = content
+        put = await element.put(content)
+        assert put.status == 201, put.body
+        contents[put.json["file_id"]] = content
     changed = next(iter(contents))
     assert (await element.ask("PATCH", f"/api/files/{changed}", json={"tags": ["changed"]})).status == 200
     return contents
