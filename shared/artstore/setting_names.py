@@ -57,6 +57,7 @@ SETTING_NAMES = frozenset(
         "PEER_TIMEOUT_S",
         "PORT",
         "RATE_LIMIT_BURST",
+        "QUERY_URL",
         "RATE_LIMIT_PER_MINUTE",
         "REDIS_CONNECT_TIMEOUT_S",
         "REDIS_MAX_CONNECTIONS",

@@ -27,5 +27,13 @@ async def runtime() -> AsyncIterator[Runtime]:
         limiter = Limiter(Clock(), Load(1, 1000, registry), registry)
         audit = AuditWriter("test", None, Clock(), tasks, registry)
         yield Runtime(
-            ServiceSettings(port=1), Clock(), registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit
+            ServiceSettings(port=1),
+            Clock(),
+            registry,
+            FileMetrics(registry),
+            Health(tasks),
+            tasks,
+            limiter,
+            audit,
+            print,
         )

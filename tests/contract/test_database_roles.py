@@ -41,7 +41,6 @@ FORBIDDEN_TO_ALL = [
     "CREATE SCHEMA intruder",
     "CREATE TABLE intruder ()",
     "CREATE TEMPORARY TABLE audit_seals ()",
-    "CREATE EXTENSION file_fdw",
     "SET ROLE artstore",
     "SET SESSION AUTHORIZATION artstore",
     "UPDATE alembic_version SET version_num = '0000'",

@@ -7,7 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.errors import NotFound
+from artstore.contracts.files import canonical_id
+from artstore.errors import MethodNotAllowed, NotFound
 from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.service import DataRoute
 
@@ -17,10 +18,17 @@ from ..core.context import Context
 async def redirect_to_query(request: Request) -> Response:
     """307: the client repeats the request, with its token and conditions, at QUERY_URL."""
     context: Context = request.app.state.context
+    given, _, rest = request.url.path.removeprefix("/api/files/").partition("/")
+    if given == "upload":  # a fixed path of another method, which the parameter of this one hides
+        raise MethodNotAllowed(allow="POST")
+    file_id = canonical_id(given)
+    if file_id is None:
+        raise NotFound("no file has such an id")
     if context.query_url is None:
         raise NotFound("files are read at query; set QUERY_URL to have readers sent there")
-    query = request.scope["query_string"].decode("latin-1")
-    location = context.query_url.rstrip("/") + request.url.path + (f"?{query}" if query else "")
+    path = f"/api/files/{file_id}" + (f"/{rest}" if rest else "")
+    query = request.scope["query_string"].decode("ascii", "replace")
+    location = context.query_url.rstrip("/") + path + (f"?{query}" if query else "")
     return Response(status_code=307, headers={"location": location, "cache-control": "no-store"})
 
 

@@ -29,7 +29,7 @@ async def note_denied(
     """Records which caller was refused what, and from where. Never raises: the refusal stands.
 
     `reason`: for auditors, where the caller is told less. `action` LOGIN is a login, refused before the caller has
-    proved who it is: then `account` names the existing account by which it is counted, else the address does.
+    proved who it is: it is counted by its address, and by `account` when that exists.
     """
     audit = cast(AuditWriter, connection.app.state.runtime.audit)
     limits = cast(Limits, connection.app.state.limits)
@@ -42,5 +42,5 @@ async def note_denied(
         "address": str(address or NOBODY),
         "request_id": request_id.get(),
     }
-    stranger = None if proven else account or as_caller(address)
+    stranger = None if proven else " ".join(filter(None, (account, as_caller(address))))
     await audit.note_denied(Event(action, client_id, connection.url.path, "denied", metadata), stranger)

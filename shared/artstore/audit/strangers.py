@@ -1,6 +1,6 @@
 """Denials whose caller has no valid credentials, summed up: anybody can cause them, as many as the network carries.
 
-Each caller (an address, or a known account whose secret was wrong) costs one event a minute with a count. The first
+Each caller (an address, with the account whose secret was wrong if it is known) costs one event a minute with a count. The first
 denial of a caller is recorded at once, its following ones with the end of the minute. Callers beyond MAX_CALLERS share
 one event. Denials of accounts that have proved who they are never come here.
 """
