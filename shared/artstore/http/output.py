@@ -61,6 +61,8 @@ class Output:
 
     def wait_for_empty(self, wanted: bool) -> None:
         """Whether a send waits until the transport holds nothing, or only until it holds little as usual."""
+        if self._transport.is_closing():
+            return
         if wanted:
             self._transport.set_write_buffer_limits(high=0)
         else:
