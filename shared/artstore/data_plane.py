@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from artstore.auth.access import authorize, principal_of
 from artstore.auth.guard import HEAD_ONLY
 from artstore.contracts.tokens import Permission
-from artstore.errors import ArtStoreError
+from artstore.errors import ArtStoreError, MethodNotAllowed
 from artstore.http import request_headers
 from artstore.limits.gate import Limits
 from artstore.problems import problem_response, too_deep, was_cut_off
@@ -54,7 +54,11 @@ class DataPlane:
         self._patterns = [plain for plain in routes if plain.route.param_convertors]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._find(scope) if scope["type"] == "http" else None
+        try:
+            found = self._find(scope) if scope["type"] == "http" else None
+        except MethodNotAllowed as error:
+            await problem_response(error)(scope, receive, send)
+            return
         if found is None:
             await self._ask_framework(scope, receive, send)
             return
@@ -90,15 +94,19 @@ class DataPlane:
                 scope["route"] = reading["route"]
 
     def _find(self, scope: Scope) -> PlainHandler | None:
+        """Raises MethodNotAllowed for a fixed path that a pattern would take for an id."""
         path, method = scope["path"], scope["method"]
-        plain = self._fixed.get(path)
-        if plain is not None and method in plain.by_method:
+        fixed = self._fixed.get(path)
+        if fixed is not None and method in fixed.by_method:
             scope["path_params"] = {}
-            scope["route"] = plain.route
-            return plain.by_method[method]
+            scope["route"] = fixed.route
+            return fixed.by_method[method]
         for plain in self._patterns:
             match = plain.route.path_regex.match(path)
             if match is not None and method in plain.by_method:
+                if fixed is not None:
+                    scope["route"] = fixed.route
+                    raise MethodNotAllowed(allow=", ".join(sorted(fixed.by_method)))
                 convertors = plain.route.param_convertors
                 scope["path_params"] = {
                     name: convertors[name].convert(value) for name, value in match.groupdict().items()

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.contracts.files import canonical_id
-from artstore.errors import MethodNotAllowed, NotFound
+from artstore.errors import NotFound
 from artstore.http.request_headers import CONDITIONS, RANGES
 from artstore.service import DataRoute
 
@@ -19,8 +19,6 @@ async def redirect_to_query(request: Request) -> Response:
     """307: the client repeats the request, with its token and conditions, at QUERY_URL."""
     context: Context = request.app.state.context
     given, _, rest = request.url.path.removeprefix("/api/files/").partition("/")
-    if given == "upload":  # a fixed path of another method, which the parameter of this one hides
-        raise MethodNotAllowed(allow="POST")
     file_id = canonical_id(given)
     if file_id is None:
         raise NotFound("no file has such an id")
