@@ -168,6 +168,10 @@ def start_process(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "app.main"], cwd=MODULE, env=env, stdout=out, stderr=out)
 
 
+class EndedAtStart(Exception):
+    """The process ended before it was ready: (exit status, the end of its log)."""
+
+
 @asynccontextmanager
 async def running_element(neighbours: Neighbours, root: Path, **settings: str) -> AsyncIterator[RunningElement]:
     """Ready when given, stopped at the end if it still runs."""
@@ -190,7 +194,7 @@ async def _ready(element: RunningElement, log: Path) -> None:
     async with asyncio.timeout(START_TIMEOUT_S):
         while True:
             if element.process.poll() is not None:
-                raise RuntimeError(f"the element ended: {log.read_text()[-2000:]}")
+                raise EndedAtStart(element.process.returncode, log.read_text()[-2000:])
             try:
                 if (await element.ask("GET", "/health/ready")).status == 200:
                     return
