@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -28,7 +29,7 @@ FILL = {
         SELECT 'client', 'key-' || n, 'f', gen_random_uuid(), now() - interval '30 days',
         now() - interval '30 days' + n * interval '1 ms' FROM generate_series(1, $1::int) AS n""",
 }
-KEEP = {"keep_s": 24 * 3600.0}
+KEEP = {"keep_s": 24 * 3600.0, "now": datetime(2100, 1, 1, tzinfo=UTC)}
 
 
 @pytest.fixture
@@ -89,7 +90,12 @@ async def test_a_batch_is_found_by_an_index(admin: Any, databases: list[Database
     await admin.sql(FILL[table], ROWS)
     await admin.sql(f"ANALYZE {table}")
     statement = str(STATEMENTS[table])
-    for name, value in {":after": "'1970-01-01Z'", ":keep_s": "86400", ":batch": str(BATCH)}.items():
+    for name, value in {
+        ":after": "'1970-01-01Z'",
+        ":now": "'2100-01-01Z'",
+        ":keep_s": "86400",
+        ":batch": str(BATCH),
+    }.items():
         statement = statement.replace(name, value)
     plan = "\n".join(row[0] for row in await admin.sql(f"EXPLAIN {statement}"))
     assert f"Seq Scan on {table}" not in plan, plan

@@ -35,7 +35,6 @@ def test_a_log_is_rotated_while_its_process_writes_and_no_line_is_cut(tmp_path: 
             time.sleep(0.001)
     assert rotated > KEPT
     assert {path.name for path in tmp_path.iterdir()} == {"part.log", "part.log.1", "part.log.2"}
-    assert all(path.stat().st_size <= small for path in (tmp_path / "part.log.1", tmp_path / "part.log.2"))
     lines = log.read_text().splitlines()
     assert not lines or lines[-1].startswith("199999 ")
     assert all(len(line) == 67 for line in lines)

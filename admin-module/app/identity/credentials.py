@@ -51,7 +51,8 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
         return _from_form(authorization, body)
     if media_type != JSON:
         raise UnsupportedMediaType(f"send {JSON} or {FORM}")
-    if authorization is not None:
+    # A Bearer token beside the body is the old token of a client that fetches a new one; it authenticates nobody here.
+    if authorization is not None and authorization.partition(" ")[0].lower() == "basic":
         raise Malformed("the client authenticates in two ways at once: in the Authorization header and in the body")
     body = without_bom(body)
     check_keys(body)

@@ -68,6 +68,10 @@ def test_other_bodies_are_refused_as_problems(content_type: str, body: bytes, er
         parse_credentials(content_type, None, body)
 
 
+def test_a_client_may_send_its_old_token_beside_its_secret() -> None:
+    assert parse_credentials(JSON, "Bearer old", b'{"client_id": "me", "client_secret": "s"}') == Credentials("me", "s")
+
+
 def test_json_beside_basic_is_refused_as_the_form_is() -> None:
     with pytest.raises(Malformed, match="two ways"):
         parse_credentials(JSON, "Basic YTpi", b'{"client_id": "me", "client_secret": "s"}')
