@@ -70,8 +70,9 @@ class Fleet:
 
     async def settled(self, aborts: int) -> None:
         """Aborts go on after the answer."""
-        while len(self.admin.aborted) < aborts:
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(120):
+            while len(self.admin.aborted) < aborts:
+                await asyncio.sleep(0.005)
 
 
 @pytest.fixture(scope="session")
