@@ -142,7 +142,7 @@ class CountedRedis(Redis):
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                server = await self._write_once()
+                server = await self._write()
         except (RedisError, OSError, TimeoutError) as error:
             await self._note_failed(began_s, error)
             raise Unavailable(refusal_of(error) or "Redis does not answer", away=EDGE) from error
@@ -188,6 +188,15 @@ class CountedRedis(Redis):
         """Those in the pool: the name may lead elsewhere now. One in use fails by itself, or its subscription ends."""
         with contextlib.suppress(RedisError, OSError):
             await self.connection_pool.disconnect(inuse_connections=False)
+
+    async def _write(self) -> str:
+        """A connection that is lost on the way says little about the server: a second one is tried."""
+        try:
+            return await self._write_once()
+        except RedisConnectionError as error:
+            if refusal_of(error):
+                raise
+            return await self._write_once()
 
     async def _write_once(self) -> str:
         """The id of the server's run, which another server or a restarted one does not share."""
