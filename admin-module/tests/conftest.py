@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def environment(database_url: str, redis_url: str, folder: Path, **more: str) ->
 Start = Callable[[dict[str, str]], Any]
 
 
-@pytest.fixture(scope="session")
-def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[bytes]]]]:
+@contextmanager
+def started() -> Iterator[Start]:
     """Starts admin processes with the environment given; ends them all."""
     running: list[subprocess.Popen[bytes]] = []
 
@@ -111,6 +112,19 @@ def start() -> Iterator[Callable[[dict[str, str]], tuple[str, subprocess.Popen[b
         process.terminate()
     for process in running:
         process.wait(120)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """For admins of one test: they would go on sweeping, purging and rotating beside the next."""
+    with started() as start_one:
+        yield start_one
+
+
+@pytest.fixture(scope="module")
+def start_for_module() -> Iterator[Start]:
+    with started() as start_one:
+        yield start_one
 
 
 @pytest.fixture(scope="session")
@@ -143,16 +157,17 @@ async def until_ready(client: httpx.AsyncClient) -> None:
 
 @pytest.fixture(scope="session")
 async def admin(
-    postgres: PostgresServer, valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory, start: Start
+    postgres: PostgresServer, valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Admin]:
     database_url = postgres.url(await postgres.new_database())
     given = environment(database_url, valkey.url(), tmp_path_factory.mktemp("admin"))
-    url, process = start(given)
-    redis = Redis.from_url(valkey.url(), decode_responses=True)
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        await until_ready(client)
-        yield Admin(url, database_url, redis, client, given, process)
-    await redis.aclose()
+    with started() as start_one:
+        url, process = start_one(given)
+        redis = Redis.from_url(valkey.url(), decode_responses=True)
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            await until_ready(client)
+            yield Admin(url, database_url, redis, client, given, process)
+        await redis.aclose()
 
 
 @pytest.fixture(scope="session")
@@ -191,19 +206,14 @@ async def own_admin(
     await redis.flushdb()
     given = environment(database_url, valkey.url(6), tmp_path, AUDIT_FOLDER=str(tmp_path / "audit"))
     clients: list[httpx.AsyncClient] = []
-    processes: list[subprocess.Popen[bytes]] = []
 
     async def run(**settings: str) -> Admin:
         url, process = start({**given, **settings})
-        processes.append(process)
         clients.append(httpx.AsyncClient(base_url=url, timeout=120))
         await until_ready(clients[-1])
         return Admin(url, database_url, redis, clients[-1], given, process)
 
     yield run
-    for process in processes:  # they would go on writing to the Redis that the next test's admin uses
-        process.terminate()
-        process.wait(120)
     for client in clients:
         await client.aclose()
     await redis.aclose()

@@ -52,7 +52,7 @@ async def client(
     postgres: PostgresServer,
     valkey: ValkeyServer,
     tmp_path_factory: Any,
-    start: Any,
+    start_for_module: Any,
     eventually: Any,
     given_environment: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, asyncpg.Connection]]:
@@ -60,7 +60,7 @@ async def client(
     name = await postgres.new_database()
     folder = tmp_path_factory.mktemp("attacked")
     given = given_environment(postgres.url(name), valkey.url(5), folder, AUDIT_CHECKPOINT_EVERY_S="3600")
-    url, _ = start({**given, "AUDIT_FOLDER": str(folder / "audit")})
+    url, _ = start_for_module({**given, "AUDIT_FOLDER": str(folder / "audit")})
     database = await asyncpg.connect(postgres.url(name).replace("+asyncpg", ""))
     async with httpx.AsyncClient(base_url=url, timeout=120) as opened:
 
@@ -82,7 +82,7 @@ async def client(
             ).status_code == 201
             assert (await opened.get("/api/audit", headers=reader)).status_code == 403
         await eventually(lambda: database.fetchval("SELECT count(*) >= 6 FROM audit_events WHERE chain LIKE 'admin:%'"))
-        _, other = start({**given, "AUDIT_CHECKPOINT_EVERY_S": "0.5"})
+        _, other = start_for_module({**given, "AUDIT_CHECKPOINT_EVERY_S": "0.5"})
         await eventually(lambda: database.fetchval("SELECT count(*) >= 2 FROM audit_checkpoints"))
         other.terminate()
         other.wait(120)
