@@ -7,10 +7,10 @@ import base64
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ import pytest
 from redis.asyncio import Redis
 
 from artstore.testing.fixtures import postgres, servers_folder, valkey
+from artstore.testing.preloaded import Forked
+from artstore.testing.preloaded import run as run_forked
+from artstore.testing.preloaded import start as start_forked
 from artstore.testing.services import PostgresServer, ValkeyServer, free_port
 
 __all__ = ["postgres", "servers_folder", "valkey"]
@@ -51,7 +54,7 @@ class Admin:
     redis: Redis
     client: httpx.AsyncClient
     environment: dict[str, str]
-    process: subprocess.Popen[bytes]
+    process: Forked
     tokens: dict[str, str] = field(default_factory=dict)
 
     async def token(self, client_id: str) -> str:
@@ -97,13 +100,12 @@ Start = Callable[[dict[str, str]], Any]
 @contextmanager
 def started() -> Iterator[Start]:
     """Starts admin processes with the environment given; ends them all."""
-    running: list[subprocess.Popen[bytes]] = []
+    running: list[Forked] = []
 
-    def start_one(given: dict[str, str]) -> tuple[str, subprocess.Popen[bytes]]:
+    def start_one(given: dict[str, str]) -> tuple[str, Forked]:
         port = free_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.main"], cwd=MODULE, env={**given, "PORT": str(port)}, stderr=subprocess.DEVNULL
-        )
+        with open(os.devnull, "wb") as nowhere:
+            process = start_forked(MODULE, {**given, "PORT": str(port)}, nowhere, nowhere)
         running.append(process)
         return f"http://127.0.0.1:{port}", process
 
@@ -135,13 +137,7 @@ def given_environment() -> Callable[..., dict[str, str]]:
 @pytest.fixture
 def run() -> Callable[[dict[str, str]], subprocess.CompletedProcess[str]]:
     """Runs an admin that is expected to end by itself."""
-
-    def run_one(given: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "app.main"], cwd=MODULE, env=given, capture_output=True, text=True, timeout=30
-        )
-
-    return run_one
+    return partial(run_forked, MODULE)
 
 
 async def until_ready(client: httpx.AsyncClient) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import os
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from artstore.contracts.elements import MAKE_ROOT, ElementReport, Mode
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
 from artstore.errors import ArtStoreError, Unavailable
+from artstore.testing.preloaded import Forked, start
 from artstore.testing.services import free_port
 from artstore.testing.tokens import Signer
 
@@ -108,7 +107,7 @@ class RunningElement:
 
     url: str
     port: int
-    process: subprocess.Popen[bytes]
+    process: Forked
     session: aiohttp.ClientSession
     root: Path
 
@@ -163,9 +162,9 @@ def environment(neighbours: Neighbours, root: Path, port: int, **settings: str) 
     }
 
 
-def start_process(env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start_process(env: dict[str, str], log: Path) -> Forked:
     with log.open("ab") as out:
-        return subprocess.Popen([sys.executable, "-m", "app.main"], cwd=MODULE, env=env, stdout=out, stderr=out)
+        return start(MODULE, env, out, out)
 
 
 class EndedAtStart(Exception):

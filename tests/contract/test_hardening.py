@@ -59,7 +59,9 @@ def test_a_head_too_large_is_refused(system: System, service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_head_without_end_is_cut_off(system: System, service: str) -> None:
-    fields = (b"x-%d: %s\r\n" % (number, b"a" * 1000) for number in range(3000))
+    fields = (
+        b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1000) for number in range(at, at + 50)) for at in range(0, 3000, 50)
+    )
     answer = raw(system, service, b"GET /health/live HTTP/1.1\r\nhost: a\r\n", *fields)
     assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
 

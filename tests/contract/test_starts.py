@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.system import ROOT
+
+from artstore.testing.preloaded import run
 
 GOOD = secrets.token_urlsafe(32)
 KEY = base64.b64encode(secrets.token_bytes(32)).decode()
@@ -41,14 +41,7 @@ UNSAFE = {
 def refusal(module: str, changes: dict[str, str | None]) -> str:
     given = {name: value for name, value in {**NEEDED[module], "PORT": "1", **changes}.items() if value is not None}
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "shared"), **given}
-    done = subprocess.run(
-        [sys.executable, "-m", "app.main"],
-        cwd=ROOT / module,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(ROOT / module, environment)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr

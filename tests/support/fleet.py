@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import httpx
 
 from artstore.testing.network import Network
+from artstore.testing.preloaded import Forked
+from artstore.testing.preloaded import start as start_forked
 from artstore.testing.services import (
     PostgresServer,
     ValkeyServer,
@@ -55,7 +57,7 @@ class Fleet:
     settings: dict[str, str]
     names: tuple[str, ...] = SMALL
     ports: dict[str, int] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes] | Forked] = field(default_factory=dict)
     wiring: Wiring | None = None
 
     def url(self, name: str) -> str:
@@ -73,12 +75,14 @@ class Fleet:
         """
         self.ports.setdefault(name, lasting_port())
         environment = {**self._environment(name, account or account_of(name)), **self.settings, **settings}
-        program = [str(ROOT / "tests" / "support" / "skewed.py"), str(skew_s)] if skew_s else ["-m", "app.main"]
+        environment = {key: value for key, value in environment.items() if value}
+        module = ROOT / MODULES[kind_of(name)]
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *program], cwd=ROOT / MODULES[kind_of(name)], stdout=log, stderr=log,
-                env={key: value for key, value in environment.items() if value},
-            )  # fmt: skip
+            if skew_s:
+                program = [sys.executable, str(ROOT / "tests" / "support" / "skewed.py"), str(skew_s)]
+                self.processes[name] = subprocess.Popen(program, cwd=module, stdout=log, stderr=log, env=environment)
+            else:
+                self.processes[name] = start_forked(module, environment, log, log)
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self.processes.pop(name)

@@ -145,7 +145,7 @@ class S3Server:
         return f"http://127.0.0.1:{self.ports['s3.port']}"
 
     def stop(self) -> None:
-        _end(self.process, signal.SIGTERM)
+        _end(self.process, signal.SIGKILL)
 
     def start_again(self) -> None:
         self.process = _serve_s3(self.folder, self.ports)

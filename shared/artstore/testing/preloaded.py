@@ -1,0 +1,141 @@
+"""Services for tests without the second and a half that each spends on imports: forked from a process that has done them.
+
+What runs is the module's own `main`, in a process of its own, with the environment given. Nothing else is shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import IO, NoReturn
+
+SHARED = Path(__file__).parents[2]
+MESSAGE_BYTES = 1 << 18
+KILLED = -int(signal.SIGKILL)
+
+
+class Forked:
+    """What subprocess.Popen offers for a running process."""
+
+    def __init__(self, watcher: socket.socket) -> None:
+        self._watcher = watcher
+        self.returncode: int | None = None
+        self.pid = int(watcher.recv(16))
+
+    def poll(self) -> int | None:
+        return self._returned(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        returned = self._returned(timeout)
+        if returned is None:
+            raise subprocess.TimeoutExpired("app.main", timeout or 0)
+        return returned
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _returned(self, timeout_s: float | None) -> int | None:
+        if self.returncode is None:
+            self._watcher.settimeout(timeout_s)
+            with contextlib.suppress(TimeoutError, BlockingIOError):
+                self.returncode = int(self._watcher.recv(16) or KILLED)
+                self._watcher.close()
+        return self.returncode
+
+
+def start(module: Path, environment: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]) -> Forked:
+    """`module`: the folder that holds the package `app`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        message = json.dumps(dict(environment)).encode()
+        socket.send_fds(_loaded(module), [message], [theirs.fileno(), stdout.fileno(), stderr.fileno()])
+    return Forked(ours)
+
+
+def run(module: Path, environment: Mapping[str, str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """For one that is expected to end by itself. Raises subprocess.TimeoutExpired, and kills it."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start(module, environment, stdout, stderr)
+        try:
+            status = process.wait(timeout_s)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess("app.main", status, stdout.read().decode(), stderr.read().decode())
+
+
+@cache
+def _loaded(module: Path) -> socket.socket:
+    """Where the process of this module takes orders. It ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            cwd=module,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(module), str(SHARED)))},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+    return ours
+
+
+def main() -> None:
+    orders = socket.socket(fileno=int(sys.argv[1]))
+    import_module("app.main")
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, files, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 3)
+        if not message:
+            return
+        if os.fork() == 0:
+            orders.close()
+            _watch(json.loads(message), *files)
+        for file in files:
+            os.close(file)
+
+
+def _watch(environment: dict[str, str], watcher: int, stdout: int, stderr: int) -> NoReturn:
+    """Forks the service, says its pid, and when it has ended its status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        os.closerange(3, 256)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["app/main.py"]
+        sys.exit(import_module("app.main").main())
+    for file in (1, 2, stdout, stderr):
+        os.close(file)
+    os.write(watcher, str(pid).encode())
+    _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(OSError):  # nobody waits any more
+        os.write(watcher, str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
