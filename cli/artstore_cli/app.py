@@ -16,7 +16,7 @@ from .detach import detached
 from .down import down as stop
 from .refusal import Refused
 from .status import status as look
-from .testing import Chaos, test
+from .testing import Chaos, test, test_named
 from .up import up as start
 from .verify import lines_of, verify
 
@@ -89,6 +89,9 @@ def check(
     parts: Annotated[
         list[str] | None, typer.Argument(help="Only these, for instance storage-element or static.")
     ] = None,
+    keyword: Annotated[
+        str | None, typer.Option("-k", help="Only tests whose names match, as with pytest -k; their parts' types too.")
+    ] = None,
     long: Annotated[
         bool, typer.Option("--long", help="Try every fault that the short form samples: `test faults --long`.")
     ] = False,
@@ -97,6 +100,8 @@ def check(
 ) -> None:
     """Run the static checks and all tests."""
     try:
+        if keyword:
+            raise typer.Exit(test_named(ROOT, parts or [], keyword))
         raise typer.Exit(test(ROOT, parts or [], long=long, chaos=Chaos(seed, minutes)))
     except Refused as error:
         raise refuse(error) from None

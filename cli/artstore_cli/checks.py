@@ -28,6 +28,7 @@ CHAOS_TEST = "faults/test_chaos.py"
 LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module", "tests/contract"})
 """Begun first, so that none of them is what everything waits for at the end."""
 OLDER_POSTGRES = "17"
+OLDER = f"postgres{OLDER_POSTGRES}"
 """The version of compose, for the tests that run the statements of sagas, registry, roles, audit log, catalog and search."""
 ON_OLDER_POSTGRES = {
     "admin-module": ("tests/sagas", "tests/elements", "tests/audit/test_archives.py", "tests/test_schema.py"),
@@ -85,7 +86,7 @@ def _on_older_postgres(root: Path) -> list[Check]:
     return [
         Check(
             f"{part} on PostgreSQL {OLDER_POSTGRES}",
-            f"postgres{OLDER_POSTGRES}",
+            OLDER,
             _pytest(*folders),
             root / part,
             [root / part, root / "shared"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checks import FLEETS, Check, environment, plan
+from .checks import FLEETS, OLDER, Check, environment, plan
 from .processes import POLL_S
 from .refusal import Refused
 
@@ -23,6 +24,8 @@ FLEETS_AT_ONCE = 2
 CHECK_TIMEOUT_S = 1800
 LONG_TIMEOUT_S = 4 * 3600
 LONG = "ARTSTORE_FAULTS"
+NOTHING_SELECTED = 5
+"""pytest's exit status."""
 SHOWN_LINES = 200
 """Of the output of a check that failed."""
 
@@ -78,6 +81,26 @@ def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
     passed, failed, skipped = (sum(getattr(one, what) for one in outcomes) for what in ("passed", "failed", "skipped"))
     print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
     return 1 if failures else 0
+
+
+def test_named(root: Path, wanted: Sequence[str], keyword: str) -> int:
+    """Runs the tests whose names match `keyword` (pytest -k), with pytest's own output, while mypy checks the same parts."""
+    checks = [check for check in plan(root, wanted) if check.counted and check.part != OLDER]
+    if not checks:
+        raise Refused(f"no tests are called {', '.join(wanted)}")
+    folders = {str(check.folder.relative_to(root)) for check in checks}
+    arguments = [sys.executable, "-m", "artstore_cli.types", *folders]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "cli"), str(root / "shared")))}
+    types = subprocess.Popen(arguments, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    statuses = []
+    for check in checks:
+        done = subprocess.run([*check.arguments, "-k", keyword], cwd=check.folder, env=environment(check, root))
+        statuses.append(done.returncode)
+    said, _ = types.communicate()
+    print(said, end="")
+    if set(statuses) == {NOTHING_SELECTED}:
+        raise Refused(f"no test matches {keyword!r}")
+    return 1 if types.returncode or set(statuses) - {0, NOTHING_SELECTED} else 0
 
 
 def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome]:

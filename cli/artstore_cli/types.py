@@ -1,4 +1,4 @@
-"""`python -m artstore_cli.types`: mypy over every part, each with its own cache, begun as a copy of the common library's.
+"""`python -m artstore_cli.types [PART…]`: mypy over every part, or those named, each with its own cache, begun as a copy of the common library's.
 
 The modules' packages are all called `app`, so they cannot share one cache; what takes the time is what they have in common.
 """
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 COMMON = "shared"
@@ -23,11 +24,13 @@ TARGETS = {
 }
 
 
-def check_types(root: Path) -> int:
+def check_types(root: Path, parts: Sequence[str]) -> int:
     """0 when every part passes; what mypy says goes to standard output."""
     caches = root / ".mypy_cache"
     failed = 0
     for part, targets in TARGETS.items():
+        if parts and part not in parts:
+            continue
         cache = caches / part
         if not cache.exists() and (caches / COMMON).exists():
             shutil.copytree(caches / COMMON, cache)
@@ -40,4 +43,4 @@ def check_types(root: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(check_types(Path(__file__).resolve().parents[2]))
+    raise SystemExit(check_types(Path(__file__).resolve().parents[2], sys.argv[1:]))
