@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.feed import PURGE_AT_ONCE, purge_changes
-from artstore.breaker import Breakers
 from artstore.database import Database, DatabaseAway
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breakers
 
 OLD = 2 * PURGE_AT_ONCE + 3
 YOUNG = 50

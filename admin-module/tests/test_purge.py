@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.purge import BATCH, purge
 from app.sagas import keyed, upkeep
-from artstore.breaker import Breakers
 from artstore.database import Database, DatabaseAway
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breakers
 from artstore.testing.services import PostgresServer
 
 MODULE = Path(__file__).parent.parent

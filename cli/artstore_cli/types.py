@@ -1,6 +1,7 @@
-"""`python -m artstore_cli.types [PART…]`: mypy over every part, or those named, each with its own cache, begun as a copy of the common library's.
+"""`python -m artstore_cli.types [PART…]`: mypy over every part, or over those named.
 
-The modules' packages are all called `app`, so they cannot share one cache; what takes the time is what they have in common.
+Each has its own cache, begun as a copy of the common library's. The modules' packages are all called `app`, so they cannot
+share one cache; what takes the time is what they have in common.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from artstore.contracts.sagas import (
 from artstore.errors import ArtStoreError, BadGateway, Conflict, Overloaded, Unavailable, from_wire
 from artstore.groups import Group
 from artstore.logs import get_logger
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 from artstore.tasks import Tasks
 
 log = get_logger("ingester.admin")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
-from artstore.peers import Peer, PeerAnswer, Peers
+from artstore.peers.client import Peer, PeerAnswer
+from artstore.peers.session import Peers
 
 from .uploads.body import Body
 from .uploads.digests import forwarded

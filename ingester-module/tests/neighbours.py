@@ -36,9 +36,9 @@ from artstore.contracts.sagas import (
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
 from artstore.errors import ArtStoreError, Conflict, DigestMismatch, NotFound, RevisionMismatch
-from artstore.if_match import if_match, revisions_in
-from artstore.jsons import JsonResponse
-from artstore.problems import install_problem_handlers
+from artstore.http.conditions import if_match, revisions_in
+from artstore.http.json import JsonResponse
+from artstore.http.problems import install_problem_handlers
 from artstore.testing.tokens import Signer
 
 OWN = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE, Permission.SAGAS_WRITE, Permission.ELEMENTS_READ})

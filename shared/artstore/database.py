@@ -15,7 +15,6 @@ from sqlalchemy import Engine, QueuePool, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from artstore.breaker import Breaker, Breakers
 from artstore.clock_check import ClockCheck
 from artstore.config import DatabaseSettings
 from artstore.database_errors import (
@@ -29,6 +28,7 @@ from artstore.database_errors import (
 )
 from artstore.database_hosts import HostConnector, for_sqlalchemy
 from artstore.logs import get_logger
+from artstore.peers.breaker import Breaker, Breakers
 from artstore.service import Runtime
 
 log = get_logger("artstore.database")

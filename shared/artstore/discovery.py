@@ -21,7 +21,7 @@ from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Element, S
 from artstore.errors import ArtStoreError
 from artstore.kept_registry import KeptRegistry
 from artstore.logs import get_logger
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 from artstore.redis import listen
 from artstore.service import Runtime
 

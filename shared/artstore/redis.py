@@ -33,10 +33,10 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from artstore.breaker import Breaker, Breakers
 from artstore.config import RedisSettings
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
+from artstore.peers.breaker import Breaker, Breakers
 from artstore.service import Runtime
 
 log = get_logger("artstore.redis")

@@ -28,13 +28,16 @@ from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
-from artstore.data_plane import DataPlane, PlainHandler, PlainRoute
-from artstore.data_plane import Handler as Handler
-from artstore.edge import Edge
 from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections
+from artstore.http.data_routes import DataPlane, PlainHandler, PlainRoute
+from artstore.http.data_routes import Handler as Handler
+from artstore.http.edge import Edge
+from artstore.http.openapi import describe
+from artstore.http.problems import install_problem_handlers
 from artstore.http.protocol import Connection
+from artstore.http.status import status_router
 from artstore.limits.gate import Gate, Limits
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
@@ -42,9 +45,6 @@ from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.open_files import allow_connections
-from artstore.openapi import describe
-from artstore.problems import install_problem_handlers
-from artstore.status import status_router
 from artstore.tasks import Tasks
 from artstore.tracing import close_tracing, configure_tracing
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from artstore.breaker import Breakers
 from artstore.clock import Clock
 from artstore.clock_check import ClockCheck, ahead_s
 from artstore.config import DatabaseSettings
 from artstore.database import open_database
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breakers
 from artstore.service import Runtime
 from artstore.testing.services import PostgresServer, free_port
 

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy.exc
 from sqlalchemy import text
 
-from artstore.breaker import Breakers
 from artstore.config import DatabaseSettings
 from artstore.database import SCHEMA_REVISION, Database, open_database
 from artstore.database_errors import DatabaseAway, DatabaseBusy, DatabaseRefuses, outage_of
 from artstore.database_hosts import for_sqlalchemy
+from artstore.peers.breaker import Breakers
 from artstore.service import Runtime
 from artstore.testing.services import PostgresServer, free_port, start_postgres, temporary_folder
 

@@ -17,13 +17,14 @@ import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
-from artstore.breaker import Breakers
 from artstore.clock import Clock, rfc3339
 from artstore.config import PeerSettings, RedisSettings
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Capacity, Element, Fill, Mode, Snapshot
 from artstore.discovery import SOURCES, Discovery
 from artstore.metrics import new_registry
-from artstore.peers import Peer, open_peers
+from artstore.peers.breaker import Breakers
+from artstore.peers.client import Peer
+from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
 from artstore.testing.services import ValkeyServer, start_valkey

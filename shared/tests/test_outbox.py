@@ -12,7 +12,6 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
 
-from artstore.breaker import Breakers
 from artstore.catalog.recent import floor_key, record_key
 from artstore.catalog.tables import metadata
 from artstore.catalog.write import forget, notify
@@ -20,6 +19,7 @@ from artstore.config import DatabaseSettings, RedisSettings
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database, open_database
 from artstore.outbox import Outbox
+from artstore.peers.breaker import Breakers
 from artstore.redis import open_redis
 from artstore.service import Runtime
 from artstore.testing.services import PostgresServer, ValkeyServer, start_valkey

@@ -10,7 +10,6 @@ import pytest
 import uvloop
 
 from artstore.audit.writer import AuditWriter
-from artstore.breaker import Breakers
 from artstore.clock import Clock
 from artstore.config import RedisSettings, ServiceSettings
 from artstore.errors import Unavailable
@@ -18,6 +17,7 @@ from artstore.health import Health
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.metrics import FileMetrics, new_registry
+from artstore.peers.breaker import Breakers
 from artstore.redis import CountedRedis, open_redis
 from artstore.service import Runtime
 from artstore.tasks import Tasks

@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from artstore.breaker import Breakers
 from artstore.config import RedisSettings
+from artstore.peers.breaker import Breakers
 from artstore.redis import CountedRedis, listen, open_redis
 from artstore.service import Runtime
 from artstore.testing.network import Network

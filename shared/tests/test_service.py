@@ -23,7 +23,7 @@ from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.errors import BY_CODE, Conflict
-from artstore.jsons import JsonResponse
+from artstore.http.json import JsonResponse
 from artstore.service import DataRoute, Runtime, build_app
 from artstore.testing.tokens import Signer
 

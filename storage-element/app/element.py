@@ -14,7 +14,7 @@ from artstore.contracts.elements import MAKE_ROOT, Capacity, ElementReport, Fill
 from artstore.errors import ArtStoreError, BadGateway, Fenced, Unavailable, UnknownRoot
 from artstore.logs import get_logger
 from artstore.modes import ROW, Operation, check_change, require
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 
 from .capacity import fill_of
 from .modes import start_mode

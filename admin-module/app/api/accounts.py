@@ -18,7 +18,7 @@ from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.clock import rfc3339, uuid7
 from artstore.contracts.tokens import Audience, Permission, Role
-from artstore.jsons import JsonResponse, page
+from artstore.http.json import JsonResponse, page
 
 from ..core.context import Context
 from ..identity import accounts as stored

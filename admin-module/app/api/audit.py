@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
-from artstore.jsons import JsonResponse, page
+from artstore.http.json import JsonResponse, page
 
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.export import NDJSON, export

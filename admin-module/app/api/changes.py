@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore import points
-from artstore.body_limit import limited_receive
 from artstore.contracts.files import Changes, check_changes
 from artstore.contracts.idempotency import accepted as waits
 from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.contracts.schemas import SAGA
 from artstore.errors import InvalidFields
-from artstore.jsons import JsonResponse, read_json
+from artstore.http.body import limited_receive
+from artstore.http.json import JsonResponse, read_json
 from artstore.service import DataRoute
 
 from ..core.context import Context

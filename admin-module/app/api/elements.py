@@ -17,9 +17,9 @@ from artstore.auth.guard import new_router, reads_body
 from artstore.contracts.elements import DEFAULT_PRIORITY, MAKE_ROOT, Element, ElementReport, Mode
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
-from artstore.jsons import JsonResponse, read_json
+from artstore.http.json import JsonResponse, read_json
 from artstore.logs import get_logger
-from artstore.origins import MAX_URL_CHARS
+from artstore.peers.addresses import MAX_URL_CHARS
 
 from ..core.context import Context
 from ..elements import registry, reports

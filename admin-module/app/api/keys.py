@@ -13,7 +13,7 @@ from artstore.auth.guard import new_router
 from artstore.clock import rfc3339
 from artstore.contracts.tokens import Audience
 from artstore.errors import Unavailable
-from artstore.jsons import JsonResponse, page
+from artstore.http.json import JsonResponse, page
 
 from ..core.context import Context
 

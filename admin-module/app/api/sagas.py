@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.guard import new_router
-from artstore.body_limit import limited_receive
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, decode
 from artstore.contracts.sagas import (
     MAX_GROUP,
@@ -26,7 +25,8 @@ from artstore.contracts.sagas import (
 )
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
-from artstore.jsons import JsonResponse, page, read_json
+from artstore.http.body import limited_receive
+from artstore.http.json import JsonResponse, page, read_json
 from artstore.logs import request_id
 from artstore.service import DataRoute
 

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.denied import LOGIN, note_denied
-from artstore.body_limit import limited_receive
 from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
-from artstore.jsons import JsonResponse
+from artstore.http.body import limited_receive
+from artstore.http.json import JsonResponse
+from artstore.http.problems import problem_response
 from artstore.limits.gate import Limits
-from artstore.problems import problem_response
 from artstore.service import DataRoute
 
 from ..core.context import Context

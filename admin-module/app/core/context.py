@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from artstore.auth.tokens import TokenVerifier
-from artstore.breaker import Breakers
 from artstore.clock import Clock, uuid7
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.outbox import Outbox
-from artstore.peers import Peers, open_peers
+from artstore.peers.breaker import Breakers
+from artstore.peers.session import Peers, open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
 

@@ -14,7 +14,8 @@ from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, Unavailable
 from artstore.logs import get_logger
 from artstore.modes import check_change
-from artstore.peers import PeerAnswer, Peers
+from artstore.peers.client import PeerAnswer
+from artstore.peers.session import Peers
 
 from ..audit.chain import Auditor
 from ..sagas.queue import Wish, find_last_queued, lock_queue, queue_change

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.clock import rfc3339
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, RefusedRoot, Snapshot
 from artstore.errors import Conflict, InvalidFields, NotFound
-from artstore.origins import find_fault
+from artstore.peers.addresses import find_fault
 
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 ORDER = tuple(Mode)

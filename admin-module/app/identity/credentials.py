@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote_plus
 import msgspec
 
 from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
-from artstore.jsons import check_keys, without_bom
+from artstore.http.json import check_keys, without_bom
 
 from .secrets import MAX_SECRET_CHARS
 

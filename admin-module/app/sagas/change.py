@@ -22,7 +22,7 @@ from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, NotFound, RevisionMismatch, Unavailable
 from artstore.logs import get_logger
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 
 from ..audit.chain import Auditor
 from ..elements.registry import lock_registry, note_mode

@@ -18,7 +18,7 @@ from artstore.contracts.idempotency import uploaded
 from artstore.database import Database
 from artstore.errors import BadGateway, NotFound, Quarantined
 from artstore.logs import get_logger
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 
 from ..audit.chain import SERVICE, Auditor
 from .claim import Claimed

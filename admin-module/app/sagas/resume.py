@@ -14,7 +14,8 @@ from artstore import points
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Unavailable
 from artstore.logs import get_logger
-from artstore.peers import Peer, Peers
+from artstore.peers.client import Peer
+from artstore.peers.session import Peers
 from artstore.tracing import span
 
 from ..elements.generations import Generations

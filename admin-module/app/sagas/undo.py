@@ -16,7 +16,7 @@ from artstore.contracts.events import FileChanged
 from artstore.contracts.storage import CONFIRMED_REASON, SAGA_HEADER
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Conflict, Unavailable
-from artstore.peers import Peers
+from artstore.peers.session import Peers
 
 from .claim import Claimed
 from .saga import SagaState

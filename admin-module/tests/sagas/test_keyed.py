@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.sagas.keyed import purge_keys
-from artstore.breaker import Breakers
 from artstore.clock import uuid7
 from artstore.contracts.files import decode, encode
 from artstore.database import Database
 from artstore.database_errors import DatabaseAway
-from artstore.jsons import JsonResponse
+from artstore.http.json import JsonResponse
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breakers
 
 from .test_changes import change, finished, put_file, queue
 from .test_upload import Ingester, commit_of, saga

@@ -17,8 +17,8 @@ from artstore.contracts.files import Attributes, Changes, canonical_id, check_ch
 from artstore.contracts.holds import holds
 from artstore.contracts.idempotency import GONE, Answer, accepted, changed
 from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
-from artstore.if_match import checksums_in, if_match, revisions_in
-from artstore.jsons import check_keys, without_bom
+from artstore.http.conditions import checksums_in, if_match, revisions_in
+from artstore.http.json import check_keys, without_bom
 
 from ..changes import change
 from ..changes.queue import Queued

@@ -14,7 +14,7 @@ from artstore.contracts.files import canonical_id
 from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Permission
 from artstore.errors import NotFound
-from artstore.jsons import JsonResponse
+from artstore.http.json import JsonResponse
 from artstore.service import DataRoute
 
 from ..core.context import Context

@@ -7,7 +7,7 @@ from typing import Any
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
 from artstore.contracts.idempotency import MAX_KEY_CHARS
 from artstore.contracts.schemas import FILENAME, RECORD, SAGA
-from artstore.openapi import PROBLEM_RESPONSE
+from artstore.http.openapi import PROBLEM_RESPONSE
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,

@@ -14,7 +14,7 @@ from artstore.contracts.sagas import SagaKind
 from artstore.errors import BadGateway, NotFound, Unavailable
 from artstore.logs import get_logger
 from artstore.modes import Operation
-from artstore.peers import PeerAnswer
+from artstore.peers.client import PeerAnswer
 from artstore.points import hit
 
 from ..core.context import Context

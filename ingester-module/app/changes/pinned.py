@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from artstore.contracts.files import decode
 from artstore.errors import Conflict, RevisionMismatch
-from artstore.peers import PeerAnswer
+from artstore.peers.client import PeerAnswer
 
 from ..core.context import Context
 from .holder import Holder, load_revision

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.asyncio import Redis
 
 from artstore.discovery import Discovery
-from artstore.peers import Peers
+from artstore.peers.session import Peers
 from artstore.service import Runtime
 
 from .config import Settings

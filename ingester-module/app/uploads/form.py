@@ -20,7 +20,7 @@ from artstore.contracts.files import (
 )
 from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type
 from artstore.errors import InvalidFields, Malformed
-from artstore.jsons import check_keys, without_bom
+from artstore.http.json import check_keys, without_bom
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
 MAX_FIELD_BYTES = 16 * 1024

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from artstore.clock import Clock
 from artstore.errors import TooLarge
-from artstore.receiving import RateLimits, check_length, next_chunk, stated_length
+from artstore.http.body import RateLimits, check_length, next_chunk, stated_length
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from app.uploads.body import HELD_BYTES, PIECE_BYTES, open_upload
 from app.uploads.receive import BodyLimits
 from artstore.clock import Clock
-from artstore.jsons import JsonResponse
-from artstore.problems import install_problem_handlers
-from artstore.receiving import RateLimits
+from artstore.http.body import RateLimits
+from artstore.http.json import JsonResponse
+from artstore.http.problems import install_problem_handlers
 
 LIMITS = BodyLimits(max_file_bytes=8 * 2**20, rate=RateLimits(idle_timeout_s=0.3, min_rate_bytes_per_s=1))
 B = "Xy7"

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from artstore.errors import ArtStoreError
 from artstore.health import Health
-from artstore.problems import problem_response
+from artstore.http.problems import problem_response
 from artstore.service import Handler
 
 HEADER = "x-artstore-degraded"

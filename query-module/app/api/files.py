@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from artstore.contracts.files import canonical_id
 from artstore.errors import ArtStoreError, NotFound
+from artstore.http.json import JsonResponse
 from artstore.http.request_headers import CONDITIONS, RANGES
-from artstore.jsons import JsonResponse
 from artstore.service import DataRoute
 
 from ..core.context import Context

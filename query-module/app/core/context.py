@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from artstore.auth.client import open_account
 from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
-from artstore.breaker import Breakers
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
+from artstore.http.body import RateLimits
 from artstore.metrics import FileMetrics
-from artstore.peers import open_peers
-from artstore.receiving import RateLimits
+from artstore.peers.breaker import Breakers
+from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
 

@@ -11,7 +11,7 @@ from artstore.contracts.files import decode
 from artstore.contracts.storage import SAGA_HEADER
 from artstore.discovery import Discovery
 from artstore.errors import ArtStoreError, BadGateway, NotFound, Quarantined
-from artstore.peers import Peers
+from artstore.peers.session import Peers
 
 from .memory import Record
 

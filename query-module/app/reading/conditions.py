@@ -11,8 +11,8 @@ from email.utils import format_datetime, parsedate_to_datetime
 from artstore.clock import parse_rfc3339
 from artstore.contracts.files import Attributes
 from artstore.errors import RevisionMismatch
+from artstore.http.ranges import ByteRange, choose_range
 from artstore.http.request_headers import CONDITIONS, RANGES
-from artstore.ranges import ByteRange, choose_range
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _EVALUATED = {name.encode(): name for name in CONDITIONS | RANGES}

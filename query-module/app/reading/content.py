@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from artstore.discovery import Discovery
 from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
-from artstore.peers import Peers
-from artstore.receiving import RateLimits
+from artstore.http.body import RateLimits
+from artstore.peers.session import Peers
 
 from .conditions import Plan, Validators, plan, validators_of
 from .fields import content_fields

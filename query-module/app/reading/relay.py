@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from artstore.errors import TooSlow
+from artstore.http.body import RateLimits
+from artstore.http.sending import BodySender
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
-from artstore.receiving import RateLimits
-from artstore.sending import BodySender
 from artstore.tasks import spawn
 
 log = get_logger("query.relay")

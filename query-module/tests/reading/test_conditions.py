@@ -6,7 +6,7 @@ import pytest
 
 from app.reading.conditions import Plan, Validators, conditions_in, plan
 from artstore.errors import RangeNotSatisfiable, RevisionMismatch
-from artstore.ranges import ByteRange
+from artstore.http.ranges import ByteRange
 
 ETAG = '"sha256:aa"'
 BEFORE = "Thu, 01 Jan 2026 11:59:59 GMT"

@@ -8,7 +8,7 @@ import pytest
 from app.reading.conditions import Plan, validators_of
 from app.reading.fields import content_disposition, content_fields, repr_digest
 from artstore.contracts.files import Attributes
-from artstore.ranges import ByteRange
+from artstore.http.ranges import ByteRange
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

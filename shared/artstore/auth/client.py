@@ -12,12 +12,12 @@ import aiohttp
 import msgspec
 import orjson
 
-from artstore.breaker import Breaker, Breakers
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
 from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
+from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
 from artstore.service import Runtime
 from artstore.tasks import spawn

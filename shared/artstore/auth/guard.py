@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from artstore.auth.access import ENDPOINTS, authorize
-from artstore.body_limit import limited_receive
 from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import InvalidFields
 from artstore.http import request_headers
-from artstore.jsons import check_depth, check_keys
+from artstore.http.body import limited_receive
+from artstore.http.json import check_depth, check_keys
 
 READS_BODY = "__artstore_reads_body__"
 HEAD_ONLY = "artstore.head_only"

@@ -12,7 +12,7 @@ from artstore.auth.tokens import TokenVerifier
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY, Audience
 from artstore.errors import ArtStoreError
-from artstore.peers import Peer
+from artstore.peers.client import Peer
 from artstore.redis import listen
 from artstore.service import Runtime
 

@@ -34,7 +34,7 @@ class Output:
         self.is_closing = transport.is_closing
         self._written_bytes = 0
         self.paced = False
-        """A body is being sent whose sender measures the client itself, more closely (`artstore.sending`)."""
+        """A body is being sent whose sender measures the client itself, more closely (`artstore.http.sending`)."""
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self, data: bytes) -> None:

@@ -16,13 +16,13 @@ from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
+from artstore.http.problems import problem_response
 from artstore.limits.addresses import Address, Network, as_caller, find_client, parse_networks
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.limits.settings import LimitSettings
 from artstore.limits.transfers import Transfers
-from artstore.problems import problem_response
 
 NEVER_LIMITED = frozenset(
     {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}

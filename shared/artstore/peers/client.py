@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from artstore.breaker import Breaker
 from artstore.clock import uuid7
-from artstore.edge import REQUEST_ID_HEADER
 from artstore.errors import ArtStoreError, BadGateway, Forbidden, Overloaded, Unauthenticated, Unavailable, from_wire
+from artstore.http.edge import REQUEST_ID_HEADER
 from artstore.logs import get_logger, request_id
+from artstore.peers.breaker import Breaker
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
 from artstore.peers.pools import Kind, Pools
 from artstore.peers.source import Source

@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from artstore.breaker import Breaker, Breakers
 from artstore.config import PeerSettings
 from artstore.logs import get_logger
-from artstore.origins import GuardedResolver
+from artstore.peers.addresses import GuardedResolver
+from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.client import Peer, Token
 from artstore.peers.faults import PeerFault
 from artstore.peers.pools import Pools

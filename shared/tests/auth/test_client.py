@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 
 from artstore.auth.client import ADMIN, ServiceTokens
-from artstore.breaker import Breaker, Breakers
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
 from artstore.errors import ArtStoreError, BadGateway, Unauthenticated, Unavailable
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault
 
 LIMIT = 5

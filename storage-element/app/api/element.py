@@ -14,7 +14,7 @@ from artstore.auth.guard import new_router
 from artstore.contracts.elements import Mode
 from artstore.contracts.tokens import Audience
 from artstore.errors import Unavailable
-from artstore.jsons import JsonResponse
+from artstore.http.json import JsonResponse
 
 from ..core.context import Context
 from ..upkeep.upkeep import Upkeep

@@ -8,15 +8,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.body_limit import limited_receive
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
 from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import InvalidFields, Malformed, RevisionMismatch, UnsupportedHeader
-from artstore.if_match import if_match, revisions_in
-from artstore.jsons import JsonResponse, read_json
+from artstore.http.body import limited_receive
+from artstore.http.conditions import if_match, revisions_in
+from artstore.http.json import JsonResponse, read_json
+from artstore.http.ranges import choose_range
 from artstore.modes import Operation
-from artstore.ranges import choose_range
 
 from ..core.context import Context
 from ..store.delete import compensate, delete

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import Malformed
-from artstore.receiving import RateLimits, next_chunk, stated_length
+from artstore.http.body import RateLimits, next_chunk, stated_length
 
 from ..store.body import Body, Expected
 

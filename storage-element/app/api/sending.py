@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import TooSlow
+from artstore.http.body import RateLimits
+from artstore.http.sending import BodySender
 from artstore.logs import get_logger
-from artstore.receiving import RateLimits
-from artstore.sending import BodySender
 
 from ..store.get import Opened
 

@@ -10,16 +10,16 @@ from functools import partial
 from artstore.auth.client import open_account
 from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
-from artstore.breaker import Breakers
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.errors import Unavailable
+from artstore.http.body import RateLimits
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
-from artstore.peers import open_peers
-from artstore.receiving import RateLimits
+from artstore.peers.breaker import Breakers
+from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.service import Runtime
 

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.catalog import PostgresCatalog
 from app.upkeep.rows import Rows
-from artstore.breaker import Breakers
 from artstore.database import EDGE, Database
 from artstore.database_errors import DatabaseAway
+from artstore.peers.breaker import Breakers
 
 from ..running import Neighbours
 

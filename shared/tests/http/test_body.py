@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from artstore.receiving import Pace
+from artstore.http.body import Pace
 
 GRACE_S = 30.0
 

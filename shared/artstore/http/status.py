@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
-from artstore.jsons import JsonResponse
+from artstore.http.json import JsonResponse
 from artstore.metrics import CONTENT_TYPE, exposition
 
 

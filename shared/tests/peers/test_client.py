@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from aiohttp import web
 
-from artstore.breaker import Breakers
 from artstore.config import PeerSettings
 from artstore.errors import (
     ArtStoreError,
@@ -25,7 +24,10 @@ from artstore.errors import (
 )
 from artstore.logs import request_id
 from artstore.metrics import new_registry
-from artstore.peers import Peer, open_peers, pools
+from artstore.peers import pools
+from artstore.peers.breaker import Breakers
+from artstore.peers.client import Peer
+from artstore.peers.session import open_peers
 
 
 class Token:

@@ -12,8 +12,8 @@ import asyncio
 from starlette.types import Scope, Send
 
 from artstore.errors import TooSlow
+from artstore.http.body import Pace, RateLimits
 from artstore.http.output import EXTENSION, Output
-from artstore.receiving import Pace, RateLimits
 
 LOOK_EVERY_S = 1.0
 """How often a client that keeps us waiting is measured."""

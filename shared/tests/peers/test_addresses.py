@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from artstore.origins import GuardedResolver, find_fault, may_call
+from artstore.peers.addresses import GuardedResolver, find_fault, may_call
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from artstore.errors import Malformed
-from artstore.if_match import MAX_TAGS, checksums_in, if_match, revisions_in
+from artstore.http.conditions import MAX_TAGS, checksums_in, if_match, revisions_in
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from artstore.metrics import RequestMetrics
 from artstore.starting import run_lifespan
 from artstore.tracing import server_span
 
-log = get_logger("artstore.edge")
+log = get_logger("artstore.http.edge")
 
 REQUEST_ID_HEADER = "x-request-id"
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()

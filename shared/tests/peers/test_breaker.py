@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from artstore.breaker import Breaker, Breakers
 from artstore.errors import RETRY_AFTER_S, Unavailable
 from artstore.metrics import new_registry
+from artstore.peers.breaker import Breaker, Breakers
 
 
 class Failed(Exception):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artstore.errors import Malformed
-from artstore.jsons import MAX_DEPTH, check_depth, check_keys
+from artstore.http.json import MAX_DEPTH, check_depth, check_keys
 
 plain = st.recursive(
     st.none() | st.text() | st.integers(0, 9),

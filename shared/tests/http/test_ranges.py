@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from artstore.errors import RangeNotSatisfiable
-from artstore.ranges import ByteRange, choose_range
+from artstore.http.ranges import ByteRange, choose_range
 
 HUGE = "9" * 5000
 

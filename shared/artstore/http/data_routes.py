@@ -20,8 +20,8 @@ from artstore.auth.guard import HEAD_ONLY
 from artstore.contracts.tokens import Permission
 from artstore.errors import ArtStoreError, MethodNotAllowed
 from artstore.http import request_headers
+from artstore.http.problems import problem_response, too_deep, was_cut_off
 from artstore.limits.gate import Limits
-from artstore.problems import problem_response, too_deep, was_cut_off
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from artstore import body_limit
-from artstore.body_limit import limited_receive
 from artstore.errors import TooLarge, TooSlow
+from artstore.http import body
+from artstore.http.body import limited_receive
 
 
 def request(*pieces: bytes, pause_s: float = 0.0, length: str | None = None) -> Request:
@@ -25,7 +25,7 @@ def request(*pieces: bytes, pause_s: float = 0.0, length: str | None = None) -> 
 
 
 async def test_a_body_that_trickles_is_given_up_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_limit, "JSON_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(body, "JSON_TIMEOUT_S", 0.2)
     slow = request(*[b"x"] * 100, pause_s=0.05)
     with pytest.raises(TooSlow):
         await Request(slow.scope, limited_receive(slow)).body()
