@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from artstore.clock import uuid7
 from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
 from artstore.errors import Unavailable
 from artstore.redis import listen
+from artstore.service import Runtime
 from artstore.tasks import Tasks
 
 from .audit.heads import LOOK_EVERY_S
+from .core.config import Settings
+from .core.context import Context, open_context
 from .elements.generations import CHECK_EVERY_S
 from .elements.presence import Presence
 from .feed import KEEP_CHANGES_S, purge_changes
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
 from .sagas.keyed import purge_keys
-
-if TYPE_CHECKING:
-    from .core.context import Context
 
 PREPARE_EVERY_S = 30.0
 """A database that was made anew under a running admin gets its schema and first accounts again after this long."""
@@ -69,6 +69,14 @@ def jobs(context: Context) -> list[Job]:
         Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),
     ]
+
+
+@asynccontextmanager
+async def open_with_jobs(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
+    """The context with all its periodic tasks running."""
+    async with open_context(settings, runtime) as context:
+        start_jobs(context, runtime.tasks)
+        yield context
 
 
 def start_jobs(context: Context, tasks: Tasks) -> None:

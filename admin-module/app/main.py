@@ -12,7 +12,7 @@ from artstore.service import build_app, serve
 
 from .api import accounts, audit, changes, elements, keys, sagas, token
 from .core.config import Settings
-from .core.context import open_context
+from .jobs import open_with_jobs
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -20,7 +20,7 @@ def create_app(settings: Settings) -> FastAPI:
         audience=Audience.ADMIN,
         title="ArtStore admin",
         settings=settings,
-        open_context=partial(open_context, settings),
+        open_context=partial(open_with_jobs, settings),
         routers=[keys.router(), accounts.router(), elements.router(), sagas.router(), audit.router()],
         data_routes=[*token.ROUTES, *sagas.ROUTES, *changes.ROUTES],
     )

@@ -5,19 +5,18 @@ Who is wrong about the time refuses every token, and its callers would look for 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from prometheus_client import Gauge
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.auth.tokens import LEEWAY_S
 from artstore.errors import Unavailable
-
-if TYPE_CHECKING:
-    from artstore.database import Database
-    from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 CHECK_EVERY_S = 10.0
 PATIENCE_S = 1.5
@@ -28,8 +27,9 @@ _NOW = text("SELECT clock_timestamp()")
 class ClockCheck:
     """The health check `clock`."""
 
-    def __init__(self, runtime: Runtime, database: Database) -> None:
-        self._clock, self._database = runtime.clock, database
+    def __init__(self, runtime: Runtime, connect: Callable[..., AbstractAsyncContextManager[AsyncConnection]]) -> None:
+        """`connect` is `Database.alone`."""
+        self._clock, self._connect = runtime.clock, connect
         self._ahead_s = 0.0
         gauge = Gauge("clock_ahead_seconds", "Of PostgreSQL's clock, at least", registry=runtime.registry)
         gauge.set_function(lambda: self._ahead_s)
@@ -38,7 +38,7 @@ class ClockCheck:
     async def check(self) -> None:
         """While PostgreSQL is away or refuses, the last known difference holds."""
         try:
-            async with self._database.alone(patience_s=PATIENCE_S) as connection:
+            async with self._connect(patience_s=PATIENCE_S) as connection:
                 before = self._clock.now()
                 theirs = (await connection.execute(_NOW)).scalar_one()
                 self._ahead_s = ahead_s(before, theirs, self._clock.now())

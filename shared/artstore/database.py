@@ -29,7 +29,7 @@ from artstore.database_errors import (
 from artstore.database_hosts import HostConnector, for_sqlalchemy
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 log = get_logger("artstore.database")
 
@@ -218,7 +218,7 @@ async def open_database(
     breaker = breakers.to(EDGE, (DatabaseAway,), silent=(DatabaseBusy,), named=AWAY_FIELD)
     database = Database(engine, breaker)
     runtime.health.add("database", database.check, required=required)
-    ClockCheck(runtime, database)
+    ClockCheck(runtime, database.alone)
     runtime.audit.ship_to(database)
     try:
         yield database

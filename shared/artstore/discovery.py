@@ -23,7 +23,7 @@ from artstore.kept_registry import KeptRegistry
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 from artstore.redis import listen
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 log = get_logger("artstore.discovery")
 

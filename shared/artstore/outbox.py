@@ -21,7 +21,7 @@ from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database
 from artstore.logs import get_logger
 from artstore.redis import CountedRedis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 log = get_logger("artstore.outbox")
 

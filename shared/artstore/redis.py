@@ -37,7 +37,7 @@ from artstore.config import RedisSettings
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 log = get_logger("artstore.redis")
 

@@ -6,15 +6,13 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
-from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +20,7 @@ from starlette.routing import Route
 from uvicorn.server import HANDLED_SIGNALS
 
 from artstore import __version__, points
-from artstore.audit.writer import AuditWriter, open_writer
+from artstore.audit.writer import open_writer
 from artstore.auth.access import ENDPOINTS
 from artstore.auth.guard import GuardedRoute, needed_for
 from artstore.clock import Clock
@@ -32,6 +30,7 @@ from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections
 from artstore.http.data_routes import DataPlane, PlainHandler, PlainRoute
+from artstore.http.data_routes import DataRoute as DataRoute
 from artstore.http.data_routes import Handler as Handler
 from artstore.http.edge import Edge
 from artstore.http.openapi import describe
@@ -45,6 +44,7 @@ from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.open_files import allow_connections
+from artstore.runtime import Runtime as Runtime
 from artstore.tasks import Tasks
 from artstore.tracing import close_tracing, configure_tracing
 
@@ -71,40 +71,6 @@ STARTUP_FAILURE = 3
 """uvicorn's status for a start that failed."""
 KEEP_ALIVE_S = 75
 """Longer than our own clients keep a connection, so that none is closed under a request just sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What every service has before its own context is opened."""
-
-    settings: ServiceSettings
-    clock: Clock
-    registry: CollectorRegistry
-    files: FileMetrics
-    health: Health
-    tasks: Tasks
-    limiter: Limiter
-    audit: AuditWriter
-    refuse: Callable[[StartRefused], None]
-    """Ends a start that is refused after the port was opened: one line in the log, and status 3."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataRoute:
-    """A plain route of the data plane: no model, no dependency, the handler has the request's stream to itself.
-
-    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}. `honours` names the
-    conditions, ranges and digests that the handler evaluates; requests with others are refused (`http/request_headers.py`).
-    GET implies HEAD: the handler is called, and only the head of its answer is sent.
-    """
-
-    path: str
-    methods: Sequence[str]
-    handler: Handler
-    openapi: Mapping[str, Any]
-    honours: frozenset[str] = frozenset()
-    transfer: bool = False
-    """A file's bytes pass: it counts among the account's transfers."""
 
 
 def build_app(

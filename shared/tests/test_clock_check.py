@@ -42,7 +42,7 @@ async def verdict(runtime: Runtime, url: str, shift_s: float) -> str:
     """What the check says; empty when it has nothing against the clock."""
     settings = DatabaseSettings(database_url=url)  # type: ignore[arg-type]
     async with open_database(settings, runtime, Breakers(new_registry())) as database:
-        check = ClockCheck(dataclasses.replace(runtime, clock=Wrong(shift_s), registry=new_registry()), database)
+        check = ClockCheck(dataclasses.replace(runtime, clock=Wrong(shift_s), registry=new_registry()), database.alone)
         try:
             await check.check()
         except ConnectionError as error:

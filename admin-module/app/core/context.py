@@ -34,7 +34,6 @@ from ..identity.keyring import Keyring
 from ..identity.own_token import OwnToken
 from ..identity.rotation import Schedule
 from ..identity.secrets import SecretHasher
-from ..jobs import start_jobs
 from ..sagas.change import QueuedChanges
 from ..sagas.keep import Keeper
 from ..sagas.resume import Resume
@@ -141,7 +140,6 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             upkeep=Upkeep(database, generations, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
             outbox=Outbox(runtime, database, redis),
         )
-        start_jobs(context, runtime.tasks)
         yield context
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore import points
 from artstore.audit.event import Event, Signed, fingerprint, head_after, sign_event
@@ -29,9 +31,6 @@ from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
 
-if TYPE_CHECKING:
-    from artstore.database import Database
-
 log = get_logger("artstore.audit")
 
 EVENTS_AT_ONCE = 128
@@ -44,6 +43,12 @@ SHIP_EVERY_S = 1.0
 DISPLACED = "audit.displaced"
 EMPTY_FROM_BYTES = 64 * 1024
 """Events that PostgreSQL has stay in the file until there are so many: taking them out costs two syncs."""
+
+
+class Transactions(Protocol):
+    """What the writer needs of `artstore.database.Database`."""
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
 
 class AuditWriter:
@@ -72,7 +77,7 @@ class AuditWriter:
         if not self._spool.durable:
             log.warning("audit events are kept in memory only", missing="AUDIT_FOLDER")
 
-    def ship_to(self, database: Database) -> None:
+    def ship_to(self, database: Transactions) -> None:
         self._tasks.forever("ship-audit", lambda: self._ship(database), pause_s=0.0)
 
     def close(self) -> None:
@@ -164,7 +169,7 @@ class AuditWriter:
         self._kicked.set()
         return [None] * len(events)
 
-    async def _ship(self, database: Database) -> None:
+    async def _ship(self, database: Transactions) -> None:
         if not self._waiting:
             try:
                 async with asyncio.timeout(SHIP_EVERY_S):

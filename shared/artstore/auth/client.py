@@ -19,7 +19,7 @@ from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable,
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.tasks import spawn
 
 log = get_logger("artstore.auth")

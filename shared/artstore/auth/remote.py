@@ -14,7 +14,7 @@ from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY, Audience
 from artstore.errors import ArtStoreError
 from artstore.peers.client import Peer
 from artstore.redis import listen
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 FETCH_TIMEOUT_S = 3.0
 LISTEN_PAUSE_S = 1.0

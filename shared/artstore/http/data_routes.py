@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +25,24 @@ from artstore.http.problems import problem_response, too_deep, was_cut_off
 from artstore.limits.gate import Limits
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class DataRoute:
+    """A plain route of the data plane: no model, no dependency, the handler has the request's stream to itself.
+
+    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}. `honours` names the
+    conditions, ranges and digests that the handler evaluates; requests with others are refused (`http/request_headers.py`).
+    GET implies HEAD: the handler is called, and only the head of its answer is sent.
+    """
+
+    path: str
+    methods: Sequence[str]
+    handler: Handler
+    openapi: Mapping[str, Any]
+    honours: frozenset[str] = frozenset()
+    transfer: bool = False
+    """A file's bytes pass: it counts among the account's transfers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -11,9 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from artstore.auth.access import ENDPOINTS
 from artstore.contracts.tokens import Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
-
-if TYPE_CHECKING:
-    from artstore.service import DataRoute
+from artstore.http.data_routes import DataRoute
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
