@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 
 import orjson
 
+from artstore import points
 from artstore.audit.event import Signed
 from artstore.clock import Clock, rfc3339
 from artstore.database import Database
+from artstore.errors import Conflict
 
 from .checkpoints import walk_checkpoints
 from .read import Filters, load_public_keys, walk_events
@@ -24,7 +26,11 @@ NDJSON = "application/x-ndjson"
 
 
 async def export(database: Database, seals: Seals, clock: Clock, filters: Filters) -> AsyncIterator[bytes]:
-    """A part of the log, chosen by filters, has no checkpoints: nothing can be said of its gaps."""
+    """A part of the log, chosen by filters, has no checkpoints: nothing can be said of its gaps.
+
+    Raises Conflict, which breaks the answer off, when a seal was made meanwhile: events below it may have been deleted before
+    they were read, and the export would look damaged.
+    """
     async with database.begin() as conn:
         keys = await load_public_keys(conn)
     seal = (await seals.newest())[0] if filters.empty else None
@@ -33,6 +39,7 @@ async def export(database: Database, seals: Seals, clock: Clock, filters: Filter
         {"type": "key", "chain": chain, "public_key": base64.b64encode(key).decode()} for chain, key in keys.items()
     ]
     yield _lines([head, *([seal] if seal else []), *key_lines])
+    points.hit("admin.audit_export_begun")
     known: dict[str, int] = {}
     if filters.empty:
         first = seal["checkpoint"]["number"] if seal else 0
@@ -41,6 +48,8 @@ async def export(database: Database, seals: Seals, clock: Clock, filters: Filter
             yield await asyncio.to_thread(_lines, checkpoints)
     async for events in walk_events(database, filters, known):
         yield await asyncio.to_thread(_lines, events)
+    if filters.empty and (await seals.newest())[0] != seal:
+        raise Conflict("the audit log was sealed during the export: repeat it")
 
 
 def _lines(values: list[Signed]) -> bytes:

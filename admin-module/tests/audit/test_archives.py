@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -109,3 +112,60 @@ async def test_a_log_with_years_of_checkpoints_is_verified_in_pieces(log: Any) -
 
 def test_a_prune_request_is_bounded() -> None:
     assert seals_module.PRUNE_BATCH * seals_module.PRUNE_BATCHES <= 100_000
+
+
+async def test_a_log_that_is_pruned_during_its_verification_has_no_findings(
+    log: Any, own_admin: Any, eventually: Any
+) -> None:
+    paused = await own_admin(ARTSTORE_POINT="admin.audit_verify_begun:pause")
+    verifying = asyncio.create_task(paused.call("GET", "/api/audit/verify"))
+    await eventually(lambda: is_paused(paused.process.pid))
+    before = await log.rows()
+    await archive_and_prune(log)
+    assert (await log.rows())[0] < before[0]
+    paused.process.send_signal(signal.SIGCONT)
+    verdict = (await verifying).json()
+    assert (verdict["findings"], verdict["from_seal"]) == ([], 1)
+
+
+async def test_a_change_in_the_log_is_found_also_when_a_seal_is_made_during_the_verification(
+    log: Any, own_admin: Any, eventually: Any
+) -> None:
+    paused = await own_admin(ARTSTORE_POINT="admin.audit_verify_begun:pause")
+    verifying = asyncio.create_task(paused.call("GET", "/api/audit/verify"))
+    await eventually(lambda: is_paused(paused.process.pid))
+    await archive_and_prune(log)
+    await log.grow(eventually)
+    await log.admin.sql("ALTER TABLE audit_events DISABLE TRIGGER ALL")
+    await log.admin.sql(
+        """UPDATE audit_events SET action = 'x' WHERE chain = 'admin'
+        AND seq = (SELECT max(seq) - 3 FROM audit_events WHERE chain = 'admin')"""
+    )
+    paused.process.send_signal(signal.SIGCONT)
+    verdict = (await verifying).json()
+    assert ("changed", "admin") in {(one["what"], one["chain"]) for one in verdict["findings"]}
+
+
+async def test_an_export_during_which_the_log_is_pruned_is_broken_off(
+    log: Any, own_admin: Any, eventually: Any
+) -> None:
+    paused = await own_admin(ARTSTORE_POINT="admin.audit_export_begun:pause")
+    exporting = asyncio.create_task(paused.call("GET", "/api/audit", params={"format": "ndjson"}))
+    await eventually(lambda: is_paused(paused.process.pid))
+    await archive_and_prune(log)
+    paused.process.send_signal(signal.SIGCONT)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await exporting
+    await log.export("again.ndjson")
+    assert log.run_offline("a1.ndjson", "again.ndjson").returncode == 0
+
+
+async def archive_and_prune(log: Any) -> None:
+    for arguments in (["archive", "a1.ndjson", "--before-days", "0"], ["prune", "a1.ndjson"]):
+        done = await asyncio.to_thread(log.run, *arguments)
+        assert done.returncode == 0, done.stderr
+
+
+async def is_paused(pid: int) -> bool:
+    """By SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
