@@ -1,7 +1,8 @@
 """Keeps each log below a size while its process writes to it: the content is copied away and the file cut to nothing.
 
 The file itself stays, so that no process has to open it again; all of them append, so what they write next is at its begin.
-Lines written in the microseconds between the last read and the cut are lost.
+Lines written in the microseconds between the last read and the cut are lost, and of a process that writes faster than its log is
+copied those beyond the size of a piece.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 
 MAX_BYTES = 10 * 1024 * 1024
 KEPT = 2
-"""Older pieces of each log: NAME.log.1 and NAME.log.2. One service has KEPT + 1 times MAX_BYTES at most, and what it writes
-between two looks of the launcher."""
+"""Older pieces of each log: NAME.log.1 and NAME.log.2, each of at most two times MAX_BYTES: its last MAX_BYTES, and what was
+written while these were copied. NAME.log itself has MAX_BYTES, and what is written between two looks of the launcher (1 s)."""
 COPY_BYTES = 1024 * 1024
 
 
@@ -32,13 +33,15 @@ def rotate(log: Path) -> bool:
 
 
 def _copy_away(descriptor: int, log: Path) -> None:
-    """Only the last MAX_BYTES of a log that grew faster than it was looked at."""
+    """Only the last MAX_BYTES of a log that grew faster than it was looked at. The copy ends, however fast the log grows."""
     fresh = log.with_name(f"{log.name}.new")
     try:
         os.lseek(descriptor, -MAX_BYTES, os.SEEK_END)
         with fresh.open("wb") as copy:
-            while piece := os.read(descriptor, COPY_BYTES):
+            left = 2 * MAX_BYTES
+            while piece := os.read(descriptor, min(left, COPY_BYTES)):
                 copy.write(piece)
+                left -= len(piece)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise

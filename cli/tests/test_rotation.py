@@ -34,10 +34,33 @@ def test_a_log_is_rotated_while_its_process_writes_and_no_line_is_cut(tmp_path: 
             assert len(list(tmp_path.iterdir())) <= KEPT + 2
             time.sleep(0.001)
     assert rotated > KEPT
+    assert all(path.stat().st_size <= 2 * small for path in (tmp_path / "part.log.1", tmp_path / "part.log.2"))
     assert {path.name for path in tmp_path.iterdir()} == {"part.log", "part.log.1", "part.log.2"}
     lines = log.read_text().splitlines()
     assert not lines or lines[-1].startswith("199999 ")
     assert all(len(line) == 67 for line in lines)
+
+
+FLOODS = """
+import os
+while True:
+    os.write(2, b"x" * 4_000_000)
+"""
+
+
+def test_a_piece_is_bounded_however_late_it_is_rotated_and_however_fast_its_process_writes(
+    tmp_path: Path, small: int
+) -> None:
+    log = tmp_path / "part.log"
+    with log.open("ab") as file, subprocess.Popen([sys.executable, "-c", FLOODS], stderr=file) as process:
+        try:
+            for _ in range(3):
+                while log.stat().st_size < 10 * small:
+                    time.sleep(0.001)
+                assert rotate(log)
+                assert (tmp_path / "part.log.1").stat().st_size <= 2 * small
+        finally:
+            process.kill()
 
 
 def test_a_small_log_is_left_alone(tmp_path: Path, small: int) -> None:
