@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import socket
 import struct
 import sys
 import termios
@@ -22,6 +24,12 @@ MIN_TAKEN_BYTES = 16 << 10
 """Of an answer a client must take so much, or all of it, in each STALL_S."""
 
 
+UNSENT_BYTES = 256 << 10
+"""What the kernel takes of an answer beyond what is on its way to the client. Without this limit it takes up to 4 MiB for each
+client that reads slowly, and a fast one gains nothing by it."""
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and macOS
+
+
 class Output:
     """The transport as an exchange uses it: `close` is the connection's own decision."""
 
@@ -36,6 +44,9 @@ class Output:
         self.paced = False
         """A body is being sent whose sender measures the client itself, more closely (`artstore.http.sending`)."""
         self._timer: asyncio.TimerHandle | None = None
+        if _TCP_NOTSENT_LOWAT is not None:
+            with contextlib.suppress(OSError):  # not a TCP socket, or gone already
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
     def write(self, data: bytes) -> None:
         self._written_bytes += len(data)
