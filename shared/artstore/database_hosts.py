@@ -1,17 +1,40 @@
 """DATABASE_URL with several hosts: `//user@first:5432,second:5432/db?target_session_attrs=read-write`, as libpq writes it.
 
 asyncpg tries the hosts of a list under one timeout, so a host that swallows packets hides the next one. Here each has its own.
+After a failover an old primary may come back and take writes again, on its older timeline: such a host is refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
+from artstore.tasks import spawn
+
 DEFAULT_PORT = 5432
+CHOOSE_WITHIN_S = 0.5
+"""How long a first connection waits for the other hosts once one has answered."""
+HISTORY_TIMEOUT_S = 3.0
 _SEVERAL = re.compile(r"^(?P<scheme>[^:/]+://)(?P<user>[^@/]*@)?(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>[/?].*)?$")
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+_HISTORY = """SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END AS timeline"""
+
+Host = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Which cluster a server has, and where its history is. Empty where unknown; a standby's timeline is not asked for."""
+
+    system: str
+    timeline: str
+    """Eight hexadecimal digits, so that they compare as text."""
 
 
 def for_sqlalchemy(url: str) -> str:
@@ -26,29 +49,89 @@ def for_sqlalchemy(url: str) -> str:
 
 
 class HostConnector:
-    """Takes the place of asyncpg.connect: the host that was right last time is tried first, the others in turn."""
+    """Takes the place of asyncpg.connect: the host that was right last time is tried first, the others in turn.
+
+    The first connection asks all hosts and takes the one with the latest timeline, which is the primary after a failover. A
+    host with an earlier timeline than the latest one seen is refused until this process starts again.
+    """
 
     def __init__(self) -> None:
-        self._first = 0
+        self._first: Host | None = None
+        self._latest: dict[str, str] = {}
+        """The latest timeline seen, by cluster: one made anew begins at the first."""
 
     async def __call__(self, *, host: Any = None, port: Any = None, **options: Any) -> asyncpg.Connection:
         """Raises the last host's error when no host accepts the connection."""
         if not isinstance(host, list):
             given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
             return await asyncpg.connect(**given, **options)
-        tries = list(zip(host, port, strict=True))
-        for step in range(len(tries)):
-            index = (self._first + step) % len(tries)
-            name, number = tries[index]
+        hosts: list[Host] = list(zip(host, port, strict=True))
+        if self._first is None:
+            self._first = await self._choose(hosts, options)
+        start = hosts.index(self._first)
+        error: BaseException = ConnectionError("DATABASE_URL names no host")
+        for step in range(len(hosts)):
+            one, following = (hosts[(start + more) % len(hosts)] for more in (step, step + 1))
             try:
-                connection = await asyncpg.connect(host=name, port=number, **options)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
-                if step == len(tries) - 1:
-                    raise
+                connection = await self._connect(one, options)
+            except asyncio.CancelledError:
+                self._first = following  # a caller with less patience than the timeout of one host comes to the next
+                raise
+            except _FAILURES as failure:
+                error = failure
             else:
-                self._first = index
+                self._first = one
                 return connection
-        raise ConnectionError("DATABASE_URL names no host")
+        raise error
+
+    async def _choose(self, hosts: list[Host], options: Mapping[str, Any]) -> Host:
+        """The host with the latest timeline of those that answer in time. Raises the last error when none does."""
+        asked = {spawn("timeline", self._ask_history(one, options)): one for one in hosts}
+        try:
+            done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            while waiting and all(task.exception() for task in done):
+                more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+            if waiting:
+                done |= (await asyncio.wait(waiting, timeout=CHOOSE_WITHIN_S))[0]
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        timelines = {asked[task]: task.result().timeline for task in done if not task.exception()}
+        if not timelines:
+            raise next(iter(done)).exception() or ConnectionError("no host of DATABASE_URL answers")
+        return max((one for one in hosts if one in timelines), key=timelines.__getitem__)
+
+    async def _ask_history(self, host: Host, options: Mapping[str, Any]) -> History:
+        connection = await asyncpg.connect(host=host[0], port=host[1], **options)
+        try:
+            return await _history_of(connection)
+        finally:
+            connection.terminate()
+
+    async def _connect(self, host: Host, options: Mapping[str, Any]) -> asyncpg.Connection:
+        connection = await asyncpg.connect(host=host[0], port=host[1], **options)
+        try:
+            found = await _history_of(connection)
+            latest = self._latest.get(found.system, "")
+            if found.timeline and found.timeline < latest:
+                raise asyncpg.TargetServerAttributeNotMatched(
+                    f"{host[0]}:{host[1]} is on timeline {found.timeline}, and timeline {latest} was used: an old primary"
+                )
+        except BaseException:
+            connection.terminate()
+            raise
+        self._latest[found.system] = max(latest, found.timeline)
+        return connection
+
+
+async def _history_of(connection: asyncpg.Connection) -> History:
+    try:
+        row = await connection.fetchrow(_HISTORY, timeout=HISTORY_TIMEOUT_S)
+    except asyncpg.InsufficientPrivilegeError:
+        return History("", "")
+    return History(row["system"], row["timeline"])
 
 
 def _has_port(host: str) -> bool:
