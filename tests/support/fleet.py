@@ -59,6 +59,10 @@ class Fleet:
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes] | Forked] = field(default_factory=dict)
     wiring: Wiring | None = None
+    own_settings: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Settings of single processes."""
+    standby_port: int | None = None
+    """Of a second host in each DATABASE_URL; there need be no server yet."""
 
     def url(self, name: str) -> str:
         """Past all proxies."""
@@ -74,7 +78,8 @@ class Fleet:
         `skew_s`: how far its clock goes ahead of ours.
         """
         self.ports.setdefault(name, lasting_port())
-        environment = {**self._environment(name, account or account_of(name)), **self.settings, **settings}
+        of_this_one = {**self.own_settings.get(name, {}), **settings}
+        environment = {**self._environment(name, account or account_of(name)), **self.settings, **of_this_one}
         environment = {key: value for key, value in environment.items() if value}
         module = ROOT / MODULES[kind_of(name)]
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -169,8 +174,12 @@ class Fleet:
 
     def _database_url(self, name: str, role: str) -> str:
         """The server trusts whom it hears from; the role decides what the process may do."""
-        url = self.postgres.url(self.database, self._port(name, POSTGRES, self.postgres.port))
-        return url.replace("//postgres@", f"//{role}@")
+        port = self._port(name, POSTGRES, self.postgres.port)
+        url = self.postgres.url(self.database, port).replace("//postgres@", f"//{role}@")
+        if self.standby_port is None:
+            return url
+        hosts = f"127.0.0.1:{port},127.0.0.1:{self.standby_port}"
+        return url.replace(f"127.0.0.1:{port}", hosts) + "?target_session_attrs=read-write"
 
     def _port(self, name: str, edge: str, direct: int) -> int:
         """The edge's proxy where there is one; a process that came later has none."""
@@ -179,11 +188,18 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(names: tuple[str, ...] = SMALL, network: Network | None = None, **settings: str) -> Iterator[Fleet]:
+def running_fleet(
+    names: tuple[str, ...] = SMALL,
+    network: Network | None = None,
+    own_settings: dict[str, dict[str, str]] | None = None,
+    standby_port: int | None = None,
+    **settings: str,
+) -> Iterator[Fleet]:
     """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
     with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
         postgres, valkey = start_postgres(folder, lasting_port()), start_valkey(folder, lasting_port())
         fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), settings, names)
+        fleet.own_settings, fleet.standby_port = own_settings or {}, standby_port
         stopped_last.callback(lambda: fleet.postgres.discard())
         stopped_last.callback(lambda: fleet.valkey.stop())
         subprocess.run([sys.executable, ROOT / "keys" / "generate.py", folder / "keys"], check=True)

@@ -44,6 +44,23 @@ def restore(fleet: Fleet, kind: str, backup: Path) -> None:
         _run(fleet, "pg_restore", "-d", _url(fleet, fleet.database), str(backup))
 
 
+def copy_for_standby(fleet: Fleet, folder: Path) -> None:
+    """The data folder of a streaming standby of the fleet's server, in `folder`, made while all runs (pg_basebackup)."""
+    data = folder / "postgres"
+    source = ["-h", "127.0.0.1", "-p", str(fleet.postgres.port), "-U", "postgres"]
+    _run(fleet, "pg_basebackup", *source, "-D", str(data), "-X", "stream", "-c", "fast", "-R", "--no-sync")
+    _give_to_its_user(data)
+
+
+def follow(data: Path, port: int) -> None:
+    """The stopped server of this data folder will be a standby of the one at `port`."""
+    (data / "standby.signal").touch()
+    conninfo = f"primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'\n"
+    with (data / "postgresql.auto.conf").open("a") as file:
+        file.write(conninfo)
+    _give_to_its_user(data)
+
+
 def _run(fleet: Fleet, program: str, *arguments: str) -> None:
     path = load_program(find_account(fleet.folder / "postgres")) / "bin" / program
     done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
