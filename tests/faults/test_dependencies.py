@@ -3,8 +3,10 @@ and that the other parts lose nothing by it, no thread, no descriptor, no memory
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from support.everyday import TIMEOUTS, Load, Seen, load_of, show
 from support.fleet import Fleet, eventually, running_fleet
@@ -12,6 +14,10 @@ from support.measures import Held, frozen, held_by
 
 SPARE = Held(threads=8, files=40, memory_bytes=48 << 20)
 """What pools, caches and the thread pool may hold more after a fault than after the same load without."""
+LARGE_BYTES = 32 << 20
+"""More than all buffers between a disk and a client hold."""
+REFUSED_WITHIN_S = 20
+"""A hung part is known within seven seconds."""
 PARTS = {
     "postgres": ("postgres",),
     "redis": ("valkey",),
@@ -75,6 +81,37 @@ def test_a_part_that_answers_nothing_costs_the_others_nothing(load: Load, part: 
     for name, process in fleet.processes.items():
         assert process.poll() is None, name
         eventually(lambda name=name, pid=process.pid: is_within(before[name], held_by(pid)))
+
+
+def test_a_download_whose_element_hangs_breaks_off_and_goes_on_where_it_was(load: Load) -> None:
+    """It never looks whole, and the next reader is refused long before the timeout of its call."""
+    fleet, content = load.fleet, os.urandom(LARGE_BYTES)
+    file_id = fleet.upload(load.token, content).json()["file_id"]
+    url, got = f"{fleet.url('query')}/api/files/{file_id}/content", bytearray()
+    headers = {"authorization": f"Bearer {load.token}"}
+    with httpx.Client(headers=headers, timeout=REFUSED_WITHIN_S) as client:
+        with client.stream("GET", url) as answer:
+            etag, pieces = answer.headers["etag"], answer.iter_raw(1 << 20)
+            got += next(pieces)
+            with frozen(pid_of(fleet, "se-02")):
+                with pytest.raises(httpx.RemoteProtocolError):
+                    read_into(got, pieces)
+                refused = client.get(url)
+        assert len(got) < LARGE_BYTES
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert int(refused.headers["retry-after"]) <= 5
+
+        def rest() -> bytes:
+            answer = client.get(url, headers={"range": f"bytes={len(got)}-", "if-range": etag})
+            return answer.content if answer.status_code == 206 else b""
+
+        assert bytes(got) + eventually(rest) == content
+    eventually(lambda: is_well(load.run(1)))
+
+
+def read_into(got: bytearray, pieces: Iterator[bytes]) -> None:
+    for piece in pieces:
+        got += piece
 
 
 def is_well(seen: list[Seen]) -> bool:
