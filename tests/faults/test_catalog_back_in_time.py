@@ -14,13 +14,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 import redis
+from support.buckets import Bucket, running_bucket
 from support.fleet import Fleet, eventually, running_fleet
 from support.restores import back_up, restore
 
@@ -31,6 +32,8 @@ from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_
 LONG = os.environ.get("ARTSTORE_FAULTS") == "long"
 ELEMENTS = {"se-02": "rw", "se-04": "ro", "se-06": "ar"}
 """And the mode that each is in when the database is lost."""
+IN_S3 = ("se-02", "se-06")
+"""In half of the drills; the other element is on a local disk in all of them."""
 NAMES = ("admin-1", "admin-2", *ELEMENTS, "ingester", "query")
 LEASE_S = "20"
 RENEW_EVERY_S = 1.0
@@ -59,7 +62,11 @@ class Drill:
 
     def __str__(self) -> str:
         redis, hand = "no-redis" if self.redis_emptied else "redis", "by-hand" if self.by_hand else "alone"
-        return f"{self.kind}-{self.how.name}-{redis}-{hand}"
+        return f"{self.kind}-{self.how.name}-{redis}-{hand}{'-s3' if self.in_s3 else ''}"
+
+    @property
+    def in_s3(self) -> bool:
+        return self.redis_emptied == self.by_hand
 
 
 EVERY = [
@@ -81,6 +88,7 @@ class Uploads:
     """Speaks to admin and elements as an ingester does, so that an upload can be held between any two steps."""
 
     fleet: Fleet
+    bucket: Bucket | None
     contents: dict[str, bytes] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
     sagas: dict[str, str] = field(default_factory=dict)
@@ -146,6 +154,13 @@ class Uploads:
         self.commit(file_id, self.put(file_id))
         return file_id
 
+    def exists(self, file_id: str) -> bool:
+        """Whether the file's bytes are on the disk or in the bucket of its element."""
+        element = self.places[file_id]
+        if self.bucket is not None and element in IN_S3:
+            return self.bucket.holds(element, file_id)
+        return (self.fleet.folder / element / "files" / file_id[-4:-2] / file_id[-2:] / file_id).exists()
+
     def _ask(self, what: str, body: dict[str, Any]) -> None:
         answer = self.fleet.call("POST", "admin-1", f"/api/sagas/{what}", self.token, json=body)
         assert answer.status_code == 200, answer.text
@@ -154,12 +169,16 @@ class Uploads:
 
 @pytest.mark.parametrize("drill", EVERY if LONG else SHORT, ids=str)
 def test_no_acknowledged_file_is_lost_and_the_lists_are_whole_again(drill: Drill) -> None:
-    with running_fleet(NAMES, SAGA_LEASE_S=LEASE_S, AUDIT_CHECKPOINT_EVERY_S="5") as fleet:
-        uploads = Uploads(fleet)
+    with ExitStack() as stack:
+        bucket = stack.enter_context(running_bucket()) if drill.in_s3 else None
+        own_settings = {element: bucket.settings(element) for element in IN_S3} if bucket else {}
+        settings = {"SAGA_LEASE_S": LEASE_S, "AUDIT_CHECKPOINT_EVERY_S": "5"}
+        fleet = stack.enter_context(running_fleet(NAMES, own_settings=own_settings, **settings))
+        uploads = Uploads(fleet, bucket)
         acknowledged = _uploaded_around_a_backup(fleet, uploads, drill)
         _close(fleet)
         _lose_the_database(fleet, drill)
-        _wait_for_every_lease(fleet)
+        _wait_for_every_lease(uploads)
         _require_kept(fleet, uploads, acknowledged)
         _require_told(fleet, drill)
 
@@ -211,27 +230,24 @@ def _lose_the_database(fleet: Fleet, drill: Drill) -> None:
             assert fleet.call("POST", "admin-1", path, json={}).status_code == 202
 
 
-def _wait_for_every_lease(fleet: Fleet) -> None:
+def _wait_for_every_lease(before: Uploads) -> None:
     """Until catalog and disks agree; then two uploads that nobody commits are undone: when they are, all leases are over."""
+    fleet = before.fleet
     eventually(lambda: _metric(fleet, "catalog_unreconciled_elements") == 0, WAIT_S)
-    later = Uploads(fleet)
+    later = Uploads(fleet, before.bucket)
     # A database made anew has new signing keys, which an element asks for at most every ten seconds.
     eventually(lambda: fleet.call("GET", "se-02", "/api/element", later.token).status_code == 200, WAIT_S)
     begun, unknown = later.new("se-02"), later.new("se-02")
     later.begin(begun)
     for file_id in (begun, unknown):
         later.put(file_id)
-    eventually(lambda: not any(_data(fleet, later, file_id).exists() for file_id in (begun, unknown)), WAIT_S)
+    eventually(lambda: not any(later.exists(file_id) for file_id in (begun, unknown)), WAIT_S)
     eventually(lambda: not fleet.call("GET", "admin-1", "/api/sagas?state=begun").json()["items"], WAIT_S)
     eventually(lambda: not fleet.call("GET", "admin-1", "/api/sagas?state=compensating").json()["items"], WAIT_S)
 
 
-def _data(fleet: Fleet, uploads: Uploads, file_id: str) -> Any:
-    return fleet.folder / uploads.places[file_id] / "files" / file_id[-4:-2] / file_id[-2:] / file_id
-
-
 def _require_kept(fleet: Fleet, uploads: Uploads, acknowledged: list[str]) -> None:
-    gone = [file_id for file_id in acknowledged if not _data(fleet, uploads, file_id).exists()]
+    gone = [file_id for file_id in acknowledged if not uploads.exists(file_id)]
     assert not gone, f"{len(gone)} of {len(acknowledged)} acknowledged files are gone"
     with httpx.Client(base_url=fleet.url("query"), timeout=30) as query:
         query.headers["authorization"] = f"Bearer {fleet.token()}"
