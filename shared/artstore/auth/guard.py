@@ -40,9 +40,10 @@ class GuardedRoute(APIRoute):
             request_headers.check(method, request.scope["headers"])
             if method != "GET":
                 self._check_parameters(request)
-            limited = Request(request.scope, limited_receive(request))
+            takes_content = self.body_field is not None or self.reads_body
+            limited = Request(request.scope, limited_receive(request, takes_content=takes_content))
             body = await limited.body()
-            if self.body_field is None and body.strip() not in _NO_CONTENT and not self.reads_body:
+            if not takes_content and body.strip() not in _NO_CONTENT:
                 raise InvalidFields("this takes no content", fields=["body"])
             check_depth(body)
             check_keys(body)

@@ -81,12 +81,12 @@ async def next_chunk(
 
 
 def stated_length(request: Request) -> int | None:
-    """Content-Length of a request that must have content; None for chunked content. Raises Malformed and LengthRequired: without
+    """Content-Length of a request that may have content; None for chunked content. Raises Malformed and LengthRequired: without
     a length the content would be empty, and nothing says that the client means that."""
     stated = request.headers.get("content-length")
     if stated is None:
         if "transfer-encoding" not in request.headers:
-            raise LengthRequired("state Content-Length (0 for an empty file) or send the content chunked")
+            raise LengthRequired("state Content-Length (0 when there is no content) or send the content chunked")
         return None
     if not (stated.isascii() and stated.isdigit() and len(stated) <= 19):
         raise Malformed("Content-Length must be a number")
@@ -100,10 +100,13 @@ def check_length(received_bytes: int, stated_bytes: int | None) -> None:
         raise Malformed(f"the body has {received_bytes} bytes, {stated_bytes} were stated")
 
 
-def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES) -> Receive:
+def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_content: bool = True) -> Receive:
     """The request's `receive`, raising TooSlow after JSON_TIMEOUT_S, TooLarge (at once when the length is stated, else where
-    the limit is passed), and Malformed where the length is not the stated one."""
-    stated_bytes = stated_length(request) if "content-length" in request.headers else None
+    the limit is passed), and Malformed where the length is not the stated one.
+
+    An endpoint that takes content, required or optional, needs a length: raises LengthRequired.
+    """
+    stated_bytes = stated_length(request) if takes_content or "content-length" in request.headers else None
     if stated_bytes is not None and stated_bytes > max_bytes:
         raise TooLarge(f"the body may have {max_bytes} bytes", limit_bytes=max_bytes)
     seen = 0
