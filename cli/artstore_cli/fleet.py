@@ -104,6 +104,7 @@ def _client(site: Site, client_id: str) -> dict[str, str]:
         "SERVICE_CLIENT_ID": client_id,
         "SERVICE_CLIENT_SECRET_FILE": site.key(f"{client_id}.secret"),
         "JWKS_FILE": site.known(f"{client_id}-jwks.json"),
+        "KEPT_TOKEN_FILE": site.known(f"{client_id}-token.json"),
     }
 
 

@@ -156,6 +156,8 @@ class AdminClientSettings(PeerSettings):
     service_client_secret: Annotated[SecretStr, Field(min_length=32)]
     jwks_file: Path | None = None
     """Where the last good public keys are kept, for a start while admin and Redis are away."""
+    kept_token_file: Path | None = None
+    """Where the module keeps its own access token (readable by its owner only), for a start while admin or PostgreSQL is away."""
     jwks_refresh_s: Annotated[float, Field(gt=0, le=30)] = 15
     """How often public keys and revocations are asked for; suspensions must reach every service within a minute."""
 

@@ -44,6 +44,7 @@ SETTING_NAMES = frozenset(
         "IP_RATE_LIMIT_PER_MINUTE",
         "JWKS_FILE",
         "JWKS_REFRESH_S",
+        "KEPT_TOKEN_FILE",
         "KEY_ENCRYPTION_KEY",
         "LIMIT_IN_FLIGHT",
         "LIMIT_LOOP_LAG_S",

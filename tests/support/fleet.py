@@ -164,7 +164,8 @@ class Fleet:
         admin = self.ports["admin-2" if account == "query" else "admin-1"]
         client = {**common, "ADMIN_URL": f"http://127.0.0.1:{self._port(name, ADMIN, admin)}",
                   "SERVICE_CLIENT_ID": account, "SERVICE_CLIENT_SECRET_FILE": str(keys / f"{account}.secret"),
-                  "JWKS_FILE": str(self.folder / f"{name}-jwks.json")}  # fmt: skip
+                  "JWKS_FILE": str(self.folder / f"{name}-jwks.json"),
+                  "KEPT_TOKEN_FILE": str(self.folder / f"{name}-token.json")}  # fmt: skip
         if kind_of(name) != "se":
             kept = {"DISCOVERY_FILE": str(self.folder / f"{name}-elements.json")} if self.wiring else {}
             return {**client, **kept}

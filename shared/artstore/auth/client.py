@@ -1,12 +1,14 @@
 """A module's own access token, fetched from admin with its account and renewed at half its life.
 
-So a module goes on for at least a quarter of an hour while admin is away.
+So a module goes on for at least a quarter of an hour while admin is away. The token is kept in a file as well: a module that
+is restarted during the outage goes on with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -14,8 +16,9 @@ import orjson
 
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
-from artstore.contracts.tokens import TokenAnswer
+from artstore.contracts.tokens import EXPIRES_IN_S, TokenAnswer
 from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
+from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
@@ -26,8 +29,18 @@ log = get_logger("artstore.auth")
 
 ADMIN = "admin"
 """The edge, as all other calls to admin name it."""
+SPARE_S = 5
+"""A token is not used in its last seconds: it must not expire on the way."""
 RETRY_EVERY_S = 1.0
 """How often a failing renewal is tried again while the old token still holds."""
+
+
+class _KeptToken(msgspec.Struct, frozen=True):
+    """The content of KEPT_TOKEN_FILE."""
+
+    client_id: str
+    access_token: str
+    expires_at_s: float
 
 
 class ServiceTokens:
@@ -41,6 +54,8 @@ class ServiceTokens:
         self._renew_at_s = self._expires_at_s = 0.0
         self._fetched_s = float("-inf")
         self._fetch: asyncio.Task[None] | None = None
+        if settings.kept_token_file is not None:
+            self._take_kept(settings.kept_token_file)
 
     async def __call__(self) -> str:
         """Raises Unavailable when admin is away and no token holds, BadGateway when admin refuses the account."""
@@ -88,7 +103,32 @@ class ServiceTokens:
             raise BadGateway(f"admin refuses this service's account: {error.detail}") from error
         self._token, self._fetched_s = issued.access_token, asked_s
         self._renew_at_s = asked_s + issued.expires_in / 2
-        self._expires_at_s = asked_s + issued.expires_in - 5
+        self._expires_at_s = asked_s + issued.expires_in - SPARE_S
+        if self._settings.kept_token_file is not None:
+            await asyncio.to_thread(self._keep, self._settings.kept_token_file, issued)
+
+    def _take_kept(self, path: Path) -> None:
+        """A token from before the start is used until the first renewal, which begins at the first call."""
+        try:
+            kept = msgspec.json.decode(path.read_bytes(), type=_KeptToken)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("the token kept last is unreadable", path=str(path), error=str(error))
+            return
+        left_s = min(kept.expires_at_s - self._clock.unix_s(), EXPIRES_IN_S) - SPARE_S
+        if kept.client_id == self._settings.service_client_id and left_s > 0:
+            self._token, self._expires_at_s = kept.access_token, self._clock.monotonic_s() + left_s
+
+    def _keep(self, path: Path, issued: TokenAnswer) -> None:
+        """Blocks."""
+        kept = _KeptToken(
+            self._settings.service_client_id, issued.access_token, self._clock.unix_s() + issued.expires_in
+        )
+        try:
+            replace_file(path, msgspec.json.encode(kept))
+        except OSError as error:  # a full disk must not end the calls of this module
+            log.warning("the own token is not kept", path=str(path), error=str(error))
 
     async def _ask(self, body: bytes) -> TokenAnswer:
         timeout = aiohttp.ClientTimeout(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -110,3 +112,63 @@ async def test_who_answers_is_there(
         with pytest.raises(raised):
             await tokens()
     assert breaker.closed
+
+
+def settings_of(admin: Admin, folder: Path, client_id: str = "query") -> AdminClientSettings:
+    return AdminClientSettings(
+        admin_url=admin.url,
+        service_client_id=client_id,
+        service_client_secret="x" * 43,  # type: ignore[arg-type]
+        kept_token_file=folder / "token.json",
+    )
+
+
+async def test_a_module_that_starts_while_admin_is_away_goes_on_with_the_token_it_had(
+    admin: Admin, breaker: Breaker, tmp_path: Path
+) -> None:
+    settings = settings_of(admin, tmp_path)
+    async with aiohttp.ClientSession() as session:
+        assert await ServiceTokens(settings, session, admin.clock, breaker)() == "token 1"
+        assert (tmp_path / "token.json").stat().st_mode & 0o777 == 0o600
+        admin.error = Unavailable("PostgreSQL is away", away="database")
+        again = ServiceTokens(settings, session, admin.clock, breaker)
+        assert await again() == "token 1"
+        admin.clock.now_s += 1801
+        with pytest.raises(Unavailable):
+            await again()
+
+
+async def test_a_kept_token_is_renewed_at_the_first_call(admin: Admin, breaker: Breaker, tmp_path: Path) -> None:
+    settings = settings_of(admin, tmp_path)
+    async with aiohttp.ClientSession() as session:
+        await ServiceTokens(settings, session, admin.clock, breaker)()
+        again = ServiceTokens(settings, session, admin.clock, breaker)
+        assert await again() == "token 1"
+        async with asyncio.timeout(60):
+            while await again() != "token 2":
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"client_id":"query"}', None, b"expired"])
+async def test_a_kept_token_that_cannot_hold_is_not_used(
+    admin: Admin, breaker: Breaker, tmp_path: Path, content: bytes | None
+) -> None:
+    settings = settings_of(admin, tmp_path)
+    async with aiohttp.ClientSession() as session:
+        await ServiceTokens(settings_of(admin, tmp_path, "other"), session, admin.clock, breaker)()
+        if content == b"expired":
+            content = b'{"client_id":"query","access_token":"old","expires_at_s":%f}' % admin.clock.unix_s()
+        if content is not None:  # else the token of another account
+            (tmp_path / "token.json").write_bytes(content)
+        admin.error = Unavailable("PostgreSQL is away", away="database")
+        with pytest.raises(Unavailable):
+            await ServiceTokens(settings, session, admin.clock, breaker)()
+
+
+async def test_a_kept_token_that_a_peer_refuses_is_thrown_away(admin: Admin, breaker: Breaker, tmp_path: Path) -> None:
+    settings = settings_of(admin, tmp_path)
+    async with aiohttp.ClientSession() as session:
+        await ServiceTokens(settings, session, admin.clock, breaker)()
+        again = ServiceTokens(settings, session, admin.clock, breaker)
+        again.void("token 1")
+        assert await again() == "token 2"
