@@ -48,9 +48,10 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "audit_seals": {ADMIN: "SELECT, INSERT", PRUNER: READ},
     "changes": {ADMIN: CHANGE, QUERY: READ},
     "changes_purged": {ADMIN: CHANGE, QUERY: READ},
-    "files": {ADMIN: CHANGE, ELEMENT: CHANGE, INGESTER: READ, QUERY: CHANGE},
+    "files": {ADMIN: CHANGE, ELEMENT: CHANGE, INGESTER: READ, QUERY: READ},
     "idempotency_keys": {ADMIN: CHANGE, INGESTER: CHANGE},
-    "outbox": {ADMIN: CHANGE, ELEMENT: "SELECT, INSERT, DELETE", QUERY: "INSERT"},
+    "outbox": {ADMIN: CHANGE, ELEMENT: "SELECT, INSERT, DELETE"},
+    "refilled": {},
     "refused_roots": {ADMIN: CHANGE},
     "registry": {ADMIN: CHANGE, ELEMENT: READ},
     "revocations": {ADMIN: CHANGE},
@@ -59,6 +60,9 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "storage_elements": {ADMIN: CHANGE},
 }
 """By table. A new table is admin's alone until it stands here; a test keeps the list complete."""
+
+REFILL = ("refill_files(jsonb)", "take_back_refilled(jsonb)")
+"""All that query may write into the catalog."""
 
 _KNOWN = text("SELECT rolname FROM pg_roles WHERE rolname = ANY(CAST(:names AS text[]))")
 _OWNS_DATABASE = text("SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()")
@@ -98,8 +102,10 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
         f"GRANT USAGE ON SCHEMA {schema} TO {everyone}",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
-        # It runs as the owner: a temporary table named `changes`, with a trigger, must not be found before the real one.
-        f"ALTER FUNCTION record_change() SET search_path = {schema}, pg_temp",
+        # They run as the owner: a temporary table named `changes`, with a trigger, must not be found before the real one.
+        *(f"ALTER FUNCTION {one} SET search_path = {schema}, pg_temp" for one in ("record_change()", *REFILL)),
+        *(f"REVOKE ALL ON FUNCTION {one} FROM PUBLIC, {everyone}" for one in REFILL),
+        *(f"GRANT EXECUTE ON FUNCTION {one} TO {QUERY}" for one in REFILL if QUERY in known),
     ):
         await conn.execute(text(statement))
     for table in (await conn.execute(_TABLES)).scalars().all():

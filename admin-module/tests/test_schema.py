@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.database_roles import ADMIN, ELEMENT, LOGINS, QUERY
 from artstore.catalog.tables import metadata
+from artstore.clock import uuid7
 from artstore.testing.services import PostgresServer, ValkeyServer, start_postgres, temporary_folder
 
 MODULE = Path(__file__).parent.parent
@@ -118,7 +119,7 @@ async def test_a_cluster_from_before_the_roles_is_taken_over_without_manual_step
             await asyncio.to_thread(postgres.discard)
 
 
-@pytest.mark.parametrize("login", [ADMIN, ELEMENT, QUERY])
+@pytest.mark.parametrize("login", [ADMIN, ELEMENT])
 async def test_a_write_of_a_module_is_in_the_change_feed_and_nothing_of_it_runs_as_the_owner(
     own_admin: Any, tmp_path: Path, login: str
 ) -> None:
@@ -142,6 +143,56 @@ async def test_a_write_of_a_module_is_in_the_change_feed_and_nothing_of_it_runs_
     await connection.close()
     written = [row["change"] for row in await admin.sql("SELECT change FROM changes ORDER BY txid, position")]
     assert (found, written) == (0, ["created", "updated", "deleted"])
+
+
+async def test_no_login_of_a_module_makes_an_extension_that_reads_the_servers_files(
+    own_admin: Any, tmp_path: Path
+) -> None:
+    """On PostgreSQL 17, whose wheel has this extension as compose's image does; that of 18 has none like it."""
+    roles = tmp_path / "database-roles.json"
+    roles.write_text(json.dumps({name: name[-1] * 43 for name in LOGINS}))
+    roles.chmod(0o600)
+    admin = await own_admin(DATABASE_ROLES_FILE=str(roles))
+    if not await admin.sql("SELECT 1 FROM pg_available_extensions WHERE name = 'file_fdw'"):
+        pytest.skip("this PostgreSQL has no file_fdw")
+    for login in LOGINS:
+        url = admin.database_url.replace("+asyncpg", "").replace("//postgres@", f"//{login}@")
+        connection = await asyncpg.connect(url)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("CREATE EXTENSION file_fdw")
+        await connection.close()
+
+
+async def test_the_functions_of_query_write_the_real_tables_whatever_temporary_ones_it_makes(
+    own_admin: Any, tmp_path: Path
+) -> None:
+    roles = tmp_path / "database-roles.json"
+    roles.write_text(json.dumps({name: name[-1] * 43 for name in LOGINS}))
+    roles.chmod(0o600)
+    admin = await own_admin(DATABASE_ROLES_FILE=str(roles))
+    [database] = await admin.sql("SELECT quote_ident(current_database()) AS name")
+    await admin.sql(f"GRANT TEMPORARY ON DATABASE {database['name']} TO {QUERY}")
+    url = admin.database_url.replace("+asyncpg", "").replace("//postgres@", f"//{QUERY}@")
+    connection = await asyncpg.connect(url)
+    tables = {
+        "files": "LIKE public.files INCLUDING ALL",
+        "outbox": "channel text, message text",
+        "refilled": "file_id uuid PRIMARY KEY, at timestamptz",
+        "changes": "txid bigint, change text, file_id uuid, revision integer",
+    }
+    for table, columns in tables.items():
+        await connection.execute(f"CREATE TEMPORARY TABLE {table} ({columns})")
+        await connection.execute(f"GRANT ALL ON pg_temp.{table} TO PUBLIC")
+    file = {"file_id": str(uuid7()), "revision": 1, "storage_element_id": "se-01"}
+    more = {"attributes": "{}", "filename": "a", "content_type": "text/plain", "size_bytes": 0, "owner": "x",
+            "tags": [], "metadata": {}, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    await connection.execute("SELECT refill_files($1)", json.dumps([file | more]))
+    assert await connection.fetchval("SELECT take_back_refilled($1)", json.dumps([file])) == 1
+    for table in tables:
+        assert await connection.fetchval(f"SELECT count(*) FROM pg_temp.{table}") == 0
+    await connection.close()
+    written = [row["change"] for row in await admin.sql("SELECT change FROM changes ORDER BY txid, position")]
+    assert written == ["created", "deleted"]
 
 
 async def _make_cluster_of_before(postgres: PostgresServer) -> str:

@@ -33,7 +33,7 @@ from artstore.runtime import Runtime
 
 log = get_logger("artstore.database")
 
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 """The migration this code needs at least; revisions are numbers of four digits."""
 EDGE = "postgresql"
 PING_AFTER_IDLE_S = 1.0

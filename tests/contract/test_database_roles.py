@@ -66,15 +66,30 @@ FORBIDDEN_BUT_TO_ADMIN = [
     INSERT_AUDIT.format("admin"),
     "SET ROLE artstore_pruner",
 ]
+REFILL = ["SELECT refill_files('[]')", "SELECT take_back_refilled('[]')"]
 FORBIDDEN_TO = {
-    "element": ["SELECT 1 FROM idempotency_keys", "UPDATE outbox SET message = 'x'"],
+    "admin": REFILL,
+    "element": ["SELECT 1 FROM idempotency_keys", "UPDATE outbox SET message = 'x'", *REFILL],
     "ingester": [
+        *REFILL,
         "UPDATE files SET owner = 'x'",
         "DELETE FROM files",
         "INSERT INTO files SELECT * FROM files",
         "DELETE FROM outbox",
     ],
-    "query": ["SELECT 1 FROM idempotency_keys", "SELECT 1 FROM sagas", "DELETE FROM outbox", "SELECT 1 FROM outbox"],
+    "query": [
+        "SELECT 1 FROM idempotency_keys",
+        "SELECT 1 FROM sagas",
+        "DELETE FROM outbox",
+        "SELECT 1 FROM outbox",
+        "INSERT INTO outbox (channel, message) VALUES ('storage-elements:config', '{}')",
+        "INSERT INTO files SELECT * FROM files",
+        "UPDATE files SET owner = 'x'",
+        "UPDATE files SET checked_at = now()",
+        "DELETE FROM files",
+        "SELECT 1 FROM refilled",
+        "INSERT INTO refilled SELECT file_id, now() FROM files",
+    ],
 }
 CASES = [
     *((kind, statement) for kind in KINDS for statement in FORBIDDEN_TO_ALL),

@@ -3,6 +3,7 @@
 Surprise: each row that was not there before is checked against disk once more *after* it is written. A delete that took the
 file away before the check is seen by the check; one that comes after it finds the row and removes it. So no row outlives its
 file. A row that was there before is never removed here, whatever elements answer: that is for the element that has the disk.
+The database itself allows no more than this (`artstore.catalog.tables.REFILL`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import asyncio
 from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy import text
 
-from artstore.catalog.write import Entry, forget, note
-from artstore.contracts.events import FileChanged
+from artstore.catalog.refill import refill, take_back
 from artstore.database import Database
 
 from .attributes import AttributesLevel
@@ -23,13 +22,6 @@ from .memory import Record
 MAX_WAITING = 10_000
 """Records that wait for a slow catalog; more are left for the next reader."""
 MAX_GROUP = 64
-
-
-# Locked, so that a delete which comes now takes the row away after this transaction and not before its upsert.
-_HELD = text(
-    """SELECT file_id::text FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
-    ORDER BY files.file_id FOR UPDATE"""
-)
 
 
 class Refill:
@@ -57,15 +49,13 @@ class Refill:
     async def _write(self, seen: list[Record]) -> None:
         """What the catalog refuses to take now is left for the next reader."""
         async with self._database.begin(durable=False) as connection:
-            ids = {"file_ids": [record.attributes.file_id for record in seen]}
-            known = {row.file_id for row in await connection.execute(_HELD, ids)}
-            await note(connection, [Entry(record.attributes, "put") for record in seen])
+            added = await refill(connection, [record.attributes for record in seen])
         self._rows.labels("noted").inc(len(seen))
-        vanished = await self._vanished([record for record in seen if record.attributes.file_id not in known])
+        vanished = await self._vanished([record for record in seen if record.attributes.file_id in added])
         if vanished:
             async with self._database.begin(durable=False) as connection:
-                await forget(connection, [_gone_event(record) for record in vanished])
-            self._rows.labels("forgotten").inc(len(vanished))
+                taken_back = await take_back(connection, [record.attributes for record in vanished])
+            self._rows.labels("forgotten").inc(taken_back)
 
     async def _vanished(self, records: list[Record]) -> list[Record]:
         asked = await asyncio.gather(
@@ -76,13 +66,3 @@ class Refill:
 
 def _take(waiting: OrderedDict[str, Record]) -> list[Record]:
     return [waiting.popitem(last=False)[1] for _ in range(min(MAX_GROUP, len(waiting)))]
-
-
-def _gone_event(record: Record) -> FileChanged:
-    attributes = record.attributes
-    return FileChanged(
-        file_id=attributes.file_id,
-        revision=attributes.revision,
-        change="delete",
-        storage_element_id=attributes.storage_element_id,
-    )

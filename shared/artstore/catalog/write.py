@@ -139,12 +139,15 @@ def _message(entry: Entry) -> str:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    attributes = entry.attributes
+    state = PENDING if entry.saga_id else AVAILABLE
+    return {**columns_of(entry.attributes), "state": state, "saga_id": entry.saga_id}
+
+
+def columns_of(attributes: Attributes) -> dict[str, Any]:
+    """The columns of `files` that follow from attr.json."""
     return {
         "file_id": attributes.file_id,
         "revision": attributes.revision,
-        "state": PENDING if entry.saga_id else AVAILABLE,
-        "saga_id": entry.saga_id,
         "storage_element_id": attributes.storage_element_id,
         "attributes": encode(attributes).decode(),
         "filename": _composed(attributes.filename),
