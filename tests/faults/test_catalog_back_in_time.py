@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -226,8 +227,14 @@ def _lose_the_database(fleet: Fleet, drill: Drill) -> None:
     eventually(fleet.elements_are_announced, WAIT_S)
     if drill.by_hand:
         for element in ELEMENTS:
-            path = f"/api/storage-elements/{element}/rebuild"
-            assert fleet.call("POST", "admin-1", path, json={}).status_code == 202
+            eventually(partial(_is_begun, fleet, f"/api/storage-elements/{element}/rebuild"), WAIT_S)
+
+
+def _is_begun(fleet: Fleet, path: str) -> bool:
+    """503 when the element cannot be reached so soon after the start: an operator repeats the request."""
+    answer = fleet.call("POST", "admin-1", path, json={})
+    assert answer.status_code in (202, 503), answer.text
+    return answer.status_code == 202
 
 
 def _wait_for_every_lease(before: Uploads) -> None:
