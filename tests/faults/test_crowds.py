@@ -6,18 +6,19 @@ import asyncio
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
 from support.everyday import Load, load_of
 from support.fleet import Fleet, eventually, running_fleet
 from support.measures import frozen
-from support.slow import Crowd, head, read, send
+from support.slow import Crowd, head, read, send, until_admitted
 
 UPLOADS, DOWNLOADS = 600, 300
 """One pool of 256 connections for all peers was what stopped everything."""
 LASTING = 0.8
-"""The part of them that must be under way: a busy machine may refuse some as `overloaded`."""
+"""The part of them that must be under way at one time: a busy machine refuses some as `overloaded` for a while."""
 ACCOUNTS = 8
 SLOW = 5000
 BEGUN_WITHIN_S = 240
@@ -66,12 +67,12 @@ def test_hundreds_of_slow_transfers_hold_up_no_other_request(load: Load) -> None
             request = head(
                 "POST", "/api/files/upload?filename=a", tokens[number % ACCOUNTS], content_length="3000000", **RAW
             )
-            crowd.begin(send(fleet.url("ingester"), request + body[:100_000], body[100_000:], SLOW))
+            upload = partial(send, fleet.url("ingester"), request + body[:100_000], body[100_000:], SLOW)
+            crowd.begin(until_admitted(upload))
             await asyncio.sleep(BEGIN_EVERY_S)
         for number in range(DOWNLOADS):
-            crowd.begin(
-                read(fleet.url("query"), head("GET", f"/api/files/{file_id}/content", tokens[number % ACCOUNTS]), SLOW)
-            )
+            request = head("GET", f"/api/files/{file_id}/content", tokens[number % ACCOUNTS])
+            crowd.begin(until_admitted(partial(read, fleet.url("query"), request, SLOW)))
             await asyncio.sleep(BEGIN_EVERY_S)
         try:
             await asyncio.to_thread(

@@ -25,6 +25,8 @@ SHORT = {
 }
 LOAD_S = 22
 """At least four rotations, and the end of the grace of the first keys."""
+REQUESTS = 50
+"""At least."""
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,9 @@ def test_no_valid_request_is_refused_while_keys_rotate(fleet: Fleet) -> None:
     kids = set()
     for client in clients:
         client.start()
-    until_s = time.monotonic() + LOAD_S
-    while time.monotonic() < until_s:
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < LOAD_S or sum(len(client.statuses) for client in clients) <= REQUESTS:
+        assert time.monotonic() - began_s < 240
         keys = fleet.call("GET", "admin-2", "/api/auth/keys").json()["items"]
         assert [key["state"] for key in keys].count("active") == 1
         kids |= {key["kid"] for key in keys if key["state"] == "active"}
@@ -76,7 +79,6 @@ def test_no_valid_request_is_refused_while_keys_rotate(fleet: Fleet) -> None:
         client.join(60)
     statuses = [status for client in clients for status in client.statuses]
     assert len(kids) >= 4
-    assert len(statuses) > 50
     assert [status for status in statuses if status[1] not in (200, 201)] == []
 
 

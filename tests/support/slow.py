@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -70,6 +71,13 @@ async def read(url: str, request: bytes, bytes_per_s: float) -> bytes:
         return bytes(got)
     finally:
         writer.close()
+
+
+async def until_admitted(transfer: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Begin again, as a client should, while the service answers 503 (overloaded)."""
+    while (answer := await transfer()).startswith(b"HTTP/1.1 503 "):
+        await asyncio.sleep(1)
+    return answer
 
 
 @dataclass
