@@ -124,7 +124,7 @@ async def _forget_revocations(context: Context) -> None:
 
 
 async def _purge_sagas(context: Context) -> None:
-    await context.upkeep.purge(context.settings.saga_keep_finished_s, context.clock.now())
+    await context.upkeep.purge(context.clock.now())
 
 
 async def _purge_changes(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `./artstore up | down | status | test | audit | verify`."""
+"""The command line: `./artstore up | down | status | test | docs | audit | verify`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from . import documents
 from .audit import commands as audit
 from .data_folder import DataFolder
 from .detach import detached
@@ -105,6 +106,13 @@ def check(
         raise typer.Exit(test(ROOT, parts or [], long=long, chaos=Chaos(seed, minutes)))
     except Refused as error:
         raise refuse(error) from None
+
+
+@app.command("docs")
+def write_documents() -> None:
+    """Write the generated documents: docs/settings.md, docs/errors.md, and the list of setting names."""
+    for path in documents.write(ROOT):
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 @app.command("verify")

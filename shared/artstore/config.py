@@ -22,8 +22,11 @@ from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
 from artstore.log_sink import write_last
 from artstore.safe_secrets import check_private
-from artstore.setting_names import OWN_PREFIXES, SETTING_NAMES
+from artstore.setting_names import SETTING_NAMES
 
+OWN_PREFIXES = ("STORAGE_", "S3_", "SERVICE_CLIENT_")
+"""An unknown name with one of these prefixes is a mistake. Other programs use REDIS_… and DATABASE_… as well: with those
+only a near miss of a known name is refused."""
 NEAR_MISS = 0.85
 """Likeness (difflib ratio) from which an unknown name counts as a misspelt one."""
 
@@ -49,8 +52,10 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 
 
-BEHAVIOUR = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
-"""Said by every part below: of a class made of several parts, the last one decides."""
+BEHAVIOUR = SettingsConfigDict(
+    frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, use_attribute_docstrings=True
+)
+"""Repeated by every class below: pydantic takes the configuration of the last base class."""
 
 
 class ServiceSettings(LimitSettings):
@@ -59,20 +64,25 @@ class ServiceSettings(LimitSettings):
     model_config = BEHAVIOUR
 
     host: str = "127.0.0.1"
+    """Address to listen on. `0.0.0.0` inside a container."""
     port: Annotated[int, Field(ge=1, le=65535)]
+    """TCP port to listen on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    """In any case; also the short names other programs use, as `warn`."""
+    """Lowest level that is logged, in any case; short names such as `warn` are accepted."""
     log_format: Literal["json", "text"] = "json"
+    """`json` for machines, `text` for people."""
     cors_allowed_origins: Annotated[list[str], NoDecode] = Field(default=[])
-    """Comma-separated origins; none by default."""
+    """Origins of web pages that may call the API."""
     otel_exporter_otlp_endpoint: str | None = None
-    """Traces go to this OTLP/HTTP endpoint; none, no export."""
+    """OTLP/HTTP endpoint that receives the traces. Without it nothing is exported."""
     otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of traces begun here that is sampled; a caller's decision is kept."""
+    """Share of the traces begun here that is sampled; a caller's decision is kept."""
     audit_folder: Path | None = None
-    """Where audit events are kept until PostgreSQL has them, and the key they are signed with; none: in memory."""
+    """Folder for audit events that PostgreSQL has not received yet, and for the signing key of this writer.
+    Without it both are lost at a restart."""
     max_connections: Count = MAX_CONNECTIONS
-    """Open at once in this process; who comes beyond is told 503. The process's hard limit of open files must be above it."""
+    """Connections open at once in this process; further ones are answered 503. The process's hard limit of open
+    files must be higher."""
     shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
     """How long running requests may take to end after SIGTERM."""
 
@@ -121,11 +131,18 @@ class DatabaseSettings(BaseSettings):
     model_config = BEHAVIOUR
 
     database_url: SecretStr
+    """`postgresql+asyncpg://USER:PASSWORD@HOST[:PORT][,HOST…]/DATABASE`; with several hosts add
+    `?target_session_attrs=read-write`."""
     database_pool_size: Count = 20
+    """Connections that the pool keeps. PostgreSQL's `max_connections` must cover the pools of all processes."""
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
+    """Connections that the pool may open beyond its size for a short time."""
     database_pool_recycle_s: Count = 3600
+    """Age at which a pooled connection is replaced."""
     database_connect_timeout_s: Seconds = 3
+    """Limit for opening a connection."""
     database_command_timeout_s: Seconds = 10
+    """Limit for one statement, and for a free connection of the pool."""
 
 
 class RedisSettings(BaseSettings):
@@ -134,9 +151,9 @@ class RedisSettings(BaseSettings):
     model_config = BEHAVIOUR
 
     redis_url: SecretStr
-    redis_connect_timeout_s: Seconds = 1
+    """`redis://`, `rediss://` or `redis+cluster://`, with the password."""
     redis_timeout_s: Seconds = 1
-    redis_max_connections: Count = 50
+    """Limit for one command, tried twice, and for a free connection of the pool."""
 
 
 class PeerSettings(BaseSettings):
@@ -144,22 +161,26 @@ class PeerSettings(BaseSettings):
 
     model_config = BEHAVIOUR
 
-    peer_connect_timeout_s: Seconds = 2
     peer_timeout_s: Seconds = 10
+    """Limit for a control call to another service, for instance to admin for a saga or a token."""
 
 
 class AdminClientSettings(PeerSettings):
     """What a module needs to speak to admin with an account of its own."""
 
     admin_url: str
+    """Address of admin."""
     service_client_id: Annotated[str, Field(min_length=1)]
+    """Client id of the module's own account."""
     service_client_secret: Annotated[SecretStr, Field(min_length=32)]
+    """Client secret of the module's own account."""
     jwks_file: Path | None = None
-    """Where the last good public keys are kept, for a start while admin and Redis are away."""
+    """File that keeps the last valid public keys, for a start while admin and Redis are unavailable."""
     kept_token_file: Path | None = None
-    """Where the module keeps its own access token (readable by its owner only), for a start while admin or PostgreSQL is away."""
+    """File that keeps the module's own access token (mode 0600), for a start while admin or PostgreSQL is unavailable."""
     jwks_refresh_s: Annotated[float, Field(gt=0, le=30)] = 15
-    """How often public keys and revocations are asked for; suspensions must reach every service within a minute."""
+    """Interval at which public keys and revocations are fetched; a suspension must reach every service within a
+    minute."""
 
 
 class FileSource(PydanticBaseSettingsSource):

@@ -34,22 +34,25 @@ import orjson
 PROBLEM_JSON = "application/problem+json"
 RESERVED_FIELDS = frozenset({"type", "title", "status", "detail", "code", "request_id"})
 RETRY_AFTER_S = 5
-"""What a caller is told when a part is away and nobody knows for how long."""
+"""Sent with 502 and 503 when the length of the outage is unknown."""
 
 
 class StartRefused(Exception):
-    """What keeps a service from starting, said to its operator. Never crosses the wire."""
+    """A service cannot start. The text is for its operator and never crosses the wire."""
 
 
 class ArtStoreError(Exception):
-    """Base of all. `detail` is for the caller to read; `fields` become members of the problem document."""
+    """Base of all errors. `detail` is for the caller to read; `fields` become members of the problem document.
+
+    The docstring of each class and its `remedy` make docs/errors.md (`./artstore docs`).
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
+    remedy: ClassVar[str] = ""
     closes: ClassVar[bool] = False
-    """The connection ends with the answer: the end of the request's content is not known, so a next request could not be
-    told from it."""
+    """The answer closes the connection: the end of the request's content is unknown, so the next request cannot be found."""
 
     def __init__(self, detail: str = "", *, retry_after_s: int | None = None, **fields: Any) -> None:
         super().__init__(detail or self.title)
@@ -83,36 +86,55 @@ class ArtStoreError(Exception):
 
 
 class Malformed(ArtStoreError):
-    status, code, title = 400, "malformed", "The request could not be understood"
+    """The request line, a header, the framing or the JSON cannot be read, or the body ended early."""
+
+    status, code, title = 400, "malformed", "Malformed request"
+    remedy = "Correct what `detail` names. If the connection broke, send the request again."
 
 
 class UnsupportedHeader(ArtStoreError):
-    """A header that would change what the request means, on an endpoint that cannot honour it (docs/api.md)."""
+    """A header that would change what the request means, on an endpoint that cannot honour it (docs/api-headers.md)."""
 
-    status, code, title = 400, "unsupported_header", "A header of the request cannot be honoured here"
+    status, code, title = 400, "unsupported_header", "Header not supported here"
+    remedy = "Remove the header that `detail` names."
 
 
 class DigestMismatch(ArtStoreError):
-    status, code, title = 400, "digest_mismatch", "The body does not match its stated digest"
+    """The body does not match a digest that the request states. Nothing was stored."""
+
+    status, code, title = 400, "digest_mismatch", "Digest mismatch"
+    remedy = "Compute the digest over the bytes that are sent, and send them again."
 
 
 class Unauthenticated(ArtStoreError):
-    status, code, title = 401, "unauthenticated", "A valid access token is needed"
+    """The access token is missing, expired, revoked or not meant for this service, or the login is wrong."""
+
+    status, code, title = 401, "unauthenticated", "A valid access token is required"
+    remedy = "Fetch a new token from `POST /api/auth/token`; if that fails, check client id and secret."
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "www-authenticate": 'Bearer realm="artstore"'}
 
 
 class Forbidden(ArtStoreError):
-    status, code, title = 403, "forbidden", "The account lacks the permission for this"
+    """The account lacks the permission of this endpoint."""
+
+    status, code, title = 403, "forbidden", "Permission denied"
+    remedy = "Use an account with the permission that `detail` names, or have its role changed."
 
 
 class NotFound(ArtStoreError):
-    status, code, title = 404, "not_found", "There is no such thing"
+    """The file, account, element, saga or path does not exist."""
+
+    status, code, title = 404, "not_found", "Not found"
+    remedy = "Check the id and the path."
 
 
 class MethodNotAllowed(ArtStoreError):
-    status, code, title = 405, "method_not_allowed", "The resource does not know this method"
+    """The resource exists and does not support this method."""
+
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+    remedy = "Use a method that the `Allow` header lists."
 
     def headers(self) -> dict[str, str]:
         allow = self.fields.get("allow")
@@ -120,141 +142,216 @@ class MethodNotAllowed(ArtStoreError):
 
 
 class TooSlow(ArtStoreError):
-    """The sender stalled; what it may still send would be taken for a request."""
+    """The client stalled or sent more slowly than the minimum rate."""
 
-    status, code, title = 408, "too_slow", "The body came too slowly"
+    status, code, title = 408, "too_slow", "Request too slow"
+    remedy = "Send again over a faster connection; an operator can lower `BODY_MIN_RATE_BYTES_PER_S`."
     closes = True
 
 
 class Conflict(ArtStoreError):
-    status, code, title = 409, "conflict", "The request conflicts with the present state"
+    """The request contradicts the current state, for instance an id that exists or a change that is still
+    being settled."""
+
+    status, code, title = 409, "conflict", "Conflict with the current state"
+    remedy = "Read the resource, then decide whether to send the request again."
 
 
 class ModeForbids(ArtStoreError):
-    status, code, title = 409, "mode_forbids", "The element's mode forbids this"
+    """The mode of the storage element that holds the file does not allow this operation."""
+
+    status, code, title = 409, "mode_forbids", "Forbidden by the element's mode"
+    remedy = "Store files that must change with `retention=temporary`; a mode never goes back by itself."
 
 
 class UnknownRoot(ArtStoreError):
-    """A report came from a root that is not the one the registry knows for this element."""
+    """An element reported a root folder that is not the one registered for it. Only elements receive this."""
 
-    status, code, title = 409, "root_refused", "The registry knows another root for this element"
+    status, code, title = 409, "root_refused", "Unknown root"
+    remedy = "Mount the right disk, or accept the root (`POST /api/storage-elements/{id}/accept-root`)."
 
 
 class Fenced(ArtStoreError):
-    """A report came from an older process or a copy of the element's root."""
+    """A report came from an older process of the element or from a copy of its root. Only elements receive
+    this."""
 
-    status, code, title = 409, "fenced", "Another process owns this element"
+    status, code, title = 409, "fenced", "Fenced: another process owns this element"
+    remedy = "Stop the process that must not run, or accept its root."
 
 
 class KeyInUse(ArtStoreError):
-    """The first request under the key is still running, or its server died and its lease is not over yet."""
+    """The first request with this key is still running, or its server died and the lease has not expired yet."""
 
-    status, code, title = 409, "idempotency_key_in_use", "A request under this Idempotency-Key is still running"
+    status, code, title = 409, "idempotency_key_in_use", "Idempotency-Key in use"
+    remedy = "Send the same request again after `Retry-After`."
 
 
 class Quarantined(ArtStoreError):
-    """Nobody deleted it: its bytes or attributes were found damaged, and lie in the element's quarantine for a person."""
+    """The stored bytes or attributes were found damaged. They were moved to the quarantine of the element; no
+    client deleted the file."""
 
-    status, code, title = 410, "quarantined", "The file was found damaged and was put aside"
+    status, code, title = 410, "quarantined", "File quarantined"
+    remedy = "Have an operator inspect the quarantine folder; upload the file again from its source."
 
 
 class LengthRequired(ArtStoreError):
-    status, code, title = 411, "length_required", "The request must state the length of its content"
+    """The request states no length for its content."""
+
+    status, code, title = 411, "length_required", "Content length required"
+    remedy = "Send `Content-Length`, or `Transfer-Encoding: chunked`."
     closes = True
 
 
 class CursorExpired(ArtStoreError):
-    """Changes after the cursor were purged, or the catalog was restored to a state before it."""
+    """The changes after this cursor were purged, or the catalog was restored to an earlier state."""
 
-    status, code, title = 410, "cursor_expired", "The changes after this cursor are not kept"
+    status, code, title = 410, "cursor_expired", "Cursor expired"
+    remedy = "List the files once, then follow the changes without `since`."
 
 
 class RevisionMismatch(ArtStoreError):
-    status, code, title = 412, "revision_mismatch", "The file has another revision"
+    """A condition (`If-Match`, `If-None-Match`) does not hold: the file has another revision, or exists
+    already."""
+
+    status, code, title = 412, "revision_mismatch", "Revision does not match"
+    remedy = "Read the file, merge the change, and send it with the current revision."
 
 
 class TooLarge(ArtStoreError):
-    status, code, title = 413, "too_large", "The body is too large"
+    """The body, a part or the attributes exceed a limit."""
+
+    status, code, title = 413, "too_large", "Content too large"
+    remedy = "Stay below the limit that `detail` states."
 
 
 class UriTooLong(ArtStoreError):
-    status, code, title = 414, "uri_too_long", "The address is too long"
+    """The request target exceeds 8 KiB."""
+
+    status, code, title = 414, "uri_too_long", "URI too long"
+    remedy = "Move data from the query string to the body, or shorten the search."
 
 
 class UnsupportedMediaType(ArtStoreError):
-    status, code, title = 415, "unsupported_media_type", "The content type is not understood here"
+    """The content has a type or an encoding that this endpoint does not accept."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+    remedy = "Send the content unencoded, with the type that `detail` names."
 
 
 class RangeNotSatisfiable(ArtStoreError):
-    status, code, title = 416, "range_not_satisfiable", "The range lies outside the file"
+    """The requested range starts after the end of the file."""
+
+    status, code, title = 416, "range_not_satisfiable", "Range not satisfiable"
+    remedy = "Take the size from `Content-Range: bytes */SIZE`."
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), "content-range": f"bytes */{self.fields.get('size_bytes', 0)}"}
 
 
 class ExpectationFailed(ArtStoreError):
-    status, code, title = 417, "expectation_failed", "The expectation is not known here"
+    """The `Expect` header holds something other than `100-continue`."""
+
+    status, code, title = 417, "expectation_failed", "Unknown expectation"
+    remedy = "Remove the header."
     closes = True
 
 
 class InvalidFields(ArtStoreError):
-    status, code, title = 422, "invalid_fields", "Some fields are not valid"
+    """The request can be read, but values in it are not allowed; `fields` lists them."""
+
+    status, code, title = 422, "invalid_fields", "Invalid fields"
+    remedy = "Correct the fields that `detail` explains."
 
 
 class KeyReused(ArtStoreError):
-    status, code, title = 422, "idempotency_key_reused", "The Idempotency-Key was used for another request"
+    """The key belongs to a request with another content."""
+
+    status, code, title = 422, "idempotency_key_reused", "Idempotency-Key used for another request"
+    remedy = "Use a new key for each new request."
 
 
 class RateLimited(ArtStoreError):
+    """The account or the address exceeds a limit on requests, logins, failures or transfers."""
+
     status, code, title = 429, "rate_limited", "Too many requests"
+    remedy = "Wait for `Retry-After`; an operator can raise `rate_per_minute` of the account."
 
 
 class TooManyHeaders(ArtStoreError):
-    status, code, title = 431, "too_many_headers", "The header fields are too large"
+    """The request has more than 64 header fields, or more than 32 KiB of them."""
+
+    status, code, title = 431, "too_many_headers", "Header fields too large"
+    remedy = "Send fewer or shorter headers."
 
 
 class InternalError(ArtStoreError):
-    status, code, title = 500, "internal_error", "Something broke inside; the request id finds it in the logs"
+    """A defect of this service."""
+
+    status, code, title = 500, "internal_error", "Internal error"
+    remedy = (
+        "Find `request_id` in the log of the service and report it. A change may have been made: read the "
+        "file before repeating."
+    )
 
 
 class FileDamaged(ArtStoreError):
-    """One file's bytes or attributes are not what they were. The element that says so is well."""
+    """The bytes or attributes of this file cannot be read as they were stored. Other files of the element are
+    not affected."""
 
-    status, code, title = 500, "file_damaged", "The file is damaged"
+    status, code, title = 500, "file_damaged", "File damaged"
+    remedy = "Have an operator check the disk and start a verification; upload the file again from its source."
 
 
 class NotImplementedHere(ArtStoreError):
-    status, code, title = 501, "not_implemented", "The request uses a part of HTTP that is not implemented here"
+    """The request uses a part of HTTP that this service does not implement, such as a transfer coding other
+    than chunked."""
+
+    status, code, title = 501, "not_implemented", "Not implemented"
+    remedy = "Send the request without it."
     closes = True
 
 
 class BadGateway(ArtStoreError):
-    status, code, title = 502, "bad_gateway", "Another part gave an answer that makes no sense"
+    """Another service gave an answer that makes no sense, or refused the account of this service."""
+
+    status, code, title = 502, "bad_gateway", "Invalid answer from a dependency"
+    remedy = "Try again after `Retry-After`; if it persists, check versions and accounts of the services."
 
 
 class Unavailable(ArtStoreError):
-    status, code, title = 503, "unavailable", "A part that is needed is away"
+    """PostgreSQL, Redis, S3 or another service does not answer; `away` or `elements` names it."""
+
+    status, code, title = 503, "unavailable", "A dependency is unavailable"
+    remedy = "Try again after `Retry-After`; docs/operations/outages.md says what still works."
 
 
 class ElementFailed(ArtStoreError):
-    """The element's disk reported an error; it has made itself read-only."""
+    """The disk of the element reported an error, and the element turned read-only. Stored files stay readable."""
 
-    status, code, title = 503, "element_failed", "The element's disk failed"
+    status, code, title = 503, "element_failed", "Storage element failed"
+    remedy = "Have an operator check the disk and restart the element."
 
 
 class UnsupportedVersion(ArtStoreError):
-    status, code, title = 505, "unsupported_version", "The HTTP version is not supported"
+    """The request uses a version other than HTTP/1.0 or HTTP/1.1."""
+
+    status, code, title = 505, "unsupported_version", "HTTP version not supported"
+    remedy = "Use HTTP/1.1."
     closes = True
 
 
 class Overloaded(ArtStoreError):
-    """The service that answers has as many requests open as it may. No other part is at fault."""
+    """The service has too many requests open. No other part is at fault."""
 
-    status, code, title = 503, "overloaded", "This service has too much to do"
+    status, code, title = 503, "overloaded", "Service overloaded"
+    remedy = "Try again after `Retry-After`, with fewer requests at once."
 
 
 class StorageFull(ArtStoreError):
-    status, code, title = 507, "storage_full", "There is no room for this"
+    """No element of the wanted mode has space for the file."""
+
+    status, code, title = 507, "storage_full", "Insufficient storage"
+    remedy = "Delete temporary files, or have an operator add an element."
 
 
 def _tree(cls: type[ArtStoreError]) -> list[type[ArtStoreError]]:
@@ -266,7 +363,7 @@ BY_STATUS: dict[int, type[ArtStoreError]] = {cls.status: cls for cls in reversed
 
 
 def from_wire(status: int, body: bytes) -> ArtStoreError:
-    """The error another module answered with. What is no problem document of ours becomes BadGateway."""
+    """Rebuild the error that another module sent; anything but a problem document of ours becomes BadGateway."""
     try:
         problem = orjson.loads(body)
         cls = BY_CODE[problem["code"]]

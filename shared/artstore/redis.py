@@ -48,6 +48,9 @@ PING_EVERY_S = 2.0
 PROBE_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_EXPIRES_S = 10
+CONNECT_TIMEOUT_S = 1.0
+MAX_CONNECTIONS = 50
+"""In the pool of one process; a command beyond waits for one as long as a command may take."""
 TRUST_S = 3.0
 """A process whose last accepted write began longer ago than this no longer believes anything that Redis or its events say.
 A change that could not be announced is acknowledged after the same time, when every process has stopped believing."""
@@ -237,9 +240,9 @@ async def open_redis(
     """Does not connect: the first command does. Adds the health check `redis`, by default one that is not required."""
     pool: Any = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
-        max_connections=settings.redis_max_connections,
+        max_connections=MAX_CONNECTIONS,
         timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_connect_timeout_s,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=settings.redis_timeout_s,
         decode_responses=True,
         retry=Retry(NoBackoff(), 1),

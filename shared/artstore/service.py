@@ -39,7 +39,7 @@ from artstore.http.protocol import Connection
 from artstore.http.status import status_router
 from artstore.limits.gate import Gate, Limits
 from artstore.limits.limiter import Limiter
-from artstore.limits.load import Load
+from artstore.limits.load import MAX_IN_FLIGHT, Load
 from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
@@ -87,7 +87,7 @@ def build_app(
     clock = clock or Clock()
     registry = new_registry()
     files = FileMetrics(registry)
-    load = Load(settings.limit_loop_lag_s, settings.limit_in_flight, registry)
+    load = Load(settings.limit_loop_lag_s, MAX_IN_FLIGHT, registry)
     limits = Limits(
         settings, Limiter(clock, load, registry), load, Transfers(settings.transfers_per_account, registry), clock
     )

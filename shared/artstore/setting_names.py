@@ -1,6 +1,6 @@
-"""Every setting of every module by its environment name. A test keeps this equal to the settings classes.
+"""The names of all settings of all modules. Generated from the settings classes by `./artstore docs`.
 
-One list for all, because the same name means the same everywhere and an environment may be shared by several modules.
+One list for all: the same name means the same everywhere, and several modules may share one environment.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ SETTING_NAMES = frozenset(
         "BODY_IDLE_TIMEOUT_S",
         "BODY_MIN_RATE_BYTES_PER_S",
         "BOOTSTRAP_ACCOUNTS_FILE",
-        "CACHE_ABSENT_TTL_S",
-        "CACHE_CATALOG_TTL_S",
         "CACHE_MEMORY_ENTRIES",
         "CACHE_MEMORY_TTL_S",
-        "CACHE_REDIS_TTL_S",
         "CATALOG_TIMEOUT_S",
         "CORS_ALLOWED_ORIGINS",
         "DATABASE_COMMAND_TIMEOUT_S",
@@ -46,7 +43,6 @@ SETTING_NAMES = frozenset(
         "JWKS_REFRESH_S",
         "KEPT_TOKEN_FILE",
         "KEY_ENCRYPTION_KEY",
-        "LIMIT_IN_FLIGHT",
         "LIMIT_LOOP_LAG_S",
         "LOG_FORMAT",
         "LOG_LEVEL",
@@ -54,30 +50,22 @@ SETTING_NAMES = frozenset(
         "MAX_FILE_SIZE_BYTES",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_TRACES_SAMPLER_ARG",
-        "PEER_CONNECT_TIMEOUT_S",
         "PEER_TIMEOUT_S",
         "PORT",
-        "RATE_LIMIT_BURST",
         "QUERY_URL",
+        "RATE_LIMIT_BURST",
         "RATE_LIMIT_PER_MINUTE",
-        "REDIS_CONNECT_TIMEOUT_S",
-        "REDIS_MAX_CONNECTIONS",
         "REDIS_TIMEOUT_S",
         "REDIS_URL",
         "S3_ACCESS_KEY_ID",
         "S3_BUCKET",
-        "S3_CONNECT_TIMEOUT_S",
         "S3_ENDPOINT_URL",
-        "S3_PARTS_AT_ONCE",
-        "S3_PART_BYTES",
         "S3_PREFIX",
         "S3_REGION",
         "S3_SECRET_ACCESS_KEY",
         "S3_TAKE_OVER",
         "S3_TIMEOUT_S",
-        "SAGA_KEEP_FINISHED_S",
         "SAGA_LEASE_S",
-        "SECRET_GRACE_S",
         "SECRET_HASH_KEY",
         "SERVICE_CLIENT_ID",
         "SERVICE_CLIENT_SECRET",
@@ -95,7 +83,6 @@ SETTING_NAMES = frozenset(
         "STORAGE_PRIORITY",
         "STORAGE_QUOTA_BYTES",
         "STORAGE_RESERVE_BYTES",
-        "STORAGE_RESERVE_INODES",
         "STORAGE_RESERVE_PERCENT",
         "STORAGE_ROOT",
         "STORAGE_SMALL_FILE_BYTES",
@@ -103,13 +90,8 @@ SETTING_NAMES = frozenset(
         "STORAGE_SWEEP_GRACE_S",
         "STORAGE_VERIFY_BYTES_PER_S",
         "STORAGE_VERIFY_EVERY_S",
-        "STORAGE_WAL_MAX_SEGMENTS",
         "STORAGE_WAL_SEGMENT_BYTES",
         "TRANSFERS_PER_ACCOUNT",
         "TRUSTED_PROXIES",
     }
 )
-
-OWN_PREFIXES = ("STORAGE_", "S3_", "SERVICE_CLIENT_")
-"""Names that begin so are ours; an unknown one among them is a mistake. REDIS_… and DATABASE_… are in every environment:
-of those only what resembles a setting is refused."""

@@ -38,7 +38,7 @@ def test_the_problem_document_has_the_members_of_rfc_9457() -> None:
     problem = orjson.loads(NotFound("no such file", file_id="x").to_wire("request-1"))
     assert problem == {
         "type": "urn:artstore:error:not_found",
-        "title": "There is no such thing",
+        "title": "Not found",
         "status": 404,
         "detail": "no such file",
         "code": "not_found",

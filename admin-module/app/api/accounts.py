@@ -29,6 +29,8 @@ from ..identity.secrets import new_secret
 from .moments import Moment
 from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
 
+DEFAULT_GRACE_S = 24 * 3600
+"""How long the old secret stays valid after a rotation when the request does not say."""
 MAX_GRACE_S = 30 * 24 * 3600
 MAX_RATE_PER_MINUTE = 1_000_000
 RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
@@ -164,7 +166,7 @@ async def delete(request: Request, account_id: UUID) -> Response:
 async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRotation | None = None) -> Response:
     context = _context(request)
     given = rotation.grace_s if rotation else None
-    grace_s = context.settings.secret_grace_s if given is None else given
+    grace_s = DEFAULT_GRACE_S if given is None else given
     secret, now = new_secret(os.urandom), context.clock.now()
     until = now + timedelta(seconds=grace_s)
     async with context.database.begin() as conn:

@@ -28,10 +28,10 @@ class SchemaSettings(BaseSettings):
     model_config = BEHAVIOUR
 
     database_owner_url: SecretStr | None = None
-    """The login that owns the schema, for migrations only. Without it admin migrates over DATABASE_URL when that login
-    may, and else waits until `python -m app.migrate` was run."""
+    """The login that owns the schema, for migrations only. Without it admin migrates over DATABASE_URL if that
+    login may, or waits until `python -m app.migrate` has run."""
     database_roles_file: Path | None = None
-    """JSON object: the password of each module's database role. With it the migrations make the roles."""
+    """JSON object with the password of each module's database role; the migrations create these roles."""
 
     @field_validator("database_roles_file")
     @classmethod
@@ -47,28 +47,32 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings,
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     key_encryption_key: SecretStr
-    """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). Losing it means new keys, not lost files."""
+    """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). If it is lost, new keys are needed; no
+    file is lost."""
     secret_hash_key: SecretStr
-    """Base64 of 32 bytes: keys the hash of client secrets. Losing it makes every client secret invalid."""
+    """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes invalid."""
     bootstrap_accounts_file: Path | None = None
-    """JSON list of accounts that are made at start if their client_id is missing."""
+    """JSON list of accounts that are created at the start if their client_id is missing."""
     signing_key_bits: Annotated[int, Field(ge=2048, le=8192)] = 2048
+    """Length of new RSA signing keys, in bits."""
     signing_key_rotate_every_s: Seconds = 24 * 3600
+    """Interval between rotations of the signing key."""
     signing_key_publish_lead_s: Annotated[float, Field(ge=0)] = 15 * 60
-    """How long a next key is published before it signs."""
+    """How long the next key is published before it signs."""
     signing_key_grace_s: Seconds = 3600
-    """How long a retiring key still verifies; longer than a token lives."""
+    """How long a retiring key still verifies; at least the lifetime of a token."""
     signing_key_check_every_s: Seconds = 10
+    """Interval at which admin checks whether a rotation is due."""
     access_token_lifetime_s: Annotated[int, Field(ge=1, le=EXPIRES_IN_S)] = EXPIRES_IN_S
-    secret_grace_s: Annotated[int, Field(ge=0)] = 24 * 3600
-    """How long the old client secret stays valid after a rotation, unless the request says otherwise."""
+    """Lifetime of an access token."""
     audit_checkpoint_every_s: Seconds = 60
+    """Interval between signed checkpoints over all audit chains."""
     element_away_after_s: Seconds = AWAY_AFTER_S
+    """Silence after which an element counts as away and receives no new files."""
     element_call_timeout_s: Seconds = 10
+    """Limit for a control call to an element: a mode change, a queued change, a compensation."""
     saga_lease_s: Seconds = 300
     """An upload whose saga is neither renewed nor committed for this long is undone."""
-    saga_keep_finished_s: Seconds = 7 * 24 * 3600
-    """Finished sagas are kept so long; a commit of an older unknown saga is refused."""
 
     @model_validator(mode="after")
     def _keys_outlive_tokens(self) -> Settings:

@@ -133,9 +133,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             publisher=publisher,
             generations=generations,
             commands=Commands(database, peers, auditor, call_timeout_s),
-            uploads=UploadSagas(
-                database, runtime.clock, settings.saga_lease_s, settings.saga_keep_finished_s, resume.kick
-            ),
+            uploads=UploadSagas(database, runtime.clock, settings.saga_lease_s, resume.kick),
             resume=resume,
             upkeep=Upkeep(database, generations, runtime.registry, lease_s=settings.saga_lease_s, resume=resume.kick),
             outbox=Outbox(runtime, database, redis),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 
+KEEP_FINISHED_S = 7 * 24 * 3600.0
+"""A finished saga is kept this long; the commit of an unknown saga that is older is refused."""
+
 
 class SagaState(enum.StrEnum):
     """`sagas.state` in the database."""

@@ -15,7 +15,7 @@ from artstore.logs import get_logger
 from ..elements.generations import Generations
 from ..purge import BOTH_CLOCKS, purge, purge_statement
 from .claim import CLAIM_AT_ONCE
-from .saga import SagaEvent, SagaState, accepting
+from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting
 
 log = get_logger("admin.sagas")
 
@@ -93,6 +93,6 @@ class Upkeep:
             self._resume()
         return found
 
-    async def purge(self, keep_s: float, now: datetime) -> int:
-        """Drops finished sagas older than `keep_s` seconds, by PostgreSQL's clock and by ours: a wrong one drops nothing."""
-        return await purge(self._database, _PURGE, {"keep_s": keep_s, "now": now})
+    async def purge(self, now: datetime) -> int:
+        """Drops finished sagas older than KEEP_FINISHED_S by PostgreSQL's clock and by ours: a wrong one drops nothing."""
+        return await purge(self._database, _PURGE, {"keep_s": KEEP_FINISHED_S, "now": now})

@@ -27,7 +27,7 @@ from artstore.groups import Group
 from artstore.logs import request_id
 
 from .keyed import hold_keys, keep_answers
-from .saga import SagaEvent, SagaState, accepting, advance
+from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting, advance
 
 REQUESTS_AT_ONCE = 16
 """Requests that share one transaction; each brings up to MAX_GROUP sagas."""
@@ -93,11 +93,9 @@ class Abort:
 class UploadSagas:
     """One per process. `undo` is called when an abort has made work for the resume task."""
 
-    def __init__(
-        self, database: Database, clock: Clock, lease_s: float, keep_s: float, undo: Callable[[], None]
-    ) -> None:
+    def __init__(self, database: Database, clock: Clock, lease_s: float, undo: Callable[[], None]) -> None:
         self._database, self._clock, self._undo = database, clock, undo
-        self._lease_s, self._keep_s = lease_s, keep_s
+        self._lease_s = lease_s
         self._begins: Group[list[UploadSaga], list[SagaResult]] = Group(self._begin, max_items=REQUESTS_AT_ONCE)
         self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=REQUESTS_AT_ONCE)
 
@@ -147,7 +145,7 @@ class UploadSagas:
             lost = keyed - await hold_keys(conn, keyed)
             # 2. the sagas that may still be committed become so; their rows too stay locked
             given = [commit for commit in commits.values() if commit.saga_id not in lost]
-            oldest = first_uuid7(self._clock.unix_s() - self._keep_s)
+            oldest = first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S)
             values = {**_columns(_as_saga(commit) for commit in given), "oldest": str(oldest)}
             done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
             # 3. their files become available, the events go to the outbox, the answers to the keys

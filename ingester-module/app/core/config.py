@@ -16,19 +16,22 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     database_pool_size: Count = 10
     database_max_overflow: Annotated[int, Field(ge=0)] = 5
     query_url: str | None = None
-    """Where clients reach query, or the gateway: who reads a file here is sent there."""
+    """Address at which clients reach query or the gateway; a read of a file sent to the ingester is redirected
+    there."""
     discovery_file: Path | None = None
-    """Where the last known registry of elements is kept, for a start while Redis and admin are away."""
+    """File that keeps the last known registry of elements, for a start while Redis and admin are unavailable."""
     storage_elements: str | None = None
-    """The registry as JSON, for when nothing else is known yet."""
+    """The registry as JSON, used while no other source has answered."""
     max_file_size_bytes: Count = 5 * 2**40
+    """Largest file that is accepted."""
     body_idle_timeout_s: Seconds = 30
-    """A client that sends nothing for so long is cut off."""
+    """A client that sends nothing for this long is disconnected."""
     body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
-    """A client that sends slower is cut off."""
+    """A client that sends more slowly is disconnected; 0 for no minimum."""
     element_idle_timeout_s: Seconds = 30
-    """An element that takes nothing and answers nothing for so long has failed."""
+    """An element that neither accepts nor answers anything for this long counts as failed."""
     element_call_timeout_s: Seconds = 20
-    """The whole of a call to an element that is not a stream: a small upload, an update, a delete."""
+    """Limit for a call to an element that is no stream: a small upload, an update, a delete. Above 5, since an
+    outage of Redis delays a change by 3 s."""
     idempotency_lease_s: Seconds = 10
-    """How long a request under an Idempotency-Key waits for one that has died before it goes on in its place."""
+    """How long a request waits for an earlier one with the same Idempotency-Key whose server died."""

@@ -14,25 +14,21 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """The times to live bound how old an answer may be when no change event comes through."""
 
     discovery_file: Path | None = None
-    """Where the last known registry of elements is kept, for a start while Redis and admin are away."""
+    """File that keeps the last known registry of elements, for a start while Redis and admin are unavailable."""
     storage_elements: str | None = None
-    """The registry as JSON, for when nothing else is known yet."""
+    """The registry as JSON, used while no other source has answered."""
     cache_memory_entries: Count = 20_000
-    """Level 1. An entry takes about 3 KiB."""
+    """Files remembered in the memory of the process (level 1), about 3 KiB each."""
     cache_memory_ttl_s: Seconds = 300
-    cache_absent_ttl_s: Annotated[float, Field(gt=0, le=5)] = 5
-    """How long an id that was not found is not looked for again: no new file is missing for longer."""
-    cache_redis_ttl_s: Count = 3600
-    """Level 2."""
-    cache_catalog_ttl_s: Seconds = 86_400
-    """Level 3: how long a row counts after it was last seen on disk."""
+    """How long an entry of level 1 is used. It bounds the age of an answer while Redis, PostgreSQL and the element
+    are all unavailable."""
     catalog_timeout_s: Seconds = 1.5
-    """How long a lookup waits for level 3 before it asks the elements; lists, which have no other way, wait longer."""
+    """How long a lookup waits for PostgreSQL before it asks the elements."""
     element_answer_timeout_s: Seconds = 7
-    """An element that has not begun to send a file by then has failed. An archive behind slow S3 may need longer."""
+    """Limit for the head of an element's answer. An archive behind a slow S3 service may need more."""
     element_idle_timeout_s: Seconds = 30
-    """An element that stops sending a file for so long has failed."""
+    """An element that stops sending a file for this long counts as failed."""
     body_idle_timeout_s: Seconds = 30
-    """How long a client may take nothing, beyond the time that the minimum rate gives it for what it took."""
+    """How long a client may read nothing, beyond the time that the minimum rate allows for what it has read."""
     body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
-    """A client that reads a file more slowly is cut off."""
+    """A client that reads a file more slowly is disconnected; 0 for no minimum."""

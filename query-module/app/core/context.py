@@ -25,12 +25,13 @@ from ..reading.changes import Changes
 from ..reading.content import Content
 from ..reading.levels import LevelMetrics
 from ..reading.lookup import Levels, Lookup
-from ..reading.memory import Memory
+from ..reading.memory import ABSENT_TTL_S, Memory
+from ..reading.redis import RedisLevel
 from ..reading.refill import Refill
 from ..reading.relay import RelayMetrics
 from ..search.feed import LOOK_EVERY_S, Feed
 from .config import Settings
-from .redis import hear_changes, open_level
+from .redis import hear_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,10 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 runtime.clock,
                 max_entries=settings.cache_memory_entries,
                 ttl_s=settings.cache_memory_ttl_s,
-                absent_ttl_s=settings.cache_absent_ttl_s,
+                absent_ttl_s=ABSENT_TTL_S,
             ),
-            redis=open_level(redis, settings),
-            catalog=CatalogLevel(
-                database, runtime.clock, ttl_s=settings.cache_catalog_ttl_s, patience_s=settings.catalog_timeout_s
-            ),
+            redis=RedisLevel(redis),
+            catalog=CatalogLevel(database, runtime.clock, patience_s=settings.catalog_timeout_s),
             attributes=attributes,
             refill=Refill(database, attributes, runtime.registry),
             metrics=LevelMetrics(runtime.registry),

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from redis.asyncio import Redis
 
-from artstore.redis import CountedRedis
 from artstore.service import Runtime
 
 from ..reading.changes import Changes
 from ..reading.lookup import Lookup
 from ..reading.redis import RedisLevel
-from .config import Settings
-
-
-def open_level(redis: CountedRedis, settings: Settings) -> RedisLevel:
-    return RedisLevel(redis, ttl_s=settings.cache_redis_ttl_s)
 
 
 def hear_changes(runtime: Runtime, redis: Redis, level: RedisLevel, lookup: Lookup) -> Changes:

@@ -20,6 +20,9 @@ from .memory import Record
 
 log = get_logger("query.catalog")
 
+TTL = timedelta(days=1)
+"""How long a row counts after the file was last seen on disk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -33,9 +36,8 @@ class Known:
 class CatalogLevel:
     """A database that accepts and does not answer costs a lookup `patience_s`, until its breaker opens."""
 
-    def __init__(self, database: Database, clock: Clock, *, ttl_s: float, patience_s: float) -> None:
+    def __init__(self, database: Database, clock: Clock, *, patience_s: float) -> None:
         self._database, self._clock = database, clock
-        self._ttl = timedelta(seconds=ttl_s)
         self._patience_s = patience_s
         self._asking: set[asyncio.Task[Row | None]] = set()
 
@@ -51,7 +53,7 @@ class CatalogLevel:
         except ValueError as error:
             log.warning("catalog row unreadable", file_id=file_id, error=str(error))
             return None
-        recent = row.checked_at + self._ttl > self._clock.now()
+        recent = row.checked_at + TTL > self._clock.now()
         # while PostgreSQL refuses writes, the row may be of the revision before an acknowledged change
         return Known(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
 

@@ -10,6 +10,8 @@ from artstore.contracts.files import Attributes
 
 MAX_ABSENT = 10_000
 """Ids remembered as not found."""
+ABSENT_TTL_S = 5.0
+"""How long an id stays remembered as not found: a new file is hidden for no longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from artstore.redis import CountedRedis
 
 from .memory import Record
 
+TTL_S = 3600
+
 
 @dataclass(frozen=True, slots=True)
 class Looked:
@@ -31,12 +33,11 @@ class Looked:
 class RedisLevel:
     """Every method raises Unavailable when Redis is away."""
 
-    def __init__(self, redis: CountedRedis, *, ttl_s: int) -> None:
+    def __init__(self, redis: CountedRedis) -> None:
         self._redis = redis
         self._epoch = ""
         self._subscribed_in: int | None = None
         redis.on_accepted(self._agree_on_epoch)
-        self._ttl_s = ttl_s
         self._find = redis.register_script(FIND)
         self._keep = redis.register_script(KEEP)
         self._drop = redis.register_script(DROP)
@@ -75,7 +76,7 @@ class RedisLevel:
 
     async def keep(self, record: Record, lease: str) -> bool:
         """False when a change came between the lease and now."""
-        args: list[str | bytes | int] = [record.revision, record.encoded, self._ttl_s, lease, self._epoch]
+        args: list[str | bytes | int] = [record.revision, record.encoded, TTL_S, lease, self._epoch]
         try:
             return bool(await self._keep(keys=keys_of(record.attributes.file_id), args=args))
         except RedisError as error:

@@ -22,6 +22,7 @@ from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
+from artstore.peers.session import CONNECT_TIMEOUT_S
 from artstore.runtime import Runtime
 from artstore.tasks import spawn
 
@@ -131,9 +132,7 @@ class ServiceTokens:
             log.warning("the own token is not kept", path=str(path), error=str(error))
 
     async def _ask(self, body: bytes) -> TokenAnswer:
-        timeout = aiohttp.ClientTimeout(
-            total=self._settings.peer_timeout_s, sock_connect=self._settings.peer_connect_timeout_s
-        )
+        timeout = aiohttp.ClientTimeout(total=self._settings.peer_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         url = f"{self._settings.admin_url.rstrip('/')}/api/auth/token"
         headers = {"content-type": "application/json"}
         try:

@@ -12,6 +12,8 @@ SMOOTHING = 0.3
 TIGHTEN, LOOSEN = 0.7, 0.05
 """Per tick: down by a third, up by a twentieth. So load shows within a second and recovery takes about five."""
 MIN_FACTOR = 0.1
+MAX_IN_FLIGHT = 1000
+"""Limits tighten while more requests than this are under way: more than one process answers in a second."""
 
 
 class Load:

@@ -16,26 +16,28 @@ Seconds = Annotated[float, Field(gt=0)]
 class LimitSettings(BaseSettings):
     """The same on every instance of a service: they share the limits through Redis."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     rate_limit_per_minute: Count = 100
-    """Of an account that has no rate of its own."""
+    """Requests per minute of an account without a rate of its own."""
     rate_limit_burst: Count = 150
-    """An account's own rate brings a burst in the same proportion."""
+    """Requests at once of such an account. An account's own rate brings a burst in the same proportion."""
     ip_rate_limit_per_minute: Count = 1200
-    """Requests without credentials, by address."""
+    """Requests per minute without valid credentials, for each address."""
     ip_rate_limit_burst: Count = 600
+    """Requests at once without valid credentials, for each address."""
     ip_block_after_failures: Count = 200
-    """Credentials that are not valid, by address, beyond one a second."""
+    """Invalid credentials of one address, beyond one per second, after which it is answered 429."""
     ip_block_s: Seconds = 60
+    """How long an address with too many invalid credentials is answered 429."""
     transfers_per_account: Count = 128
-    """Uploads and downloads under way at once, of one account in one process: twice what a busy client opens."""
+    """Uploads and downloads that one account may have open at once in one process."""
     trusted_proxies: Annotated[list[str], NoDecode] = []
-    """Comma-separated addresses or networks whose X-Forwarded-For is believed; none by default."""
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed."""
     limit_loop_lag_s: Seconds = 0.5
-    """Limits tighten while the event loop is later than this, smoothed over about a second."""
-    limit_in_flight: Count = 1000
-    """Limits tighten while more requests than this are under way."""
+    """All limits tighten while the event loop is later than this, smoothed over about a second."""
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -25,6 +25,8 @@ log = get_logger("artstore.peers")
 ADMIN = "admin"
 """The one peer that is not an element."""
 KEEP_CONNECTION_S = 30
+CONNECT_TIMEOUT_S = 2.0
+"""A service in the same network accepts a connection in milliseconds; one that does not is down or unreachable."""
 PROBE_EVERY_S = 1.0
 """How often a peer whose breaker is open is asked whether it is ready again, and one that keeps a request waiting, whether it
 lives."""
@@ -147,6 +149,6 @@ async def open_peers(
         ) as session,
         Tasks.open() as tasks,
     ):
-        peers = Peers(session, token(session), breakers, settings.peer_connect_timeout_s, tasks)
+        peers = Peers(session, token(session), breakers, CONNECT_TIMEOUT_S, tasks)
         tasks.every("peers", PROBE_EVERY_S, peers.probe)
         yield peers

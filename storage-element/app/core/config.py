@@ -21,57 +21,63 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     database_pool_size: Count = 8
     database_max_overflow: Annotated[int, Field(ge=0)] = 4
     storage_element_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    """Name of the element, for instance `se-01`. It must not change while the root holds files."""
     storage_mode: Mode
+    """Mode at the start. A mode further along than the one on disk is taken; one further back is refused."""
     storage_mode_force: bool = False
-    """Take STORAGE_MODE even if it is further back than the mode kept on disk. For an operator's hand, once."""
+    """Take STORAGE_MODE even if it is further back than the mode on disk. For one start only."""
     storage_backend: Literal["local", "s3"] = "local"
+    """Where the files are: in STORAGE_ROOT, or in an S3 bucket."""
     storage_root: Path
-    """The files; with s3 only the log, the bodies on their way to S3, and element.json."""
+    """Folder of the files. With S3 it holds the log, bodies on their way to S3, and `element.json`."""
     storage_priority: Annotated[int, Field(ge=0)] = DEFAULT_PRIORITY
-    """Elements with a lower one are filled first."""
+    """Elements with a lower number are filled first."""
     element_url: str
-    """Where the other modules reach this element."""
+    """Address at which the other modules reach this element."""
     element_announce_every_s: Seconds = ANNOUNCE_EVERY_S
-    """Three missed ones make ELEMENT_AWAY_AFTER_S at admin."""
+    """Interval between reports to admin. Three missed reports reach the default of ELEMENT_AWAY_AFTER_S."""
     storage_quota_bytes: Annotated[int, Field(gt=0)] | None = None
-    """For an element that shares its disk; none, the whole disk."""
+    """Space that the element may use when it shares its disk. Without it: the whole disk."""
     storage_reserve_bytes: Bytes = 256 << 20
-    """Never filled by puts: deletes and the log have room."""
+    """Free space that uploads never use, so that deletes and the log always work."""
     storage_reserve_percent: Annotated[float, Field(ge=0, le=50)] = 1.0
-    storage_reserve_inodes: Annotated[int, Field(ge=0)] = 1024
+    """The same as a share of the disk, at most 10 GiB; the larger of both counts."""
     storage_wal_segment_bytes: Annotated[int, Field(ge=1 << 20)] = 32 << 20
-    storage_wal_max_segments: Annotated[int, Field(ge=3)] = 16
+    """Size of one segment of the write-ahead log; at most 16 segments exist."""
     storage_small_file_bytes: Annotated[int, Field(ge=0, le=256 << 10)] = 64 << 10
-    """Files up to here ride in the log's frame."""
+    """Files up to this size are written into the log record itself, which saves a sync."""
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^/?#]+$")] | None = None
+    """Address of the S3 service. The four settings up to the secret key are required with `s3`."""
     s3_bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = None
-    """Made at the start if it is not there."""
+    """Bucket; created at the start if it is missing."""
     s3_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")] | None = None
-    """This element's alone; its id by default."""
+    """Prefix that belongs to this element alone; by default its id."""
     s3_access_key_id: SecretStr | None = None
+    """Access key of the S3 service."""
     s3_secret_access_key: SecretStr | None = None
+    """Secret key of the S3 service."""
     s3_region: str = "us-east-1"
+    """Region of the S3 service."""
     s3_timeout_s: Seconds = 30
-    """For one request: one part of an upload, one piece of a download."""
-    s3_connect_timeout_s: Seconds = 3
-    s3_part_bytes: Annotated[int, Field(ge=5 << 20, le=1 << 30)] = 8 << 20
-    """Of a multipart upload. An upload holds about S3_PARTS_AT_ONCE + 1 of them in memory."""
-    s3_parts_at_once: Annotated[int, Field(ge=1, le=16)] = 3
+    """Limit for one request: one part of an upload, one piece of a download."""
     s3_take_over: bool = False
-    """Take the prefix from another STORAGE_ROOT that is lost. For an operator's hand, once; rebuild after it."""
+    """Take the prefix from another STORAGE_ROOT that is lost. For one start only; rebuild after it."""
     max_file_size_bytes: Count = 5 << 40
+    """Largest file that is accepted."""
     body_idle_timeout_s: Seconds = 30
+    """A sender or reader that makes no progress for this long is disconnected."""
     body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
+    """A sender that is slower is disconnected; 0 for no minimum."""
     saga_lease_s: Seconds = 300
-    """As at admin: how long an upload that nobody has heard of may still be committed."""
+    """How long an upload without a confirmation may still be committed. The same value as at admin."""
     storage_verify_bytes_per_s: Bytes = 20 << 20
-    """How fast files are read again to compare their hashes; 0: as fast as the disk gives them."""
+    """Rate at which stored files are read again to compare their hashes; 0 for no limit."""
     storage_verify_every_s: Annotated[float, Field(ge=0)] = 30 * 86400
-    """From one verification of all files to the next; 0: only when asked to."""
+    """Interval between verifications of all files; 0: only on request."""
     storage_sweep_grace_s: Seconds = 86400
-    """How old halves of files, temps and uploads to S3 without an owner are before they are swept."""
+    """Age at which half files, temporary files and unfinished S3 uploads without an owner are removed."""
     storage_sweep_dry_run: bool = False
-    """Only report what would be swept."""
+    """Report what would be removed, and remove nothing."""
 
     @model_validator(mode="after")
     def _s3_is_whole(self) -> Self:

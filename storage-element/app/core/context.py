@@ -238,11 +238,10 @@ def store_settings(settings: Settings) -> StoreSettings:
         reserve=Reserve(
             bytes=settings.storage_reserve_bytes,
             percent=settings.storage_reserve_percent,
-            inodes=settings.storage_reserve_inodes,
         ),
         quota_bytes=settings.storage_quota_bytes,
         limits=Limits(settings.storage_small_file_bytes, settings.max_file_size_bytes),
-        wal=WalLimits(settings.storage_wal_segment_bytes, settings.storage_wal_max_segments),
+        wal=WalLimits(settings.storage_wal_segment_bytes),
     )
 
 

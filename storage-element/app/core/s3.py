@@ -84,7 +84,4 @@ def s3_settings(settings: Settings) -> S3Settings:
         secret_access_key=secret_access_key.get_secret_value(),
         region=settings.s3_region,
         timeout_s=settings.s3_timeout_s,
-        connect_timeout_s=settings.s3_connect_timeout_s,
-        part_bytes=settings.s3_part_bytes,
-        parts_at_once=settings.s3_parts_at_once,
     )

@@ -47,7 +47,6 @@ def in_s3(s3: S3Server, **more: str) -> dict[str, str]:
         "S3_ACCESS_KEY_ID": settings.access_key_id,
         "S3_SECRET_ACCESS_KEY": settings.secret_access_key,
         "S3_TIMEOUT_S": "5",
-        "S3_CONNECT_TIMEOUT_S": "1",
         **more,
     }
 

@@ -23,4 +23,5 @@ class S3Settings:
     retry_for_s: float = 10.0
     part_bytes: int = 8 << 20
     """Of a multipart upload; S3 allows 10 000 of them, larger files get larger parts."""
-    parts_at_once: int = 4
+    parts_at_once: int = 3
+    """An upload holds about this number of parts and one more in memory."""
