@@ -1,7 +1,8 @@
-"""The generated documents are current and complete."""
+"""The documents: what is generated from code is current, links lead somewhere, and pages stay readable."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,29 @@ import pytest
 from artstore_cli import documents
 
 ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES, MAX_COLUMNS = 200, 120
+MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
+PAGES = sorted(
+    path
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *(page for folder in (*MODULES, "keys", "tests") for page in ROOT.glob(f"{folder}/**/*.md")),
+    )
+)
 GENERATED = documents.generate(ROOT)
+MAY_BE_LONG = {"CHANGELOG.md", "docs/settings.md", "docs/errors.md"}
+"""A history, and two lists that grow with the code."""
+ROWS_MAY_BE_WIDE = {"tests/faults/README.md"}
+"""Its table names a fault and all of its tests in one row."""
+NOT_YET = ("storage-element/", "ingester-module/", "query-module/")
+"""Their pages are still to be shortened."""
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+MENTION = re.compile(r"`((?:docs|tests|cli|shared|keys|[a-z]+-module|storage-element)/[\w./-]+\.(?:md|py|yml))`")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("path", GENERATED, ids=lambda path: path.name)
@@ -28,3 +51,36 @@ def test_every_setting_and_every_error_is_explained() -> None:
 
 def _fields(cls: type) -> dict[str, documents.FieldInfo]:
     return getattr(cls, "model_fields", {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in LINK.findall(text):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in _anchors(found), target
+    missing = [name for name in MENTION.findall(text) if not any(base.joinpath(name).exists() for base in _bases(page))]
+    assert not missing
+
+
+def _bases(page: Path) -> tuple[Path, ...]:
+    return (ROOT, *page.parents[: len(page.relative_to(ROOT).parts) - 1])
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not name_of(page).startswith(NOT_YET)], ids=name_of)
+def test_a_page_is_short_and_narrow(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert len(lines) <= MAX_LINES or name_of(page) in MAY_BE_LONG
+    rows = name_of(page) in ROWS_MAY_BE_WIDE
+    wide = [line for line in lines if len(line) > MAX_COLUMNS and not (rows and line.startswith("|"))]
+    assert not wide

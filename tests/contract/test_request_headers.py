@@ -1,4 +1,4 @@
-"""docs/api.md, "Request headers": every cell of the table, tried at real services."""
+"""docs/api-headers.md: every cell of the table, tried at real services."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Door:
 
 READ = ["GET", "HEAD"]
 DOORS: dict[str, list[Door]] = {
-    "GET, HEAD content": [Door("query", method, "/api/files/{file}/content", 200) for method in READ],
-    "GET, HEAD attributes": [Door("query", method, "/api/files/{file}", 200) for method in READ],
-    "other GET, HEAD": [
+    "GET content": [Door("query", method, "/api/files/{file}/content", 200) for method in READ],
+    "GET file": [Door("query", method, "/api/files/{file}", 200) for method in READ],
+    "other GET": [
         Door(service, method, path, 200)
         for method in READ
         for service, path in [
@@ -44,7 +44,7 @@ DOORS: dict[str, list[Door]] = {
     "PUT content": [Door("ingester", "PUT", "/api/files/{file}/content", 200, b"other content")],
     "PATCH file": [Door("ingester", "PATCH", "/api/files/{file}", 200, b'{"tags":["x"]}', JSON)],
     "DELETE file": [Door("ingester", "DELETE", "/api/files/{file}", 204)],
-    "other POST, PATCH, DELETE": [
+    "other change": [
         Door("admin", "POST", "/api/auth/token", 200, b"{login}", JSON),
         Door("admin", "POST", "/api/service-accounts/{account}/rotate-secret", 200, b'{"grace_s":0}', JSON),
         Door("admin", "POST", "/api/storage-elements/se-01/rebuild", 202, b"{}", JSON),
@@ -64,15 +64,16 @@ class Row:
     version: str = "1.1"
 
 
-OTHERS = "TE, Trailer, Content-Location, Content-Language, Accept, Accept-Encoding, Max-Forwards"
+OTHERS = "the others below"
+"""TE, Trailer, Content-Location, Content-Language, Accept, Accept-Encoding, Max-Forwards."""
 FAILS = {
-    "GET, HEAD content": 412,
-    "GET, HEAD attributes": 412,
+    "GET content": 412,
+    "GET file": 412,
     "PUT content": 412,
     "PATCH file": 412,
     "DELETE file": 412,
 }
-KNOWN = {"GET, HEAD content": 304, "GET, HEAD attributes": 304}
+KNOWN = {"GET content": 304, "GET file": 304}
 MISMATCH = {"POST upload": 400, "PUT content": 400}
 ROWS = {
     "If-Match": Row(['if-match: "999"'], FAILS),
@@ -80,8 +81,8 @@ ROWS = {
     "If-None-Match: a tag": Row(['if-none-match: "1", {etag}'], KNOWN),
     "If-Modified-Since": Row([f"if-modified-since: {FUTURE}"], KNOWN),
     "If-Unmodified-Since": Row([f"if-unmodified-since: {PAST}"], FAILS),
-    "Range": Row(["range: bytes=0-0"], {"GET, HEAD content": 206}),
-    "If-Range": Row(['if-range: "x"'], {"GET, HEAD content": 200}),
+    "Range": Row(["range: bytes=0-0"], {"GET content": 206}),
+    "If-Range": Row(['if-range: "x"'], {"GET content": 200}),
     "Content-Range": Row(["content-range: bytes 0-0/5"]),
     "Content-Encoding": Row(["content-encoding: gzip"]),
     "Transfer-Encoding: gzip, chunked": Row(["transfer-encoding: gzip, chunked"], chunked=True, length=False),
@@ -109,8 +110,8 @@ ROWS = {
 
 def cells() -> list[tuple[str, str, str]]:
     """(row, column, cell) of the table in the document."""
-    section = (ROOT / "docs" / "api.md").read_text().partition("## Request headers")[2].partition("\n## ")[0]
-    lines = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", section, re.MULTILINE)]
+    page = (ROOT / "docs" / "api-headers.md").read_text()
+    lines = [line.strip("|").split("|") for line in re.findall(r"^\|.*\|$", page, re.MULTILINE)]
     head, _, *rows = [[cell.strip() for cell in line] for line in lines]
     return [(row[0], column, cell) for row in rows for column, cell in zip(head[1:], row[1:], strict=True)]
 

@@ -1,4 +1,4 @@
-"""docs/operations.md states timeouts: they are the settings' defaults."""
+"""docs/operations/timeouts.md states timeouts: they are the defaults of the settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def defaults() -> dict[str, dict[str, object]]:
 
 
 def test_the_timeouts_in_the_documents_are_those_in_force(defaults: dict[str, dict[str, object]]) -> None:
-    rows = ROW.findall((ROOT / "docs" / "operations.md").read_text())
+    rows = ROW.findall((ROOT / "docs" / "operations" / "timeouts.md").read_text())
     assert len(rows) >= 12
     for name, module, stated in rows:
         having = [module] if module else [each for each, known in defaults.items() if name in known]

@@ -1,5 +1,7 @@
-"""Every part in turn is stopped, or accepts connections and answers nothing: what users see then, as docs/operations.md says,
-and that the other parts lose nothing by it, no thread, no descriptor, no memory, no process."""
+"""Each part in turn is stopped, or accepts connections and answers nothing: users see what docs/operations/outages.md says.
+
+The other parts leak nothing meanwhile: no thread, no descriptor, no memory, no process.
+"""
 
 from __future__ import annotations
 

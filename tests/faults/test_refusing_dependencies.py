@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis are there and refuse: what users see then, as docs/operations.md says, and that it heals by itself.
+"""PostgreSQL and Redis answer and refuse work: users see what docs/operations/outages.md says, and the system recovers by itself.
 
 One fleet with two query instances; each refusal is brought about in the real server, as an operator's mishap would.
 """

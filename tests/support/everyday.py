@@ -85,7 +85,7 @@ def load_of(fleet: Fleet) -> Load:
 
 
 def show(part: str, seen: list[Seen]) -> None:
-    """For the table in docs/operations.md: `pytest -rP`."""
+    """For the table in docs/operations/outages.md: `pytest -rP`."""
     for what in dict.fromkeys(one.what for one in seen):
         of = [one for one in seen if one.what == what]
         counted = Counter((one.status, one.degraded, one.retry_after) for one in of)

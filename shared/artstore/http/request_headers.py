@@ -1,4 +1,4 @@
-"""Headers that change what a request means: an endpoint honours them or refuses the request (docs/api.md, "Request headers").
+"""Headers that change what a request means: an endpoint honours them or refuses the request (docs/api-headers.md).
 
 Each endpoint names the ones that it evaluates itself; `check` refuses the others. On GET and HEAD those that may be passed over
 without harm are (RFC 9110 §13 and §14): the answer is then the whole, current one.
