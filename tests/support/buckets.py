@@ -28,7 +28,6 @@ class Bucket:
             "S3_ACCESS_KEY_ID": self.server.access_key_id,
             "S3_SECRET_ACCESS_KEY": self.server.secret_access_key,
             "S3_TIMEOUT_S": "5",
-            "S3_CONNECT_TIMEOUT_S": "1",
         }
 
     def holds(self, element: str, file_id: str) -> bool:
