@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import HANDLED_SIGNALS
 
-from artstore import __version__, points
+from artstore import __version__, failpoints
 from artstore.audit.writer import open_writer
 from artstore.auth.access import ENDPOINTS
 from artstore.auth.guard import GuardedRoute, needed_for
@@ -173,7 +173,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     """Run until SIGTERM or SIGINT; running requests get `shutdown_timeout_s` to end."""
     configure_logs(service, settings.log_level, settings.log_format)
     provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
-    points.arm(os.environ)
+    failpoints.arm(os.environ)
     allow_connections(settings.max_connections)
     config = uvicorn.Config(
         app,

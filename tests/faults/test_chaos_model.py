@@ -112,4 +112,4 @@ def test_every_point_to_die_at_is_one() -> None:
     for kind, points in POINTS.items():
         sources = [path.read_text() for path in (ROOT / MODULES[kind] / "app").rglob("*.py")]
         for point in points:
-            assert any(f'hit("{point}")' in source for source in sources), point
+            assert any(f'failpoint("{point}")' in source for source in sources), point

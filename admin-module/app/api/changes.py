@@ -10,12 +10,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore import points
 from artstore.contracts.files import Changes, check_changes
 from artstore.contracts.idempotency import accepted as waits
 from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.contracts.schemas import SAGA
 from artstore.errors import InvalidFields
+from artstore.failpoints import failpoint
 from artstore.http.body import limited_receive
 from artstore.http.json import JsonResponse, read_json
 from artstore.service import DataRoute
@@ -44,7 +44,7 @@ async def queue(request: Request) -> Response:
             kept = waits(wish.saga_id, orjson.dumps(saga))
             if given.keyed:
                 await keep_answers(conn, {wish.saga_id: kept})
-    points.hit("admin.change_queued")
+    failpoint("admin.change_queued")
     context.resume.kick()
     return Response(kept.body, kept.status, kept.headers)
 

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 
 import orjson
 
-from artstore import points
 from artstore.audit.event import Signed
 from artstore.clock import Clock, rfc3339
 from artstore.database import Database
 from artstore.errors import Conflict
+from artstore.failpoints import failpoint
 
 from .checkpoints import walk_checkpoints
 from .read import Filters, load_public_keys, walk_events
@@ -39,7 +39,7 @@ async def export(database: Database, seals: Seals, clock: Clock, filters: Filter
         {"type": "key", "chain": chain, "public_key": base64.b64encode(key).decode()} for chain, key in keys.items()
     ]
     yield _lines([head, *([seal] if seal else []), *key_lines])
-    points.hit("admin.audit_export_begun")
+    failpoint("admin.audit_export_begun")
     known: dict[str, int] = {}
     if filters.empty:
         first = seal["checkpoint"]["number"] if seal else 0

@@ -20,13 +20,13 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore import points
 from artstore.audit.check import ADMIN_CHAIN, Checker, Finding
 from artstore.audit.event import Event, Signed, canonical
 from artstore.audit.seal import check_seals, make_seal
 from artstore.clock import Clock
 from artstore.database import Database
 from artstore.errors import Conflict, NotFound
+from artstore.failpoints import failpoint
 
 from ..database_roles import PRUNER
 from .chain import Auditor
@@ -87,7 +87,7 @@ class Seals:
             yield await asyncio.to_thread(_pass, page, checker and checker.add_checkpoint)
         async for page in walk_events(self._database, Filters(), before, until):
             yield await asyncio.to_thread(_pass, page, checker and checker.add)
-        points.hit("admin.audit_archived")
+        failpoint("admin.audit_archived")
 
     async def seal(self, number: int, sha256: str, by: str) -> Signed:
         """Raises NotFound for a checkpoint that is not there, Conflict when the archive does not verify or is another one.
@@ -119,7 +119,7 @@ class Seals:
                 raise Conflict(f"the archive's SHA-256 is {digest.hexdigest()}, not {sha256}")
             seal = make_seal(last, checkpoint, sha256, checker.events, self._clock.now(), self._auditor.key)
             await self._keep(seal, by)
-            points.hit("admin.audit_sealed")
+            failpoint("admin.audit_sealed")
             return seal
 
     async def _keep(self, seal: Signed, by: str) -> None:
@@ -130,7 +130,7 @@ class Seals:
             await conn.execute(_INSERT, {"number": seal["number"], "body": canonical(seal).decode()})
             metadata = {"checkpoint": seal["checkpoint"]["number"], **seal["archive"]}
             await self._auditor.record(conn, Event("audit.seal", by, str(seal["number"]), metadata=metadata))
-            points.hit("admin.audit_seal_written")
+            failpoint("admin.audit_seal_written")
 
     async def prune(self, number: int, by: str) -> dict[str, Any]:
         """Deletes rows below the newest seal, whose number the caller must name. {"deleted", "left"}; again while `left`."""
@@ -140,7 +140,7 @@ class Seals:
         deleted = 0
         for _ in range(PRUNE_BATCHES):
             batch = await self._prune_batch(seal, by)
-            points.hit("admin.audit_pruned")
+            failpoint("admin.audit_pruned")
             deleted += batch
             if batch == 0:
                 return {"deleted": deleted, "left": False}
@@ -168,7 +168,7 @@ class Seals:
             if events + checkpoints:
                 metadata = {"events": events, "checkpoints": checkpoints}
                 await self._auditor.record(conn, Event("audit.prune", by, str(seal["number"]), metadata=metadata))
-                points.hit("admin.audit_prune_written")
+                failpoint("admin.audit_prune_written")
             return events + checkpoints
 
 

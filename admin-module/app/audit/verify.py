@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from artstore import points
 from artstore.audit.check import ADMIN_CHAIN, CHECKPOINTS, Checker, Finding
 from artstore.audit.event import Signed, fingerprint, hash_of, is_signed_by
 from artstore.database import Database
 from artstore.errors import NotFound
+from artstore.failpoints import failpoint
 
 from .chain import Auditor
 from .checkpoints import Checkpoints, find_checkpoint, walk_checkpoints
@@ -57,7 +57,7 @@ class Verification:
         # 2. admin's own key comes out of its seal, not from the table an attacker can write
         own = self._auditor.key.public_key()
         seal, findings = await self._seals.newest()
-        points.hit("admin.audit_verify_begun")
+        failpoint("admin.audit_verify_begun")
         if keys.get(ADMIN_CHAIN) != own.public_bytes_raw():
             findings.append(Finding("wrong_key", ADMIN_CHAIN, 0, "its public key was replaced"))
         # 3. where it begins: the newest seal, or the checkpoint of an earlier check

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from artstore import points
 from artstore.audit.event import Event
 from artstore.auth.keys import REFETCH_EVERY_S
 from artstore.auth.revocations import Revocations
@@ -17,6 +16,7 @@ from artstore.clock import Clock
 from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
 from artstore.errors import Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.outage_log import OutageLog
 
@@ -127,7 +127,7 @@ class Keyring:
                     if revoke is not None:
                         await revoke_key(conn, revoke)
                     await self._auditor.record(conn, _rotated(due, by, revoke))
-                    points.hit("admin.keys_rotated")
+                    failpoint("admin.keys_rotated")
             if missing <= 0:
                 del self._spares[: len(due.create)]
                 if not due.empty:

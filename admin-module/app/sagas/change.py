@@ -14,13 +14,13 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import text
 
-from artstore import points
 from artstore.audit.event import Event
 from artstore.contracts.elements import Mode
 from artstore.contracts.files import Changes, decode
 from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, NotFound, RevisionMismatch, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 
@@ -72,7 +72,7 @@ class QueuedChanges:
                 self._made.labels(saga.kind.value, "failed").inc()
                 raise
             refusal = error
-        points.hit("admin.change_made")
+        failpoint("admin.change_made")
         if await self._close(saga, refusal):
             self._made.labels(saga.kind.value, "refused" if refusal else "ok").inc()
             result = "refused" if refusal is not None else "made"
@@ -101,9 +101,9 @@ class QueuedChanges:
                 return
             if step is Step.REFUSE:
                 raise RevisionMismatch(f"the file is at revision {now.revision}", revision=now.revision)
-            points.hit("admin.change_looked")
+            failpoint("admin.change_looked")
             await require_held(self._database, saga)
-            points.hit("admin.change_held")
+            failpoint("admin.change_held")
             headers = {"if-match": f'"{now.revision}"'}
             try:
                 await peer.call("PATCH", path, body=body, headers=headers, timeout_s=self._call_timeout_s)

@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import text
 
-from artstore import points
 from artstore.audit.event import Event
 from artstore.catalog.write import Entry, note
 from artstore.contracts.files import Attributes, decode, encode
 from artstore.contracts.idempotency import uploaded
 from artstore.database import Database
 from artstore.errors import BadGateway, NotFound, Quarantined
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 
@@ -53,7 +53,7 @@ class Keeper:
         the element is asked to take back what may still arrive.
         """
         attributes = await self._find(saga, peer)
-        points.hit("admin.kept_file_seen")
+        failpoint("admin.kept_file_seen")
         if attributes is not None:
             await self._keep(saga, attributes, reason)
         elif saga.state is SagaState.BEGUN:

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter
 
-from artstore import points
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 from artstore.peers.session import Peers
@@ -83,7 +83,7 @@ class Resume:
             reconciled = await self._generations.find_reconciled(conn, current)
             claimed, urls = await claim_due(conn, Claims(current, reconciled, resting), self._call_timeout_s)
         if claimed:
-            points.hit("admin.saga_claimed")
+            failpoint("admin.saga_claimed")
         # 2. ask the elements, outside any transaction, and close each saga as soon as its elements have answered
         limit = asyncio.Semaphore(CALLS_AT_ONCE)
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 
-from artstore import points
 from artstore.catalog.write import forget
 from artstore.contracts.events import FileChanged
 from artstore.contracts.storage import CONFIRMED_REASON, SAGA_HEADER
 from artstore.database import Database
 from artstore.errors import ArtStoreError, Conflict, Unavailable
+from artstore.failpoints import failpoint
 from artstore.peers.session import Peers
 
 from .claim import Claimed
@@ -57,7 +57,7 @@ async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[st
             failed = error
     if failed is not None:
         raise failed
-    points.hit("admin.saga_undone")
+    failpoint("admin.saga_undone")
     values = {"saga_id": saga.saga_id, "state": saga.state.value, "attempts": saga.attempts}
     async with database.begin() as conn:
         closed = (await conn.execute(_CLOSE, values)).first()

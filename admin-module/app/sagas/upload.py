@@ -15,7 +15,6 @@ from msgspec import structs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore import points
 from artstore.catalog.write import Entry, note
 from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes, encode
@@ -23,6 +22,7 @@ from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
 from artstore.database import LOOSELY, Database
 from artstore.errors import Conflict
+from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
 
@@ -154,9 +154,9 @@ class UploadSagas:
             await keep_answers(conn, {commit.saga_id: _answer(commit) for commit in new if commit.keyed})
             states = await _states(conn, commits.keys() - done)
             lost = {saga_id for saga_id in lost if states.get(saga_id, ("",))[0] != SagaState.COMMITTED}
-            points.hit("admin.commit_written")
+            failpoint("admin.commit_written")
             # 4. one durable commit for all: before it none of this happened, after it all of it did
-        points.hit("admin.committed")
+        failpoint("admin.committed")
         return [
             [
                 _refused(one.saga_id, "unknown", "the Idempotency-Key is another try's by now")

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from artstore.contracts.sagas import SagaKind
 from artstore.errors import BadGateway, NotFound, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.modes import Operation
 from artstore.peers.client import PeerAnswer
-from artstore.points import hit
 
 from ..core.context import Context
 from ..placement import AWAY
@@ -68,7 +68,7 @@ async def replace(context: Context, wish: Wish, body: Body, headers: Mapping[str
 
     # Under a key one revision is pinned, so that who goes on after us can tell; else the last one to come wins.
     answer = await at_one_revision(context, holder, wish, attempt) if wish.keyed else await attempt(stated(wish))
-    hit("change.made")
+    failpoint("change.made")
     return answer
 
 
@@ -90,7 +90,7 @@ async def _now_or_later(
         try:
             # 2. The element's answer is the answer. After a crash before it nobody knows: the client asks again.
             answer = await ask(holder)
-            hit("change.made")
+            failpoint("change.made")
             return answer
         except NotFound:
             if holder.asked:

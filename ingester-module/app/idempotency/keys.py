@@ -14,8 +14,8 @@ from artstore.clock import uuid7
 from artstore.contracts.idempotency import Answer
 from artstore.database import Database
 from artstore.errors import ArtStoreError, KeyInUse, KeyReused, StorageFull, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 from artstore.tasks import Tasks
 
 from .meeting import Kept, Meeting, meet
@@ -67,7 +67,7 @@ class Keys:
         for _ in range(MAX_LOOKS):
             hold = Hold(scope, str(uuid7()), file_id or str(uuid7()))
             if await self.rows.claim(scope, fingerprint, hold.saga_id, hold.file_id):
-                hit("key.claimed")
+                failpoint("key.claimed")
                 self._met.labels(Meeting.FIRST).inc()
                 return hold
             kept = await self.rows.find(scope)
@@ -77,7 +77,7 @@ class Keys:
             if met is Meeting.TAKEN_OVER:
                 if not await self.rows.take(scope, kept.saga_id, hold.saga_id, hold.file_id):
                     continue  # answered, or another was faster
-                hit("key.taken_over")
+                failpoint("key.taken_over")
                 log.warning("key taken over", saga_id=hold.saga_id, after=kept.saga_id, file_id=hold.file_id)
                 hold.taken_over, hold.from_revision = True, kept.from_revision
             self._met.labels(met).inc()
@@ -106,14 +106,14 @@ class Keys:
         if not await self.rows.move(hold.scope, hold.saga_id, saga_id, file_id):
             raise lost()
         hold.saga_id, hold.file_id = saga_id, file_id
-        hit("key.moved")
+        failpoint("key.moved")
 
     async def pin(self, hold: Hold, revision: int) -> None:
         """Raises KeyInUse, DatabaseAway."""
         if not await self.rows.pin(hold.scope, hold.saga_id, revision):
             raise lost()
         hold.from_revision = revision
-        hit("key.pinned")
+        failpoint("key.pinned")
 
     async def answer(self, hold: Hold, answer: Answer) -> None:
         """Keeps it, if the key is still ours. With PostgreSQL away it is given all the same: it is true."""
@@ -122,7 +122,7 @@ class Keys:
                 log.warning("key was taken over before the answer", saga_id=hold.saga_id)
         except Unavailable as error:
             log.warning("answer not kept", saga_id=hold.saga_id, error=error.detail)
-        hit("key.answered")
+        failpoint("key.answered")
 
     async def _renew(self, hold: Hold) -> None:
         while True:

@@ -27,8 +27,8 @@ from artstore.errors import (
     StorageFull,
     Unavailable,
 )
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 from artstore.tracing import span
 
 from ..admin import given_up
@@ -116,13 +116,13 @@ async def _store(context: Context, element: Element, ids: Ids, new: NewFile, bod
         #    file of one that was not is undone by admin when the saga's lease has run out.
         with span("upload.transfer", element=element.id):
             record = await under_lease(lambda: context.sagas.begin(saga), _transfer(context, element, saga, new, body))
-        hit("upload.transferred")
+        failpoint("upload.transferred")
 
         # 6. Commit. A crash right before it: undone as above. Right after: the file is there, though nobody was told.
         attributes = _checked(record, saga, body)
         with span("upload.commit"):
             await context.sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
-        hit("upload.committed")
+        failpoint("upload.committed")
     except BaseException as failure:
         context.sagas.abandon(saga, _reason(failure))
         raise

@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore import points
 from artstore.audit.event import Event, Signed, fingerprint, head_after, sign_event
 from artstore.audit.spool import Spool
 from artstore.audit.store import ship_events
@@ -27,6 +26,7 @@ from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
 from artstore.errors import StartRefused, Unavailable
+from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
@@ -164,7 +164,7 @@ class AuditWriter:
             except OSError as error:
                 self._spool.head = was
                 raise Unavailable("the audit log cannot be written") from error
-            points.hit("audit.spooled")
+            failpoint("audit.spooled")
             self._waiting.extend(signed)
         self._kicked.set()
         return [None] * len(events)
@@ -190,7 +190,7 @@ class AuditWriter:
             raise Unavailable("the audit log's tables do not take the events", away="database") from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
         await self._keep(displaced)
-        points.hit("audit.shipped")
+        failpoint("audit.shipped")
         for _ in batch:
             self._waiting.popleft()
         if not self._waiting and self._spool.size_bytes >= EMPTY_FROM_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from . import durable
 from .records import Checkpoint
@@ -31,10 +31,10 @@ async def _checkpoint(store: Store, *, rotate: bool) -> None:
         failed = store.failing.explain(error)
         store.wal.give_up()
         raise failed from error
-    hit("checkpoint.synced")
+    failpoint("checkpoint.synced")
     here = await store.in_thread(durable.identify, store.files.paths.wal)
     await store.wal.log_checkpoint(describe(store, boundary, here))
-    hit("checkpoint.freed")
+    failpoint("checkpoint.freed")
 
 
 def describe(store: Store, boundary: int, here: durable.Identity | None) -> Checkpoint:

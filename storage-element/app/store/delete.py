@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from artstore.contracts.storage import CONFIRMED_REASON
 from artstore.errors import Conflict, FileDamaged, NotFound
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from .attributes import UNREADABLE, find_in
 from .failing import OF_THE_NAME, FileUnreadable
@@ -92,7 +92,7 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
         if attributes is not None:
             store.usage.add(file_id, -1, -attributes.size_bytes)
         if work is not None:
-            hit("delete.intended")
+            failpoint("delete.intended")
             await apply(store, begun, work, gone=True)
     except OSError as error:
         if error.errno not in OF_THE_NAME:
@@ -101,8 +101,8 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
         await store.wal.mark(begun, Step.ABORTED)
         store.wal.close_intent(begun)
         raise FileDamaged(f"the file cannot be removed: {error.strerror}", file_id=file_id, reason="refused") from error
-    hit("delete.removed")
+    failpoint("delete.removed")
     # 5, 6 and 7: the row and the event; with the catalog away the intent stays open until it is back
     await settle(store, file_id, begun)
-    hit("delete.settled")
+    failpoint("delete.settled")
     return revision

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby
 
 from artstore.errors import Unavailable
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from . import durable
 from .attributes import find_in
@@ -33,7 +33,7 @@ async def apply(store: Store, begun: Begun, work: Callable[[], None], *, gone: b
 def owe(store: Store, begun: Iterable[Begun], file_id: str, owed: Owed) -> None:
     store.owed[file_id] = owed
     store.unsettled.setdefault(file_id, []).extend(begun)
-    hit("owing.kept")
+    failpoint("owing.kept")
 
 
 async def pay(store: Store, file_id: str) -> None:
@@ -43,7 +43,7 @@ async def pay(store: Store, file_id: str) -> None:
         return
     store.require_confirmed()
     await store.in_thread(owed.work)
-    hit("owing.paid")
+    failpoint("owing.paid")
     del store.owed[file_id]
     held = store.swapping.pop(file_id, None)
     if held is not None:
@@ -74,7 +74,7 @@ def _resolve(store: Store, operations: list[Operation]) -> None:
             _keep_or_undo(store, operation)
         elif not operation.aborted:
             _go_forward(store, operation)
-        hit("owing.resolved")
+        failpoint("owing.resolved")
 
 
 def _keep_or_undo(store: Store, operation: Operation) -> None:

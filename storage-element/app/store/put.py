@@ -13,7 +13,7 @@ from functools import partial
 from artstore.contracts.files import Attributes, NewFile, encode
 from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict, Unavailable
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from .attributes import find_in, first_revision
 from .body import Body, Expected
@@ -94,32 +94,32 @@ async def _put(
     try:
         await begun.durable
         if not small:
-            hit("put.intended")
+            failpoint("put.intended")
             # 2 Temp: bytes, hashed on the way, then attr.json
             await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
             described = attributes = _describe(store, order, body, hasher)
             await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encode(attributes))
-            hit("put.staged")
+            failpoint("put.staged")
             # 3 fsync of both temps
             await store.in_thread(store.files.sync_new, temp)
-            hit("put.synced")
+            failpoint("put.synced")
             # 4 Rename data, then attr.json, and sync the folder: attr.json in its place is the commit point
             running.require_wanted()
             await store.in_thread(store.files.publish, order.file_id, temp)
         elif make is not None:
             # 2 to 4 in one, from memory, where a frame does not carry the bytes: S3 answers when it is durable
-            hit("put.intended")
+            failpoint("put.intended")
             await store.in_thread(make)
-        hit("put.published")
+        failpoint("put.published")
         counted = _count(store, order, attributes)
         # 5 Catalog: the row, pending while its saga is open, and the change event in one transaction
         running.require_wanted()
         catalog_asked = True
         await store.catalog.note(attributes, saga_id=order.saga_id, change="put")
-        hit("put.noted")
+        failpoint("put.noted")
         # 6 Discovery: wake the relay that publishes the event
         store.catalog.notify()
-        hit("put.notified")
+        failpoint("put.notified")
     except BaseException as error:
         if isinstance(error, OSError):
             store.failing.explain(error)
@@ -128,7 +128,7 @@ async def _put(
         raise
     # 7 WAL: closed, without a sync. Lost in a crash, recovery sees by attr.json that only 5 and 6 are to be repeated.
     store.wal.close_intent(begun)
-    hit("put.closed")
+    failpoint("put.closed")
     return attributes
 
 
@@ -211,14 +211,14 @@ async def _roll_back(
         # Whatever the disk's reason: what may still be seen was never answered, and must not be built upon.
         store.failing.fail(f"a failed put could not be undone: {error}")
         return
-    hit("put.undone")
+    failpoint("put.undone")
     if counted is not None:
         store.unconfirmed.pop(order.file_id, None)
         store.usage.add(order.file_id, -1, -counted.size_bytes)
     if store.failing.reason is not None:
         return
     await store.wal.mark(begun, Step.ABORTED, attributes=undone)
-    hit("put.aborted")
+    failpoint("put.aborted")
     if owed is not None:
         owe(store, [begun], order.file_id, owed)
     elif catalog_asked:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from artstore.contracts.files import Attributes
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from . import durable
 from .attributes import UNREADABLE, find_in
@@ -39,7 +39,7 @@ Known = Mapping[str, set[Identity]]
 async def recover(store: Store, replay: Replay) -> None:
     """The log must be open for writing already; nobody else uses the store yet. Raises OSError when the disk does."""
     await store.in_thread(_keep_aside, store, replay)
-    hit("recover.kept_aside")
+    failpoint("recover.kept_aside")
     if store.files.rides_in_log:
         kept: set[str] = set()
         begun = await _bring_in_line(store, replay)
@@ -49,16 +49,16 @@ async def recover(store: Store, replay: Replay) -> None:
         kept = kept_temps(replay.unresolved)
         begun = []
     await store.in_thread(_sweep_temps, store, kept)
-    hit("recover.swept")
+    failpoint("recover.swept")
     store.unconfirmed.update(replay.unconfirmed)
     store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
     # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
     store.progress.begin("making recovery durable")
     await checkpoint(store, rotate=True)
-    hit("recover.checkpointed")
+    failpoint("recover.checkpointed")
     await _resolve(store, begun)
     await settle_all(store)
-    hit("recover.resolved")
+    failpoint("recover.resolved")
 
 
 async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
@@ -72,11 +72,11 @@ async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
     for operation in decided:
         await store.in_thread(_go_forward, store, operation, known)
         store.progress.step()
-    hit("recover.went_forward")
+    failpoint("recover.went_forward")
     await store.in_thread(_redo, store, replay, known)
-    hit("recover.redone")
+    failpoint("recover.redone")
     await store.in_thread(_undo_unpublished, store, replay)
-    hit("recover.undone")
+    failpoint("recover.undone")
     return [store.wal.adopt(operation.number, operation.to_carry()) for operation in replay.unresolved]
 
 
@@ -110,7 +110,7 @@ def _go_forward(store: Store, operation: Operation, known: Known) -> None:
     store.files.stage(mark.temp + ATTRIBUTES_SUFFIX, mark.attributes)
     durable.sync_path(temp + ATTRIBUTES_SUFFIX)
     store.files.finish_swap(mark.file_id, mark.temp)
-    hit("recover.swapped")
+    failpoint("recover.swapped")
 
 
 def _redo(store: Store, replay: Replay, known: Known) -> None:
@@ -124,7 +124,7 @@ def _redo(store: Store, replay: Replay, known: Known) -> None:
                     store.findings.redone_files += 1
                 else:
                     store.findings.damaged += 1
-        hit("recover.file_redone")
+        failpoint("recover.file_redone")
         store.progress.step()
 
 
@@ -225,7 +225,7 @@ def _undo_unpublished(store: Store, replay: Replay) -> None:
             continue
         with _this_file_only(store, file_id):
             store.files.undo_put(file_id, operation.intent.temp)
-        hit("recover.put_undone")
+        failpoint("recover.put_undone")
 
 
 def _sweep_temps(store: Store, kept: set[str]) -> None:

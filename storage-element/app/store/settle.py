@@ -10,8 +10,8 @@ import enum
 
 from artstore.contracts.events import Change
 from artstore.errors import FileDamaged, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from .attributes import find_in
 from .catalog import RowRefused
@@ -80,7 +80,7 @@ async def _try(store: Store, file_id: str) -> Tried:
         return Tried.STUCK
     except Unavailable:
         return Tried.AWAY
-    hit("settle.noted")
+    failpoint("settle.noted")
     store.catalog.notify()
     store.stuck.discard(file_id)
     del store.unsettled[file_id]

@@ -13,7 +13,7 @@ from functools import partial
 
 from artstore.contracts.files import Attributes, Changes, encode
 from artstore.errors import RevisionMismatch
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from .attributes import with_changes, with_content
 from .body import Body, Expected
@@ -132,14 +132,14 @@ async def _rewrite_large(
     begun = store.wal.begin(intent)
     try:
         await begun.durable
-        hit("update.intended")
+        failpoint("update.intended")
         # 2 Temp and 3 fsync of the bytes and the attributes
         await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
         changed = _next_revision(store, order, attributes, body, hasher)
         encoded = encode(changed)
         await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encoded)
         await store.in_thread(store.files.sync_decided, temp)
-        hit("update.synced")
+        failpoint("update.synced")
         running.require_wanted()
     except BaseException as error:
         if isinstance(error, OSError):
@@ -148,7 +148,7 @@ async def _rewrite_large(
         raise
     async with _readers_held(store, order.file_id) as held:
         await store.wal.mark(begun, Step.DECIDED, attributes=encoded, temp=temp)
-        hit("update.decided")
+        failpoint("update.decided")
         store.usage.add(order.file_id, 0, changed.size_bytes - attributes.size_bytes)
         held.move_on(encoded, store.files.open_staged(temp))
         # 4 Rename both, sync the folder. A crash between the two is carried forward by the mark.
@@ -157,7 +157,7 @@ async def _rewrite_large(
         except OSError as error:
             # Decided, so it will be: no answer but "the disk has failed" would be true, whatever its reason.
             raise store.failing.fail(f"a decided change could not be made: {error}") from error
-        hit("update.published")
+        failpoint("update.published")
     return begun, changed
 
 
@@ -190,13 +190,13 @@ async def _applied(store: Store, begun: Begun, temp: str, work: Callable[[], Non
     try:
         await begun.durable
         if work is not None:
-            hit("update.intended")
+            failpoint("update.intended")
             await apply(store, begun, work)
     except OSError as error:
         failure = store.failing.explain(error)
         await _give_up(store, begun, temp)
         raise failure from error
-    hit("update.published")
+    failpoint("update.published")
 
 
 async def _give_up(store: Store, begun: Begun, temp: str) -> None:
@@ -207,14 +207,14 @@ async def _give_up(store: Store, begun: Begun, temp: str) -> None:
     if store.failing.reason is not None:
         return
     await store.wal.mark(begun, Step.ABORTED)
-    hit("update.aborted")
+    failpoint("update.aborted")
     store.wal.close_intent(begun)
 
 
 async def _tell(store: Store, file_id: str, begun: Begun) -> None:
     # 5 and 6 Catalog row and change event; 7 closed. With the catalog away the intent stays open until it is back.
     await settle(store, file_id, begun)
-    hit("update.settled")
+    failpoint("update.settled")
 
 
 def _next_revision(store: Store, order: RewriteOrder, attributes: Attributes, body: Body, hasher: Hasher) -> Attributes:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from .failing import Failing
 from .records import (
@@ -139,7 +139,7 @@ class Wal:
         """Durable twice, then the segments below it may be used again."""
 
         def let_go() -> None:
-            hit("checkpoint.logged")
+            failpoint("checkpoint.logged")
             self._ring.free_below(checkpoint.redo_from)
 
         waiting = self._build(checkpoint, copies=2, then=let_go)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from artstore.errors import ArtStoreError
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from . import durable
 from .failing import Failing
@@ -178,11 +178,11 @@ class Writer:
                 pieces += build_frame(segment.nonce, waiting.number, waiting.record, waiting.data)
         segment.position += durable.write_all(segment.fd, [b"".join(pieces)], segment.position)
         segment.end = batch[-1].number + 1
-        hit("wal.written")
+        failpoint("wal.written")
         if any(waiting.done is not None for waiting in batch):
             durable.sync_data(segment.fd)
             self.syncs += 1
-            hit("wal.synced")
+            failpoint("wal.synced")
         for start in range(0, len(batch), TELL_AT_ONCE):
             some = batch[start : start + TELL_AT_ONCE]
             for waiting in some:

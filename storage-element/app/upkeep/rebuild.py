@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 
 from artstore.errors import ElementFailed, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from ..store.backends.base import Seen
 from ..store.checkpoint import checkpoint
@@ -86,14 +86,14 @@ class Rebuild:
             state.next_folder += 1
             if self._store.clock.monotonic_s() - self._kept_s > KEEP_EVERY_S:
                 await self._keep(state)
-            hit("rebuild.folder_done")
+            failpoint("rebuild.folder_done")
         # 2 the rows: what has a row and no file loses it
         if state.phase == "files":
             state.phase = "rows"
             await self._keep(state)
         if state.phase == "rows" and not await self._until_there(state, partial(self._missing, state)):
             return
-        hit("rebuild.rows_done")
+        failpoint("rebuild.rows_done")
         # 3 what was locked, and uploads whose saga may still be committed: again until nothing is left
         if state.phase != "later":
             state.phase = "later"

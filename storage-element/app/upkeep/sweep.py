@@ -11,8 +11,8 @@ import os
 
 import msgspec
 
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from ..store import durable
 from ..store.backends.base import Seen
@@ -108,5 +108,5 @@ class Sweep:
         if known or self._store.failing.reason is not None:
             return await put_aside(self._store, file_id, None)
         await self._store.in_thread(self._store.files.remove, file_id)
-        hit("sweep.orphan_removed")
+        failpoint("sweep.orphan_removed")
         return "removed"

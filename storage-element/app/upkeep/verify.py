@@ -15,8 +15,8 @@ import msgspec
 from artstore.clock import Clock
 from artstore.contracts.files import Attributes
 from artstore.errors import ArtStoreError, Unavailable
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from ..store.backends.base import OpenData
 from ..store.failing import FileUnreadable
@@ -140,7 +140,7 @@ class Verify:
                 return
             finally:
                 opened.close()
-            hit("verify.mismatch_sure")
+            failpoint("verify.mismatch_sure")
             action = await put_aside(self._store, file_id, opened.attributes.size_bytes)
         state.damaged += 1
         await self._found.note(TASK, file_id, "hash_differs", action, f"revision {opened.attributes.revision}")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from artstore import points
+from artstore import failpoints
 
 from ..store.support import opened
 from .invariants import check_invariants
@@ -153,7 +153,7 @@ def in_child(function: Callable[[], None], moment: Moment | None, log: Path) -> 
         try:
             signal.alarm(CASE_TIMEOUT_S)
             armed = {} if moment is None else {"ARTSTORE_POINT": f"{moment[0]}:kill:{moment[1]}"}
-            points.arm({**armed, "ARTSTORE_POINTS_LOG": str(log)})
+            failpoints.arm({**armed, "ARTSTORE_POINTS_LOG": str(log)})
             function()
             status = 0
         except BaseException:

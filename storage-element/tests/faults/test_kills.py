@@ -40,11 +40,11 @@ def cases() -> list[Case]:
 
 
 def points_below(folder: Path) -> set[str]:
-    """The argument of every call of `hit` in its sources. Each is a name written out."""
+    """The argument of every call of `failpoint` in its sources. Each is a name written out."""
     names: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hit":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "failpoint":
                 (argument,) = node.args
                 assert isinstance(argument, ast.Constant), f"{path.name}: a point's name is written out"
                 assert isinstance(argument.value, str)

@@ -61,7 +61,7 @@ def test_every_point_of_a_request_under_a_key_is_struck() -> None:
     named = set()
     for path in (ROOT / "ingester-module" / "app").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hit":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "failpoint":
                 named.add(ast.literal_eval(node.args[0]))
     assert named == POINTS.keys() | ELSEWHERE
     others = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))

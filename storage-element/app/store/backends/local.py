@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from artstore.contracts.files import Attributes
+from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.points import hit
 
 from .. import durable
 from ..failing import OF_THE_NAME
@@ -77,11 +77,11 @@ class LocalBackend(LocalScan):
         The bytes need no temp either: nobody sees them before attr.json is there, and replay makes them again.
         """
         self.stage(temp + ATTRIBUTES_SUFFIX, attributes)
-        hit("put.small.staged")
+        failpoint("put.small.staged")
         self._write_data(file_id, data)
-        hit("put.small.data_written")
+        failpoint("put.small.data_written")
         self._move(temp + ATTRIBUTES_SUFFIX, self.paths.attributes(file_id))
-        hit("put.small.published")
+        failpoint("put.small.published")
 
     def stage(self, temp: str, content: bytes) -> None:
         durable.write_new(self.paths.temp(temp), [content])
@@ -98,9 +98,9 @@ class LocalBackend(LocalScan):
     def publish(self, file_id: str, temp: str) -> None:
         """Step 4 of a file that synced itself. attr.json in its place is the commit point, the folder's sync its seal."""
         self._move(temp, self.paths.data(file_id))
-        hit("put.data_renamed")
+        failpoint("put.data_renamed")
         self._move(temp + ATTRIBUTES_SUFFIX, self.paths.attributes(file_id))
-        hit("put.renamed")
+        failpoint("put.renamed")
         self.sync_folder(file_id)
 
     def sync_folder(self, file_id: str) -> None:
@@ -114,15 +114,15 @@ class LocalBackend(LocalScan):
     def replace_attributes(self, file_id: str, temp: str, attributes: bytes) -> None:
         """Another attr.json in one rename; the bytes stay."""
         self.stage(temp, attributes)
-        hit("update.staged")
+        failpoint("update.staged")
         self._move(temp, self.paths.attributes(file_id))
-        hit("update.renamed")
+        failpoint("update.renamed")
 
     def replace_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
         """Both by rename. Staged first, so that a full disk strikes before anything has changed."""
         self.stage(temp, data)
         self.stage(temp + ATTRIBUTES_SUFFIX, attributes)
-        hit("update.small.staged")
+        failpoint("update.small.staged")
         self.swap(file_id, temp)
 
     def swap(self, file_id: str, temp: str) -> None:
@@ -132,9 +132,9 @@ class LocalBackend(LocalScan):
         """
         try:
             self._move(temp, self.paths.data(file_id))
-            hit("update.data_renamed")
+            failpoint("update.data_renamed")
             self._move(temp + ATTRIBUTES_SUFFIX, self.paths.attributes(file_id))
-            hit("update.swapped")
+            failpoint("update.swapped")
         except OSError as error:
             raise durable.DiskFailed(error.errno, f"rename: {error.strerror}") from error
 
@@ -148,7 +148,7 @@ class LocalBackend(LocalScan):
     def remove(self, file_id: str) -> None:
         """attr.json, then data. Nothing there is no error."""
         durable.remove(self.paths.attributes(file_id))
-        hit("delete.attributes_removed")
+        failpoint("delete.attributes_removed")
         try:
             durable.remove(self.paths.data(file_id))
         except OSError as error:
@@ -156,7 +156,7 @@ class LocalBackend(LocalScan):
                 raise
             # Without attr.json it is gone; the sweep tries again.
             log.error("data not removed", file_id=file_id, error=str(error))
-        hit("delete.data_removed")
+        failpoint("delete.data_removed")
 
     def undo_put(self, file_id: str, temp: str) -> None:
         """Back to nothing: attr.json first, so that no reader meets a file without its data."""

@@ -21,7 +21,7 @@ from obstore.store import S3Store
 
 from artstore.contracts.files import Attributes
 from artstore.errors import Unavailable
-from artstore.points import hit
+from artstore.failpoints import failpoint
 
 from .. import durable
 from ..paths import ATTRIBUTES_SUFFIX, Paths, is_file_id
@@ -104,16 +104,16 @@ class S3Backend:
 
     def publish(self, file_id: str, temp: str) -> None:
         self._upload(file_id, temp)
-        hit("put.data_renamed")
+        failpoint("put.data_renamed")
         self._put_attributes(file_id, self._staged_attributes(temp))
-        hit("put.renamed")
+        failpoint("put.renamed")
         self.drop_temps(temp)
 
     def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
         self._ask(lambda: obstore.put(self._small, data_key(file_id), data, use_multipart=False))
-        hit("put.small.data_written")
+        failpoint("put.small.data_written")
         self._put_attributes(file_id, attributes)
-        hit("put.small.published")
+        failpoint("put.small.published")
 
     def undo_put(self, file_id: str, temp: str) -> None:
         """Also the upload that a crash or an outage has left unfinished; a request still on its way is the sweep's."""
@@ -127,7 +127,7 @@ class S3Backend:
 
     def replace_attributes(self, file_id: str, temp: str, attributes: bytes) -> None:
         self._put_attributes(file_id, attributes)
-        hit("update.renamed")
+        failpoint("update.renamed")
 
     def replace_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
         self.stage(temp, data)
@@ -136,9 +136,9 @@ class S3Backend:
 
     def swap(self, file_id: str, temp: str) -> None:
         self._upload(file_id, temp)
-        hit("update.data_renamed")
+        failpoint("update.data_renamed")
         self._put_attributes(file_id, self._staged_attributes(temp))
-        hit("update.swapped")
+        failpoint("update.swapped")
         self.drop_temps(temp)
 
     def finish_swap(self, file_id: str, temp: str) -> None:
@@ -151,9 +151,9 @@ class S3Backend:
 
     def remove(self, file_id: str) -> None:
         self._delete(attributes_key(file_id))
-        hit("delete.attributes_removed")
+        failpoint("delete.attributes_removed")
         self._delete(data_key(file_id))
-        hit("delete.data_removed")
+        failpoint("delete.data_removed")
 
     def quarantine(self, file_id: str) -> None:
         """A later one of the same id never replaces what lies there already."""

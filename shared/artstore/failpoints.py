@@ -1,7 +1,7 @@
-"""Named places between two durable effects. In production `hit` does nothing; a fault test makes it crash or pause.
+"""Named places between two durable effects. In production they do nothing; a fault test makes the process crash or pause there.
 
-`ARTSTORE_POINT=put.renamed:kill` kills the process at the first hit, `put.renamed:kill:3` at the third, `put.renamed:pause`
-stops it there (SIGSTOP). `ARTSTORE_POINTS_LOG=FILE` appends the name of every point that is hit.
+`ARTSTORE_POINT=put.renamed:kill` kills the process the first time, `put.renamed:kill:3` the third time, `put.renamed:pause`
+stops it there (SIGSTOP). `ARTSTORE_POINTS_LOG=FILE` appends the name of every failpoint that is reached.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def arm(environment: Mapping[str, str]) -> None:
     _active = bool(_armed or _log_path)
 
 
-def hit(name: str) -> None:
-    """Say that the place `name` was reached. Every name is written out at its call, so that a test can list them."""
+def failpoint(name: str) -> None:
+    """Report that the place `name` was reached. Names are literals at every call, so that a test can list them."""
     if _active:
         _act(name)
 
