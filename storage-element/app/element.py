@@ -136,7 +136,7 @@ class Element:
             version=__version__,
             capacity=_capacity(store) if store is not None else NOTHING,
             priority=self._announced.priority,
-            read_only_reason=store.failing.reason if store is not None else None,
+            read_only_reason=store.disk_health.failure if store is not None else None,
             catalog=self._reconciliation.report() if self._reconciliation is not None else None,
             away_reason=self._away_reason(),
             mode_forced=self._announced.mode_forced and self.mode is self._announced.mode,
@@ -188,12 +188,12 @@ class Element:
         """Raises ElementFailed once the disk has failed. The first time it is also said aloud, to the log and to admin."""
         if self._store is None:
             return
-        reason = self._store.failing.reason
+        reason = self._store.disk_health.failure
         if reason is not None and not self._failure_told:
             self._failure_told = True
             log.error("the disk failed: read-only until restarted", element_id=self.id, reason=reason)
             await self.announce_now()
-        self._store.failing.require_sound()
+        self._store.disk_health.require_writable()
 
     def _away_reason(self) -> str | None:
         """For admin: not what admin itself is asked to decide by this report."""
@@ -253,7 +253,7 @@ class Element:
             await asyncio.to_thread(keep_identity, self._paths, identity)
         except OSError as error:
             if self._store is not None:
-                raise self._store.failing.explain(error) from error
+                raise self._store.disk_health.explain(error) from error
             raise Unavailable(f"element.json cannot be written: {error.strerror}") from error
         self._identity = identity
 

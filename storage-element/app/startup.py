@@ -22,7 +22,7 @@ from artstore.tasks import spawn
 from .element import ANNOUNCE_AGAIN_S, Announced, Element, require_own, start_identity
 from .serving import Serving
 from .store.identity import Identity, find_identity
-from .store.opening import locked_root
+from .store.open import locked_root
 from .store.paths import Paths
 from .store.presence import Presence
 from .store.progress import StartStopped

@@ -30,11 +30,11 @@ from ..element import Announced, Element
 from ..serving import Serving
 from ..startup import RootSettings, Startup
 from ..store.backends.s3_claim import find_bound_root_id, require_backend
-from ..store.opening import StoreSettings, open_store
+from ..store.open import StoreSettings, open_store
 from ..store.paths import Paths
-from ..store.ring import WalLimits
 from ..store.settle import settle_all
 from ..store.store import Limits, Store
+from ..store.wal.ring import WalLimits
 from ..telling import Telling
 from ..upkeep.journal import Journal
 from ..upkeep.reconcile import Reconciliation

@@ -66,7 +66,7 @@ class StoreCollector(Collector):
         )
         yield GaugeMetricFamily("element_owed_files", "Decided and not yet taken by S3", value=len(store.owed))
         yield GaugeMetricFamily(
-            "element_failed", "1 once the disk has failed", value=int(store.failing.reason is not None)
+            "element_failed", "1 once the disk has failed", value=int(store.disk_health.failure is not None)
         )
         yield GaugeMetricFamily("storage_in_flight_bytes", "Promised and not written", value=store.room.in_flight_bytes)
         yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.room.available_bytes())

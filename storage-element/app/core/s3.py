@@ -40,7 +40,7 @@ class Bucket:
             """In a thread of its own: the store's may all be waiting for S3."""
             nonlocal told
             try:
-                await asyncio.to_thread(self.claim.check, store.failing)
+                await asyncio.to_thread(self.claim.check, store.disk_health)
             except Unavailable as error:
                 if not told:
                     log.warning("S3 is away", error=error.detail, cause=str(error.__cause__)[:500])

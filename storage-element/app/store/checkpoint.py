@@ -7,8 +7,8 @@ import asyncio
 from artstore.failpoints import failpoint
 
 from . import durable
-from .records import Checkpoint
 from .store import Store
+from .wal.records import Checkpoint
 
 APPLIED_POLL_S = 0.01
 
@@ -28,7 +28,7 @@ async def _checkpoint(store: Store, *, rotate: bool) -> None:
     try:
         await store.in_thread(durable.sync_filesystem, store.root_fd)
     except OSError as error:
-        failed = store.failing.explain(error)
+        failed = store.disk_health.explain(error)
         store.wal.give_up()
         raise failed from error
     failpoint("checkpoint.synced")
@@ -60,7 +60,7 @@ async def keep_checkpointing(store: Store) -> None:
         try:
             await checkpoint(store)
         except Exception:
-            if store.failing.reason is not None:
+            if store.disk_health.failure is not None:
                 await asyncio.Event().wait()  # read-only until it is started again
             store.wal.rotated.set()
             raise

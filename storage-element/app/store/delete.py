@@ -7,13 +7,13 @@ from artstore.errors import Conflict, FileDamaged, NotFound
 from artstore.failpoints import failpoint
 
 from .attributes import UNREADABLE, find_in
-from .failing import OF_THE_NAME, FileUnreadable
+from .disk_health import OF_THE_NAME, FileUnreadable
 from .get import find_attributes
 from .owing import apply, pay
-from .records import Intent, Kind, Step
 from .settle import settle
 from .store import Store
 from .update import require_revision
+from .wal.records import Intent, Kind, Step
 
 
 async def delete(store: Store, file_id: str, if_revision: int | None = None) -> int:
@@ -21,7 +21,7 @@ async def delete(store: Store, file_id: str, if_revision: int | None = None) -> 
 
     Raises NotFound, RevisionMismatch, ElementFailed.
     """
-    store.failing.require_sound()
+    store.disk_health.require_writable()
     return await store.to_the_end(_delete(store, file_id, if_revision))
 
 
@@ -32,7 +32,7 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
     still open. A file that is not remembered as unconfirmed by this saga is kept: Conflict with the reason `confirmed`.
     A put of the saga that is still running is stopped first, and one that is still on its way will be refused.
     """
-    store.failing.require_sound()
+    store.disk_health.require_writable()
     store.remember_compensated(saga_id)
     running = store.running.get(file_id)
     if running is not None and running.saga_id == saga_id:
@@ -96,7 +96,7 @@ async def _remove(store: Store, file_id: str, encoded: bytes, saga_id: str | Non
             await apply(store, begun, work, gone=True)
     except OSError as error:
         if error.errno not in OF_THE_NAME:
-            raise store.failing.fail(f"a file could not be removed: {error}") from error
+            raise store.disk_health.fail(f"a file could not be removed: {error}") from error
         # The operating system refuses this one name, and attr.json is still there: nothing was deleted.
         await store.wal.mark(begun, Step.ABORTED)
         store.wal.close_intent(begun)

@@ -10,7 +10,7 @@ from artstore.logs import get_logger
 
 from .attributes import find_in
 from .backends.base import OpenData
-from .failing import FileUnreadable, explain_read
+from .disk_health import FileUnreadable, explain_read
 from .store import Store
 
 log = get_logger("element.store")

@@ -8,7 +8,7 @@ from itertools import islice
 from artstore.contracts.files import Attributes
 
 from .attributes import UNREADABLE, find_in
-from .failing import FileUnreadable
+from .disk_health import FileUnreadable
 from .get import find_attributes
 from .store import Store
 

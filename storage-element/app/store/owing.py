@@ -15,13 +15,13 @@ from artstore.failpoints import failpoint
 from . import durable
 from .attributes import find_in
 from .paths import ATTRIBUTES_SUFFIX
-from .records import PUTS, Kind
-from .replay import UNKNOWN, Operation
 from .store import Owed, Store
-from .wal import Begun
+from .wal.log import OpenIntent
+from .wal.records import PUTS, Kind
+from .wal.replay import UNKNOWN, Operation
 
 
-async def apply(store: Store, begun: Begun, work: Callable[[], None], *, gone: bool = False) -> None:
+async def apply(store: Store, begun: OpenIntent, work: Callable[[], None], *, gone: bool = False) -> None:
     """Do what the log has decided. Raises Unavailable when the backend is away: then it is owed."""
     try:
         await store.in_thread(work)
@@ -30,7 +30,7 @@ async def apply(store: Store, begun: Begun, work: Callable[[], None], *, gone: b
         raise
 
 
-def owe(store: Store, begun: Iterable[Begun], file_id: str, owed: Owed) -> None:
+def owe(store: Store, begun: Iterable[OpenIntent], file_id: str, owed: Owed) -> None:
     store.owed[file_id] = owed
     store.unsettled.setdefault(file_id, []).extend(begun)
     failpoint("owing.kept")

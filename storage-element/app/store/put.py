@@ -21,12 +21,12 @@ from .get import find_attributes
 from .locks import Running
 from .owing import owe
 from .paths import ATTRIBUTES_SUFFIX
-from .records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 from .room import Claim
 from .settle import require_settled, settle
 from .store import Owed, Store
 from .taking import Hasher, take_into
-from .wal import Begun
+from .wal.log import OpenIntent
+from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class PutResult:
 
 async def put(store: Store, order: PutOrder, body: Body) -> PutResult:
     """Durable when it returns. Raises Conflict, DigestMismatch, TooLarge, Malformed, StorageFull, Unavailable, ElementFailed."""
-    store.failing.require_sound()
+    store.disk_health.require_writable()
     running = Running(order.saga_id)
     return await store.to_the_end(_put_locked(store, order, body, running), running)
 
@@ -70,7 +70,7 @@ async def _put_locked(store: Store, order: PutOrder, body: Body, running: Runnin
                     head = await body.gather(store.limits.small_bytes + 1)
                 return PutResult(await _put(store, order, head, body, running, claim), created=True)
         except OSError as error:
-            raise store.failing.explain(error) from error
+            raise store.disk_health.explain(error) from error
         finally:
             del store.running[order.file_id]
 
@@ -122,7 +122,7 @@ async def _put(
         failpoint("put.notified")
     except BaseException as error:
         if isinstance(error, OSError):
-            store.failing.explain(error)
+            store.disk_health.explain(error)
         undone = encode(described) if described is not None else UNPUBLISHED
         await _roll_back(store, order, begun, temp, counted, undone, catalog_asked=catalog_asked)
         raise
@@ -134,7 +134,7 @@ async def _put(
 
 def _begin_small(
     store: Store, order: PutOrder, data: bytes, temp: str, hasher: Hasher, claim: Claim
-) -> tuple[Begun, Attributes, Callable[[], None] | None]:
+) -> tuple[OpenIntent, Attributes, Callable[[], None] | None]:
     """Everything that may be refused is refused before the frame is written: it cannot be taken back, only undone."""
     hasher.add(data)
     attributes = first_revision(
@@ -190,7 +190,7 @@ async def _find_earlier(store: Store, order: PutOrder) -> Attributes | None:
 async def _roll_back(
     store: Store,
     order: PutOrder,
-    begun: Begun,
+    begun: OpenIntent,
     temp: str,
     counted: Attributes | None,
     undone: bytes,
@@ -209,13 +209,13 @@ async def _roll_back(
         owed = Owed(partial(store.files.undo_put, order.file_id, temp), gone=True)
     except OSError as error:
         # Whatever the disk's reason: what may still be seen was never answered, and must not be built upon.
-        store.failing.fail(f"a failed put could not be undone: {error}")
+        store.disk_health.fail(f"a failed put could not be undone: {error}")
         return
     failpoint("put.undone")
     if counted is not None:
         store.unconfirmed.pop(order.file_id, None)
         store.usage.add(order.file_id, -1, -counted.size_bytes)
-    if store.failing.reason is not None:
+    if store.disk_health.failure is not None:
         return
     await store.wal.mark(begun, Step.ABORTED, attributes=undone)
     failpoint("put.aborted")

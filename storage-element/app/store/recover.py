@@ -18,17 +18,17 @@ from artstore.logs import get_logger
 from . import durable
 from .attributes import UNREADABLE, find_in
 from .checkpoint import checkpoint
+from .disk_health import OF_THE_NAME
 from .durable import Identity
-from .failing import OF_THE_NAME
 from .get import unreadable
 from .listing import read_many
 from .owing import kept_temps, owe_unresolved
 from .paths import ATTRIBUTES_SUFFIX, printable
-from .records import PUTS
-from .replay import UNKNOWN, Gone, Operation, Replay, Wanted
 from .settle import settle, settle_all
 from .store import Store
-from .wal import Begun
+from .wal.log import OpenIntent
+from .wal.records import PUTS
+from .wal.replay import UNKNOWN, Gone, Operation, Replay, Wanted
 
 log = get_logger("element.store")
 
@@ -61,7 +61,7 @@ async def recover(store: Store, replay: Replay) -> None:
     failpoint("recover.resolved")
 
 
-async def _bring_in_line(store: Store, replay: Replay) -> list[Begun]:
+async def _bring_in_line(store: Store, replay: Replay) -> list[OpenIntent]:
     """The disk, with what the log says."""
     # In a copy of the root every file is another one than the log names: there the log alone decides.
     here = await store.in_thread(durable.identify, store.files.paths.wal)
@@ -235,7 +235,7 @@ def _sweep_temps(store: Store, kept: set[str]) -> None:
             store.findings.swept_temps += 1
 
 
-async def _resolve(store: Store, begun: list[Begun]) -> None:
+async def _resolve(store: Store, begun: list[OpenIntent]) -> None:
     """Tell the catalog what became of each open intent. While it is away they stay open; `settle_all` goes on later."""
     away = False
     store.progress.begin("telling the catalog", len(begun))

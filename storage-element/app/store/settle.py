@@ -17,9 +17,9 @@ from .attributes import find_in
 from .catalog import RowRefused
 from .get import find_attributes
 from .owing import pay
-from .records import PUTS
 from .store import Store
-from .wal import Begun
+from .wal.log import OpenIntent
+from .wal.records import PUTS
 
 log = get_logger("element.store")
 
@@ -32,7 +32,7 @@ class Tried(enum.Enum):
     """So will be all others."""
 
 
-async def settle(store: Store, file_id: str, begun: Begun) -> bool:
+async def settle(store: Store, file_id: str, begun: OpenIntent) -> bool:
     """Close `begun` once catalog and event are written. False when catalog or backend is away: `settle_all` goes on with it."""
     waiting = store.unsettled.setdefault(file_id, [])
     waiting.append(begun)

@@ -13,12 +13,12 @@ from artstore.tasks import spawn
 
 from .backends.base import Backend, OpenData
 from .catalog import Catalog
-from .failing import Failing
+from .disk_health import DiskHealth
 from .locks import FileLocks, Running
 from .progress import Progress
-from .records import Intent, Unconfirmed
 from .room import Room, Usage
-from .wal import Begun, Wal
+from .wal.log import OpenIntent, Wal
+from .wal.records import Intent, Unconfirmed
 
 Result = TypeVar("Result")
 
@@ -102,7 +102,7 @@ class Store:
     wal: Wal
     catalog: Catalog
     clock: Clock
-    failing: Failing
+    disk_health: DiskHealth
     usage: Usage
     room: Room
     limits: Limits
@@ -115,7 +115,7 @@ class Store:
     """Begun so far: a reader that looks from a thread sees by it that one has begun meanwhile."""
     unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
     """Files whose saga has not been seen committed: what a compensation may take away."""
-    unsettled: dict[str, list[Begun]] = field(default_factory=dict)
+    unsettled: dict[str, list[OpenIntent]] = field(default_factory=dict)
     """Files whose catalog row may differ from the disk, with the intents that wait for it."""
     stuck: set[str] = field(default_factory=set)
     """Of these the ones whose own attributes or row stand in the way; said once in the log."""
@@ -135,7 +135,7 @@ class Store:
 
     def begin(
         self, intent: Intent, work: Callable[[], None], data: bytes = b"", *, copies: int = 1
-    ) -> tuple[Begun, Callable[[], None] | None]:
+    ) -> tuple[OpenIntent, Callable[[], None] | None]:
         """An intent and what it decides. Where files ride in the log the work follows the sync in the same thread hop;
         elsewhere it is given back, to be done once the intent is durable."""
         if self.files.rides_in_log:

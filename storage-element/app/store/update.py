@@ -21,12 +21,12 @@ from .get import load_attributes, open_file
 from .locks import Running
 from .owing import apply, pay
 from .paths import ATTRIBUTES_SUFFIX
-from .records import Intent, Kind, Step
 from .room import Claim
 from .settle import settle
 from .store import Held, Store
 from .taking import Hasher, take_into
-from .wal import Begun
+from .wal.log import OpenIntent
+from .wal.records import Intent, Kind, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class RewriteOrder:
 
 async def patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
     """Durable when it returns. Raises NotFound, RevisionMismatch, InvalidFields, StorageFull, ElementFailed."""
-    store.failing.require_sound()
+    store.disk_health.require_writable()
     return await store.to_the_end(_patch(store, file_id, changes, if_revision))
 
 
 async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
     """Other bytes under the same id. Raises as `patch`, and as `put` for the body."""
-    store.failing.require_sound()
+    store.disk_health.require_writable()
     running = Running(None)
     return await store.to_the_end(_rewrite_locked(store, order, body, running), running)
 
@@ -86,7 +86,7 @@ async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running
             await _tell(store, order.file_id, begun)
             return changed
         except OSError as error:
-            raise store.failing.explain(error) from error
+            raise store.disk_health.explain(error) from error
         finally:
             del store.running[order.file_id]
 
@@ -99,7 +99,7 @@ async def _rewrite_small(
     body: Body,
     running: Running,
     claim: Claim,
-) -> tuple[Begun, Attributes]:
+) -> tuple[OpenIntent, Attributes]:
     data, hasher = b"".join(head), Hasher(order.expected)
     hasher.add(data)
     changed = _next_revision(store, order, attributes, body, hasher)
@@ -123,7 +123,7 @@ async def _rewrite_large(
     body: Body,
     running: Running,
     claim: Claim,
-) -> tuple[Begun, Attributes]:
+) -> tuple[OpenIntent, Attributes]:
     hasher = Hasher(order.expected)
     temp = store.files.new_temp(order.file_id)
     # 1 WAL: an intent, so that a crash leaves a temp with an owner
@@ -143,7 +143,7 @@ async def _rewrite_large(
         running.require_wanted()
     except BaseException as error:
         if isinstance(error, OSError):
-            store.failing.explain(error)
+            store.disk_health.explain(error)
         await _give_up(store, begun, temp)
         raise
     async with _readers_held(store, order.file_id) as held:
@@ -156,7 +156,7 @@ async def _rewrite_large(
             await apply(store, begun, partial(_swap_and_sync, store, order.file_id, temp))
         except OSError as error:
             # Decided, so it will be: no answer but "the disk has failed" would be true, whatever its reason.
-            raise store.failing.fail(f"a decided change could not be made: {error}") from error
+            raise store.disk_health.fail(f"a decided change could not be made: {error}") from error
         failpoint("update.published")
     return begun, changed
 
@@ -175,7 +175,7 @@ async def _readers_held(store: Store, file_id: str) -> AsyncIterator[Held]:
     try:
         yield held
     except BaseException:
-        if store.failing.reason is None and file_id not in store.owed:
+        if store.disk_health.failure is None and file_id not in store.owed:
             _let_go(store, file_id)
         raise
     _let_go(store, file_id)
@@ -185,7 +185,7 @@ def _let_go(store: Store, file_id: str) -> None:
     store.swapping.pop(file_id).data.close()
 
 
-async def _applied(store: Store, begun: Begun, temp: str, work: Callable[[], None] | None) -> None:
+async def _applied(store: Store, begun: OpenIntent, temp: str, work: Callable[[], None] | None) -> None:
     """Wait for log and rename. What failed before the rename is aborted; after it only a broken disk can have failed."""
     try:
         await begun.durable
@@ -193,25 +193,25 @@ async def _applied(store: Store, begun: Begun, temp: str, work: Callable[[], Non
             failpoint("update.intended")
             await apply(store, begun, work)
     except OSError as error:
-        failure = store.failing.explain(error)
+        failure = store.disk_health.explain(error)
         await _give_up(store, begun, temp)
         raise failure from error
     failpoint("update.published")
 
 
-async def _give_up(store: Store, begun: Begun, temp: str) -> None:
+async def _give_up(store: Store, begun: OpenIntent, temp: str) -> None:
     try:
         await store.in_thread(store.files.drop_temps, temp)
     except OSError as error:
-        store.failing.fail(f"a failed change could not be cleared away: {error}")
-    if store.failing.reason is not None:
+        store.disk_health.fail(f"a failed change could not be cleared away: {error}")
+    if store.disk_health.failure is not None:
         return
     await store.wal.mark(begun, Step.ABORTED)
     failpoint("update.aborted")
     store.wal.close_intent(begun)
 
 
-async def _tell(store: Store, file_id: str, begun: Begun) -> None:
+async def _tell(store: Store, file_id: str, begun: OpenIntent) -> None:
     # 5 and 6 Catalog row and change event; 7 closed. With the catalog away the intent stays open until it is back.
     await settle(store, file_id, begun)
     failpoint("update.settled")

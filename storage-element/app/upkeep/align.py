@@ -20,7 +20,7 @@ from artstore.contracts.files import Attributes, encode
 from artstore.errors import InvalidFields
 
 from ..store.attributes import UNREADABLE, find_in
-from ..store.failing import FileUnreadable
+from ..store.disk_health import FileUnreadable
 from ..store.listing import read_many
 from ..store.store import Store
 from .aside import Found, put_aside

@@ -41,12 +41,12 @@ async def put_aside(store: Store, file_id: str, counted_bytes: int | None) -> Ac
 
     attr.json goes first: a crash after it leaves data that the sweep puts aside too.
     """
-    if store.failing.reason is not None:
+    if store.disk_health.failure is not None:
         return "kept"
     try:
         await store.in_thread(store.files.quarantine, file_id)
     except OSError as error:
-        log.error("file not put aside", file_id=file_id, error=store.failing.explain(error).detail)
+        log.error("file not put aside", file_id=file_id, error=store.disk_health.explain(error).detail)
         return "kept"
     store.unconfirmed.pop(file_id, None)
     if counted_bytes is not None:

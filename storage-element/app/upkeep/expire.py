@@ -39,7 +39,7 @@ async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: d
 
     A file that is damaged, gone or cannot be deleted is passed; the next round tries it again, after all others.
     """
-    if Operation.DELETE not in allowed or store.failing.reason is not None:
+    if Operation.DELETE not in allowed or store.disk_health.failure is not None:
         return 0
     deleted = passed = 0
     after: Due = FIRST_DUE
@@ -49,7 +49,7 @@ async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: d
             outcomes = await asyncio.gather(*(_expire_one(store, file_id, now) for _, file_id in some))
             deleted += outcomes.count(Outcome.DELETED)
             passed += outcomes.count(Outcome.PASSED)
-            store.failing.require_sound()
+            store.disk_health.require_writable()
         after = page[-1]
     if deleted or passed:
         log.info("expired files deleted", deleted=deleted, passed=passed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..store.attributes import find_in
-from ..store.failing import FileUnreadable
+from ..store.disk_health import FileUnreadable
 from ..store.get import unreadable
 from ..store.listing import read_many
 from ..store.store import Store

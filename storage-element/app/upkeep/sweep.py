@@ -83,7 +83,7 @@ class Sweep:
 
     async def _temp(self, state: SweepState, name: str) -> None:
         state.temps += 1
-        if not state.dry_run and self._store.failing.reason is None:
+        if not state.dry_run and self._store.disk_health.failure is None:
             await asyncio.to_thread(durable.remove, self._store.files.paths.temp(name))
             self._store.findings.swept_temps += 1
 
@@ -105,7 +105,7 @@ class Sweep:
     async def _deal_with(self, state: SweepState, file_id: str, *, known: bool) -> Action:
         if state.dry_run:
             return "would_remove"
-        if known or self._store.failing.reason is not None:
+        if known or self._store.disk_health.failure is not None:
             return await put_aside(self._store, file_id, None)
         await self._store.in_thread(self._store.files.remove, file_id)
         failpoint("sweep.orphan_removed")

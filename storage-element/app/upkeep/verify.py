@@ -19,7 +19,7 @@ from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 
 from ..store.backends.base import OpenData
-from ..store.failing import FileUnreadable
+from ..store.disk_health import FileUnreadable
 from ..store.get import open_file
 from ..store.paths import printable
 from ..store.store import Store

@@ -133,7 +133,7 @@ async def _session(root: Path, scenario: str | None) -> None:
             started = True
             if scenario is not None:
                 await SCENARIOS[scenario](Work(store, journal, catalog))
-            if store.failing.reason is None:
+            if store.disk_health.failure is None:
                 _check(root, store, catalog)
     except (OSError, ArtStoreError):
         # A start may fail, with an error that says why; a session that began must not.

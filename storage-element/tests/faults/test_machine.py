@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from app.store import durable, segments
+from app.store import durable
 from app.store.paths import Paths
 from app.store.store import Store
+from app.store.wal import segment as segments
 from artstore.contracts.files import Attributes
 
 from ..store.support import RememberingCatalog, opened

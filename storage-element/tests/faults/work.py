@@ -121,7 +121,7 @@ class Work:
         try:
             await step()
         except ArtStoreError:
-            if self.store.failing.reason is None:
+            if self.store.disk_health.failure is None:
                 self.journal.refused(file_id, state)
             return False
         self.journal.done(file_id, state)

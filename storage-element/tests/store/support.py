@@ -11,10 +11,10 @@ from pathlib import Path
 from app.capacity import Reserve
 from app.store.body import Body
 from app.store.catalog import RowRefused, Standing
-from app.store.opening import StoreSettings, locked_root, open_store
+from app.store.open import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
-from app.store.ring import WalLimits
 from app.store.store import Store
+from app.store.wal.ring import WalLimits
 from artstore.clock import Clock, uuid7
 from artstore.contracts.files import Attributes, NewFile, decode
 from artstore.errors import Unavailable

@@ -12,10 +12,10 @@ from app.store.checkpoint import checkpoint
 from app.store.delete import compensate, delete
 from app.store.get import load_attributes
 from app.store.put import PutOrder, put
-from app.store.records import Kind, decode_record
-from app.store.replay import understand
-from app.store.segments import Frame, SegmentRead
 from app.store.store import Store
+from app.store.wal.records import Kind, decode_record
+from app.store.wal.replay import understand
+from app.store.wal.segment import Frame, SegmentRead
 from artstore.clock import uuid7
 from artstore.errors import Conflict, NotFound
 

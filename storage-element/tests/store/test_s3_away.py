@@ -14,10 +14,10 @@ from app.store.backends.s3_claim import Claim, require_backend
 from app.store.backends.s3_settings import S3Settings
 from app.store.body import Body
 from app.store.delete import compensate, delete
-from app.store.failing import Failing
+from app.store.disk_health import DiskHealth
 from app.store.get import load_attributes, open_file
 from app.store.identity import RootRefused
-from app.store.opening import locked_root
+from app.store.open import locked_root
 from app.store.paths import Paths
 from app.store.put import PutOrder, put
 from app.store.settle import settle_all
@@ -128,9 +128,9 @@ async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
             assert set(store.owed) == set(file_ids)
             claim = Claim(backend_of(store), store.files.paths, "se-01", take_over=False)
             with pytest.raises(Unavailable):
-                await store.in_thread(claim.check, store.failing)
+                await store.in_thread(claim.check, store.disk_health)
             way.mend()
-            await store.in_thread(claim.check, store.failing)
+            await store.in_thread(claim.check, store.disk_health)
             await settle_all(store)
             await check_changed(store, catalog, *file_ids)
 
@@ -143,12 +143,12 @@ async def test_s3_that_missed_two_checks_is_not_waited_for(tmp_path: Path, way: 
         way.open = False
         for away in (False, True):
             with pytest.raises(Unavailable):
-                claim.check(Failing())
+                claim.check(DiskHealth())
             assert backend.away is away
         way.mend()
         with pytest.raises(Unavailable, match="S3 is away"):
             backend.find_attributes(str(uuid7()))
-        claim.check(Failing())
+        claim.check(DiskHealth())
         assert backend.find_attributes(str(uuid7())) is None
 
 
@@ -159,17 +159,17 @@ async def test_a_second_root_cannot_write_to_the_prefix_and_can_take_it_over_onc
         old, new = S3Backend(first, settings), S3Backend(second, settings)
         old_claim = Claim(old, first, "se-01", take_over=False)
         old_claim.make()
-        old_claim.check(Failing())
+        old_claim.check(DiskHealth())
         for element_id, take_over in (("se-01", False), ("se-02", False), ("se-02", True)):
             with pytest.raises(RootRefused):
                 Claim(new, second, element_id, take_over=take_over).make()
             with pytest.raises(Unavailable):
                 new.remove(str(uuid7()))
         Claim(new, second, "se-01", take_over=True).make()
-        failing = Failing()
+        disk_health = DiskHealth()
         with pytest.raises(ElementFailed):
-            old_claim.check(failing)
-        assert failing.reason is not None
+            old_claim.check(disk_health)
+        assert disk_health.failure is not None
 
 
 async def test_a_root_is_bound_to_its_bucket_and_prefix(tmp_path: Path, settings: S3Settings) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from app.store.backends import local, local_scan
 from app.store.delete import compensate, delete
-from app.store.failing import FileUnreadable
+from app.store.disk_health import FileUnreadable
 from app.store.get import load_attributes, open_file
 from app.store.listing import list_files
 from app.store.put import PutOrder, put
@@ -40,7 +40,7 @@ async def takes_writes(store: Store) -> bool:
     file_id = (await put_bytes(store, b"another")).attributes.file_id
     await patch(store, file_id, Changes(tags=["a"]), None)
     await delete(store, file_id)
-    return store.failing.reason is None
+    return store.disk_health.failure is None
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.ESTALE])

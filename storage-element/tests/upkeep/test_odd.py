@@ -182,7 +182,7 @@ async def test_a_file_that_the_disk_does_not_give_is_reported_and_stays(
         await Sweep(se.store, se.rows, se.found, -5.0).run(SweepState(started_at="", dry_run=False))
         assert await se.sql.states() == states
         assert os.listdir(se.root / "quarantine") == []
-        assert se.store.failing.reason is None
+        assert se.store.disk_health.failure is None
         assert se.found.counts["unreadable"] >= 3
         disk.bad.clear()
         disk.opens.clear()

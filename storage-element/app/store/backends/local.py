@@ -15,7 +15,7 @@ from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 
 from .. import durable
-from ..failing import OF_THE_NAME
+from ..disk_health import OF_THE_NAME
 from ..paths import ATTRIBUTES_SUFFIX, Paths
 from .local_scan import LocalScan
 

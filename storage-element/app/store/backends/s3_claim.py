@@ -18,7 +18,7 @@ from obstore.exceptions import AlreadyExistsError
 from artstore.errors import Unavailable
 
 from .. import durable
-from ..failing import Failing
+from ..disk_health import DiskHealth
 from ..identity import RootRefused, find_identity, new_root_id
 from ..paths import FAN_OUT, Paths
 from .s3 import S3Backend, asked, open_objects
@@ -76,24 +76,24 @@ class Claim:
             asked(lambda: obstore.put(self._objects, OWNER_KEY, msgspec.json.encode(self._mine)))
         self._backend.claimed = True
 
-    def check(self, failing: Failing) -> None:
+    def check(self, disk_health: DiskHealth) -> None:
         """While running, again and again. Raises Unavailable; a prefix that is another root's makes the element read-only."""
         try:
-            self._look(failing)
+            self._look(disk_health)
         except Unavailable:
             self._missed += 1
             self._backend.away = self._missed >= MISSED_CHECKS
             raise
         self._missed, self._backend.away = 0, False
 
-    def _look(self, failing: Failing) -> None:
+    def _look(self, disk_health: DiskHealth) -> None:
         if not self._backend.claimed:
             try:
                 self.make()
             except RootRefused as error:
-                raise failing.fail(str(error)) from error
+                raise disk_health.fail(str(error)) from error
         elif self._find() != self._mine:
-            raise failing.fail(f"{self._place()} was taken over by another root, or emptied")
+            raise disk_health.fail(f"{self._place()} was taken over by another root, or emptied")
 
     def _find(self) -> Owner | None:
         try:

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from .durable import Identity
+from ..durable import Identity
 
 
 class Kind(enum.IntEnum):
@@ -72,7 +72,7 @@ class Confirmed(msgspec.Struct, frozen=True, array_like=True, tag=5):
     file_ids: list[str]
 
 
-class OpenIntent(msgspec.Struct, frozen=True, array_like=True):
+class CarriedIntent(msgspec.Struct, frozen=True, array_like=True):
     """An intent carried over a checkpoint, without the bytes its frame had."""
 
     number: int
@@ -96,7 +96,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """All effects of records below `redo_from` are durable in the files themselves."""
 
     redo_from: int
-    still_open: list[OpenIntent]
+    still_open: list[CarriedIntent]
     unconfirmed: dict[str, Unconfirmed]
     files: int
     bytes_used: int

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 
 from artstore.failpoints import failpoint
 
-from .failing import Failing
+from ..disk_health import DiskHealth
 from .records import (
     CARRIES_REDO,
+    CarriedIntent,
     Checkpoint,
     Closed,
     Confirmed,
     Intent,
     Kind,
     Mark,
-    OpenIntent,
     Record,
     Step,
     encode_record,
 )
 from .ring import Ring, WalLimits
-from .segments import Segment
+from .segment import Segment
 from .writer import Waiting, Writer
 
 UNCONFIRMED_BYTES = 128
@@ -38,7 +38,7 @@ NOTE_DELAY_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
-class Begun:
+class OpenIntent:
     """An intent that is not closed yet. `applied` once its effect stands in the files (page cache at least) or has failed."""
 
     number: int
@@ -50,19 +50,19 @@ class Begun:
     confirmed: bool = False
     undone: bytes = b""
 
-    def carried(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
+    def carried(self) -> CarriedIntent:
+        return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 class Wal:
     """`rotated` is set when a segment was filled: time for a checkpoint."""
 
-    def __init__(self, folder: str, limits: WalLimits, failing: Failing) -> None:
-        self.open: dict[int, Begun] = {}
+    def __init__(self, folder: str, limits: WalLimits, disk_health: DiskHealth) -> None:
+        self.open: dict[int, OpenIntent] = {}
         self.rotated = asyncio.Event()
         self._limits = limits
         self._ring = Ring(folder, limits)
-        self._writer = Writer(self._ring, limits.segment_bytes // 4, failing, self._tell, self.rotated)
+        self._writer = Writer(self._ring, limits.segment_bytes // 4, disk_health, self._tell, self.rotated)
         self._next = 1
         self._closed: list[int] = []
         self._waking = False
@@ -76,22 +76,22 @@ class Wal:
 
     def begin(
         self, intent: Intent, data: bytes = b"", *, then: Callable[[], None] | None = None, copies: int = 1
-    ) -> Begun:
+    ) -> OpenIntent:
         """Queue an intent; `await begun.durable` raises ElementFailed, or `then`'s OSError.
 
         Two copies for what takes something away: one rotten byte must not bring a deleted file back.
         """
         waiting = self._build(intent, data, copies=copies, then=then)
         assert waiting.done is not None
-        begun = self.open[waiting.number] = Begun(waiting.number, intent, waiting.done)
+        begun = self.open[waiting.number] = OpenIntent(waiting.number, intent, waiting.done)
         self._add(waiting)
         return begun
 
-    def adopt(self, number: int, carried: OpenIntent) -> Begun:
+    def adopt(self, number: int, carried: CarriedIntent) -> OpenIntent:
         """An intent of a former run that still waits for the catalog."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
-        begun = Begun(
+        begun = OpenIntent(
             number,
             carried.intent,
             done,
@@ -104,7 +104,7 @@ class Wal:
         self.open[number] = begun
         return begun
 
-    async def mark(self, begun: Begun, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
+    async def mark(self, begun: OpenIntent, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
         """Say that `begun` came to `step`, durably, twice."""
         mark = _mark_of(begun, step, attributes, temp or begun.intent.temp)
         if step is Step.ABORTED:
@@ -113,7 +113,7 @@ class Wal:
             begun.decided = mark
         await self._add_and_wait(self._build(mark, copies=2))
 
-    def close_intent(self, begun: Begun) -> None:
+    def close_intent(self, begun: OpenIntent) -> None:
         """Nothing is left to do for it. Rides with the next sync; lost in a crash, recovery finds the same out.
 
         A delete is closed by a mark of its own, a third witness beside its two intents; others share a record.
@@ -240,7 +240,7 @@ class Wal:
                 waiting.done.set_exception(waiting.error)
 
 
-def _mark_of(begun: Begun, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
+def _mark_of(begun: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
     intent = begun.intent
     return Mark(step, begun.number, intent.kind, intent.file_id, attributes, temp, intent.stood)
 

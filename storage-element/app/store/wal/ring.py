@@ -6,8 +6,8 @@ import os
 from collections import deque
 from dataclasses import dataclass
 
-from .failing import NO_ROOM
-from .segments import SUFFIX, Segment, begin_segment, create_segment
+from ..disk_health import NO_ROOM
+from .segment import SUFFIX, Segment, begin_segment, create_segment
 
 READY_SEGMENTS = 3
 """The one in use, the next one, and one that only a checkpoint may take: a full disk still has a log, and frees it."""

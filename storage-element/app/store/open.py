@@ -21,17 +21,17 @@ from .backends.base import Backend
 from .backends.local import LocalBackend
 from .catalog import Catalog
 from .checkpoint import checkpoint, keep_checkpointing
-from .failing import Failing
+from .disk_health import DiskHealth
 from .identity import lock_root
 from .paths import Paths
 from .progress import Progress
 from .recover import recover
-from .replay import Replay, understand
-from .ring import WalLimits
 from .room import Room, Usage
-from .segments import SUFFIX, Segment, SegmentRead, open_segment, read_segment
 from .store import Limits, Store, Threads
-from .wal import Wal
+from .wal.log import Wal
+from .wal.replay import Replay, understand
+from .wal.ring import WalLimits
+from .wal.segment import SUFFIX, Segment, SegmentRead, open_segment, read_segment
 
 log = get_logger("store.opening")
 _SEGMENT = re.compile(r"\d{8}" + re.escape(SUFFIX))
@@ -72,15 +72,15 @@ async def open_store(
     require_confirmed: Callable[[], None] | None = None,
 ) -> AsyncIterator[Store]:
     """Recovered and ready. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk refuses."""
-    failing, usage = Failing(), Usage()
+    disk_health, usage = DiskHealth(), Usage()
     files = files or LocalBackend(paths)
     store = Store(
         element_id=settings.element_id,
         files=files,
-        wal=Wal(paths.wal, settings.wal, failing),
+        wal=Wal(paths.wal, settings.wal, disk_health),
         catalog=catalog,
         clock=clock,
-        failing=failing,
+        disk_health=disk_health,
         usage=usage,
         room=Room(paths.root, settings.reserve, usage, settings.quota_bytes, files_here=files.at_once),
         limits=settings.limits,
@@ -138,7 +138,7 @@ async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
     checkpoints.cancel()
     await asyncio.wait({checkpoints})
     try:
-        if store.failing.reason is None:
+        if store.disk_health.failure is None:
             await checkpoint(store, rotate=True)
     except ArtStoreError as error:  # the next start recovers
         log.warning("no checkpoint at the stop", error=error.detail)

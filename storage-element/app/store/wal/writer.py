@@ -16,10 +16,10 @@ from queue import SimpleQueue
 from artstore.errors import ArtStoreError
 from artstore.failpoints import failpoint
 
-from . import durable
-from .failing import Failing
+from .. import durable
+from ..disk_health import DiskHealth
 from .ring import Ring
-from .segments import build_frame, frame_size
+from .segment import build_frame, frame_size
 
 MAX_BATCH_BYTES = 8 << 20
 TELL_AT_ONCE = 16
@@ -56,14 +56,14 @@ class Writer:
         self,
         ring: Ring,
         batch_bytes: int,
-        failing: Failing,
+        disk_health: DiskHealth,
         tell: Callable[[list[Waiting]], None],
         rotated: asyncio.Event,
     ) -> None:
         self.syncs = 0
         self._ring = ring
         self._batch_bytes = min(MAX_BATCH_BYTES, batch_bytes)
-        self._failing = failing
+        self._disk_health = disk_health
         self._tell = tell
         self._rotated = rotated
         self._queue: deque[Waiting] = deque()
@@ -114,7 +114,7 @@ class Writer:
     def _end(self) -> None:
         """Nobody may wait for a thread that is gone, whatever ended it."""
         if not self._closing or self._batch:
-            self._fail(self._failing.fail("the log's thread has ended"), self._batch)
+            self._fail(self._disk_health.fail("the log's thread has ended"), self._batch)
         self._ended.set_result(None)
 
     def _sleep(self) -> None:
@@ -137,7 +137,7 @@ class Writer:
 
     def _write(self, batch: list[Waiting]) -> None:
         try:
-            self._failing.require_sound()
+            self._disk_health.require_writable()
             if not self._has_room(batch):
                 self._put_back(batch)
                 self._sleep()  # until a checkpoint comes, or the element has failed
@@ -147,7 +147,7 @@ class Writer:
                 self._flush(batch)
         except (OSError, ArtStoreError) as error:
             # What of the batch reached the disk nobody knows: it stays open, and the next start finds out.
-            self._fail(self._failing.fail(f"the log: {error}"), batch)
+            self._fail(self._disk_health.fail(f"the log: {error}"), batch)
 
     def _has_room(self, batch: list[Waiting]) -> bool:
         """In this segment, or in the next one."""
@@ -195,13 +195,13 @@ class Writer:
             self._say(some)
 
     def _fail(self, failed: ArtStoreError, batch: list[Waiting]) -> None:
-        failing = [*batch, *([self._checkpoint] if self._checkpoint is not None else [])]
+        failed_records = [*batch, *([self._checkpoint] if self._checkpoint is not None else [])]
         self._checkpoint = None
         while self._queue:
-            failing.append(self._queue.popleft())
-        for waiting in failing:
+            failed_records.append(self._queue.popleft())
+        for waiting in failed_records:
             waiting.error = failed
-        self._say(failing)
+        self._say(failed_records)
 
     def _say(self, done: list[Waiting]) -> None:
         self._loop.call_soon_threadsafe(self._tell, done)

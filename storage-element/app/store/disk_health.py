@@ -40,24 +40,24 @@ def explain_read(error: OSError, file_id: str) -> ArtStoreError:
     return FileUnreadable(f"the disk cannot read this file: {error.strerror}", file_id=file_id, reason="unreadable")
 
 
-class Failing:
-    """Once `reason` is set the element takes no writes until it is started again. It goes on reading."""
+class DiskHealth:
+    """Once `failure` is set the element takes no writes until it is started again. It goes on reading."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("failure",)
 
     def __init__(self) -> None:
-        self.reason: str | None = None
+        self.failure: str | None = None
 
-    def require_sound(self) -> None:
+    def require_writable(self) -> None:
         """Raises ElementFailed."""
-        if self.reason is not None:
-            raise ElementFailed(f"the element is read-only: {self.reason}", reason=self.reason)
+        if self.failure is not None:
+            raise ElementFailed(f"the element is read-only: {self.failure}", reason=self.failure)
 
     def fail(self, reason: str) -> ElementFailed:
         """The first reason stays; returns the error to raise."""
-        if self.reason is None:
-            self.reason = reason
-        return ElementFailed(f"the element is read-only: {self.reason}", reason=self.reason)
+        if self.failure is None:
+            self.failure = reason
+        return ElementFailed(f"the element is read-only: {self.failure}", reason=self.failure)
 
     def explain(self, error: OSError) -> ArtStoreError:
         """The typed error of a write or sync that failed; a broken disk makes the element read-only here."""

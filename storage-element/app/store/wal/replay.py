@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .durable import Identity
-from .records import PUTS, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, OpenIntent, Step, Unconfirmed
-from .segments import Frame, SegmentRead, Unreadable
+from ..durable import Identity
+from .records import PUTS, CarriedIntent, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, Step, Unconfirmed
+from .segment import Frame, SegmentRead, Unreadable
 
 SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
 
@@ -56,8 +56,8 @@ class Operation:
     undone: bytes = UNKNOWN
     """attr.json of an aborted put, as far as the log says."""
 
-    def to_carry(self) -> OpenIntent:
-        return OpenIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
+    def to_carry(self) -> CarriedIntent:
+        return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 @dataclass(slots=True)

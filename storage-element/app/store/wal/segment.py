@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import google_crc32c
 import msgspec
 
-from . import durable
+from .. import durable
 from .records import Record, decode_record
 
 MAGIC = b"ARTSWAL1"
