@@ -16,7 +16,7 @@ from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.outbox import Outbox
 
-from .store.catalog import RowRefused, Standing
+from .store.catalog import CatalogEntry, RowRefused
 
 log = get_logger("element.catalog")
 
@@ -48,12 +48,12 @@ class PostgresCatalog:
             FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
         )
 
-    async def find_standing(self, file_id: str) -> Standing | None:
+    async def find_standing(self, file_id: str) -> CatalogEntry | None:
         async with self._database.begin() as connection:
             row = await find_file(connection, file_id)
         if row is None or row.storage_element_id != self._element_id:
             return None
-        return Standing(row.saga_id, row.available)
+        return CatalogEntry(row.saga_id, row.available)
 
     def notify(self) -> None:
         self._outbox.kick()

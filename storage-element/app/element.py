@@ -22,7 +22,7 @@ from .serving import Serving
 from .store.identity import Identity, RootRefused, find_identity, keep_identity, new_root_id
 from .store.paths import Paths
 from .store.store import Store
-from .upkeep.reconcile import Reconciliation
+from .upkeep.generation import CatalogGeneration
 
 log = get_logger("element")
 
@@ -89,7 +89,7 @@ class Element:
         self._identity: Identity | None = None
         self._paths: Paths | None = None
         self._store: Store | None = None
-        self._reconciliation: Reconciliation | None = None
+        self._generation: CatalogGeneration | None = None
         self._changing = asyncio.Lock()
         self._announcing = asyncio.Lock()
         self._failure_told = False
@@ -110,8 +110,8 @@ class Element:
         if identity.fenced:
             self._serving.refusal = "admin refused it before; POST /api/storage-elements/{id}/accept-root takes it"
 
-    def take_store(self, store: Store, reconciliation: Reconciliation) -> None:
-        self._store, self._reconciliation = store, reconciliation
+    def take_store(self, store: Store, generation: CatalogGeneration) -> None:
+        self._store, self._generation = store, generation
 
     def require(self, operation: Operation) -> None:
         """Raises ModeForbids. Asked once, when an operation begins: those under way may finish."""
@@ -137,7 +137,7 @@ class Element:
             capacity=_capacity(store) if store is not None else NOTHING,
             priority=self._announced.priority,
             read_only_reason=store.disk_health.failure if store is not None else None,
-            catalog=self._reconciliation.report() if self._reconciliation is not None else None,
+            catalog=self._generation.report() if self._generation is not None else None,
             away_reason=self._away_reason(),
             mode_forced=self._announced.mode_forced and self.mode is self._announced.mode,
             root_id=identity.root_id if identity is not None else "",
@@ -174,8 +174,8 @@ class Element:
             raise
         await self._accepted(answer)
         state = answer.get("registry") if isinstance(answer, dict) else None
-        if state is not None and self._reconciliation is not None:
-            await self._reconciliation.hear(msgspec.convert(state, RegistryState), answered=True)
+        if state is not None and self._generation is not None:
+            await self._generation.update(msgspec.convert(state, RegistryState), answered=True)
 
     async def announce_now(self) -> None:
         """After a change that others should not learn of only at the next round. Admin away: the round does it."""
@@ -259,12 +259,12 @@ class Element:
 
 
 def _capacity(store: Store) -> Capacity:
-    space = store.room.look()
-    available = store.room.available_bytes()
+    disk = store.space.measure()
+    available = store.space.available_bytes()
     return Capacity(
-        total_bytes=space.total_bytes,
+        total_bytes=disk.total_bytes,
         used_bytes=store.usage.bytes_used,
         available_bytes=available,
         files=store.usage.files,
-        fill=fill_of(space.total_bytes, available),
+        fill=fill_of(disk.total_bytes, available),
     )

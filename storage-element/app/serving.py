@@ -16,8 +16,8 @@ from starlette.responses import Response
 
 from artstore.errors import ArtStoreError, NotFound, Unavailable
 
-from .store.presence import Presence
 from .store.progress import Progress
+from .store.root import Presence
 
 Handler = Callable[[Request], Awaitable[Response]]
 

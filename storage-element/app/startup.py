@@ -24,9 +24,8 @@ from .serving import Serving
 from .store.identity import Identity, find_identity
 from .store.open import locked_root
 from .store.paths import Paths
-from .store.presence import Presence
 from .store.progress import StartStopped
-from .store.root import require_one_filesystem, require_renames, require_whole
+from .store.root import Presence, require_complete, require_one_filesystem, require_renames
 
 log = get_logger("element.start")
 
@@ -37,7 +36,7 @@ SLOW_START_S = 2.0
 @dataclass(frozen=True, slots=True)
 class RootSettings:
     path: str
-    files_here: bool
+    local_files: bool
     """False: only the log and temps; the files lie in a bucket."""
     find_root_id: Callable[[Paths], str | None]
     """A root id that the root has been given elsewhere already (S3: its binding)."""
@@ -116,7 +115,7 @@ class Startup:
         fd = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._opened.callback(os.close, fd)
         self._pinned = paths.pinned(fd)
-        self._serving.presence = Presence(paths.root, self._pinned, files_here=self._root.files_here)
+        self._serving.presence = Presence(paths.root, self._pinned, local_files=self._root.local_files)
         self._element.take_root(identity, self._pinned)
         return self._pinned
 
@@ -126,17 +125,17 @@ class Startup:
         if identity is not None:
             require_own(paths, identity, self._announced.element_id)
             self._check()
-            if self._root.files_here:
-                require_whole(paths)
+            if self._root.local_files:
+                require_complete(paths)
         return identity
 
     def _check(self) -> None:
-        if self._root.files_here:
+        if self._root.local_files:
             require_one_filesystem(Paths(os.path.abspath(self._root.path)))
 
     def _identify(self, paths: Paths) -> Identity:
         self._root.check_backend(paths)
-        if self._root.files_here:
+        if self._root.local_files:
             require_one_filesystem(paths)
             require_renames(paths)
         return start_identity(

@@ -63,7 +63,7 @@ async def rebuild(request: Request, wanted: RebuildOrder | None = None) -> Respo
 async def verify(request: Request) -> Response:
     """Goes on in the background; one that runs already is answered with its state."""
     upkeep = _upkeep(request)
-    upkeep.start_verify()
+    upkeep.start_scrub()
     return JsonResponse(upkeep.status(), 202)
 
 

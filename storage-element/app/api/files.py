@@ -20,8 +20,7 @@ from artstore.modes import Operation
 
 from ..core.context import Context
 from ..store.delete import compensate, delete
-from ..store.get import load_attributes, open_file
-from ..store.listing import list_files
+from ..store.get import list_files, load_attributes, open_file
 from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
 from ..store.store import Store
@@ -65,7 +64,7 @@ async def patch_file(request: Request) -> Response:
         context.element.require(Operation.UPDATE)
         changes = await read_json(Request(request.scope, limited_receive(request)), Changes)
         attributes = await patch(context.store, file_id, changes, await _if_revision(request, context.store, file_id))
-        await context.telling.tell(file_id, attributes.revision, "update")
+        await context.invalidation.invalidate(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
 
@@ -81,7 +80,7 @@ async def put_content(request: Request) -> Response:
             expected_digests(request),
         )
         attributes = await rewrite(context.store, order, body_of(request, context.limits))
-        await context.telling.tell(file_id, attributes.revision, "update")
+        await context.invalidation.invalidate(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
 
@@ -98,7 +97,7 @@ async def delete_file(request: Request) -> Response:
         else:
             context.element.require(Operation.DELETE)
             last = await delete(context.store, file_id, await _if_revision(request, context.store, file_id))
-            await context.telling.tell(file_id, last, "delete")
+            await context.invalidation.invalidate(file_id, last, "delete")
     return Response(status_code=204)
 
 

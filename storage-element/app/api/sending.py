@@ -15,7 +15,7 @@ from artstore.http.body import RateLimits
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
 
-from ..store.get import Opened
+from ..store.get import OpenedFile
 
 log = get_logger("element.sending")
 
@@ -36,7 +36,7 @@ class FileResponse(Response):
     """Closes `opened` in any case. A client that reads more slowly than `limits` allow is cut off."""
 
     def __init__(
-        self, opened: Opened, status: int, headers: Mapping[str, str], first: int, end: int, limits: RateLimits
+        self, opened: OpenedFile, status: int, headers: Mapping[str, str], first: int, end: int, limits: RateLimits
     ) -> None:
         super().__init__(status_code=status, headers=headers)
         del self.headers["content-length"]

@@ -24,20 +24,20 @@ from artstore.redis import open_redis
 from artstore.service import Runtime
 
 from ..api.receiving import BodyLimits
-from ..capacity import Reserve
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element
+from ..invalidate import Invalidation
 from ..serving import Serving
 from ..startup import RootSettings, Startup
 from ..store.backends.s3_claim import find_bound_root_id, require_backend
 from ..store.open import StoreSettings, open_store
 from ..store.paths import Paths
-from ..store.settle import settle_all
+from ..store.pending import settle_all
+from ..store.space import Reserve
 from ..store.store import Limits, Store
 from ..store.wal.ring import WalLimits
-from ..telling import Telling
+from ..upkeep.generation import CatalogGeneration
 from ..upkeep.journal import Journal
-from ..upkeep.reconcile import Reconciliation
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
@@ -66,7 +66,7 @@ class Context:
     verifier: TokenVerifier
     element: Element
     serving: Serving
-    telling: Telling
+    invalidation: Invalidation
     files: FileMetrics
     limits: BodyLimits
     clock: Clock
@@ -106,7 +106,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
             element=element,
             serving=serving,
-            telling=Telling(
+            invalidation=Invalidation(
                 redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry
             ),
             files=runtime.files,
@@ -160,12 +160,12 @@ class StoreParts:
         rows = Rows(self.database, self.outbox, settings.storage_element_id, confirmed)
         if bucket is not None:
             bucket.watch(settings, runtime, store, rows)
-        reconciliation = Reconciliation(store, rows, Journal(paths))
-        await reconciliation.load()
+        generation = CatalogGeneration(store, rows, Journal(paths))
+        await generation.load()
         upkeep = Upkeep(
             store,
             rows,
-            reconciliation,
+            generation,
             upkeep_settings(settings),
             runtime.tasks,
             allowed_in(lambda: element.mode),
@@ -175,7 +175,7 @@ class StoreParts:
         opened.push_async_callback(upkeep.confirm.last_round)  # first, while it still serves
         show_store(store, upkeep, runtime, settings.storage_element_id)
         self.context.parts = Parts(store, upkeep)
-        element.take_store(store, reconciliation)
+        element.take_store(store, generation)
         serving.open = True
         # Not required: what is there is still read.
         runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
@@ -225,7 +225,7 @@ def root_settings(settings: Settings) -> RootSettings:
     s3 = settings.storage_backend == "s3"
     return RootSettings(
         path=str(settings.storage_root),
-        files_here=not s3,
+        local_files=not s3,
         find_root_id=find_bound_root_id,
         check_backend=partial(require_backend, s3=s3),
     )

@@ -44,7 +44,7 @@ class StoreCollector(Collector):
             "upkeep_findings", "What rebuild, verify and sweep found wrong with a file", labels=["problem"]
         )
         for problem in get_args(Problem):
-            damaged.add_metric([problem], self._upkeep.found.counts.get(problem, 0))
+            damaged.add_metric([problem], self._upkeep.findings.counts.get(problem, 0))
         yield damaged
         yield GaugeMetricFamily(
             "element_usage_exact", "0 while files and bytes are still counted after a crash", value=store.usage.exact
@@ -52,7 +52,7 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "element_catalog_behind",
             "1 from when the catalog is found to have gone back or been lost, until a rebuild has brought it in line",
-            value=self._upkeep.reconciliation.behind or bool(self._upkeep.reconciliation.doubt),
+            value=self._upkeep.generation.behind or bool(self._upkeep.generation.doubt),
         )
         yield CounterMetricFamily("wal_syncs", "Syncs of the log", value=store.wal.syncs)
         yield GaugeMetricFamily("wal_open_intents", "Operations under way or unsettled", value=len(store.wal.open))
@@ -68,8 +68,10 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "element_failed", "1 once the disk has failed", value=int(store.disk_health.failure is not None)
         )
-        yield GaugeMetricFamily("storage_in_flight_bytes", "Promised and not written", value=store.room.in_flight_bytes)
-        yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.room.available_bytes())
+        yield GaugeMetricFamily(
+            "storage_in_flight_bytes", "Promised and not written", value=store.space.in_flight_bytes
+        )
+        yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.space.available_bytes())
 
 
 def show_serving(serving: Serving, runtime: Runtime) -> None:

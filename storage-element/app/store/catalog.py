@@ -11,7 +11,7 @@ from artstore.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CatalogEntry:
     """How the catalog knows a file: the saga that put it, and whether that saga was committed."""
 
     saga_id: str | None
@@ -31,7 +31,7 @@ class Catalog(Protocol):
     async def forget(self, file_id: str, *, revision: int) -> None:
         """Remove this element's row and tell of a delete at `revision`: one transaction. No row is no error."""
 
-    async def find_standing(self, file_id: str) -> Standing | None: ...
+    async def find_standing(self, file_id: str) -> CatalogEntry | None: ...
 
     def notify(self) -> None:
         """Wake whoever publishes the change events. Does not wait and does not fail."""

@@ -9,8 +9,7 @@ from artstore.failpoints import failpoint
 from .attributes import UNREADABLE, find_in
 from .disk_health import OF_THE_NAME, FileUnreadable
 from .get import find_attributes
-from .owing import apply, pay
-from .settle import settle
+from .pending import apply, pay, settle
 from .store import Store
 from .update import require_revision
 from .wal.records import Intent, Kind, Step
@@ -74,7 +73,7 @@ async def _compensate(store: Store, file_id: str, saga_id: str) -> None:
 async def _find(store: Store, file_id: str) -> bytes | None:
     """attr.json; UNREADABLE where the disk does not give it: such a file can still be deleted."""
     try:
-        return await store.look(find_attributes, store, file_id)
+        return await store.query(find_attributes, store, file_id)
     except FileUnreadable:
         return UNREADABLE
 

@@ -1,26 +1,28 @@
-"""Reading: attributes and bytes of one revision, whatever is being changed at the moment. No reader waits for a writer."""
+"""Reading: attributes and bytes of one revision, whatever changes at the moment, and listings. No reader waits for a writer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from artstore.contracts.files import BYTE_ORDER_MARK, Attributes
 from artstore.errors import ArtStoreError, FileDamaged, NotFound, Quarantined, Unavailable
 from artstore.logs import get_logger
 
-from .attributes import find_in
+from .attributes import UNREADABLE, find_in
 from .backends.base import OpenData
 from .disk_health import FileUnreadable, explain_read
 from .store import Store
 
 log = get_logger("element.store")
 
-LOOKS = 5
-"""At a file whose revisions are swapped while somebody looks."""
+MAX_OPEN_TRIES = 5
+"""For a file that is replaced again while it is being opened."""
 
 
 @dataclass(slots=True)
-class Opened:
+class OpenedFile:
     """One revision, open; the caller closes it."""
 
     attributes: Attributes
@@ -29,9 +31,9 @@ class Opened:
     store: Store
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Up to `size_bytes` from `offset`. What is in the page cache costs no thread hop."""
+        """Up to `size_bytes` from `offset`. Bytes in the page cache cost no thread hop."""
         try:
-            piece = self.data.read_at_once(offset, size_bytes)
+            piece = self.data.read_cached(offset, size_bytes)
             if piece is not None:
                 return piece
             return await self.store.read_in_thread(self.data.read, offset, size_bytes)
@@ -43,40 +45,23 @@ class Opened:
 
 
 async def load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
-    """Decoded and as they lie on disk. Raises NotFound, Unavailable; FileDamaged for a damaged or unreadable attr.json."""
-    return await store.look(_load_attributes, store, file_id)
+    """Decoded, and encoded as on disk. Raises NotFound, Quarantined, Unavailable, FileDamaged."""
+    return await store.query(_load_attributes, store, file_id)
 
 
-def unreadable(store: Store, error: OSError, file_id: str) -> ArtStoreError:
-    """What to raise for a read that failed. Counted and logged; the element goes on taking writes."""
-    explained = explain_read(error, file_id)
-    if isinstance(explained, FileUnreadable):
-        store.findings.unreadable += 1
-        log.error("file unreadable", file_id=file_id, error=str(error))
-    return explained
+async def open_file(store: Store, file_id: str) -> OpenedFile:
+    """The caller closes it. Raises as `load_attributes`; FileDamaged when the bytes are missing or of another size.
 
-
-def find_attributes(store: Store, file_id: str) -> bytes | None:
-    """attr.json as it lies there. Raises FileUnreadable, Unavailable."""
-    try:
-        return store.files.find_attributes(file_id)
-    except OSError as error:
-        raise unreadable(store, error, file_id) from error
-
-
-async def open_file(store: Store, file_id: str) -> Opened:
-    """The caller closes it. Raises as `load_attributes`; FileDamaged when the bytes are gone or of another size.
-
-    A look in the event loop has no await between its two opens, so no swap can begin in the middle. One that was made in a
-    thread may have seen the old attributes and the new bytes: where a swap has begun meanwhile, it looks again.
+    In the event loop there is no await between opening attr.json and the data, so no swap can begin in between. In a thread
+    the old attributes and the new bytes may be opened: if a swap has begun meanwhile, try again.
     """
-    for _ in range(LOOKS):
+    for _ in range(MAX_OPEN_TRIES):
         held = store.swapping.get(file_id)
         if held is not None:
-            return Opened(_decode(store, held.attributes, file_id), held.attributes, held.data.again(), store)
+            return OpenedFile(_decode(store, held.attributes, file_id), held.attributes, held.data.duplicate(), store)
         swaps = store.swaps
         try:
-            opened = await store.look(_open_file, store, file_id)
+            opened = await store.query(_open_file, store, file_id)
         except FileDamaged:
             if swaps == store.swaps:
                 raise
@@ -87,19 +72,93 @@ async def open_file(store: Store, file_id: str) -> Opened:
     raise Unavailable("the file is being replaced again and again")
 
 
+def find_attributes(store: Store, file_id: str) -> bytes | None:
+    """attr.json as stored, damaged or not. Raises FileUnreadable, Unavailable. Blocks."""
+    try:
+        return store.files.find_attributes(file_id)
+    except OSError as error:
+        raise unreadable(store, error, file_id) from error
+
+
+def find_many_attributes(store: Store, file_ids: Sequence[str]) -> list[bytes | None]:
+    """attr.json of each file; UNREADABLE for those that the disk cannot read, so that they do not hide the others. Blocks."""
+    try:
+        return store.files.find_many(file_ids)
+    except OSError:
+        return [find_attributes_or_unreadable(store, file_id) for file_id in file_ids]
+
+
+def find_attributes_or_unreadable(store: Store, file_id: str) -> bytes | None:
+    """As `find_attributes`, but UNREADABLE instead of FileUnreadable. Blocks."""
+    try:
+        return find_attributes(store, file_id)
+    except FileUnreadable:
+        return UNREADABLE
+
+
+def find_size(store: Store, file_id: str) -> int | None:
+    """The size of the file's data in bytes; None when there is none. Raises FileUnreadable, Unavailable. Blocks."""
+    try:
+        data = store.files.open_data(file_id)
+    except OSError as error:
+        raise unreadable(store, error, file_id) from error
+    if data is None:
+        return None
+    data.close()
+    return data.size_bytes
+
+
+def has_data(store: Store, file_id: str) -> bool:
+    """True also for data that the disk cannot read. Blocks."""
+    try:
+        return find_size(store, file_id) is not None
+    except FileUnreadable:
+        return True
+
+
+def list_files(store: Store, after: str, limit: int) -> tuple[list[Attributes], str | None]:
+    """Up to `limit` files after the id `after` ("" for the first), in the order of their folders, and the next cursor. Blocks.
+
+    A damaged or unreadable attr.json is counted and left out.
+    """
+    listed: list[Attributes] = []
+    file_ids = store.files.walk(after)
+    while batch := list(islice(file_ids, limit - len(listed))):
+        for file_id, encoded in zip(batch, find_many_attributes(store, batch), strict=True):
+            if encoded is None:
+                continue  # deleted since its folder was read
+            attributes = find_in(encoded, file_id)
+            if attributes is None:
+                store.findings.damaged += encoded is not UNREADABLE
+                continue
+            listed.append(attributes)
+        if len(listed) == limit:
+            return listed, batch[-1]
+    return listed, None
+
+
+def unreadable(store: Store, error: OSError, file_id: str) -> ArtStoreError:
+    """The typed error of a read that failed, counted and logged. The element still takes writes."""
+    explained = explain_read(error, file_id)
+    if isinstance(explained, FileUnreadable):
+        store.findings.unreadable += 1
+        log.error("file unreadable", file_id=file_id, error=str(error))
+    return explained
+
+
 def _load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
     held = store.swapping.get(file_id)
-    if held is None and (owed := store.owed.get(file_id)) is not None and owed.gone:
-        raise NotFound("there is no such file here", file_id=file_id)
+    if held is None and store.is_removal_pending(file_id):
+        raise _not_found(file_id)
     encoded = held.attributes if held is not None else find_attributes(store, file_id)
     if encoded is None:
-        if store.files.is_aside(file_id):
-            raise Quarantined("the file was found damaged and lies in this element's quarantine", file_id=file_id)
-        raise NotFound("there is no such file here", file_id=file_id)
+        if store.files.is_quarantined(file_id):
+            raise Quarantined("the file was found damaged and moved to this element's quarantine", file_id=file_id)
+        raise _not_found(file_id)
     return _decode(store, encoded, file_id), encoded.removeprefix(BYTE_ORDER_MARK)
 
 
-def _open_file(store: Store, file_id: str) -> Opened:
+def _open_file(store: Store, file_id: str) -> OpenedFile:
     attributes, encoded = _load_attributes(store, file_id)
     try:
         data = store.files.open_data(file_id)
@@ -107,21 +166,25 @@ def _open_file(store: Store, file_id: str) -> Opened:
         raise unreadable(store, error, file_id) from error
     if data is None:
         if find_attributes(store, file_id) is None:
-            raise NotFound("there is no such file here", file_id=file_id)
-        raise _damaged(store, "the attributes are there, the bytes are not")
+            raise _not_found(file_id)
+        raise _damaged(store, "its attributes are present, its bytes are missing")
     if data.size_bytes != attributes.size_bytes:
         data.close()
-        raise _damaged(store, "the bytes are not as many as the attributes say")
-    return Opened(attributes, encoded, data, store)
+        raise _damaged(store, "its size does not match its attributes")
+    return OpenedFile(attributes, encoded, data, store)
 
 
 def _decode(store: Store, encoded: bytes, file_id: str) -> Attributes:
     attributes = find_in(encoded, file_id)
     if attributes is None:
-        raise _damaged(store, "attr.json is damaged")
+        raise _damaged(store, "its attr.json cannot be decoded")
     return attributes
 
 
-def _damaged(store: Store, what: str) -> FileDamaged:
+def _not_found(file_id: str) -> NotFound:
+    return NotFound("no such file on this element", file_id=file_id)
+
+
+def _damaged(store: Store, problem: str) -> FileDamaged:
     store.findings.damaged += 1
-    return FileDamaged(f"the file is damaged: {what}")
+    return FileDamaged(f"the file is damaged: {problem}")

@@ -15,7 +15,6 @@ from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
 from artstore.tasks import repeat, spawn
 
-from ..capacity import Reserve
 from . import durable
 from .backends.base import Backend
 from .backends.local import LocalBackend
@@ -26,7 +25,7 @@ from .identity import lock_root
 from .paths import Paths
 from .progress import Progress
 from .recover import recover
-from .room import Room, Usage
+from .space import Reserve, Space, Usage
 from .store import Limits, Store, Threads
 from .wal.log import Wal
 from .wal.replay import Replay, understand
@@ -82,7 +81,7 @@ async def open_store(
         clock=clock,
         disk_health=disk_health,
         usage=usage,
-        room=Room(paths.root, settings.reserve, usage, settings.quota_bytes, files_here=files.at_once),
+        space=Space(paths.root, settings.reserve, usage, settings.quota_bytes, local_files=files.nonblocking_reads),
         limits=settings.limits,
         threads=Threads(files.threads),
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),

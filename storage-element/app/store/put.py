@@ -19,12 +19,11 @@ from .attributes import find_in, first_revision
 from .body import Body, Expected
 from .get import find_attributes
 from .locks import Running
-from .owing import owe
 from .paths import ATTRIBUTES_SUFFIX
-from .room import Claim
-from .settle import require_settled, settle
-from .store import Owed, Store
-from .taking import Hasher, take_into
+from .pending import owe, require_settled, settle
+from .receive import Hasher, take_into
+from .space import Reservation
+from .store import PendingWork, Store
 from .wal.log import OpenIntent
 from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 
@@ -64,11 +63,11 @@ async def _put_locked(store: Store, order: PutOrder, body: Body, running: Runnin
             return PutResult(earlier, created=False)
         store.running[order.file_id] = running
         try:
-            with store.room.claim() as claim:
-                claim.ensure(body.stated_bytes or 0)
+            with store.space.reservation() as reservation:
+                reservation.ensure(body.stated_bytes or 0)
                 async with running.stoppable():
                     head = await body.gather(store.limits.small_bytes + 1)
-                return PutResult(await _put(store, order, head, body, running, claim), created=True)
+                return PutResult(await _put(store, order, head, body, running, reservation), created=True)
         except OSError as error:
             raise store.disk_health.explain(error) from error
         finally:
@@ -76,7 +75,7 @@ async def _put_locked(store: Store, order: PutOrder, body: Body, running: Runnin
 
 
 async def _put(
-    store: Store, order: PutOrder, head: list[bytes], body: Body, running: Running, claim: Claim
+    store: Store, order: PutOrder, head: list[bytes], body: Body, running: Running, reservation: Reservation
 ) -> Attributes:
     hasher = Hasher(order.expected)
     temp = store.files.new_temp(order.file_id)
@@ -87,7 +86,7 @@ async def _put(
 
     # 1 WAL: the intent, durable. A small file's frame carries its bytes and attributes: from here it will be.
     if small:
-        begun, attributes, make = _begin_small(store, order, b"".join(head), temp, hasher, claim)
+        begun, attributes, make = _begin_small(store, order, b"".join(head), temp, hasher, reservation)
         described = attributes
     else:
         begun = store.wal.begin(Intent(Kind.PUT_LARGE, order.file_id, order.saga_id, temp=temp))
@@ -96,7 +95,7 @@ async def _put(
         if not small:
             failpoint("put.intended")
             # 2 Temp: bytes, hashed on the way, then attr.json
-            await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
+            await take_into(store, store.files.paths.temp(temp), head, body, running, reservation, hasher)
             described = attributes = _describe(store, order, body, hasher)
             await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encode(attributes))
             failpoint("put.staged")
@@ -133,7 +132,7 @@ async def _put(
 
 
 def _begin_small(
-    store: Store, order: PutOrder, data: bytes, temp: str, hasher: Hasher, claim: Claim
+    store: Store, order: PutOrder, data: bytes, temp: str, hasher: Hasher, reservation: Reservation
 ) -> tuple[OpenIntent, Attributes, Callable[[], None] | None]:
     """Everything that may be refused is refused before the frame is written: it cannot be taken back, only undone."""
     hasher.add(data)
@@ -146,7 +145,7 @@ def _begin_small(
         now=store.now(),
     )
     encoded = encode(attributes)
-    claim.ensure(len(data) + len(encoded))
+    reservation.ensure(len(data) + len(encoded))
     kind = Kind.PUT_SMALL if store.files.rides_in_log else Kind.PUT_LARGE
     intent = Intent(kind, order.file_id, order.saga_id, encoded, temp)
 
@@ -177,7 +176,7 @@ def _count(store: Store, order: PutOrder, attributes: Attributes) -> Attributes:
 
 async def _find_earlier(store: Store, order: PutOrder) -> Attributes | None:
     """What the same saga put before, for a repeated call. Raises Conflict when the id is another's."""
-    encoded = await store.look(find_attributes, store, order.file_id)
+    encoded = await store.query(find_attributes, store, order.file_id)
     if encoded is None:
         return None
     attributes = find_in(encoded, order.file_id)
@@ -202,11 +201,11 @@ async def _roll_back(
     On a broken disk it takes away what it can and leaves the intent open: the next start decides by what it finds.
     While S3 is away it is owed, and done once S3 is back.
     """
-    owed: Owed | None = None
+    owed: PendingWork | None = None
     try:
         await store.in_thread(store.files.undo_put, order.file_id, temp)
     except Unavailable:
-        owed = Owed(partial(store.files.undo_put, order.file_id, temp), gone=True)
+        owed = PendingWork(partial(store.files.undo_put, order.file_id, temp), gone=True)
     except OSError as error:
         # Whatever the disk's reason: what may still be seen was never answered, and must not be built upon.
         store.disk_health.fail(f"a failed put could not be undone: {error}")

@@ -20,11 +20,9 @@ from .attributes import UNREADABLE, find_in
 from .checkpoint import checkpoint
 from .disk_health import OF_THE_NAME
 from .durable import Identity
-from .get import unreadable
-from .listing import read_many
-from .owing import kept_temps, owe_unresolved
+from .get import find_many_attributes, unreadable
 from .paths import ATTRIBUTES_SUFFIX, printable
-from .settle import settle, settle_all
+from .pending import kept_temps, owe_unresolved, settle, settle_all
 from .store import Store
 from .wal.log import OpenIntent
 from .wal.records import PUTS
@@ -51,7 +49,7 @@ async def recover(store: Store, replay: Replay) -> None:
     await store.in_thread(_sweep_temps, store, kept)
     failpoint("recover.swept")
     store.unconfirmed.update(replay.unconfirmed)
-    store.usage.take_over(replay.files, replay.bytes_used, exact=replay.exact)
+    store.usage.replace(replay.files, replay.bytes_used, exact=replay.exact)
     # From here on the disk is right and durable; what is left open waits for nothing but the catalog.
     store.progress.begin("making recovery durable")
     await checkpoint(store, rotate=True)
@@ -257,7 +255,7 @@ def _standing(store: Store, file_id: str) -> Attributes | None:
 
 def _find(store: Store, file_id: str) -> bytes | None:
     """One file that the disk does not give must not keep the element from starting."""
-    (encoded,) = read_many(store, [file_id])
+    (encoded,) = find_many_attributes(store, [file_id])
     return encoded
 
 

@@ -1,8 +1,14 @@
-"""What a root must be like to be used: whole, of one backend, on one file system. Checked before anything is written."""
+"""Checks of an element's root: before it is used (complete, on one file system), and while it is used (`Presence`).
+
+A disk that is unmounted, or a folder that is moved away, leaves an empty place in which every file looks deleted. The store
+works through a descriptor of the root, so it never writes to that place; `Presence` reports it to everything else.
+"""
 
 from __future__ import annotations
 
 import os
+
+from artstore.errors import Unavailable
 
 from . import durable
 from .identity import RootRefused
@@ -11,14 +17,14 @@ from .paths import FAN_OUT, Paths
 PROBE = "file-system-probe"
 
 
-def require_whole(paths: Paths) -> None:
-    """For a root that was used before, with its files on this disk: its folders are not made again. Raises RootRefused."""
+def require_complete(paths: Paths) -> None:
+    """A root that was used before must have its folders: they are not made again. Raises RootRefused."""
     if not any(os.path.isdir(f"{paths.files}/{first}") for first in FAN_OUT):
         raise RootRefused(f"{paths.files} is missing or empty, but {paths.element} is there: is everything mounted?")
 
 
 def require_one_filesystem(paths: Paths) -> None:
-    """Of the folders that are there. Files move between them by rename, and one sync covers all. Raises RootRefused."""
+    """Files move between the folders by rename, and one syncfs covers all of them. Raises RootRefused."""
     if not os.path.isdir(paths.root):
         return
     device = os.stat(paths.root).st_dev
@@ -27,14 +33,14 @@ def require_one_filesystem(paths: Paths) -> None:
             elsewhere = os.stat(folder).st_dev != device
         except FileNotFoundError:
             if os.path.islink(folder):
-                raise RootRefused(f"{folder} is a link that leads nowhere") from None
+                raise RootRefused(f"{folder} is a dangling symbolic link") from None
             continue
         if elsewhere:
             raise _apart(folder, paths)
 
 
 def require_renames(paths: Paths) -> None:
-    """Also bind mounts, quotas and layers can refuse a rename inside one device. Raises RootRefused."""
+    """Bind mounts, quotas and overlays can refuse a rename inside one device, so try one. Raises RootRefused."""
     probe = paths.temp(PROBE)
     durable.remove(probe)
     durable.write_new(probe, [])
@@ -51,3 +57,31 @@ def require_renames(paths: Paths) -> None:
 
 def _apart(folder: str, paths: Paths) -> RootRefused:
     return RootRefused(f"{folder} is on another file system than {paths.root}: everything below it must be on one")
+
+
+class Presence:
+    """Whether `path`, the root as the operator knows it, still leads to `opened`, the same root through its descriptor."""
+
+    def __init__(self, path: str, opened: Paths, *, local_files: bool) -> None:
+        self._path, self._opened = path, opened.root
+        self._watched = ("element.json", "files/00" if local_files else "tmp")
+
+    def require(self) -> None:
+        """Raises Unavailable. Costs a few system calls, answered from the kernel's caches."""
+        fault = self.find_fault()
+        if fault is not None:
+            raise Unavailable(fault)
+
+    def find_fault(self) -> str | None:
+        for name in self._watched:
+            try:
+                there = os.stat(f"{self._path}/{name}")
+            except OSError as error:
+                return f"the root is gone: {self._path}/{name}: {error.strerror}; is its disk mounted?"
+            try:
+                opened = os.stat(f"{self._opened}/{name}")
+            except OSError as error:
+                return f"the root that was opened does not answer: {error.strerror}; restart needed"
+            if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
+                return f"{self._path} is not the root that was opened: restart needed"
+        return None

@@ -16,7 +16,7 @@ from .catalog import Catalog
 from .disk_health import DiskHealth
 from .locks import FileLocks, Running
 from .progress import Progress
-from .room import Room, Usage
+from .space import Space, Usage
 from .wal.log import OpenIntent, Wal
 from .wal.records import Intent, Unconfirmed
 
@@ -72,7 +72,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
+class PendingWork:
     """What was decided about a file while its backend was away. `gone`: readers must not see it any more."""
 
     work: Callable[[], None]
@@ -104,7 +104,7 @@ class Store:
     clock: Clock
     disk_health: DiskHealth
     usage: Usage
-    room: Room
+    space: Space
     limits: Limits
     root_fd: int
     threads: Threads
@@ -119,7 +119,7 @@ class Store:
     """Files whose catalog row may differ from the disk, with the intents that wait for it."""
     stuck: set[str] = field(default_factory=set)
     """Of these the ones whose own attributes or row stand in the way; said once in the log."""
-    owed: dict[str, Owed] = field(default_factory=dict)
+    owed: dict[str, PendingWork] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     progress: Progress = field(default_factory=Progress)
     require_confirmed: Callable[[], None] = _always
@@ -144,9 +144,9 @@ class Store:
         begun.applied = True  # no checkpoint waits for it: it carries what is open
         return begun, work
 
-    async def look(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Ask the backend: here and now where that costs page cache only, else in a thread."""
-        if self.files.at_once:
+    async def query(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that reads from the backend: directly where the backend does not block, else in a thread."""
+        if self.files.nonblocking_reads:
             return function(*arguments)
         return await self.read_in_thread(function, *arguments)
 
@@ -183,6 +183,11 @@ class Store:
                 begun.confirmed = True
         if confirmed:
             self.wal.confirm(confirmed)
+
+    def is_removal_pending(self, file_id: str) -> bool:
+        """The removal is decided, and the backend has not done it yet: readers must not see the file any more."""
+        pending = self.owed.get(file_id)
+        return pending is not None and pending.gone
 
     def remember_compensated(self, saga_id: str) -> None:
         self.compensated[saga_id] = None

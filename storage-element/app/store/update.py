@@ -19,12 +19,11 @@ from .attributes import with_changes, with_content
 from .body import Body, Expected
 from .get import load_attributes, open_file
 from .locks import Running
-from .owing import apply, pay
 from .paths import ATTRIBUTES_SUFFIX
-from .room import Claim
-from .settle import settle
+from .pending import apply, pay, settle
+from .receive import Hasher, take_into
+from .space import Reservation
 from .store import Held, Store
-from .taking import Hasher, take_into
 from .wal.log import OpenIntent
 from .wal.records import Intent, Kind, Step
 
@@ -58,8 +57,8 @@ async def _patch(store: Store, file_id: str, changes: Changes, if_revision: int 
         changed = with_changes(attributes, changes, now=store.now())
         encoded = encode(changed)
         temp = store.files.new_temp(file_id)
-        with store.room.claim() as claim:
-            claim.ensure(len(encoded))
+        with store.space.reservation() as reservation:
+            reservation.ensure(len(encoded))
             # 1 WAL: from its sync on the change is made; 2 to 4 (temp, rename) follow in the same thread hop.
             stood = store.files.identify(file_id)
             intent = Intent(Kind.PATCH, file_id, None, encoded, temp, changed.revision, stood)
@@ -76,13 +75,13 @@ async def _rewrite_locked(store: Store, order: RewriteOrder, body: Body, running
             await pay(store, order.file_id)
             attributes, _ = await load_attributes(store, order.file_id)
             require_revision(attributes, order.if_revision)
-            with store.room.claim() as claim:
-                claim.ensure(body.stated_bytes or 0)
+            with store.space.reservation() as reservation:
+                reservation.ensure(body.stated_bytes or 0)
                 async with running.stoppable():
                     head = await body.gather(store.limits.small_bytes + 1)
                 small = store.files.rides_in_log and body.ended and body.seen_bytes <= store.limits.small_bytes
                 way = _rewrite_small if small else _rewrite_large
-                begun, changed = await way(store, order, attributes, head, body, running, claim)
+                begun, changed = await way(store, order, attributes, head, body, running, reservation)
             await _tell(store, order.file_id, begun)
             return changed
         except OSError as error:
@@ -98,13 +97,13 @@ async def _rewrite_small(
     head: list[bytes],
     body: Body,
     running: Running,
-    claim: Claim,
+    reservation: Reservation,
 ) -> tuple[OpenIntent, Attributes]:
     data, hasher = b"".join(head), Hasher(order.expected)
     hasher.add(data)
     changed = _next_revision(store, order, attributes, body, hasher)
     encoded = encode(changed)
-    claim.ensure(len(data) + len(encoded))
+    reservation.ensure(len(data) + len(encoded))
     temp = store.files.new_temp(order.file_id)
     async with _readers_held(store, order.file_id):
         stood = store.files.identify(order.file_id)
@@ -122,7 +121,7 @@ async def _rewrite_large(
     head: list[bytes],
     body: Body,
     running: Running,
-    claim: Claim,
+    reservation: Reservation,
 ) -> tuple[OpenIntent, Attributes]:
     hasher = Hasher(order.expected)
     temp = store.files.new_temp(order.file_id)
@@ -134,7 +133,7 @@ async def _rewrite_large(
         await begun.durable
         failpoint("update.intended")
         # 2 Temp and 3 fsync of the bytes and the attributes
-        await take_into(store, store.files.paths.temp(temp), head, body, running, claim, hasher)
+        await take_into(store, store.files.paths.temp(temp), head, body, running, reservation, hasher)
         changed = _next_revision(store, order, attributes, body, hasher)
         encoded = encode(changed)
         await store.in_thread(store.files.stage, temp + ATTRIBUTES_SUFFIX, encoded)

@@ -1,3 +1,3 @@
-"""Keeps what stands beside the protocols in order: catalog and figures in line with the disk, bytes with their hashes,
-what has expired or is left over out of the way. Everything here may be interrupted anywhere and goes on later.
+"""Background work beside the operations: reconcile catalog and counters with the disk, check bytes against checksums, remove
+expired files and orphans. Each task may be interrupted anywhere and resumes later.
 """

@@ -1,6 +1,6 @@
-"""Expiry: temporary files whose time has come are deleted, by the same protocol as by a user's wish.
+"""Expiry: delete temporary files whose `expires_at` has passed, by the same protocol as a user's delete.
 
-The catalog only says where to look; what counts is the attr.json at the moment of the delete, and an update in between wins.
+The catalog only proposes files. The attr.json at the moment of the delete decides, so an update in between wins.
 """
 
 from __future__ import annotations
@@ -23,44 +23,45 @@ from .rows import FIRST_DUE, Due, Rows
 log = get_logger("element.upkeep")
 
 PAGE = 512
-AT_ONCE = 128
-"""Deletes under way at a time: they share the log's syncs and the catalog's transactions."""
+CONCURRENCY = 128
+"""Concurrent deletes: they share the syncs of the log and the transactions of the catalog."""
 
 
 def has_expired(attributes: Attributes, now: datetime) -> bool:
-    """Pure. Only temporary files have an end."""
+    """Pure. Only temporary files expire."""
     if attributes.retention != "temporary" or attributes.expires_at is None:
         return False
     return parse_rfc3339(attributes.expires_at) <= now
 
 
 async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: datetime) -> int:
-    """How many were deleted: all that are due, page by page. `allowed` by the element's mode. Raises Unavailable, ElementFailed.
+    """Delete all expired files, page by page, and return their number. `allowed` by the element's mode. Raises Unavailable,
+    ElementFailed.
 
-    A file that is damaged, gone or cannot be deleted is passed; the next round tries it again, after all others.
+    A file that is damaged, deleted meanwhile or cannot be deleted is skipped; the next round tries it again, after all others.
     """
     if Operation.DELETE not in allowed or store.disk_health.failure is not None:
         return 0
-    deleted = passed = 0
+    deleted = skipped = 0
     after: Due = FIRST_DUE
     while page := await rows.find_expired(now, after, PAGE):
-        for start in range(0, len(page), AT_ONCE):
-            some = page[start : start + AT_ONCE]
-            outcomes = await asyncio.gather(*(_expire_one(store, file_id, now) for _, file_id in some))
+        for start in range(0, len(page), CONCURRENCY):
+            group = page[start : start + CONCURRENCY]
+            outcomes = await asyncio.gather(*(_expire_one(store, file_id, now) for _, file_id in group))
             deleted += outcomes.count(Outcome.DELETED)
-            passed += outcomes.count(Outcome.PASSED)
+            skipped += outcomes.count(Outcome.SKIPPED)
             store.disk_health.require_writable()
         after = page[-1]
-    if deleted or passed:
-        log.info("expired files deleted", deleted=deleted, passed=passed)
+    if deleted or skipped:
+        log.info("expired files deleted", deleted=deleted, skipped=skipped)
     return deleted
 
 
 class Outcome(enum.Enum):
     DELETED = "deleted"
-    PASSED = "passed"
+    SKIPPED = "skipped"
     NOT_DUE = "not due"
-    """Gone or changed since the catalog was asked."""
+    """Deleted or changed since the catalog was queried."""
 
 
 async def _expire_one(store: Store, file_id: str, now: datetime) -> Outcome:
@@ -73,5 +74,5 @@ async def _expire_one(store: Store, file_id: str, now: datetime) -> Outcome:
         return Outcome.NOT_DUE
     except (ArtStoreError, OSError) as error:
         log.warning("expired file not deleted", file_id=file_id, error=str(error))
-        return Outcome.PASSED
+        return Outcome.SKIPPED
     return Outcome.DELETED

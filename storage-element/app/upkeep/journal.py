@@ -1,7 +1,7 @@
-"""What upkeep has done so far and what it found, as files under <root>/upkeep/: a restart goes on from there.
+"""The journal of upkeep: progress and findings as files under <root>/upkeep/, from which a restart resumes.
 
-`<task>.json` is the state of the last run, replaced whole; `findings.jsonl` grows by one line for each thing found. Never in
-attr.json: a file's attributes say nothing of how well its disk is.
+`<task>.json` is the state of the last run and is replaced as a whole; `findings.jsonl` gets one line for each finding. Findings
+are not kept in attr.json: a file's attributes do not describe the health of its disk.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Problem = Literal[
 ]
 
 MAX_FINDINGS_BYTES = 64 << 20
-"""A disk that fails in every file must not be filled with lines about it: beyond this only metrics count."""
+"""A failing disk must not be filled with lines about each file: beyond this size, findings are only counted."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing found wrong with one file."""
+    """One problem of one file."""
 
     at: str
     task: str
@@ -48,27 +48,27 @@ State = TypeVar("State", bound=msgspec.Struct)
 
 
 class Journal:
-    """Blocks: called from threads."""
+    """All methods block: call them in a thread."""
 
     def __init__(self, paths: Paths) -> None:
         self._folder = paths.upkeep
 
     def find(self, task: str, kind: type[State]) -> State | None:
-        """The last run's state. One that cannot be read is as good as none: the task begins anew."""
+        """The state of the last run. None also when it cannot be decoded: the task starts from the beginning."""
         try:
             with open(f"{self._folder}/{task}.json", "rb") as file:
                 return msgspec.json.decode(file.read(), type=kind)
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, OSError) as error:
-            log.warning("upkeep state unreadable, beginning anew", task=task, error=str(error))
+            log.warning("upkeep state unreadable, starting from the beginning", task=task, error=str(error))
             return None
 
-    def keep(self, task: str, state: msgspec.Struct) -> None:
+    def save(self, task: str, state: msgspec.Struct) -> None:
         durable.replace_file(f"{self._folder}/{task}.json", msgspec.json.encode(state) + b"\n")
 
     def add(self, finding: Finding) -> None:
-        """A line at the end. A crash may cost the last one: the next run finds the same again."""
+        """Append a line. A crash may lose the last one: the next run finds the same problem again."""
         log.warning(
             "finding", task=finding.task, file_id=finding.file_id, problem=finding.problem, action=finding.action
         )

@@ -1,4 +1,4 @@
-"""The catalog's rows as upkeep reads and corrects them. Raises Unavailable when PostgreSQL is away or refuses."""
+"""Catalog rows as upkeep reads and corrects them. Raises Unavailable when PostgreSQL does not answer or refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from artstore.outbox import Outbox
 
 log = get_logger("element.upkeep")
 
-_LOOK = text(
+_AVAILABLE = text(
     """
     SELECT generation, generation_started_at, version, (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal_lsn,
         pg_postmaster_start_time()::text AS run,
@@ -58,25 +58,35 @@ FIRST_DUE: Due = (datetime(1, 1, 1, tzinfo=UTC), FIRST_ID)
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class CatalogState:
+    """The database at one moment, and which of the files asked about are available."""
+
     available: set[str]
     state: RegistryState
     wal_lsn: int
     run: str
-    """Of the server process: changes when PostgreSQL is started again."""
+    """Start time of the server process: changes when PostgreSQL is restarted."""
 
 
 @dataclass(slots=True)
 class Corrections:
-    """One transaction's worth."""
+    """The corrections of one transaction."""
 
     gone: list[FileChanged] = field(default_factory=list)
     """Rows without a file."""
     replaced: list[FileChanged] = field(default_factory=list)
-    """Rows of a higher revision than the disk has: taken out before the disk's is written."""
+    """Rows of a higher revision than the disk has: removed before the disk's revision is written."""
     new: list[Entry] = field(default_factory=list)
-    """Files without a row: no reader holds anything else of them, so nobody is told."""
+    """Files without a row: no reader has cached anything of them, so no event is sent."""
     changed: list[Entry] = field(default_factory=list)
+
+    def remove(self, row: Row, element_id: str) -> None:
+        self.gone.append(_removal(row, element_id))
+
+    def replace(self, row: Row, entry: Entry, element_id: str) -> None:
+        """Write `entry` although its revision is lower than the row's."""
+        self.replaced.append(_removal(row, element_id))
+        self.changed.append(entry)
 
     @property
     def number(self) -> int:
@@ -89,7 +99,7 @@ class Corrections:
         ]
 
     def halves(self) -> tuple[Corrections, Corrections]:
-        """By file: what is taken out of a row goes with what is written instead."""
+        """Split by file: the removal and the replacement of one row stay together."""
         first = set(self.file_ids[: self.number // 2])
         parts = Corrections(), Corrections()
         for event in self.gone:
@@ -103,12 +113,16 @@ class Corrections:
         return parts
 
 
+def _removal(row: Row, element_id: str) -> FileChanged:
+    return FileChanged(file_id=row.file_id, revision=row.revision, change="delete", storage_element_id=element_id)
+
+
 class _RowsRefused(ValueError):
-    """At least one row of the group is none that PostgreSQL takes."""
+    """PostgreSQL refuses at least one row of the group."""
 
 
 class Rows:
-    """`require_confirmed` raises Unavailable while the root may be a copy, or is not there: then no row follows from it."""
+    """`require_confirmed` raises Unavailable while the root may be a copy or is missing: then rows must not follow from it."""
 
     def __init__(
         self, database: Database, outbox: Outbox, element_id: str, require_confirmed: Callable[[], None]
@@ -120,20 +134,20 @@ class Rows:
         async with self._begin() as connection:
             return await find_files(connection, file_ids)
 
-    async def look(self, file_ids: Sequence[str]) -> Looked:
-        """Which of this element's files are available to all, and how far the database is."""
+    async def query(self, file_ids: Sequence[str]) -> CatalogState:
+        """The files of `file_ids` that this element has and that are available, and the state of the database."""
         async with self._begin() as connection:
             values = {"file_ids": list(file_ids), "element_id": self.element_id}
-            row = (await connection.execute(_LOOK, values)).one()
+            row = (await connection.execute(_AVAILABLE, values)).one()
         state = RegistryState(
             generation=row.generation,
             generation_started_at=rfc3339(row.generation_started_at),
             version=row.version,
         )
-        return Looked(set(row.available), state, row.wal_lsn, row.run)
+        return CatalogState(set(row.available), state, row.wal_lsn, row.run)
 
     async def find_sagas(self, saga_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """State and element of those that admin knows."""
+        """State and element of the sagas that admin knows."""
         if not saga_ids:
             return {}
         async with self._begin() as connection:
@@ -146,19 +160,19 @@ class Rows:
             return [(row[0], row[1]) for row in await connection.execute(_PAGE, values)]
 
     async def agreed_now(self, clock: Clock) -> datetime:
-        """The earlier of this element's time and PostgreSQL's: what is due by it is due by both clocks."""
+        """The earlier of this element's time and PostgreSQL's: a file due by it is due by both clocks."""
         async with self._begin() as connection:
             theirs: datetime = (await connection.execute(_NOW)).scalar_one()
         return min(clock.now(), theirs)
 
     async def find_expired(self, now: datetime, after: Due, limit: int) -> list[Due]:
-        """Those whose time has come, the longest due first, from the one `after` on."""
+        """Expired files after `after`, the longest expired first."""
         async with self._begin() as connection:
             values = {"element_id": self.element_id, "now": now, "after": after[0], "after_id": after[1], "page": limit}
             return [(row[0], row[1]) for row in await connection.execute(_EXPIRED, values)]
 
     async def correct(self, corrections: Corrections) -> dict[str, str]:
-        """Files whose rows PostgreSQL does not take, each with the reason; all others are written."""
+        """Write the corrections. Returns the files whose rows PostgreSQL refuses, with the reason; all others are written."""
         if not corrections.number:
             return {}
         try:
@@ -184,5 +198,5 @@ class Rows:
         except SQLAlchemyError as error:
             if (fault := row_fault(error)) is not None:
                 raise _RowsRefused(fault) from error
-            log.error("the catalog refuses", error=str(error)[:500])
-            raise Unavailable("the catalog refuses") from error
+            log.error("catalog refused a query", error=str(error)[:500])
+            raise Unavailable("the catalog refuses the query") from error

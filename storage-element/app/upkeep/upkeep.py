@@ -1,4 +1,4 @@
-"""All upkeep of one element: what runs when, one rebuild, verify and sweep at a time, and how far each is."""
+"""The schedule of all upkeep of one element. At most one rebuild, one scrub and one orphan sweep run at a time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from artstore.modes import ALLOWED, Operation
 from artstore.tasks import Tasks
 
 from ..store.store import Store
-from .align import Align
-from .aside import Found
 from .confirm import Confirm
-from .count import count
 from .expire import expire
+from .generation import CatalogGeneration
 from .journal import Journal
+from .orphans import OrphanState, OrphanSweep
+from .quarantine import FindingLog
 from .rebuild import TASK as REBUILD
 from .rebuild import Rebuild, RebuildState
-from .reconcile import Reconciliation
+from .reconcile import Reconciler
 from .rows import Rows
-from .sweep import Sweep, SweepState
-from .verify import TASK as VERIFY
-from .verify import Verify, VerifyState
+from .scrub import TASK as SCRUB
+from .scrub import Scrub, ScrubState
+from .usage import recount
 
 log = get_logger("element.upkeep")
 
 CONFIRM_EVERY_S = 2.0
 EXPIRE_EVERY_S = 60.0
-AWAY_PAUSE_S = 30.0
+UNAVAILABLE_PAUSE_S = 30.0
 SWEEP_EVERY_S = 6 * 3600.0
-CHECK_VERIFY_EVERY_S = 3600.0
+CHECK_SCRUB_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class UpkeepSettings:
     lease_s: float
     verify_bytes_per_s: int
     verify_every_s: float
-    """0: only when asked to."""
+    """0: only on request."""
     sweep_grace_s: float
     sweep_dry_run: bool
 
 
 class Upkeep:
-    """`allowed` says what the element's mode lets be done, at the moment it is asked. `announce` reports to admin."""
+    """`allowed` returns the operations that the element's mode allows now. `announce` reports to admin."""
 
     def __init__(
         self,
         store: Store,
         rows: Rows,
-        reconciliation: Reconciliation,
+        generation: CatalogGeneration,
         settings: UpkeepSettings,
         tasks: Tasks,
         allowed: Callable[[], frozenset[Operation]],
@@ -65,48 +65,48 @@ class Upkeep:
     ) -> None:
         self._store, self._rows, self._settings, self._tasks, self._allowed = store, rows, settings, tasks, allowed
         self._journal = Journal(store.files.paths)
-        self.found = Found(store, self._journal)
-        self.reconciliation, self._announce = reconciliation, announce
-        self._align = Align(store, rows, self.found, settings.lease_s, lambda: reconciliation.started_s)
-        self.confirm = Confirm(store, reconciliation, self._align, settings.lease_s, announce)
+        self.findings = FindingLog(store, self._journal)
+        self.generation, self._announce = generation, announce
+        self._reconciler = Reconciler(store, rows, self.findings, settings.lease_s, lambda: generation.started_s)
+        self.confirm = Confirm(store, generation, self._reconciler, settings.lease_s, announce)
         self._running: dict[str, asyncio.Task[None]] = {}
         self.begun = False
-        """`begin` has come to its end."""
+        """`begin` has completed."""
         self.rebuild: RebuildState | None = None
-        self.verify: VerifyState | None = None
-        self.sweep: SweepState | None = None
+        self.scrub: ScrubState | None = None
+        self.sweep: OrphanState | None = None
 
     async def begin(self) -> None:
-        """Go on with what the last process left unfinished, and start what comes round."""
+        """Resume the tasks that the last process left unfinished, and start the periodic ones."""
         self.rebuild = await asyncio.to_thread(self._journal.find, REBUILD, RebuildState)
-        self.verify = await asyncio.to_thread(self._journal.find, VERIFY, VerifyState)
+        self.scrub = await asyncio.to_thread(self._journal.find, SCRUB, ScrubState)
         if self.rebuild is not None and self.rebuild.finished_at is None:
             self._start(REBUILD, self._rebuild(self.rebuild))
-        if self.verify is not None and self.verify.finished_at is None:
-            self._start(VERIFY, self._verify(self.verify))
+        if self.scrub is not None and self.scrub.finished_at is None:
+            self._start(SCRUB, self._scrub(self.scrub))
         if not self._store.usage.exact:
-            self._start("count", _while_away(partial(count, self._store)))
+            self._start("count", _until_available(partial(recount, self._store)))
         self._tasks.every("confirm", CONFIRM_EVERY_S, self.confirm.round)
-        self.reconciliation.changed.set()
+        self.generation.changed.set()
         self._tasks.forever("reconcile", self._reconcile)
         self._tasks.every("expire", EXPIRE_EVERY_S, self._expire)
         self._tasks.start("later", self._begin_later())
         self.begun = True
 
     def start_rebuild(self, *, force: bool) -> RebuildState:
-        """The one that runs, or a new one. `force` also where the disk looks empty; it holds for the one that runs."""
+        """The running rebuild, or a new one. `force` removes rows even when the disk looks empty, also for a running rebuild."""
         if not self._runs(REBUILD) or self.rebuild is None:
-            self.rebuild = RebuildState(started_at=self._store.now(), generation=self.reconciliation.generation)
+            self.rebuild = RebuildState(started_at=self._store.now(), generation=self.generation.number)
             self._start(REBUILD, self._rebuild(self.rebuild))
         self.rebuild.force = self.rebuild.force or force
         return self.rebuild
 
-    def start_verify(self) -> VerifyState:
-        """The one that runs, or a new one."""
-        if not self._runs(VERIFY) or self.verify is None:
-            self.verify = VerifyState(started_at=self._store.now())
-            self._start(VERIFY, self._verify(self.verify))
-        return self.verify
+    def start_scrub(self) -> ScrubState:
+        """The running scrub, or a new one."""
+        if not self._runs(SCRUB) or self.scrub is None:
+            self.scrub = ScrubState(started_at=self._store.now())
+            self._start(SCRUB, self._scrub(self.scrub))
+        return self.scrub
 
     def status(self) -> dict[str, Any]:
         """For GET /api/element."""
@@ -115,13 +115,13 @@ class Upkeep:
         }
         return {
             "rebuild": rebuild,
-            "verify": self.verify,
+            "verify": self.scrub,
             "sweep": self.sweep,
             "running": sorted(self._running),
-            "findings": self.found.counts,
+            "findings": self.findings.counts,
             "unconfirmed_files": len(self._store.unconfirmed),
             "usage_exact": self._store.usage.exact,
-            "catalog": self.reconciliation.report(),
+            "catalog": self.generation.report(),
         }
 
     def _runs(self, name: str) -> bool:
@@ -135,14 +135,14 @@ class Upkeep:
         del self._running[name]
 
     async def _reconcile(self) -> None:
-        """One round: wait for a new generation, then rebuild for it. One that runs for an older generation begins anew."""
-        await self.reconciliation.changed.wait()
-        self.reconciliation.changed.clear()
-        if not self.reconciliation.behind:
+        """One round: wait for a new generation, then rebuild for it. A rebuild for an older generation is started again."""
+        await self.generation.changed.wait()
+        self.generation.changed.clear()
+        if not self.generation.behind:
             return
         running = self._running.get(REBUILD)
         if running is not None and self.rebuild is not None:
-            if self.rebuild.generation == self.reconciliation.generation:
+            if self.rebuild.generation == self.generation.number:
                 return
             running.cancel()
             await asyncio.wait({running})
@@ -151,68 +151,68 @@ class Upkeep:
     async def _rebuild(self, state: RebuildState) -> None:
         self.confirm.suspended = True
         try:
-            async with self._said_in(REBUILD, state):
-                await asyncio.to_thread(self._journal.keep, REBUILD, state)
-                await Rebuild(self._store, self._rows, self._align, self.found, self._journal).run(state)
+            async with self._failure_recorded(REBUILD, state):
+                await asyncio.to_thread(self._journal.save, REBUILD, state)
+                await Rebuild(self._store, self._rows, self._reconciler, self.findings, self._journal).run(state)
                 if state.phase == "done":
-                    await self.reconciliation.rebuilt(state.generation)
+                    await self.generation.set_reconciled(state.generation)
                     await self._announce()
         finally:
             self.confirm.suspended = False
 
-    async def _verify(self, state: VerifyState) -> None:
+    async def _scrub(self, state: ScrubState) -> None:
         rate = self._settings.verify_bytes_per_s
-        verify = Verify(self._store, self._align, self.found, self._journal, self._store.clock, rate)
-        async with self._said_in(VERIFY, state):
-            await _while_away(partial(verify.run, state))
+        scrub = Scrub(self._store, self._reconciler, self.findings, self._journal, self._store.clock, rate)
+        async with self._failure_recorded(SCRUB, state):
+            await _until_available(partial(scrub.run, state))
 
     @asynccontextmanager
-    async def _said_in(self, name: str, state: RebuildState | VerifyState | SweepState) -> AsyncIterator[None]:
-        """A task that fails says so in its state, and never looks as if it went on. Asking again begins anew."""
+    async def _failure_recorded(self, name: str, state: RebuildState | ScrubState | OrphanState) -> AsyncIterator[None]:
+        """A task that fails records the error in its state, so that it does not look as if it still ran."""
         try:
             yield
-        except Exception as error:  # the task's edge: whatever ended it is said, and raised again
+        except Exception as error:  # the edge of the task: recorded, and raised again
             state.error, state.finished_at = f"{type(error).__name__}: {error}", self._store.now()
-            if not isinstance(state, SweepState):
+            if not isinstance(state, OrphanState):
                 with suppress(OSError):
-                    await asyncio.to_thread(self._journal.keep, name, state)
+                    await asyncio.to_thread(self._journal.save, name, state)
             raise
 
     async def _expire(self) -> None:
-        """A file has expired when this element's clock and PostgreSQL's both say so: a wrong clock deletes nothing."""
+        """A file is expired when both this element's clock and PostgreSQL's say so: one wrong clock deletes nothing."""
         if Operation.DELETE in self._allowed():
             now = await self._rows.agreed_now(self._store.clock)
             await expire(self._store, self._rows, self._allowed(), now)
 
     async def _begin_later(self) -> None:
-        """What reads the whole disk does not begin in the minutes after a start."""
-        await asyncio.sleep(min(self._settings.sweep_grace_s, CHECK_VERIFY_EVERY_S))
+        """Tasks that read the whole disk do not start in the minutes after a start of the element."""
+        await asyncio.sleep(min(self._settings.sweep_grace_s, CHECK_SCRUB_EVERY_S))
         self._tasks.every("sweep", SWEEP_EVERY_S, self._sweep)
         if self._settings.verify_every_s:
-            self._tasks.every("verify-when-due", CHECK_VERIFY_EVERY_S, self._verify_when_due)
+            self._tasks.every("verify-when-due", CHECK_SCRUB_EVERY_S, self._scrub_when_due)
 
     async def _sweep(self) -> None:
-        self.sweep = SweepState(started_at=self._store.now(), dry_run=self._settings.sweep_dry_run)
-        async with self._said_in("sweep", self.sweep):
-            await Sweep(self._store, self._rows, self.found, self._settings.sweep_grace_s).run(self.sweep)
+        self.sweep = OrphanState(started_at=self._store.now(), dry_run=self._settings.sweep_dry_run)
+        async with self._failure_recorded("sweep", self.sweep):
+            await OrphanSweep(self._store, self._rows, self.findings, self._settings.sweep_grace_s).run(self.sweep)
 
-    async def _verify_when_due(self) -> None:
-        last = self.verify.finished_at if self.verify is not None else None
+    async def _scrub_when_due(self) -> None:
+        last = self.scrub.finished_at if self.scrub is not None else None
         every, now = timedelta(seconds=self._settings.verify_every_s), self._store.clock.now()
-        # A time to come was written by a clock that was ahead, and would put the next verification off.
+        # A time in the future was written by a clock that was ahead, and would delay the next scrub.
         if last is None or not now - every < parse_rfc3339(last) <= now:
-            self.start_verify()
+            self.start_scrub()
 
 
-async def _while_away(work: Callable[[], Awaitable[None]]) -> None:
-    """The backend may be away for a while: begun again until it comes to its end."""
+async def _until_available(work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat `work` until it completes: the backend may be unavailable for a while."""
     while True:
         try:
             await work()
             return
         except Unavailable as error:
-            log.warning("upkeep waits", error=error.detail)
-            await asyncio.sleep(AWAY_PAUSE_S)
+            log.warning("upkeep waits for the backend", error=error.detail)
+            await asyncio.sleep(UNAVAILABLE_PAUSE_S)
 
 
 def allowed_in(mode_of: Callable[[], Any]) -> Callable[[], frozenset[Operation]]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.upkeep.align import Align
-from app.upkeep.aside import Found
 from app.upkeep.journal import Journal
+from app.upkeep.quarantine import FindingLog
 from app.upkeep.rebuild import Rebuild, RebuildState
+from app.upkeep.reconcile import Reconciler
 from artstore.catalog.tables import metadata
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
 from tests.running import HeardAdmin, Neighbours
@@ -38,14 +38,14 @@ async def measure(root: Path, database_url: str) -> None:
     neighbours = Neighbours(database_url, "", HeardAdmin("", None))  # type: ignore[arg-type]
     async with inside_rows(neighbours) as (rows, catalog), opened(root, catalog) as store:  # type: ignore[arg-type]
         journal = Journal(store.files.paths)
-        found = Found(store, journal)
+        found = FindingLog(store, journal)
         for what, statement in STEPS:
             if statement:
                 async with engine.begin() as connection:
                     await connection.execute(text(statement))
             began_s, cpu_s = time.perf_counter(), time.process_time()
             state = RebuildState(started_at=store.now())
-            await Rebuild(store, rows, Align(store, rows, found, 300.0, lambda: 0.0), found, journal).run(state)
+            await Rebuild(store, rows, Reconciler(store, rows, found, 300.0, lambda: 0.0), found, journal).run(state)
             took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
             sys.stdout.write(
                 f"{what}: {state.files} files, {state.corrected} rows written, {state.files / took_s:,.0f} files/s, "

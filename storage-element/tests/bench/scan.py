@@ -16,7 +16,7 @@ import msgspec
 from app.store.attributes import find_in, first_revision
 from app.store.backends.local import LocalBackend
 from app.store.paths import FAN_OUT, Paths
-from app.upkeep.align import Sized
+from app.upkeep.reconcile import SizeOnly
 from artstore.clock import uuid7
 from artstore.contracts.files import encode
 from tests.store.support import new_file
@@ -46,7 +46,7 @@ def scan(backend: LocalBackend, *, known: bool) -> int:
         for one, encoded in zip(seen, backend.find_many([one.file_id for one in seen]), strict=True):
             assert encoded is not None
             if known:
-                assert msgspec.json.decode(encoded, type=Sized).size_bytes == one.data_bytes
+                assert msgspec.json.decode(encoded, type=SizeOnly).size_bytes == one.data_bytes
             else:
                 attributes = find_in(encoded, one.file_id)
                 assert attributes is not None

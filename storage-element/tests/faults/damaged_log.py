@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.store.paths import ATTRIBUTES_SUFFIX
-from app.store.settle import settle_all
+from app.store.pending import settle_all
 from app.store.wal.records import Checkpoint, Intent, Kind, Mark, Step
 from app.store.wal.segment import FIRST_FRAME_AT, SegmentRead, read_segment
 

@@ -14,7 +14,7 @@ from app.store.attributes import find_in
 from app.store.backends import s3_claim
 from app.store.backends.base import Backend
 from app.store.backends.s3_settings import S3Settings
-from app.store.settle import settle_all
+from app.store.pending import settle_all
 from app.store.store import Store
 
 from ..store.places import in_s3, opened_at

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.capacity import Reserve
 from app.store.body import Body
-from app.store.catalog import RowRefused, Standing
+from app.store.catalog import CatalogEntry, RowRefused
 from app.store.open import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
+from app.store.space import Reserve
 from app.store.store import Store
 from app.store.wal.ring import WalLimits
 from artstore.clock import Clock, uuid7
@@ -47,10 +47,10 @@ class RememberingCatalog:
         self.rows.pop(file_id, None)
         self.events.append((file_id, revision, "delete"))
 
-    async def find_standing(self, file_id: str) -> Standing | None:
+    async def find_standing(self, file_id: str) -> CatalogEntry | None:
         self._require_here()
         row = self.rows.get(file_id)
-        return None if row is None else Standing(row[1], row[1] is None)
+        return None if row is None else CatalogEntry(row[1], row[1] is None)
 
     def notify(self) -> None:
         pass

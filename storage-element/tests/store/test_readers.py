@@ -13,8 +13,7 @@ import pytest
 
 from app.store import durable
 from app.store.backends import local
-from app.store.get import load_attributes, open_file
-from app.store.listing import list_files
+from app.store.get import list_files, load_attributes, open_file
 from app.store.store import SCANNERS, Store
 
 from .support import opened, put_bytes

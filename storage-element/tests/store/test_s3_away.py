@@ -19,8 +19,8 @@ from app.store.get import load_attributes, open_file
 from app.store.identity import RootRefused
 from app.store.open import locked_root
 from app.store.paths import Paths
+from app.store.pending import settle_all
 from app.store.put import PutOrder, put
-from app.store.settle import settle_all
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7

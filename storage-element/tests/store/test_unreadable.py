@@ -12,10 +12,9 @@ import pytest
 from app.store.backends import local, local_scan
 from app.store.delete import compensate, delete
 from app.store.disk_health import FileUnreadable
-from app.store.get import load_attributes, open_file
-from app.store.listing import list_files
+from app.store.get import list_files, load_attributes, open_file
+from app.store.pending import settle_all
 from app.store.put import PutOrder, put
-from app.store.settle import settle_all
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7

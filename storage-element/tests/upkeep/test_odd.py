@@ -17,19 +17,19 @@ import msgspec
 import pytest
 
 from app.store.backends import local
-from app.store.listing import list_files
+from app.store.get import list_files
 from app.store.put import PutOrder, put
 from app.store.store import Store
 from app.upkeep import expire as expiry
-from app.upkeep.align import Align
-from app.upkeep.aside import Found
 from app.upkeep.expire import expire
+from app.upkeep.generation import CatalogGeneration
 from app.upkeep.journal import Journal
+from app.upkeep.orphans import OrphanState, OrphanSweep
+from app.upkeep.quarantine import FindingLog
 from app.upkeep.rebuild import Rebuild, RebuildState
-from app.upkeep.reconcile import Reconciliation
+from app.upkeep.reconcile import Reconciler
 from app.upkeep.rows import Rows
-from app.upkeep.sweep import Sweep, SweepState
-from app.upkeep.verify import Verify, VerifyState
+from app.upkeep.scrub import Scrub, ScrubState
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.modes import Operation
 
@@ -63,8 +63,8 @@ class Site:
     store: Store
     rows: Rows
     sql: Catalog
-    found: Found
-    align: Align
+    found: FindingLog
+    reconciler: Reconciler
     root: Path
 
     async def put(self, content: bytes = b"sound") -> str:
@@ -78,9 +78,9 @@ class Site:
         await Rebuild(self.store, self.rows, self.align, self.found, self.found.journal).run(state)
         return state
 
-    async def verify(self) -> VerifyState:
-        state = VerifyState(started_at=self.store.now())
-        await Verify(self.store, self.align, self.found, self.found.journal, Clock(), 0).run(state)
+    async def verify(self) -> ScrubState:
+        state = ScrubState(started_at=self.store.now())
+        await Scrub(self.store, self.align, self.found, self.found.journal, Clock(), 0).run(state)
         return state
 
     def findings(self) -> dict[str, tuple[str, str]]:
@@ -97,8 +97,8 @@ async def site(neighbours: Neighbours, root: Path) -> AsyncIterator[Site]:
         opened(root, catalog) as store,  # type: ignore[arg-type]
         catalog_of(neighbours) as sql,
     ):
-        found = Found(store, Journal(store.files.paths))
-        yield Site(store, rows, sql, found, Align(store, rows, found, 300.0, lambda: 0.0), root)
+        found = FindingLog(store, Journal(store.files.paths))
+        yield Site(store, rows, sql, found, Reconciler(store, rows, found, 300.0, lambda: 0.0), root)
 
 
 def edit(path: Path, change: dict[str, Any] | str) -> None:
@@ -179,7 +179,7 @@ async def test_a_file_that_the_disk_does_not_give_is_reported_and_stays(
         assert (verified.files, verified.damaged, verified.unreadable) == (1, 0, 2)
         disk.opens[str(data_path(se.root, bytes_bad))] = errno.EIO
         assert (await se.rebuild()).phase == "done"
-        await Sweep(se.store, se.rows, se.found, -5.0).run(SweepState(started_at="", dry_run=False))
+        await OrphanSweep(se.store, se.rows, se.found, -5.0).run(OrphanState(started_at="", dry_run=False))
         assert await se.sql.states() == states
         assert os.listdir(se.root / "quarantine") == []
         assert se.store.disk_health.failure is None
@@ -249,8 +249,8 @@ async def test_strays_are_counted_and_left_alone(own_neighbours: Neighbours, tmp
         assert (verified.files, verified.damaged, verified.strays) == (1, 0, 3 * (len(names) + 1))
         assert any(name.endswith("\\xff.txt") for name in verified.stray_names)
         assert (await se.rebuild()).files == 1
-        swept = SweepState(started_at="", dry_run=False)
-        await Sweep(se.store, se.rows, se.found, -5.0).run(swept)
+        swept = OrphanState(started_at="", dry_run=False)
+        await OrphanSweep(se.store, se.rows, se.found, -5.0).run(swept)
         assert swept.orphans == 0
         assert sorted(os.listdir(os.fsencode(folder))) == before
         assert os.listdir(se.root / "quarantine") == []
@@ -286,7 +286,7 @@ async def test_links_that_lead_nowhere_keep_their_files_and_rows(own_neighbours:
             path.symlink_to(tmp_path / "unmounted" / path.name)
         assert (await se.rebuild()).unreadable == 2
         await se.verify()
-        await Sweep(se.store, se.rows, se.found, -1.0).run(SweepState(started_at="", dry_run=False))
+        await OrphanSweep(se.store, se.rows, se.found, -1.0).run(OrphanState(started_at="", dry_run=False))
         assert set(await se.sql.states()) == {bare, bad}
         (tmp_path / "unmounted").symlink_to(tmp_path)
         assert {one.file_id for one in list_files(se.store, "", 10)[0]} == {bare, bad}
@@ -299,11 +299,11 @@ async def test_a_row_that_the_element_removed_itself_is_no_sign_of_a_lost_catalo
 ) -> None:
     """A damaged file that cannot be put aside stays on the disk without a row."""
     async with site(own_neighbours, tmp_path / "se") as se:
-        reconciliation = Reconciliation(se.store, se.rows, se.found.journal)
-        await reconciliation.load()
-        await reconciliation.look([])
+        generation = CatalogGeneration(se.store, se.rows, se.found.journal)
+        await generation.load()
+        await generation.query([])
         file_id, lost = await se.put(), await se.put()
-        await reconciliation.confirmed([file_id, lost])
+        await generation.add_witnesses([file_id, lost])
         if odd == "damaged":
             attributes_path(se.root, file_id).write_bytes(b"{")
         elif odd == "foreign":
@@ -313,12 +313,12 @@ async def test_a_row_that_the_element_removed_itself_is_no_sign_of_a_lost_catalo
         monkeypatch.setattr(se.store.files, "quarantine", _refused)
         await se.rebuild()
         assert set(await se.sql.states()) == {lost}
-        await reconciliation.look([])
-        assert reconciliation.doubt == ""
-        await reconciliation.confirmed([file_id])
+        await generation.query([])
+        assert generation.doubt == ""
+        await generation.add_witnesses([file_id])
         await se.sql.run("DELETE FROM files WHERE file_id = $1", lost)
-        await reconciliation.look([])
-        assert lost in reconciliation.doubt
+        await generation.query([])
+        assert lost in generation.doubt
 
 
 def _refused(_: str) -> None:

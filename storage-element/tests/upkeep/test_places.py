@@ -1,4 +1,4 @@
-"""Rebuild, count, verify and sweep where the files lie on a disk, and where they lie in S3."""
+"""Rebuild, recount, verify and sweep where the files lie on a disk, and where they lie in S3."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from app.store.backends.s3 import S3Backend, attributes_key, data_key
 from app.store.get import open_file
 from app.store.paths import ATTRIBUTES_SUFFIX
 from app.store.store import Store
-from app.upkeep.align import Align
-from app.upkeep.aside import Found
-from app.upkeep.count import count
 from app.upkeep.journal import Journal
+from app.upkeep.orphans import OrphanState, OrphanSweep
+from app.upkeep.quarantine import FindingLog
 from app.upkeep.rebuild import Rebuild, RebuildState
-from app.upkeep.sweep import Sweep, SweepState
-from app.upkeep.verify import Verify, VerifyState
+from app.upkeep.reconcile import Reconciler
+from app.upkeep.scrub import Scrub, ScrubState
+from app.upkeep.usage import recount
 from artstore.clock import Clock, uuid7
 from artstore.errors import Quarantined
 from artstore.testing.services import S3Server
@@ -62,8 +62,8 @@ async def test_upkeep_does_the_same_wherever_the_files_lie(
         opened_at(tmp_path / "se", place, catalog) as store,  # type: ignore[arg-type]
         catalog_of(own_neighbours) as sql,
     ):
-        found = Found(store, journal := Journal(store.files.paths))
-        align = Align(store, rows, found, 300.0, lambda: 0.0)
+        found = FindingLog(store, journal := Journal(store.files.paths))
+        reconciler = Reconciler(store, rows, found, 300.0, lambda: 0.0)
         contents = [os.urandom(size) for size in (0, 1000, 70_000, 20, 5000, 300)]
         file_ids = [(await put_bytes(store, content)).attributes.file_id for content in contents]
         await sql.commit(*file_ids)
@@ -72,16 +72,16 @@ async def test_upkeep_does_the_same_wherever_the_files_lie(
 
         # rebuild: the same rows again; a damaged attr.json is put aside
         await sql.run("TRUNCATE files")
-        await Rebuild(store, rows, align, found, journal).run(state := RebuildState(started_at=store.now()))
+        await Rebuild(store, rows, reconciler, found, journal).run(state := RebuildState(started_at=store.now()))
         assert (state.phase, state.files) == ("done", 6)
         assert await sql.attributes() == before
         write(store, file_ids[0], b"{", attributes=True)
-        await Rebuild(store, rows, align, found, journal).run(state := RebuildState(started_at=store.now()))
+        await Rebuild(store, rows, reconciler, found, journal).run(state := RebuildState(started_at=store.now()))
         assert (state.phase, state.put_aside) == ("done", 1)
 
         # verify: other bytes of the same length under an old checksum
         write(store, file_ids[1], bytes(1000))
-        await Verify(store, align, found, journal, Clock(), 0).run(verified := VerifyState(started_at=store.now()))
+        await Scrub(store, reconciler, found, journal, Clock(), 0).run(verified := ScrubState(started_at=store.now()))
         assert (verified.files, verified.damaged) == (5, 1)
         for file_id in file_ids[:2]:
             with pytest.raises(Quarantined):
@@ -90,16 +90,16 @@ async def test_upkeep_does_the_same_wherever_the_files_lie(
         # sweep: data without attributes, of a file the catalog knows and of one that nobody does
         remove(store, file_ids[2])
         write(store, unknown := str(uuid7()), b"left by a crash")
-        await Sweep(store, rows, found, -5.0).run(swept := SweepState(started_at="", dry_run=False))
+        await OrphanSweep(store, rows, found, -5.0).run(swept := OrphanState(started_at="", dry_run=False))
         assert swept.orphans == 2
         assert store.files.open_data(unknown) is None
-        assert store.files.is_aside(file_ids[2])
-        assert not store.files.is_aside(unknown)
+        assert store.files.is_quarantined(file_ids[2])
+        assert not store.files.is_quarantined(unknown)
 
-        # count: what is left
-        await count(store)
+        # recount: what is left
+        await recount(store)
         assert (store.usage.files, store.usage.bytes_used) == (3, 5320)
-        await Rebuild(store, rows, align, found, journal).run(RebuildState(started_at=store.now()))
+        await Rebuild(store, rows, reconciler, found, journal).run(RebuildState(started_at=store.now()))
         assert set(await sql.states()) == set(file_ids[3:])
 
 

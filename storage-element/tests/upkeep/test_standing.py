@@ -4,54 +4,56 @@ import itertools
 
 import pytest
 
-from app.upkeep.guard import refusal
-from app.upkeep.pace import Pace
-from app.upkeep.standing import Row, Saga, Standing, standing
+from app.upkeep.rebuild import refusal
+from app.upkeep.scrub import Throttle
+from app.upkeep.visibility import KnownRow, KnownSaga, Visibility, visibility
 
-HERE, PENDING_ROW, OTHER = Row(True, True), Row(False, True), Row(True, False)
+HERE, PENDING_ROW, OTHER = KnownRow(True, True), KnownRow(False, True), KnownRow(True, False)
 
 
 @pytest.mark.parametrize(
     ("row", "saga", "expected"),
     [
-        (None, None, Standing.AVAILABLE),
-        (HERE, None, Standing.AVAILABLE),
-        (HERE, Saga("committed", True, True), Standing.AVAILABLE),
-        (HERE, Saga(None, True, False), Standing.AVAILABLE),
-        (OTHER, Saga("committed", False, True), Standing.ELSEWHERE),
-        (None, Saga("committed", True, False), Standing.AVAILABLE),
-        (PENDING_ROW, Saga("committed", True, False), Standing.AVAILABLE),
-        (None, Saga("committed", False, True), Standing.ELSEWHERE),
-        (None, Saga("begun", True, False), Standing.PENDING),
-        (None, Saga("begun", True, True), Standing.PENDING),
-        (PENDING_ROW, Saga("compensating", True, True), Standing.PENDING),
-        (None, Saga("compensated", True, True), Standing.PENDING),
-        (PENDING_ROW, Saga(None, True, True), Standing.PENDING),
-        (PENDING_ROW, Saga(None, True, False), Standing.WAIT),
-        (PENDING_ROW, Saga(None, True, True, old=True), Standing.AVAILABLE),
-        (None, Saga(None, True, True, old=True), Standing.AVAILABLE),
-        (None, Saga(None, True, True, old=True, compensated=True), Standing.PENDING),
-        (PENDING_ROW, Saga("begun", True, True, old=True), Standing.PENDING),
-        (None, Saga("compensated", True, True, old=True), Standing.PENDING),
-        (None, Saga(None, True, False), Standing.WAIT),
+        (None, None, Visibility.AVAILABLE),
+        (HERE, None, Visibility.AVAILABLE),
+        (HERE, KnownSaga("committed", True, True), Visibility.AVAILABLE),
+        (HERE, KnownSaga(None, True, False), Visibility.AVAILABLE),
+        (OTHER, KnownSaga("committed", False, True), Visibility.ELSEWHERE),
+        (None, KnownSaga("committed", True, False), Visibility.AVAILABLE),
+        (PENDING_ROW, KnownSaga("committed", True, False), Visibility.AVAILABLE),
+        (None, KnownSaga("committed", False, True), Visibility.ELSEWHERE),
+        (None, KnownSaga("begun", True, False), Visibility.PENDING),
+        (None, KnownSaga("begun", True, True), Visibility.PENDING),
+        (PENDING_ROW, KnownSaga("compensating", True, True), Visibility.PENDING),
+        (None, KnownSaga("compensated", True, True), Visibility.PENDING),
+        (PENDING_ROW, KnownSaga(None, True, True), Visibility.PENDING),
+        (PENDING_ROW, KnownSaga(None, True, False), Visibility.WAIT),
+        (PENDING_ROW, KnownSaga(None, True, True, old=True), Visibility.AVAILABLE),
+        (None, KnownSaga(None, True, True, old=True), Visibility.AVAILABLE),
+        (None, KnownSaga(None, True, True, old=True, compensated=True), Visibility.PENDING),
+        (PENDING_ROW, KnownSaga("begun", True, True, old=True), Visibility.PENDING),
+        (None, KnownSaga("compensated", True, True, old=True), Visibility.PENDING),
+        (None, KnownSaga(None, True, False), Visibility.WAIT),
     ],
 )
-def test_what_the_catalog_and_the_sagas_say_decides(row: Row | None, saga: Saga | None, expected: Standing) -> None:
-    assert standing(row, saga, "keep") is expected
-    assert standing(row, saga, "undo") is expected
+def test_what_the_catalog_and_the_sagas_say_decides(
+    row: KnownRow | None, saga: KnownSaga | None, expected: Visibility
+) -> None:
+    assert visibility(row, saga, "keep") is expected
+    assert visibility(row, saga, "undo") is expected
 
 
 def test_a_file_that_nobody_knows_is_kept_by_a_rebuild_and_undone_otherwise() -> None:
-    nobody = Saga(None, True, lease_over=True)
-    assert standing(None, nobody, "keep") is Standing.AVAILABLE
-    assert standing(None, nobody, "undo") is Standing.PENDING
+    nobody = KnownSaga(None, True, lease_over=True)
+    assert visibility(None, nobody, "keep") is Visibility.AVAILABLE
+    assert visibility(None, nobody, "undo") is Visibility.PENDING
 
 
 def test_an_open_saga_never_becomes_available_by_upkeep() -> None:
     for row, state, over, doubt in itertools.product(
         (None, PENDING_ROW), ("begun", "compensating", "compensated"), (True, False), ("keep", "undo")
     ):
-        assert standing(row, Saga(state, True, over), doubt) is Standing.PENDING  # type: ignore[arg-type]
+        assert visibility(row, KnownSaga(state, True, over), doubt) is Visibility.PENDING  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +83,9 @@ def test_rows_do_not_go_when_the_disk_looks_absent(
 
 
 def test_the_pace_adds_up_whatever_the_pieces() -> None:
-    pace, now_s = Pace(1000), 5.0
+    pace, now_s = Throttle(1000), 5.0
     for size_bytes in (100, 1, 899):
         now_s += pace.pause_s(size_bytes, now_s)
     assert now_s == pytest.approx(6.0)
     assert pace.pause_s(1000, 100.0) == pytest.approx(1.0)
-    assert Pace(0).pause_s(1 << 30, 0.0) == 0
+    assert Throttle(0).pause_s(1 << 30, 0.0) == 0

@@ -11,10 +11,10 @@ import pytest
 
 from app.store.delete import delete
 from app.store.put import PutOrder, put
-from app.upkeep.aside import Found
 from app.upkeep.expire import expire, has_expired
 from app.upkeep.journal import Journal
-from app.upkeep.sweep import Sweep, SweepState
+from app.upkeep.orphans import OrphanState, OrphanSweep
+from app.upkeep.quarantine import FindingLog
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import Mode
 from artstore.contracts.files import NewFile
@@ -110,14 +110,14 @@ async def test_old_halves_and_temps_are_swept_and_young_ones_stay(
         old_temp.write_bytes(b"old")
         young_temp.write_bytes(b"young")
         os.utime(old_temp, (0, time.time() - 2 * GRACE_S))
-        found = Found(store, Journal(store.files.paths))
+        found = FindingLog(store, Journal(store.files.paths))
 
-        await Sweep(store, rows, found, GRACE_S).run(state := SweepState(started_at="", dry_run=dry_run))
+        await OrphanSweep(store, rows, found, GRACE_S).run(state := OrphanState(started_at="", dry_run=dry_run))
         assert (state.orphans, state.temps) == (0, 1)
         assert old_temp.exists() is dry_run
         assert young_temp.exists()
 
-        await Sweep(store, rows, found, -1.0).run(state := SweepState(started_at="", dry_run=dry_run))
+        await OrphanSweep(store, rows, found, -1.0).run(state := OrphanState(started_at="", dry_run=dry_run))
         assert state.orphans == 3
         assert data_path(tmp_path, whole).exists()
         assert data_path(tmp_path, never).exists() is dry_run
@@ -129,12 +129,12 @@ async def test_old_halves_and_temps_are_swept_and_young_ones_stay(
 async def test_a_sweep_leaves_a_put_under_way_alone(own_neighbours: Neighbours, tmp_path: Path) -> None:
     """Swept with no grace at all, in the middle of an upload: its temp has an owner."""
     async with inside_rows(own_neighbours) as (rows, catalog), opened(tmp_path, catalog) as store:
-        found = Found(store, Journal(store.files.paths))
+        found = FindingLog(store, Journal(store.files.paths))
         file_id, states = str(uuid7()), []
 
         async def sweeping_body():
             yield os.urandom(200_000)
-            await Sweep(store, rows, found, -1.0).run(state := SweepState(started_at="", dry_run=False))
+            await OrphanSweep(store, rows, found, -1.0).run(state := OrphanState(started_at="", dry_run=False))
             states.append((state.orphans, state.temps))
             yield os.urandom(200_000)
 

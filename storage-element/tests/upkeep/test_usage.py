@@ -12,11 +12,11 @@ import pytest
 
 import app.upkeep.confirm
 from app.store.store import Store
-from app.upkeep.align import Align
-from app.upkeep.aside import Found
 from app.upkeep.confirm import ALL_EVERY_ROUNDS, Confirm
+from app.upkeep.generation import CatalogGeneration
 from app.upkeep.journal import Journal
-from app.upkeep.reconcile import Reconciliation
+from app.upkeep.quarantine import FindingLog
+from app.upkeep.reconcile import Reconciler
 from app.upkeep.rows import Rows
 from artstore.errors import Unavailable
 
@@ -168,7 +168,7 @@ async def test_nothing_is_undone_once_the_catalog_has_lost_what_it_had(
         await sql.run("TRUNCATE files")
         for _ in range(ALL_EVERY_ROUNDS):
             await confirm.round()
-        assert "has lost the file" in confirm.reconciliation.doubt
+        assert "has lost the file" in confirm.generation.doubt
         assert await sql.states() == {}
 
 
@@ -180,11 +180,11 @@ async def put_long_ago(store: Store) -> str:
 
 async def confirm_with(store: Store, rows: Rows, *, lease_s: float) -> Confirm:
     journal = Journal(store.files.paths)
-    reconciliation = Reconciliation(store, rows, journal)
-    await reconciliation.load()
-    align = Align(store, rows, Found(store, journal), lease_s, lambda: reconciliation.started_s)
+    generation = CatalogGeneration(store, rows, journal)
+    await generation.load()
+    reconciler = Reconciler(store, rows, FindingLog(store, journal), lease_s, lambda: generation.started_s)
 
     async def announce() -> None:
         """No admin is there to hear it."""
 
-    return Confirm(store, reconciliation, align, lease_s, announce)
+    return Confirm(store, generation, reconciler, lease_s, announce)

@@ -3,7 +3,7 @@
 Both keep the same names (`files/3f/a2/<file_id>` and `….attr.json`) and the same order: data before attr.json when a file
 comes, attr.json before data when it goes. So a file that can be seen is whole, and attr.json is the commit point.
 
-All methods block and are called from threads, but for the two looks of a backend that answers `at_once`. They raise OSError
+All methods block and are called from threads, but for the two looks of a backend that has `nonblocking_reads`. They raise OSError
 for the element's disk (Failing explains it) and Unavailable for a backend that is away; then nobody knows whether the last
 step took effect. What takes away, `replace_attributes` and `finish_swap` may be repeated until they return.
 """
@@ -26,23 +26,23 @@ class OpenData(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
-    def read_at_once(self, offset: int, size_bytes: int) -> bytes | None:
+    def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         """What memory has, in the event loop. None: ask `read`, in a thread."""
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Up to `size_bytes` from `offset`; none at the end."""
 
-    def forget(self) -> None:
+    def drop_cache(self) -> None:
         """Let memory forget what it has, so that the next reading is one of the disk."""
 
-    def again(self) -> OpenData:
+    def duplicate(self) -> OpenData:
         """For one more reader, who closes it himself."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileEntry:
     """What of a file lies there, read or not. A half (data or attributes alone) is a finding, or a put under way."""
 
     file_id: str
@@ -61,7 +61,7 @@ class Backend(Protocol):
     """Folders that could not be listed since somebody looked here last."""
 
     @property
-    def at_once(self) -> bool:
+    def nonblocking_reads(self) -> bool:
         """Looks (find_attributes, open_data) cost page cache only and may be made in the event loop."""
 
     @property
@@ -127,7 +127,7 @@ class Backend(Protocol):
     def quarantine(self, file_id: str) -> None:
         """Out of the way of listings and reads, attr.json first, kept for a person to look at."""
 
-    def is_aside(self, file_id: str) -> bool:
+    def is_quarantined(self, file_id: str) -> bool:
         """Whether anything of the file lies in quarantine."""
 
     # Looking
@@ -146,7 +146,7 @@ class Backend(Protocol):
     def holds(self, file_id: str, attributes: Attributes) -> bool:
         """Whether the bytes there are those that the attributes describe, as far as a crash can have made them differ."""
 
-    def survey(self, first: str) -> list[Seen]:
+    def survey(self, first: str) -> list[FileEntry]:
         """All that lies in the folders files/<first>/, halves included, without reading any of it."""
 
     def walk_strays(self) -> Iterator[str]:

@@ -35,7 +35,7 @@ class LocalData:
     fd: int
     size_bytes: int
 
-    def read_at_once(self, offset: int, size_bytes: int) -> bytes | None:
+    def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         buffer = bytearray(size_bytes)
         try:
             took = os.preadv(self.fd, [buffer], offset, os.RWF_NOWAIT)
@@ -48,10 +48,10 @@ class LocalData:
     def read(self, offset: int, size_bytes: int) -> bytes:
         return os.pread(self.fd, size_bytes, offset)
 
-    def forget(self) -> None:
+    def drop_cache(self) -> None:
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def again(self) -> LocalData:
+    def duplicate(self) -> LocalData:
         return LocalData(os.dup(self.fd), self.size_bytes)
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class LocalData:
 
 
 class LocalBackend(LocalScan):
-    at_once = True
+    nonblocking_reads = True
     rides_in_log = True
     threads = 8
 
@@ -227,7 +227,7 @@ class LocalBackend(LocalScan):
             durable.sync_path(self.paths.folder(file_id))
             durable.sync_path(self.paths.quarantine)
 
-    def is_aside(self, file_id: str) -> bool:
+    def is_quarantined(self, file_id: str) -> bool:
         target = f"{self.paths.quarantine}/{file_id}"
         return os.path.exists(target) or os.path.exists(target + ATTRIBUTES_SUFFIX)
 

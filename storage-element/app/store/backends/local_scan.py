@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from artstore.logs import get_logger
 
 from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, belongs, printable
-from .base import Seen
+from .base import FileEntry
 
 UNKNOWN_BYTES = -1
 """The size of data that the disk does not tell."""
@@ -25,8 +25,8 @@ class LocalScan:
         self.unreadable_folders: set[str] = set()
         """Folders that the disk did not list; verify reports them."""
 
-    def survey(self, first: str) -> list[Seen]:
-        seen: list[Seen] = []
+    def survey(self, first: str) -> list[FileEntry]:
+        seen: list[FileEntry] = []
         for second in self._names(f"{self.paths.files}/{first}"):
             seen += self._survey_folder(f"{self.paths.files}/{first}/{second}")
         return seen
@@ -59,35 +59,35 @@ class LocalScan:
                     if not belongs(name.removesuffix(ATTRIBUTES_SUFFIX), first, second):
                         yield printable(f"files/{first}/{second}/{name}")
 
-    def _survey_folder(self, folder: str) -> list[Seen]:
+    def _survey_folder(self, folder: str) -> list[FileEntry]:
         """One look at the names, one stat for each file of ours. Strays are left alone."""
         first, second = folder.split("/")[-2:]
         names = self._names(folder)
         with_attributes = {name.removesuffix(ATTRIBUTES_SUFFIX) for name in names if name.endswith(ATTRIBUTES_SUFFIX)}
-        seen: list[Seen] = []
+        seen: list[FileEntry] = []
         for file_id in sorted({*with_attributes, *names}):
             if not belongs(file_id, first, second):
                 continue
             has_attributes = file_id in with_attributes
             try:
                 status = os.stat(f"{folder}/{file_id}", follow_symlinks=False)
-                seen.append(Seen(file_id, has_attributes, status.st_size, status.st_ctime))
+                seen.append(FileEntry(file_id, has_attributes, status.st_size, status.st_ctime))
             except FileNotFoundError:
                 seen += self._without_data(folder, file_id) if has_attributes else []
             except OSError as error:
                 # It is there, and the disk does not say more: a second look will report it.
                 log.error("file unreadable", file_id=file_id, error=str(error))
-                seen.append(Seen(file_id, has_attributes, UNKNOWN_BYTES, time.time()))
+                seen.append(FileEntry(file_id, has_attributes, UNKNOWN_BYTES, time.time()))
         return seen
 
-    def _without_data(self, folder: str, file_id: str) -> list[Seen]:
+    def _without_data(self, folder: str, file_id: str) -> list[FileEntry]:
         try:
             status = os.stat(f"{folder}/{file_id}{ATTRIBUTES_SUFFIX}", follow_symlinks=False)
         except FileNotFoundError:
             return []  # deleted since
         except OSError:
-            return [Seen(file_id, True, None, time.time())]
-        return [Seen(file_id, True, None, status.st_ctime)]
+            return [FileEntry(file_id, True, None, time.time())]
+        return [FileEntry(file_id, True, None, status.st_ctime)]
 
     def _names(self, folder: str) -> list[str]:
         """None of a folder that is not there. One that the disk does not give is logged, and hides no other."""

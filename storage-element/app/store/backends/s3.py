@@ -25,7 +25,7 @@ from artstore.failpoints import failpoint
 
 from .. import durable
 from ..paths import ATTRIBUTES_SUFFIX, Paths, is_file_id
-from .base import Seen
+from .base import FileEntry
 from .local import LocalData
 from .s3_data import S3Data
 from .s3_settings import S3Settings
@@ -57,7 +57,7 @@ NO_BUCKET = "NoSuchBucket"
 
 
 class S3Backend:
-    at_once = False
+    nonblocking_reads = False
     rides_in_log = False
     threads = 32
 
@@ -166,7 +166,7 @@ class S3Backend:
                 self._copy(key, target, meta["size"])
                 self._delete(key)
 
-    def is_aside(self, file_id: str) -> bool:
+    def is_quarantined(self, file_id: str) -> bool:
         target = f"{QUARANTINE}/{file_id}"
         return any(self.find_meta(key) is not None for key in (target + ATTRIBUTES_SUFFIX, target))
 
@@ -196,17 +196,17 @@ class S3Backend:
         meta = self.find_meta(data_key(file_id))
         return meta is not None and meta["size"] == attributes.size_bytes
 
-    def survey(self, first: str) -> list[Seen]:
-        seen: dict[str, Seen] = {}
+    def survey(self, first: str) -> list[FileEntry]:
+        seen: dict[str, FileEntry] = {}
         for meta in self.list_objects(f"files/{first}/"):
             name, changed_s = meta["path"].rpartition("/")[2], meta["last_modified"].timestamp()
             file_id = name.removesuffix(ATTRIBUTES_SUFFIX)
             if not _is_ours(meta["path"], file_id):
                 continue
             if name == file_id:
-                seen[file_id] = Seen(file_id, False, meta["size"], changed_s)
+                seen[file_id] = FileEntry(file_id, False, meta["size"], changed_s)
             else:
-                data = seen.get(file_id) or Seen(file_id, False, None, changed_s)
+                data = seen.get(file_id) or FileEntry(file_id, False, None, changed_s)
                 seen[file_id] = replace(data, has_attributes=True)
         return list(seen.values())
 

@@ -19,7 +19,7 @@ class S3Data:
         self._window = b""
         self._begins = 0
 
-    def read_at_once(self, offset: int, size_bytes: int) -> bytes | None:
+    def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         if size_bytes == 0 or offset >= self.size_bytes:
             return b""
         start = offset - self._begins
@@ -37,10 +37,10 @@ class S3Data:
         self._begins = offset
         return self._window[:size_bytes]
 
-    def forget(self) -> None:
+    def drop_cache(self) -> None:
         self._window = b""
 
-    def again(self) -> S3Data:
+    def duplicate(self) -> S3Data:
         return S3Data(self._get, self._key, self._etag, self.size_bytes)
 
     def close(self) -> None:

@@ -107,12 +107,12 @@ def test_any_range_of_the_bytes_can_be_read_in_any_order(files: Backend) -> None
         (2 << 20, 1 << 20),
         (5, 3),
     ]:
-        piece = data.read_at_once(offset, size)
+        piece = data.read_cached(offset, size)
         if piece is None:
             piece = data.read(offset, size)
         assert piece == content[offset : offset + size]
     assert data.read(9_000_000, 10) == b""
-    other = data.again()
+    other = data.duplicate()
     data.close()
     assert other.read(100, 50) == content[100:150]
     other.close()
@@ -213,8 +213,8 @@ def test_a_quarantined_file_is_out_of_the_way(files: Backend) -> None:
     assert files.find_attributes(attributes.file_id) is None
     assert list(files.walk()) == []
     assert seen_ids(files) == set()
-    assert files.is_aside(attributes.file_id)
-    assert not files.is_aside(str(uuid7()))
+    assert files.is_quarantined(attributes.file_id)
+    assert not files.is_quarantined(str(uuid7()))
 
 
 def seen_ids(files: Backend) -> set[str]:

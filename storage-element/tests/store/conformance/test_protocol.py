@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.store.delete import compensate, delete
-from app.store.get import load_attributes, open_file
-from app.store.listing import list_files
+from app.store.get import list_files, load_attributes, open_file
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7

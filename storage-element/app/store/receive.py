@@ -12,7 +12,7 @@ from artstore.tasks import spawn
 from . import durable
 from .body import Body, Expected
 from .locks import Running
-from .room import Claim
+from .space import Reservation
 from .store import Store
 
 PIECE_BYTES = 1 << 20
@@ -43,7 +43,7 @@ class Hasher:
 
 
 async def take_into(
-    store: Store, path: str, head: list[bytes], body: Body, running: Running, claim: Claim, hasher: Hasher
+    store: Store, path: str, head: list[bytes], body: Body, running: Running, reservation: Reservation, hasher: Hasher
 ) -> None:
     """Fill a new file at `path` with `head` and the rest of `body`. Not synced; step 3 does that.
 
@@ -58,9 +58,9 @@ async def take_into(
             if writing is not None:
                 await writing
             size_bytes = sum(map(len, pieces))
-            claim.ensure(size_bytes + _to_come(body))
+            reservation.ensure(size_bytes + _to_come(body))
             writing = spawn("write", store.in_thread(_write, fd, written, pieces, hasher))
-            claim.spend(size_bytes)
+            reservation.spend(size_bytes)
             written += size_bytes
             async with running.stoppable():
                 pieces = await body.gather(PIECE_BYTES)

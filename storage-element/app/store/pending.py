@@ -4,18 +4,23 @@ to that file, and repeated by `settle` until it is done. A local disk is never a
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import groupby
 
-from artstore.errors import Unavailable
+from artstore.contracts.events import Change
+from artstore.errors import FileDamaged, Unavailable
 from artstore.failpoints import failpoint
+from artstore.logs import get_logger
 
 from . import durable
 from .attributes import find_in
+from .catalog import RowRefused
+from .get import find_attributes
 from .paths import ATTRIBUTES_SUFFIX
-from .store import Owed, Store
+from .store import PendingWork, Store
 from .wal.log import OpenIntent
 from .wal.records import PUTS, Kind
 from .wal.replay import UNKNOWN, Operation
@@ -26,11 +31,11 @@ async def apply(store: Store, begun: OpenIntent, work: Callable[[], None], *, go
     try:
         await store.in_thread(work)
     except Unavailable:
-        owe(store, [begun], begun.intent.file_id, Owed(work, gone))
+        owe(store, [begun], begun.intent.file_id, PendingWork(work, gone))
         raise
 
 
-def owe(store: Store, begun: Iterable[OpenIntent], file_id: str, owed: Owed) -> None:
+def owe(store: Store, begun: Iterable[OpenIntent], file_id: str, owed: PendingWork) -> None:
     store.owed[file_id] = owed
     store.unsettled.setdefault(file_id, []).extend(begun)
     failpoint("owing.kept")
@@ -58,7 +63,7 @@ def owe_unresolved(store: Store, operations: list[Operation]) -> None:
         last = of_file[-1]
         gone = last.aborted if last.intent.kind in PUTS else last.intent.kind is Kind.DELETE
         begun = [store.wal.adopt(operation.number, operation.to_carry()) for operation in of_file]
-        owe(store, begun, file_id, Owed(partial(_resolve, store, of_file), gone))
+        owe(store, begun, file_id, PendingWork(partial(_resolve, store, of_file), gone))
 
 
 def kept_temps(operations: list[Operation]) -> set[str]:
@@ -111,3 +116,71 @@ def _go_forward(store: Store, operation: Operation) -> None:
     durable.remove(store.files.paths.temp(decided.temp + ATTRIBUTES_SUFFIX))
     store.files.stage(decided.temp + ATTRIBUTES_SUFFIX, attributes)
     store.files.finish_swap(file_id, decided.temp)
+
+
+log = get_logger("element.store")
+
+
+class Tried(enum.Enum):
+    SETTLED = "settled"
+    STUCK = "stuck"
+    """By this file alone."""
+    AWAY = "away"
+    """So will be all others."""
+
+
+async def settle(store: Store, file_id: str, begun: OpenIntent) -> bool:
+    """Close `begun` once catalog and event are written. False when catalog or backend is away: `settle_all` goes on with it."""
+    waiting = store.unsettled.setdefault(file_id, [])
+    waiting.append(begun)
+    return await _try(store, file_id) is Tried.SETTLED
+
+
+async def settle_all(store: Store) -> None:
+    """One round over what the catalog still has to be told. Stops at the first sign that it is still away; a file that cannot
+    be read, or whose row the catalog refuses, waits for the next round and holds up no other."""
+    for file_id in list(store.unsettled):
+        async with store.locks.hold(file_id):
+            if file_id in store.unsettled and await _try(store, file_id) is Tried.AWAY:
+                return
+
+
+async def require_settled(store: Store, file_id: str) -> None:
+    """Raises Unavailable while something about this file cannot be brought to its end."""
+    if file_id in store.unsettled and await _try(store, file_id) is not Tried.SETTLED:
+        raise Unavailable("an earlier change of this file is not finished yet")
+
+
+async def _try(store: Store, file_id: str) -> Tried:
+    waiting = store.unsettled[file_id]
+    try:
+        await pay(store, file_id)
+        encoded = await store.query(find_attributes, store, file_id)
+        attributes = find_in(encoded, file_id) if encoded is not None else None
+        if attributes is not None:
+            unconfirmed = store.unconfirmed.get(file_id)
+            change: Change = "put" if waiting[-1].intent.kind in PUTS else "update"
+            saga_id = unconfirmed.saga_id if unconfirmed else None
+            await store.catalog.note(attributes, saga_id=saga_id, change=change)
+        else:
+            revision = max(begun.intent.revision for begun in waiting) + 1
+            await store.catalog.forget(file_id, revision=revision)
+    except (RowRefused, FileDamaged) as error:
+        if file_id not in store.stuck:
+            store.stuck.add(file_id)
+            log.error(
+                "a change waits for this file or its row",
+                file_id=file_id,
+                error=error.detail,
+                reason=error.fields.get("reason"),
+            )
+        return Tried.STUCK
+    except Unavailable:
+        return Tried.AWAY
+    failpoint("settle.noted")
+    store.catalog.notify()
+    store.stuck.discard(file_id)
+    del store.unsettled[file_id]
+    for begun in waiting:
+        store.wal.close_intent(begun)
+    return Tried.SETTLED

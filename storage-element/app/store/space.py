@@ -1,0 +1,182 @@
+"""Space on the disk: what the element keeps (`Usage`), what puts may still take (`Space`), and what each has been promised
+(`Reservation`). Bytes in flight are counted before they are written.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from artstore.errors import StorageFull
+
+from .paths import folder_of
+
+STATVFS_EVERY_S = 0.05
+"""What other programs write to the same disk in this time must fit into the reserve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Space that no put may take: the larger of `bytes` and `percent` of the disk, the percentage up to `most_bytes`."""
+
+    bytes: int = 256 << 20
+    percent: float = 1.0
+    most_bytes: int = 10 << 30
+    inodes: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """The disk (or the quota) at one moment."""
+
+    total_bytes: int
+    free_bytes: int
+    free_inodes: int | None = None
+    """None: the file system does not count them."""
+
+
+def reserved_bytes(total_bytes: int, reserve: Reserve) -> int:
+    """At most half of the disk, so that a small disk is not reserved as a whole."""
+    share = min(int(total_bytes * reserve.percent / 100), reserve.most_bytes)
+    return min(max(reserve.bytes, share), total_bytes // 2)
+
+
+def available_bytes(disk: DiskSpace, reserve: Reserve, in_flight_bytes: int) -> int:
+    """What puts may still take, never below 0."""
+    if disk.free_inodes is not None and disk.free_inodes <= reserve.inodes:
+        return 0
+    return max(0, disk.free_bytes - reserved_bytes(disk.total_bytes, reserve) - in_flight_bytes)
+
+
+class Recount:
+    """A count of the disk while puts and deletes go on.
+
+    `add_folder` is called only when no file of the folder was locked while it was read. `change` then counts what changes in
+    folders already added, so that each change is counted exactly once.
+    """
+
+    __slots__ = ("_folders", "bytes_used", "files")
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes_used = 0
+        self._folders: set[str] = set()
+
+    def change(self, file_id: str, files: int, size_bytes: int) -> None:
+        if folder_of(file_id) in self._folders:
+            self.files += files
+            self.bytes_used += size_bytes
+
+    def has(self, folder: str) -> bool:
+        return folder in self._folders
+
+    def add_folder(self, folder: str, files: int, size_bytes: int) -> None:
+        self._folders.add(folder)
+        self.files += files
+        self.bytes_used += size_bytes
+
+
+class Usage:
+    """Files and bytes kept: changed by each put and delete, carried from start to start by the checkpoints.
+
+    Not `exact` from a start that found operations after the last checkpoint until the disk has been counted again.
+    """
+
+    __slots__ = ("bytes_used", "exact", "files", "recount")
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.bytes_used = 0
+        self.exact = True
+        self.recount: Recount | None = None
+
+    def add(self, file_id: str, files: int, size_bytes: int) -> None:
+        """The caller holds the file's lock: a recount in progress relies on it."""
+        self.files = max(0, self.files + files)
+        self.bytes_used = max(0, self.bytes_used + size_bytes)
+        if self.recount is not None:
+            self.recount.change(file_id, files, size_bytes)
+
+    def replace(self, files: int, bytes_used: int, *, exact: bool) -> None:
+        self.files, self.bytes_used, self.exact = files, bytes_used, exact
+
+
+class Reservation:
+    """What one put has been promised and has not written yet."""
+
+    __slots__ = ("_space", "left_bytes")
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self.left_bytes = 0
+
+    def ensure(self, size_bytes: int) -> None:
+        """Raises StorageFull when the disk cannot take that much more."""
+        if size_bytes > self.left_bytes:
+            self._space.take(size_bytes - self.left_bytes)
+            self.left_bytes = size_bytes
+
+    def spend(self, size_bytes: int) -> None:
+        """These bytes are written, so the file system counts them itself."""
+        spent = min(size_bytes, self.left_bytes)
+        self._space.in_flight_bytes -= spent
+        self._space.spent_bytes += spent
+        self.left_bytes -= spent
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.spend(self.left_bytes)
+
+
+class Space:
+    """`quota_bytes` bounds an element that shares its disk. `local_files` False: the files are in a bucket, and the disk only
+    holds the log and temps."""
+
+    def __init__(
+        self, root: str, reserve: Reserve, usage: Usage, quota_bytes: int | None = None, *, local_files: bool = True
+    ) -> None:
+        self._root = root
+        self._usage = usage
+        self._quota_bytes = quota_bytes
+        self._local_files = local_files
+        self.reserve = reserve
+        self.in_flight_bytes = 0
+        self.spent_bytes = 0
+        """Written since the disk was measured last."""
+        self._measured = DiskSpace(0, 0)
+        self._measured_s = 0.0
+
+    def measure(self) -> DiskSpace:
+        disk = os.statvfs(self._root)
+        total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        inodes = disk.f_favail if disk.f_files else None
+        if not self._local_files:
+            # A bucket reports no size: without a quota, a put is bounded by the disk that buffers its body.
+            total = self._quota_bytes or self._usage.bytes_used + free
+        if self._quota_bytes is not None and self._quota_bytes <= total:
+            return DiskSpace(self._quota_bytes, min(free, max(0, self._quota_bytes - self._usage.bytes_used)), inodes)
+        return DiskSpace(total, free, inodes)
+
+    def available_bytes(self) -> int:
+        return available_bytes(self.measure(), self.reserve, self.in_flight_bytes)
+
+    def take(self, size_bytes: int) -> None:
+        """Raises StorageFull, but never because of an old measurement."""
+        now_s = time.monotonic()
+        if now_s - self._measured_s > STATVFS_EVERY_S or size_bytes > self._left():
+            self._measured, self._measured_s, self.spent_bytes = self.measure(), now_s, 0
+            if size_bytes > self._left():
+                raise StorageFull(
+                    f"{size_bytes} bytes do not fit: {self._left()} are available", available_bytes=self._left()
+                )
+        self.in_flight_bytes += size_bytes
+
+    def reservation(self) -> Reservation:
+        """`with`: what was promised and not written is returned at the end."""
+        return Reservation(self)
+
+    def _left(self) -> int:
+        return available_bytes(self._measured, self.reserve, self.in_flight_bytes + self.spent_bytes)
