@@ -48,7 +48,7 @@ class PostgresCatalog:
             FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
         )
 
-    async def find_standing(self, file_id: str) -> CatalogEntry | None:
+    async def find_entry(self, file_id: str) -> CatalogEntry | None:
         async with self._database.begin() as connection:
             row = await find_file(connection, file_id)
         if row is None or row.storage_element_id != self._element_id:

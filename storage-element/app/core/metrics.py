@@ -64,7 +64,7 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "element_unsettled_files", "Files the catalog is not told of", value=len(store.unsettled)
         )
-        yield GaugeMetricFamily("element_owed_files", "Decided and not yet taken by S3", value=len(store.owed))
+        yield GaugeMetricFamily("element_owed_files", "Decided and not yet taken by S3", value=len(store.pending))
         yield GaugeMetricFamily(
             "element_failed", "1 once the disk has failed", value=int(store.disk_health.failure is not None)
         )

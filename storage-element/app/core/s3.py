@@ -13,7 +13,7 @@ from artstore.service import Runtime
 
 from ..store.backends.s3 import S3Backend
 from ..store.backends.s3_claim import ANSWER_TIMEOUT_S, Claim
-from ..store.backends.s3_settings import S3Settings
+from ..store.backends.s3_uploads import S3Settings
 from ..store.paths import Paths
 from ..store.store import Store
 from ..upkeep.rows import Rows
@@ -50,7 +50,7 @@ class Bucket:
 
         async def sweep() -> None:
             before = await rows.agreed_now(runtime.clock) - timedelta(seconds=settings.storage_sweep_grace_s)
-            aborted = await store.in_thread(self.backend.abort_unfinished, before, store.running)
+            aborted = await store.in_thread(self.backend.abort_unfinished, before, store.receiving)
             if aborted:
                 log.warning("unfinished uploads aborted", uploads=aborted)
 

@@ -1,4 +1,4 @@
-"""A body as it comes in: pieces gathered to a size worth a thread hop, with the limits on it enforced."""
+"""A body as it arrives: chunks gathered to a size that is worth a thread hop, with the limits on it enforced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from artstore.errors import Malformed, TooLarge
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Digests the sender stated, raw bytes; None where it stated none."""
+    """Digests that the sender stated, as raw bytes; None where it stated none."""
 
     sha256: bytes | None = None
     md5: bytes | None = None
@@ -30,11 +30,11 @@ class Body:
         if stated_bytes is not None and stated_bytes > max_bytes:
             raise _too_large(max_bytes)
 
-    async def gather(self, at_least: int) -> list[bytes]:
-        """Pieces of together `at_least` bytes, or fewer at the end (`ended`). Raises TooLarge and Malformed."""
+    async def gather(self, min_bytes: int) -> list[bytes]:
+        """Chunks of together at least `min_bytes`, or fewer at the end (`ended`). Raises TooLarge, Malformed."""
         pieces: list[bytes] = []
         gathered = 0
-        while gathered < at_least and not self.ended:
+        while gathered < min_bytes and not self.ended:
             chunk = await anext(self._chunks, None)
             if chunk is None:
                 self._end()
@@ -49,8 +49,8 @@ class Body:
     def _end(self) -> None:
         self.ended = True
         if self.stated_bytes is not None and self.seen_bytes != self.stated_bytes:
-            raise Malformed(f"the body has {self.seen_bytes} bytes, {self.stated_bytes} were stated")
+            raise Malformed(f"the body has {self.seen_bytes} bytes, but {self.stated_bytes} were stated")
 
 
 def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"a file here has at most {max_bytes} bytes", max_bytes=max_bytes)
+    return TooLarge(f"larger than the limit of {max_bytes} bytes for a file", max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""What the store asks of the catalog. The store never trusts it over its own disk."""
+"""The store's view of the catalog. The store never trusts the catalog over its own disk."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from artstore.errors import Unavailable
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """How the catalog knows a file: the saga that put it, and whether that saga was committed."""
+    """What the catalog knows of a file: the saga that put it, and whether that saga was committed."""
 
     saga_id: str | None
     available: bool
 
 
 class RowRefused(Unavailable):
-    """The catalog is there and does not take this row; it takes others."""
+    """The catalog answers but refuses this row; it accepts others."""
 
 
 class Catalog(Protocol):
-    """Raises RowRefused, and Unavailable when it is away: then the call may have taken effect, and it is repeated later."""
+    """Raises RowRefused, and Unavailable when it does not answer: then the call may have taken effect, and is repeated later."""
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
-        """The row (pending while `saga_id` is given), only over a lower revision, and the change event: one transaction."""
+        """Write the row and the change event in one transaction. The row is pending while `saga_id` is given, and written only
+        over a lower revision."""
 
     async def forget(self, file_id: str, *, revision: int) -> None:
-        """Remove this element's row and tell of a delete at `revision`: one transaction. No row is no error."""
+        """Remove this element's row and write a delete event at `revision` in one transaction. A missing row is not an error."""
 
-    async def find_standing(self, file_id: str) -> CatalogEntry | None: ...
+    async def find_entry(self, file_id: str) -> CatalogEntry | None: ...
 
     def notify(self) -> None:
-        """Wake whoever publishes the change events. Does not wait and does not fail."""
+        """Wake the relay of change events. Does not wait and does not fail."""

@@ -1,4 +1,4 @@
-"""Checkpoint: make the files themselves durable, say so in the log, and let its older segments go."""
+"""Checkpoint: make the files themselves durable, log that, and free the older segments of the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ APPLIED_POLL_S = 0.01
 
 
 async def checkpoint(store: Store, *, rotate: bool = False) -> None:
-    """All that was written before the segment in use. With `rotate`, all that was written before now. Raises ElementFailed."""
+    """Covers everything before the segment in use; with `rotate`, everything written so far. Raises ElementFailed."""
     async with store.checkpointing:
         await _checkpoint(store, rotate=rotate)
 
@@ -32,28 +32,28 @@ async def _checkpoint(store: Store, *, rotate: bool) -> None:
         store.wal.give_up()
         raise failed from error
     failpoint("checkpoint.synced")
-    here = await store.in_thread(durable.identify, store.files.paths.wal)
-    await store.wal.log_checkpoint(describe(store, boundary, here))
+    log_folder = await store.in_thread(durable.identify, store.files.paths.wal)
+    await store.wal.log_checkpoint(describe(store, boundary, log_folder))
     failpoint("checkpoint.freed")
 
 
-def describe(store: Store, boundary: int, here: durable.Identity | None) -> Checkpoint:
-    """What the log forgets with its older segments and must still know."""
-    newest = list(store.unconfirmed.items())[-store.wal.unconfirmed_room :]
+def describe(store: Store, boundary: int, log_folder: durable.Identity | None) -> Checkpoint:
+    """The state that would be lost with the older segments."""
+    newest = list(store.unconfirmed.items())[-store.wal.max_unconfirmed :]
     return Checkpoint(
         redo_from=boundary,
-        still_open=[begun.carried() for begun in store.wal.open.values() if begun.number < boundary],
+        still_open=[opened.carried() for opened in store.wal.open.values() if opened.number < boundary],
         unconfirmed=dict(newest),
         files=store.usage.files,
         bytes_used=store.usage.bytes_used,
         exact=store.usage.exact,
-        here=here,
+        log_folder=log_folder,
     )
 
 
 async def keep_checkpointing(store: Store) -> None:
-    """One checkpoint after each filled segment, until the element fails. A failure of another kind is raised; the segment
-    stays to be freed, so the owner calls this again."""
+    """One checkpoint after each filled segment, until the disk fails. Other errors are raised with the checkpoint still due, so
+    the caller calls this again."""
     while True:
         await store.wal.rotated.wait()
         store.wal.rotated.clear()
@@ -61,6 +61,6 @@ async def keep_checkpointing(store: Store) -> None:
             await checkpoint(store)
         except Exception:
             if store.disk_health.failure is not None:
-                await asyncio.Event().wait()  # read-only until it is started again
+                await asyncio.Event().wait()  # read-only until the next start
             store.wal.rotated.set()
             raise

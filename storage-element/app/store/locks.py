@@ -1,14 +1,16 @@
-"""One change at a time per file id, and a way to stop a put that is still taking in its body."""
+"""One change at a time per file id, and a way to stop a put that is still receiving its body."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from typing import Any, TypeVar
 
 from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict
+
+Result = TypeVar("Result")
 
 LOCK_WAIT_S = 30.0
 
@@ -21,12 +23,12 @@ class FileLocks:
         self._watching: list[set[str]] = []
 
     def is_free(self, file_id: str) -> bool:
-        """Then `hold` takes the lock without a wait, if nothing is awaited in between."""
+        """If true, `hold` takes the lock without waiting, provided nothing is awaited in between."""
         return file_id not in self._held
 
     @contextmanager
     def watch(self) -> Iterator[set[str]]:
-        """The ids that are locked at any moment while the block runs: what was read of all others meanwhile is settled."""
+        """The ids that are locked at any moment while the block runs: no other file changes meanwhile."""
         locked = set(self._held)
         self._watching.append(locked)
         try:
@@ -35,12 +37,12 @@ class FileLocks:
             self._watching = [other for other in self._watching if other is not locked]
 
     def hold(self, file_id: str) -> Hold:
-        """`async with`. Raises Conflict when another change of the same file does not end within LOCK_WAIT_S."""
+        """`async with`. Raises Conflict when another change of the file does not end within LOCK_WAIT_S."""
         return Hold(self._held, self._watching, file_id)
 
 
 class Hold:
-    """A class and no generator: every put passes here."""
+    """A class rather than a generator, for speed: every put passes here."""
 
     __slots__ = ("_file_id", "_held", "_watching")
 
@@ -61,7 +63,7 @@ class Hold:
         except BaseException as error:
             self._leave()
             if isinstance(error, TimeoutError):
-                raise Conflict("another change of this file is under way") from error
+                raise Conflict("another change of this file is in progress") from error
             raise
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,44 +76,39 @@ class Hold:
             self._held[self._file_id] = (lock, users - 1)
 
 
-class Running:
-    """A put under way. `stop` ends its wait for the body at once; one that has its body already goes on."""
-
-    __slots__ = ("_limit", "saga_id", "stopped")
+class Stoppable:
+    """Work that waits for a sender. `stop` ends the wait at once; work that has received everything continues."""
 
     def __init__(self, saga_id: str | None) -> None:
         self.saga_id = saga_id
         self.stopped = False
-        self._limit: asyncio.Timeout | None = None
+        self._timeout: asyncio.Timeout | None = None
 
     def stop(self) -> None:
         self.stopped = True
-        if self._limit is not None:
-            self._limit.reschedule(asyncio.get_running_loop().time())
-
-    def stoppable(self) -> Running:
-        """`async with`, around each wait for the sender. Raises Conflict once stopped."""
-        return self
-
-    async def __aenter__(self) -> None:
-        self.require_wanted()
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        limit, self._limit = self._limit, None
-        assert limit is not None
-        try:
-            await limit.__aexit__(kind, error, trace)
-        except TimeoutError as timeout:
-            raise _stopped() from timeout
+        if self._timeout is not None:
+            self._timeout.reschedule(asyncio.get_running_loop().time())
 
     def require_wanted(self) -> None:
+        """Raises Conflict once stopped."""
         if self.stopped:
-            raise _stopped()
+            raise _given_up()
+
+    async def wait_for(self, sender: Coroutine[Any, Any, Result]) -> Result:
+        """Raises Conflict as soon as it is stopped."""
+        if self.stopped:
+            sender.close()
+            raise _given_up()
+        try:
+            async with asyncio.timeout(None) as self._timeout:
+                return await sender
+        except TimeoutError as error:
+            if self._timeout is not None and self._timeout.expired():
+                raise _given_up() from error
+            raise
+        finally:
+            self._timeout = None
 
 
-def _stopped() -> Conflict:
+def _given_up() -> Conflict:
     return Conflict("the upload was given up while it was running", reason=GIVEN_UP_REASON)

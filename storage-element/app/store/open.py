@@ -1,10 +1,9 @@
-"""Open an element's root: lock, folders, log, recovery. And close it so that the next start finds nothing to do."""
+"""Open an element's root: lock, folders, log, recovery. And close it so that the next start has nothing to recover."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,12 +27,10 @@ from .recover import recover
 from .space import Reserve, Space, Usage
 from .store import Limits, Store, Threads
 from .wal.log import Wal
-from .wal.replay import Replay, understand
+from .wal.replay import read_log
 from .wal.ring import WalLimits
-from .wal.segment import SUFFIX, Segment, SegmentRead, open_segment, read_segment
 
-log = get_logger("store.opening")
-_SEGMENT = re.compile(r"\d{8}" + re.escape(SUFFIX))
+log = get_logger("element.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class StoreSettings:
 
 @asynccontextmanager
 async def locked_root(root: str) -> AsyncIterator[Paths]:
-    """The folders of a root, made where missing, and this process alone on it. Raises RootRefused."""
+    """The folders of a root, created where missing, locked for this process. Raises RootRefused."""
     paths = Paths(os.path.abspath(root))
     await asyncio.to_thread(durable.make_path, paths.root)
     lock = lock_root(paths)
@@ -70,7 +67,7 @@ async def open_store(
     progress: Progress | None = None,
     require_confirmed: Callable[[], None] | None = None,
 ) -> AsyncIterator[Store]:
-    """Recovered and ready. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk refuses."""
+    """A recovered store. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk fails."""
     disk_health, usage = DiskHealth(), Usage()
     files = files or LocalBackend(paths)
     store = Store(
@@ -81,7 +78,7 @@ async def open_store(
         clock=clock,
         disk_health=disk_health,
         usage=usage,
-        space=Space(paths.root, settings.reserve, usage, settings.quota_bytes, local_files=files.nonblocking_reads),
+        space=Space(paths.root, settings.reserve, usage, settings.quota_bytes, local_files=files.log_carries_files),
         limits=settings.limits,
         threads=Threads(files.threads),
         root_fd=os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
@@ -90,11 +87,11 @@ async def open_store(
     store.require_confirmed = require_confirmed or store.require_confirmed
     try:
         store.progress.begin("reading the log")
-        read = await asyncio.to_thread(_read_log, paths, clock.unix_s())
+        read = await asyncio.to_thread(read_log, paths.wal, clock.unix_s())
         await store.wal.start(read.free, read.live, read.replay.next_number, read.replay.last_sequence)
         await recover(store, read.replay)
     except BaseException:
-        await _let_go(store)
+        await _release(store)
         raise
     checkpoints = spawn("checkpoints", repeat("checkpoints", 0.0, partial(keep_checkpointing, store)))
     try:
@@ -103,36 +100,8 @@ async def open_store(
         await _close(store, checkpoints)
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    replay: Replay
-    free: list[Segment]
-    live: list[Segment]
-
-
-def _read_log(paths: Paths, now_s: float) -> _Log:
-    """What it says; and its segments, oldest first: those a next recovery would need again, and those it would not."""
-    read: list[tuple[int, str, SegmentRead | None]] = []
-    for name in sorted(os.listdir(paths.wal)):
-        if _SEGMENT.fullmatch(name):
-            path = f"{paths.wal}/{name}"
-            segment = read_segment(path)
-            read.append((segment.sequence if segment is not None else 0, path, segment))
-    read.sort(key=lambda one: one[0])
-    replay = understand([segment for _, _, segment in read if segment is not None], now_s)
-    found = _Log(replay, [], [])
-    for sequence, path, segment in read:
-        opened = open_segment(path)
-        if segment is not None and any(frame.number >= replay.redo_from for frame in segment.frames):
-            opened.sequence, opened.first, opened.end = sequence, segment.first, segment.frames[-1].number + 1
-            found.live.append(opened)
-        else:
-            found.free.append(opened)
-    return found
-
-
 async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
-    """With a last checkpoint: the next start finds nothing to do."""
+    """With a last checkpoint, so that the next start has nothing to recover."""
     await store.drain()
     checkpoints.cancel()
     await asyncio.wait({checkpoints})
@@ -142,10 +111,10 @@ async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
     except ArtStoreError as error:  # the next start recovers
         log.warning("no checkpoint at the stop", error=error.detail)
     finally:
-        await _let_go(store)
+        await _release(store)
 
 
-async def _let_go(store: Store) -> None:
+async def _release(store: Store) -> None:
     await store.wal.stop()
-    store.end_threads()
+    store.threads.shutdown()
     os.close(store.root_fd)

@@ -1,4 +1,4 @@
-"""Names on disk. A file's folder is named by the last two bytes of its id, which are random in a UUIDv7."""
+"""Names on disk. A file's folder is named after the last two bytes of its id, which are random in a UUIDv7."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 
 
 def is_file_id(text: str) -> bool:
-    """Whether it is a UUID in its canonical form."""
+    """Whether the text is a UUID in its canonical form."""
     return _FILE_ID.fullmatch(text) is not None
 
 
 def check_file_id(text: str) -> str:
-    """The id itself; raises Malformed for anything but a UUID in its canonical form, so it is safe in a path."""
+    """Returns the id, which is then safe in a path. Raises Malformed for anything but a UUID in its canonical form."""
     if not is_file_id(text):
-        raise Malformed("file_id is no UUID in its canonical form")
+        raise Malformed("file_id must be a UUID in its canonical form")
     return text
 
 
@@ -33,12 +33,12 @@ def folder_of(file_id: str) -> str:
 
 
 def belongs(name: str, first: str, second: str) -> bool:
-    """Whether it is a file id in its own folder. All else in there is a stray: not ours, and left alone."""
+    """Whether the name is a file id in the right folder. Any other name there is a stray and left alone."""
     return is_file_id(name) and name[-4:] == first + second
 
 
 def printable(name: str) -> str:
-    """A name from the disk as text: bytes that are no UTF-8 are shown as \\xff."""
+    """A name from the disk as text: bytes that are not UTF-8 are shown as \\xff."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
@@ -47,10 +47,10 @@ class Paths:
     """Every name under one root, as text: os calls take it faster than a Path."""
 
     root: str
-    """As the system calls take it: pinned, it is a descriptor's name and always leads to the root that was opened."""
+    """Pinned, this is the name of a descriptor and always leads to the root that was opened."""
 
     def pinned(self, fd: int) -> Paths:
-        """The same root through an open descriptor of it: nothing is ever written to what is put in its place later."""
+        """The same root through an open descriptor, so that nothing is written to another folder mounted in its place later."""
         pinned = f"/proc/self/fd/{fd}"
         return Paths(pinned) if os.path.isdir(pinned) else self
 
@@ -67,8 +67,8 @@ class Paths:
         return f"{self.root}/wal"
 
     @property
-    def aside(self) -> str:
-        """Unreadable WAL frames, kept for a person to look at."""
+    def unreadable_frames(self) -> str:
+        """Copies of unreadable WAL frames, kept for a person."""
         return f"{self.root}/wal-aside"
 
     @property
@@ -77,7 +77,7 @@ class Paths:
 
     @property
     def upkeep(self) -> str:
-        """What rebuild and verify have done so far, and what they found."""
+        """The journal of upkeep."""
         return f"{self.root}/upkeep"
 
     @property
@@ -101,21 +101,18 @@ class Paths:
         return f"{self.root}/tmp/{name}"
 
     def moved_between(self) -> tuple[str, ...]:
-        """Folders that must lie on one file system: files move between them by rename, and one sync covers them."""
-        return (self.files, self.temps, self.wal, self.aside, self.quarantine, self.upkeep, *self._first_level())
-
-    def made_once(self) -> tuple[str, ...]:
-        """Folders that exist from the first start on."""
+        """Folders that must be on one file system: files move between them by rename, and one syncfs covers them."""
+        first_level = (f"{self.root}/files/{name}" for name in FAN_OUT)
         return (
-            self.root,
             self.files,
             self.temps,
             self.wal,
-            self.aside,
+            self.unreadable_frames,
             self.quarantine,
             self.upkeep,
-            *self._first_level(),
+            *first_level,
         )
 
-    def _first_level(self) -> tuple[str, ...]:
-        return tuple(f"{self.root}/files/{name}" for name in FAN_OUT)
+    def made_once(self) -> tuple[str, ...]:
+        """Folders that are created at the first start."""
+        return (self.root, *self.moved_between())

@@ -124,10 +124,8 @@ class Reservation:
         self._space.spent_bytes += spent
         self.left_bytes -= spent
 
-    def __enter__(self) -> Reservation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Return what was promised and not written."""
         self.spend(self.left_bytes)
 
 
@@ -175,7 +173,7 @@ class Space:
         self.in_flight_bytes += size_bytes
 
     def reservation(self) -> Reservation:
-        """`with`: what was promised and not written is returned at the end."""
+        """Call `release` at the end."""
         return Reservation(self)
 
     def _left(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from app.store.attributes import find_in
 from app.store.backends import s3_claim
 from app.store.backends.base import Backend
-from app.store.backends.s3_settings import S3Settings
+from app.store.backends.s3_uploads import S3Settings
 from app.store.pending import settle_all
 from app.store.store import Store
 
@@ -108,7 +108,7 @@ def check_store(root: Path, store: Store, catalog: KeptCatalog) -> None:
         root,
         allowed=allowed_states(journal_of(root)),
         catalog=catalog.revisions(),
-        open_intents=len(store.wal.open) + len(store.unsettled) + len(store.owed),
+        open_intents=len(store.wal.open) + len(store.unsettled) + len(store.pending),
         found=states_in(store.files),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.store.backends.s3_settings import S3Settings
+from app.store.backends.s3_uploads import S3Settings
 from artstore.testing.services import S3Server
 
 from ..store.places import s3_settings

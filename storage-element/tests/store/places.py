@@ -11,11 +11,11 @@ from app.store.backends.base import Backend
 from app.store.backends.local import LocalBackend
 from app.store.backends.s3 import S3Backend
 from app.store.backends.s3_claim import Claim
-from app.store.backends.s3_settings import S3Settings
+from app.store.backends.s3_uploads import S3Settings
 from app.store.open import StoreSettings, locked_root, open_store
 from app.store.paths import Paths
 from app.store.store import Store
-from app.store.wal.log import WalLimits
+from app.store.wal.ring import WalLimits
 from artstore.clock import Clock
 from artstore.testing.services import S3Server
 

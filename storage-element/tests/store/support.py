@@ -47,7 +47,7 @@ class RememberingCatalog:
         self.rows.pop(file_id, None)
         self.events.append((file_id, revision, "delete"))
 
-    async def find_standing(self, file_id: str) -> CatalogEntry | None:
+    async def find_entry(self, file_id: str) -> CatalogEntry | None:
         self._require_here()
         row = self.rows.get(file_id)
         return None if row is None else CatalogEntry(row[1], row[1] is None)

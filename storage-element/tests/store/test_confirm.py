@@ -14,7 +14,7 @@ from app.store.get import load_attributes
 from app.store.put import PutOrder, put
 from app.store.store import Store
 from app.store.wal.records import Kind, decode_record
-from app.store.wal.replay import understand
+from app.store.wal.replay import fold
 from app.store.wal.segment import Frame, SegmentRead
 from artstore.clock import uuid7
 from artstore.errors import Conflict, NotFound
@@ -128,6 +128,6 @@ def test_a_log_of_the_version_before_is_read() -> None:
     carried = [7, [1, Kind.PUT_SMALL, "file", "saga", b"{}", "", 1], False, None]
     old = msgspec.msgpack.encode([3, 9, [carried], {"file": ["saga", 1.0]}, 1, 2, True])
     frame = Frame(10, decode_record(old), memoryview(b""), 4096)
-    replay = understand([SegmentRead(1, 9, [frame])], 0.0)
+    replay = fold([SegmentRead(1, 9, [frame])], 0.0)
     assert set(replay.unconfirmed) == {"file"}
     assert not replay.unresolved[0].confirmed

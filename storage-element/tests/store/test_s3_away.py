@@ -11,7 +11,7 @@ import pytest
 
 from app.store.backends.s3 import S3Backend
 from app.store.backends.s3_claim import Claim, require_backend
-from app.store.backends.s3_settings import S3Settings
+from app.store.backends.s3_uploads import S3Settings
 from app.store.body import Body
 from app.store.delete import compensate, delete
 from app.store.disk_health import DiskHealth
@@ -69,7 +69,7 @@ async def test_a_put_that_loses_s3_is_refused_and_undone_when_s3_is_back(
         order = PutOrder(str(uuid7()), new_file(), str(uuid7()))
         with pytest.raises(Unavailable):
             await put(store, order, Body(body(), stated_bytes=size, max_bytes=MAX_BYTES))
-        assert set(store.owed) == {order.file_id}
+        assert set(store.pending) == {order.file_id}
         with pytest.raises(NotFound):
             await load_attributes(store, order.file_id)
         with pytest.raises(Unavailable):
@@ -94,7 +94,7 @@ async def test_what_must_look_first_decides_nothing_while_s3_is_away(tmp_path: P
                 await change
         with pytest.raises(Unavailable):
             await open_file(store, file_id)
-        assert store.owed == {}
+        assert store.pending == {}
         way.mend()
         assert (await load_attributes(store, file_id))[0].revision == 1
 
@@ -112,7 +112,7 @@ async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
         for change in (patch_it(store, patched), rewrite_it(store, rewritten), delete(store, gone)):
             with pytest.raises(Unavailable):
                 await change
-        assert set(store.owed) == set(file_ids)
+        assert set(store.pending) == set(file_ids)
         with pytest.raises(NotFound):
             await load_attributes(store, gone)
         opened = await open_file(store, rewritten)
@@ -125,7 +125,7 @@ async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
     if restarted:
         way.open = False
         async with opened_at(tmp_path / "root", lambda paths: S3Backend(paths, settings), catalog) as store:
-            assert set(store.owed) == set(file_ids)
+            assert set(store.pending) == set(file_ids)
             claim = Claim(backend_of(store), store.files.paths, "se-01", take_over=False)
             with pytest.raises(Unavailable):
                 await store.in_thread(claim.check, store.disk_health)
@@ -144,9 +144,9 @@ async def test_s3_that_missed_two_checks_is_not_waited_for(tmp_path: Path, way: 
         for away in (False, True):
             with pytest.raises(Unavailable):
                 claim.check(DiskHealth())
-            assert backend.away is away
+            assert backend.objects.away is away
         way.mend()
-        with pytest.raises(Unavailable, match="S3 is away"):
+        with pytest.raises(Unavailable, match="S3 does not answer"):
             backend.find_attributes(str(uuid7()))
         claim.check(DiskHealth())
         assert backend.find_attributes(str(uuid7())) is None
@@ -200,28 +200,28 @@ async def test_uploads_that_nobody_completes_are_found_and_aborted(
         clock = Claim(backend, paths, "se-01", take_over=False)
         clock.make()
         file_id = begin_and_break_off(backend, way, paths)
-        [upload] = backend.unfinished_uploads()
+        [upload] = backend.objects.unfinished_uploads("files/")
         assert upload.key.endswith(file_id)
         assert backend.abort_unfinished(upload.begun_at, {}) == 0  # not old enough
         after = upload.begun_at.replace(year=upload.begun_at.year + 1)
         assert backend.abort_unfinished(after, {file_id}) == 0  # somebody is at it
         assert backend.abort_unfinished(after, {}) == 1
-        assert backend.unfinished_uploads() == []
+        assert backend.objects.unfinished_uploads("files/") == []
         file_id = begin_and_break_off(backend, way, paths)
         backend.undo_put(file_id, "none")
-        assert backend.unfinished_uploads() == []
+        assert backend.objects.unfinished_uploads("files/") == []
 
 
 def begin_and_break_off(backend: S3Backend, way: Way, paths: Paths) -> str:
     """The upload is begun and has a part; then the way is cut, for its end and for taking it back."""
     file_id = str(uuid7())
-    temp = backend.new_temp(file_id)
-    backend.stage(temp, NEW)
+    temp = backend.temps.new(file_id)
+    backend.temps.write_data(temp, NEW)
     way.changes_left = 2
     with pytest.raises(Unavailable):
-        backend.publish(file_id, temp)
+        backend.publish(file_id, temp, b"{}")
     way.mend()
-    backend.drop_temps(temp)
+    backend.temps.drop(temp)
     return file_id
 
 
@@ -247,7 +247,7 @@ async def check_changed(store: Store, catalog: RememberingCatalog, patched: str,
 
 
 def check_nothing_is_left(store: Store) -> None:
-    assert store.owed == {}
+    assert store.pending == {}
     assert store.unsettled == {}
     assert store.swapping == {}
     assert store.wal.open == {}

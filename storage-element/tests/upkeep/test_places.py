@@ -39,7 +39,7 @@ def write(store: Store, file_id: str, content: bytes, *, attributes: bool = Fals
     """Behind the store's back."""
     if isinstance(store.files, S3Backend):
         key = attributes_key(file_id) if attributes else data_key(file_id)
-        obstore.put(store.files.objects, key, content)
+        obstore.put(store.files.objects.store, key, content)
         return
     paths = store.files.paths
     os.makedirs(paths.folder(file_id), exist_ok=True)
@@ -49,7 +49,7 @@ def write(store: Store, file_id: str, content: bytes, *, attributes: bool = Fals
 def remove(store: Store, file_id: str) -> None:
     """Its attr.json, behind the store's back."""
     if isinstance(store.files, S3Backend):
-        obstore.delete(store.files.objects, attributes_key(file_id))
+        obstore.delete(store.files.objects.store, attributes_key(file_id))
     else:
         os.unlink(store.files.paths.attributes(file_id))
 

@@ -1,11 +1,13 @@
-"""What the protocols ask of the place where files lie. The order of events is theirs; what one step does is the backend's.
+"""The contract between the store and the place that holds its files: a local disk, or a bucket in S3.
 
-Both keep the same names (`files/3f/a2/<file_id>` and `….attr.json`) and the same order: data before attr.json when a file
-comes, attr.json before data when it goes. So a file that can be seen is whole, and attr.json is the commit point.
+The operations decide the order of events, a backend does the single steps. Every backend uses the same names
+(`files/3f/a2/<file_id>` and `….attr.json`) and the same order: data before attr.json when a file appears, attr.json before data
+when it disappears. So a visible file is complete, and attr.json is the commit point. tests/store/conformance runs the same
+promises on every backend.
 
-All methods block and are called from threads, but for the two looks of a backend that has `nonblocking_reads`. They raise OSError
-for the element's disk (Failing explains it) and Unavailable for a backend that is away; then nobody knows whether the last
-step took effect. What takes away, `replace_attributes` and `finish_swap` may be repeated until they return.
+All methods block; call them in a thread, except where `nonblocking_reads` says otherwise. They raise OSError for the element's
+own disk (DiskHealth explains it), and Unavailable when the backend does not answer: then the last step may or may not have
+happened. `undo_put`, `replace_attributes`, `swap`, `remove` and `quarantine` are idempotent: repeat them until they return.
 """
 
 from __future__ import annotations
@@ -18,139 +20,117 @@ from artstore.contracts.files import Attributes
 
 from ..durable import Identity
 from ..paths import Paths
+from ..temps import Temps
 
 
 class OpenData(Protocol):
-    """The bytes of one revision. They stay those of that revision, or reading fails: never another revision's."""
+    """The bytes of one revision. Reading returns bytes of that revision or fails; it never returns another revision's bytes."""
 
     @property
     def size_bytes(self) -> int: ...
 
     def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
-        """What memory has, in the event loop. None: ask `read`, in a thread."""
+        """The bytes if they are in memory, without blocking. None: call `read` in a thread."""
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Up to `size_bytes` from `offset`; none at the end."""
+        """Up to `size_bytes` from `offset`; empty at the end."""
 
     def drop_cache(self) -> None:
-        """Let memory forget what it has, so that the next reading is one of the disk."""
+        """Drop cached bytes, so that the next read comes from the disk."""
 
     def duplicate(self) -> OpenData:
-        """For one more reader, who closes it himself."""
+        """The same bytes for another reader, who closes them separately."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """What of a file lies there, read or not. A half (data or attributes alone) is a finding, or a put under way."""
+    """One file as a survey finds it. Without attributes or without data it is incomplete: damaged, or in the middle of a put."""
 
     file_id: str
     has_attributes: bool
     data_bytes: int | None
-    """None: there are no bytes."""
+    """None: there is no data."""
     changed_s: float
-    """When the bytes came into their place; without bytes, when the attributes did. Unix seconds."""
+    """When the data was written; without data, when attr.json was. Unix seconds."""
 
 
 class Backend(Protocol):
-    """Temps lie under `paths.temps` on the element's own disk in either backend: a body is there before it is published."""
-
     paths: Paths
+    temps: Temps
+    """On the element's own disk with every backend: a body is received there before it is published."""
     unreadable_folders: set[str]
-    """Folders that could not be listed since somebody looked here last."""
+    """Folders that could not be listed. Whoever reports them removes them."""
 
     @property
     def nonblocking_reads(self) -> bool:
-        """Looks (find_attributes, open_data) cost page cache only and may be made in the event loop."""
+        """`find_attributes` and `open_data` do not wait for a network, and may be called in the event loop."""
 
     @property
-    def rides_in_log(self) -> bool:
-        """Small files ride in the log's frame and replay makes them. False: what a method returns from is durable."""
+    def log_carries_files(self) -> bool:
+        """True: small files are durable by their frame in the log, and replay makes them again after a crash.
+
+        False: a method is durable when it returns, and nothing is replayed.
+        """
 
     @property
     def threads(self) -> int:
-        """How many calls at once are worth while."""
+        """How many calls may usefully run at the same time."""
 
-    # Temps
+    def publish(self, file_id: str, temp: str, attributes: bytes) -> None:
+        """Make the received temp a visible file: data, then attr.json. Durable when it returns."""
 
-    def new_temp(self, file_id: str) -> str:
-        """A name under tmp/ that nothing in this run has; the start has emptied the folder."""
-
-    def stage(self, temp: str, content: bytes) -> None:
-        """A new temp with this content, not synced."""
-
-    def sync_new(self, temp: str) -> None:
-        """Step 3 of a put: the temps of data and attributes, where `publish` does not make them durable itself."""
-
-    def sync_decided(self, temp: str) -> None:
-        """Temps and their names outlive a power cut: the log is about to say that they go forward."""
-
-    def open_staged(self, temp: str) -> OpenData | None:
-        """The staged bytes, for readers while `swap` runs. None where the old revision stays readable once it is open."""
-
-    def drop_temps(self, temp: str) -> None: ...
-
-    # A file comes
-
-    def publish(self, file_id: str, temp: str) -> None:
-        """Step 4 of a put: data, then attr.json. Durable when it returns."""
-
-    def put_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
-        """Steps 2 and 4 at once for a file held in memory. Durable by the log's frame where small files ride in it."""
+    def publish_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
+        """As `publish`, for data in memory. Where the log carries files, the frame makes it durable, not this call."""
 
     def undo_put(self, file_id: str, temp: str) -> None:
-        """Back to nothing, attr.json first, whatever of the put was done."""
-
-    # A file changes
+        """Remove attr.json, data and temps of a put, whichever of them exist."""
 
     def replace_attributes(self, file_id: str, temp: str, attributes: bytes) -> None:
-        """Another attr.json in one step; the bytes stay."""
+        """Replace attr.json atomically; the data stays."""
 
     def replace_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
-        """Data, then attr.json; only where small files ride in the log."""
+        """Replace data, then attr.json. Only called where the log carries files."""
 
     def swap(self, file_id: str, temp: str) -> None:
-        """Data, then attr.json, from synced temps. Between the two they do not match: the log goes forward from there."""
+        """Replace data, then attr.json, by a complete temp. Durable when it returns.
 
-    def finish_swap(self, file_id: str, temp: str) -> None:
-        """A swap that was cut in two, wherever. Durable when it returns."""
+        In between, data and attributes do not match: the log has decided the change, and a swap cut short is repeated.
+        """
 
-    def sync_folder(self, file_id: str) -> None:
-        """The names in a file's folder, where they are not durable already."""
-
-    # A file goes
+    def open_replacing(self, temp: str) -> OpenData | None:
+        """The new bytes of a temp, for readers while `swap` runs. None where opened old bytes stay readable."""
 
     def remove(self, file_id: str) -> None:
-        """attr.json, then data. Nothing there is no error."""
+        """Remove attr.json, then data. A missing file is not an error."""
 
     def quarantine(self, file_id: str) -> None:
-        """Out of the way of listings and reads, attr.json first, kept for a person to look at."""
+        """Move attr.json, then data, to the quarantine, where a person finds them and readers and listings do not."""
 
     def is_quarantined(self, file_id: str) -> bool:
-        """Whether anything of the file lies in quarantine."""
-
-    # Looking
+        """Whether attr.json or data of this file is in the quarantine."""
 
     def identify(self, file_id: str) -> tuple[Identity, ...]:
-        """attr.json and data as they lie there now, for the log; nothing where nothing is replayed from the log."""
+        """The identities of attr.json and data, for the log; empty where nothing is replayed."""
 
     def find_attributes(self, file_id: str) -> bytes | None:
-        """attr.json as it lies there, damaged or not."""
+        """The content of attr.json, damaged or not; None when it does not exist."""
 
     def find_many(self, file_ids: Sequence[str]) -> list[bytes | None]:
-        """As `find_attributes` for each, in their order."""
+        """`find_attributes` of each file, in the same order."""
 
-    def open_data(self, file_id: str) -> OpenData | None: ...
+    def open_data(self, file_id: str) -> OpenData | None:
+        """None when the data does not exist. The caller closes it."""
 
     def holds(self, file_id: str, attributes: Attributes) -> bool:
-        """Whether the bytes there are those that the attributes describe, as far as a crash can have made them differ."""
+        """Whether the data is what the attributes describe, checked as far as a crash can have made it differ."""
 
     def survey(self, first: str) -> list[FileEntry]:
-        """All that lies in the folders files/<first>/, halves included, without reading any of it."""
-
-    def walk_strays(self) -> Iterator[str]:
-        """Printable paths of what lies among the files and is none of them. Nothing of ours touches it."""
+        """All files in the folders files/<first>/, also incomplete ones, without reading their content."""
 
     def walk(self, after: str = "") -> Iterator[str]:
-        """File ids with an attr.json after the id `after`, by folder and then by name: puts do not change the order."""
+        """Ids of files with an attr.json after the id `after`, in the order of folder and name, which puts do not change."""
+
+    def walk_strays(self) -> Iterator[str]:
+        """Printable paths in the folders of files that are not files of this element. Nothing touches them."""

@@ -1,6 +1,7 @@
-"""The four calls of S3 that obstore does not have: make a bucket, ask for it, list unfinished uploads, abort one.
+"""The settings of a bucket, and the four calls of S3 that obstore does not have: find and create a bucket, list unfinished
+multipart uploads, abort one.
 
-Signed as AWS Signature Version 4 says (docs.aws.amazon.com/general/latest/gr/sigv4.html); none of the four has a body.
+Signed with AWS Signature Version 4 (docs.aws.amazon.com/general/latest/gr/sigv4.html); none of the four has a body.
 """
 
 from __future__ import annotations
@@ -11,26 +12,46 @@ import http.client
 import re
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 from artstore.errors import Unavailable
 
-from .s3_settings import S3Settings
-
-NO_BODY = hashlib.sha256(b"").hexdigest()
-PAGE = 1000
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+LIST_PAGE = 1000
 MAX_ANSWER_BYTES = 8 << 20
-"""One page of a list: at most 1 000 entries of about 1 KiB."""
+"""One page of a list has at most 1 000 entries of about 1 KiB."""
 CODE = re.compile(rb"<Code>(\w+)</Code>")
 OWN_BUCKET = b"BucketAlreadyOwnedByYou"
 
 
 @dataclass(frozen=True, slots=True)
+class S3Settings:
+    """`prefix` belongs to one element: two elements may share a bucket, never a prefix."""
+
+    endpoint_url: str
+    bucket: str
+    prefix: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str = "us-east-1"
+    timeout_s: float = 30.0
+    """For one request, so for one part of an upload or a download."""
+    connect_timeout_s: float = 3.0
+    retries: int = 2
+    """Of one idempotent request, within `retry_for_s`."""
+    retry_for_s: float = 10.0
+    part_bytes: int = 8 << 20
+    """Of a multipart upload. S3 allows 10 000 parts, so larger files get larger parts."""
+    parts_at_once: int = 3
+    """An upload holds about this number of parts and one more in memory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
-    """A multipart upload that was begun and neither completed nor aborted."""
+    """A multipart upload that was neither completed nor aborted."""
 
     key: str
     upload_id: str
@@ -38,7 +59,7 @@ class Upload:
 
 
 class S3Uploads:
-    """Blocks; called from threads. Raises Unavailable for no answer, and for one that S3 should not give."""
+    """Every call blocks, and raises Unavailable when S3 does not answer as it should."""
 
     def __init__(self, settings: S3Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
@@ -46,24 +67,24 @@ class S3Uploads:
         self._endpoint = urlsplit(settings.endpoint_url)
 
     def require_bucket(self) -> None:
-        """Make the bucket if there is none."""
-        if self._ask("HEAD", "", {})[0] == 200:
+        """Create the bucket if it does not exist."""
+        if self._request("HEAD", "", {})[0] == 200:
             return
-        status, body = self._ask("PUT", "", {})
+        status, body = self._request("PUT", "", {})
         if status != 200 and not (status == 409 and OWN_BUCKET in body):
-            raise _refused("make the bucket", status, body)
+            raise _refused("create the bucket", status, body)
 
     def unfinished(self, prefix: str) -> Iterator[Upload]:
-        """Uploads of keys that begin with `prefix`. No bucket, none."""
+        """Uploads of keys that begin with `prefix`."""
         marker: dict[str, str] = {}
         while True:
-            query = {"uploads": "", "prefix": prefix, "max-uploads": str(PAGE), **marker}
-            status, body = self._ask("GET", "", query)
+            query = {"uploads": "", "prefix": prefix, "max-uploads": str(LIST_PAGE), **marker}
+            status, body = self._request("GET", "", query)
             if status != 200:
                 raise _refused("list unfinished uploads", status, body)
-            page = _parsed(body)
+            page = _parse_xml(body)
             for upload in page.iterfind("{*}Upload"):
-                found = Upload(_text(upload, "Key"), _text(upload, "UploadId"), _moment(_text(upload, "Initiated")))
+                found = Upload(_text(upload, "Key"), _text(upload, "UploadId"), _timestamp(_text(upload, "Initiated")))
                 if found.key.startswith(prefix):
                     yield found
             if _text(page, "IsTruncated") != "true":
@@ -71,12 +92,12 @@ class S3Uploads:
             marker = {"key-marker": _text(page, "NextKeyMarker"), "upload-id-marker": _text(page, "NextUploadIdMarker")}
 
     def abort(self, upload: Upload) -> None:
-        """One that is not there any more is no error."""
-        status, body = self._ask("DELETE", upload.key, {"uploadId": upload.upload_id})
+        """An upload that does not exist any more is not an error."""
+        status, body = self._request("DELETE", upload.key, {"uploadId": upload.upload_id})
         if status not in (204, 200, 404):
             raise _refused("abort an upload", status, body)
 
-    def _ask(self, method: str, key: str, query: dict[str, str]) -> tuple[int, bytes]:
+    def _request(self, method: str, key: str, query: dict[str, str]) -> tuple[int, bytes]:
         path = quote(f"{self._endpoint.path.rstrip('/')}/{self._settings.bucket}" + (f"/{key}" if key else ""))
         line = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
         connection = self._connection()
@@ -98,9 +119,9 @@ class S3Uploads:
     def _signed(self, method: str, path: str, query: str) -> dict[str, str]:
         at = self._now().strftime("%Y%m%dT%H%M%SZ")
         scope = f"{at[:8]}/{self._settings.region}/s3/aws4_request"
-        headers = {"host": self._endpoint.netloc, "x-amz-content-sha256": NO_BODY, "x-amz-date": at}
+        headers = {"host": self._endpoint.netloc, "x-amz-content-sha256": EMPTY_SHA256, "x-amz-date": at}
         listed = "".join(f"{name}:{value}\n" for name, value in headers.items())
-        request = f"{method}\n{path}\n{query}\n{listed}\n{';'.join(headers)}\n{NO_BODY}"
+        request = f"{method}\n{path}\n{query}\n{listed}\n{';'.join(headers)}\n{EMPTY_SHA256}"
         text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
         key = f"AWS4{self._settings.secret_access_key}".encode()
         for part in scope.split("/"):
@@ -117,21 +138,21 @@ def _hmac(key: bytes, text: str) -> bytes:
     return hmac.digest(key, text.encode(), "sha256")
 
 
-def _parsed(body: bytes) -> ElementTree.Element:
+def _parse_xml(body: bytes) -> ElementTree.Element:
     try:
-        return ElementTree.fromstring(body)  # noqa: S314 — from the service that keeps our files
+        return ElementTree.fromstring(body)  # noqa: S314 — from the service that stores the files
     except ElementTree.ParseError as error:
-        raise Unavailable("S3 answered something that is no XML") from error
+        raise Unavailable("the answer of S3 is not XML") from error
 
 
 def _text(element: ElementTree.Element, name: str) -> str:
     return element.findtext(f"{{*}}{name}") or ""
 
 
-def _moment(text: str) -> datetime:
+def _timestamp(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _refused(what: str, status: int, body: bytes) -> Unavailable:
+def _refused(action: str, status: int, body: bytes) -> Unavailable:
     code = CODE.search(body)
-    return Unavailable(f"S3 refuses to {what}: {status} {code.group(1).decode() if code else ''}".rstrip())
+    return Unavailable(f"S3 refuses to {action}: {status} {code.group(1).decode() if code else ''}".rstrip())

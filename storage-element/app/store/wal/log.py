@@ -1,6 +1,6 @@
-"""The write-ahead log as the verbs use it: intents that are open, marks on them, and checkpoints that let the past go.
+"""The write-ahead log as the operations use it: open intents, marks on them, and checkpoints that free old segments.
 
-What is begun becomes durable with all else that waits at that moment, by one sync (writer.py).
+Records that wait at the same moment become durable together, by one sync (writer.py).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .segment import Segment
 from .writer import Waiting, Writer
 
 UNCONFIRMED_BYTES = 128
-"""An unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
-CONFIRMED_AT_ONCE = 256
-"""Files in one Confirmed record: both copies of it fit into the smallest segment many times over."""
-NOTE_DELAY_S = 0.05
-"""How long a mark that nobody waits for may stay in memory when nothing else is written."""
+"""Size of an unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
+CONFIRMED_PER_RECORD = 256
+"""Both copies of such a record fit into the smallest segment many times over."""
+LAZY_WRITE_S = 0.05
+"""How long a record that nobody waits for stays in memory when nothing else is written."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenIntent:
-    """An intent that is not closed yet. `applied` once its effect stands in the files (page cache at least) or has failed."""
+    """An intent that is not closed. `applied` once its effect is in the files (at least in the page cache) or has failed."""
 
     number: int
     intent: Intent
@@ -49,24 +49,26 @@ class OpenIntent:
     decided: Mark | None = None
     confirmed: bool = False
     undone: bytes = b""
+    work: Callable[[], None] | None = None
+    """What the operation does once the intent is durable, where the log's thread does not do it."""
 
     def carried(self) -> CarriedIntent:
         return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 class Wal:
-    """`rotated` is set when a segment was filled: time for a checkpoint."""
+    """`rotated` is set when a segment was filled: a checkpoint is due."""
 
     def __init__(self, folder: str, limits: WalLimits, disk_health: DiskHealth) -> None:
         self.open: dict[int, OpenIntent] = {}
         self.rotated = asyncio.Event()
         self._limits = limits
         self._ring = Ring(folder, limits)
-        self._writer = Writer(self._ring, limits.segment_bytes // 4, disk_health, self._tell, self.rotated)
+        self._writer = Writer(self._ring, limits.segment_bytes // 4, disk_health, self._completed, self.rotated)
         self._next = 1
         self._closed: list[int] = []
         self._waking = False
-        self._noting: asyncio.TimerHandle | None = None
+        self._lazy: asyncio.TimerHandle | None = None
 
     async def start(self, free: list[Segment], live: list[Segment], next_number: int, last_sequence: int) -> None:
         """`live` segments, oldest first, are kept until the next checkpoint: a crash before it reads them again."""
@@ -77,21 +79,21 @@ class Wal:
     def begin(
         self, intent: Intent, data: bytes = b"", *, then: Callable[[], None] | None = None, copies: int = 1
     ) -> OpenIntent:
-        """Queue an intent; `await begun.durable` raises ElementFailed, or `then`'s OSError.
+        """Queue an intent. Awaiting its `durable` raises ElementFailed, or the OSError of `then`, which runs after the sync.
 
-        Two copies for what takes something away: one rotten byte must not bring a deleted file back.
+        Two copies for a removal: one damaged byte must not bring a deleted file back.
         """
         waiting = self._build(intent, data, copies=copies, then=then)
         assert waiting.done is not None
-        begun = self.open[waiting.number] = OpenIntent(waiting.number, intent, waiting.done)
+        opened = self.open[waiting.number] = OpenIntent(waiting.number, intent, waiting.done)
         self._add(waiting)
-        return begun
+        return opened
 
     def adopt(self, number: int, carried: CarriedIntent) -> OpenIntent:
-        """An intent of a former run that still waits for the catalog."""
+        """Open an intent of an earlier run again, which still waits for the catalog."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
-        begun = OpenIntent(
+        opened = OpenIntent(
             number,
             carried.intent,
             done,
@@ -101,59 +103,59 @@ class Wal:
             confirmed=carried.confirmed,
             undone=carried.undone,
         )
-        self.open[number] = begun
-        return begun
+        self.open[number] = opened
+        return opened
 
-    async def mark(self, begun: OpenIntent, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
-        """Say that `begun` came to `step`, durably, twice."""
-        mark = _mark_of(begun, step, attributes, temp or begun.intent.temp)
+    async def mark(self, opened: OpenIntent, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
+        """Log durably, in two copies, that the operation reached `step`."""
+        mark = _mark_of(opened, step, attributes, temp or opened.intent.temp)
         if step is Step.ABORTED:
-            begun.aborted, begun.undone = True, attributes
+            opened.aborted, opened.undone = True, attributes
         if step is Step.DECIDED:
-            begun.decided = mark
+            opened.decided = mark
         await self._add_and_wait(self._build(mark, copies=2))
 
-    def close_intent(self, begun: OpenIntent) -> None:
-        """Nothing is left to do for it. Rides with the next sync; lost in a crash, recovery finds the same out.
+    def close_intent(self, opened: OpenIntent) -> None:
+        """Nothing is left to do. Written with the next sync; if it is lost, recovery finds the same on the disk.
 
-        A delete is closed by a mark of its own, a third witness beside its two intents; others share a record.
+        A delete is closed by a mark of its own, a third copy beside its two intents; others share a record.
         """
-        del self.open[begun.number]
-        if begun.intent.kind is Kind.DELETE and not begun.aborted:
-            self._writer.add(self._build(_mark_of(begun, Step.CLOSED), wait=False))
+        del self.open[opened.number]
+        if opened.intent.kind is Kind.DELETE and not opened.aborted:
+            self._writer.add(self._build(_mark_of(opened, Step.CLOSED), wait=False))
         else:
-            self._closed.append(begun.number)
-        self._write_soon()
+            self._closed.append(opened.number)
+        self._write_lazily()
 
     def confirm(self, file_ids: Sequence[str]) -> None:
-        """Log that their sagas were committed, twice: one rotten byte must not make them removable again.
+        """Log in two copies that the sagas of these files were committed: one damaged byte must not make them removable again.
 
-        Rides with the next sync. After a power cut that lost it, the catalog is asked again.
+        Written with the next sync. If a power cut loses it, the catalog is queried again.
         """
-        for start in range(0, len(file_ids), CONFIRMED_AT_ONCE):
-            record = Confirmed(list(file_ids[start : start + CONFIRMED_AT_ONCE]))
+        for start in range(0, len(file_ids), CONFIRMED_PER_RECORD):
+            record = Confirmed(list(file_ids[start : start + CONFIRMED_PER_RECORD]))
             self._writer.add(self._build(record, copies=2, wait=False))
-        self._write_soon()
+        self._write_lazily()
 
     async def log_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Durable twice, then the segments below it may be used again."""
+        """Durable in two copies; then the segments below it may be used again."""
 
-        def let_go() -> None:
+        def free_segments() -> None:
             failpoint("checkpoint.logged")
             self._ring.free_below(checkpoint.redo_from)
 
-        waiting = self._build(checkpoint, copies=2, then=let_go)
+        waiting = self._build(checkpoint, copies=2, then=free_segments)
         waiting.frees = True
         await self._add_and_wait(waiting)
 
     @property
     def boundary(self) -> int:
-        """The first number of the segment in use. All below it is written, and its `then` has run."""
+        """The first number of the segment in use. All records below it are written, and their `then` has run."""
         return self._ring.current.first
 
     @property
-    def unconfirmed_room(self) -> int:
-        """How many files a checkpoint may name as unconfirmed: both copies of it fit into half a segment."""
+    def max_unconfirmed(self) -> int:
+        """How many unconfirmed files a checkpoint may name, so that both copies of it fit into half a segment."""
         return self._limits.segment_bytes // 4 // UNCONFIRMED_BYTES
 
     @property
@@ -165,23 +167,23 @@ class Wal:
         return self._writer.syncs
 
     async def rotate(self) -> None:
-        """Go on in the next segment, so that the boundary covers all that was written so far."""
+        """Continue in the next segment, so that the boundary covers everything written so far."""
         self._next += 1
         await self._add_and_wait(Waiting(self._next - 1, b"", done=_new_future(), rotates=True))
 
     def unapplied_before(self, number: int) -> bool:
         return any(
-            begun.number < number and begun.intent.kind in CARRIES_REDO and not begun.applied
-            for begun in self.open.values()
+            opened.number < number and opened.intent.kind in CARRIES_REDO and not opened.applied
+            for opened in self.open.values()
         )
 
     def give_up(self) -> None:
-        """Wake a writer that waits for a free segment, after the element has failed."""
+        """Wake a writer that waits for a free segment, after the disk has failed."""
         self._writer.wake()
 
     async def stop(self) -> None:
-        """Write what is queued and end."""
-        self._note()
+        """Write the queued records and end the thread."""
+        self._write_lazy_now()
         await self._writer.stop()
         self._ring.close()
 
@@ -199,7 +201,7 @@ class Wal:
         return Waiting(self._next - 1, encode_record(record), data, copies, then, done)
 
     def _add(self, waiting: Waiting) -> None:
-        """The writer is woken at the end of this turn of the loop, so that all who come in it go together."""
+        """The writer is woken at the end of this turn of the event loop, so that all records of the turn are written together."""
         self._writer.add(waiting)
         if not self._waking:
             self._waking = True
@@ -217,17 +219,17 @@ class Wal:
             self._writer.add(self._build(closed, wait=False))
         self._writer.wake()
 
-    def _write_soon(self) -> None:
-        if self._noting is None:
-            self._noting = asyncio.get_running_loop().call_later(NOTE_DELAY_S, self._note)
+    def _write_lazily(self) -> None:
+        if self._lazy is None:
+            self._lazy = asyncio.get_running_loop().call_later(LAZY_WRITE_S, self._write_lazy_now)
 
-    def _note(self) -> None:
-        if self._noting is not None:
-            self._noting.cancel()
-            self._noting = None
+    def _write_lazy_now(self) -> None:
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
             self._wake()
 
-    def _tell(self, done: list[Waiting]) -> None:
+    def _completed(self, done: list[Waiting]) -> None:
         """Called in the loop by the writer's thread."""
         for waiting in done:
             if waiting.applied and waiting.number in self.open:
@@ -240,9 +242,9 @@ class Wal:
                 waiting.done.set_exception(waiting.error)
 
 
-def _mark_of(begun: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
-    intent = begun.intent
-    return Mark(step, begun.number, intent.kind, intent.file_id, attributes, temp, intent.stood)
+def _mark_of(opened: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
+    intent = opened.intent
+    return Mark(step, opened.number, intent.kind, intent.file_id, attributes, temp, intent.replaced)
 
 
 def _new_future() -> asyncio.Future[None]:

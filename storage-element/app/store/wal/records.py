@@ -1,4 +1,4 @@
-"""What the WAL says. An intent opens an operation, marks tell how it went on, a checkpoint lets everything before it go."""
+"""The records of the log. An intent opens an operation, marks record its progress, a checkpoint frees everything before it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ..durable import Identity
 
 class Kind(enum.IntEnum):
     PUT_SMALL = 1
-    """Carries bytes and attributes: replay makes the file."""
+    """Carries bytes and attributes: replay makes the file again."""
     PUT_LARGE = 2
-    """Only the intent; the file syncs itself, and is there when its attr.json is."""
+    """Only the intent; the files are synced by the put, and attr.json is the commit point."""
     PATCH = 3
     """Carries the new attributes; the bytes stay."""
     REWRITE_SMALL = 4
     """Carries new bytes and attributes of a file that exists."""
     REWRITE_LARGE = 5
-    """Only the intent; decided by a mark that names the temp and carries the attributes."""
+    """Only the intent; a mark decides it, names the temp and carries the attributes."""
     DELETE = 6
 
 
 class Step(enum.IntEnum):
     DECIDED = 1
-    """A large rewrite's new bytes are durable in its temp: from here it goes forward."""
+    """The new bytes of a large rewrite are durable in its temp: from here it goes forward."""
     ABORTED = 2
-    """The operation's effects on disk were undone: replay must not repeat them."""
+    """The effects of the operation were undone: replay must not repeat them."""
     CLOSED = 3
-    """Nothing is left to do. Not synced: recovery finds out the same from the disk."""
+    """Nothing is left to do. Not synced: if it is lost, recovery finds the same on the disk."""
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """`attributes` is the attr.json to be, where the record carries one. A frame may carry file bytes beside it."""
+    """`attributes` is the new attr.json, where the record carries one. The frame may carry the file's bytes beside it."""
 
     kind: Kind
     file_id: str
@@ -41,15 +41,15 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     attributes: bytes = b""
     temp: str = ""
     revision: int = 1
-    """The revision it makes; for a delete the one after the file's last."""
-    stood: tuple[Identity, ...] = ()
-    """The attr.json and the data that it replaces or deletes. Replay touches no others: a person may have put them there."""
+    """The new revision; for a delete the one after the file's last."""
+    replaced: tuple[Identity, ...] = ()
+    """The attr.json and data that it replaces or deletes. Replay touches no others: a person may have restored them."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """Something about the intent with the number `of`; repeats its kind, id, temp and `stood`, so that a mark is understood
-    also where the intent rotted or lies below the last checkpoint. `attributes`: of an aborted put its attr.json, UNPUBLISHED
-    where it had not come so far."""
+    """The progress of the intent with the number `of`. Repeats its kind, id, temp and `replaced`, so that a mark counts also
+    without its intent, which may be damaged or below the last checkpoint. `attributes` of an aborted put is its attr.json, or
+    UNPUBLISHED when it had none yet."""
 
     step: Step
     of: int
@@ -57,23 +57,23 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     file_id: str
     attributes: bytes = b""
     temp: str = ""
-    stood: tuple[Identity, ...] = ()
+    replaced: tuple[Identity, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """CLOSED for many intents at once; recovery finds the same out for those whose record was lost."""
+    """CLOSED for many intents at once. If it is lost, recovery finds the same on the disk."""
 
     numbers: list[int]
 
 
 class Confirmed(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Files whose sagas were seen committed: from here on no compensation may take them away."""
+    """Files whose sagas were seen committed: no compensation may remove them any more."""
 
     file_ids: list[str]
 
 
 class CarriedIntent(msgspec.Struct, frozen=True, array_like=True):
-    """An intent carried over a checkpoint, without the bytes its frame had."""
+    """An open intent carried over a checkpoint, without the bytes of its frame."""
 
     number: int
     intent: Intent
@@ -86,7 +86,7 @@ class CarriedIntent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Unconfirmed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The saga that put a file and has not been seen committed, and when (Unix seconds)."""
+    """The saga that put a file and has not been seen committed, and when it did (Unix seconds)."""
 
     saga_id: str
     since_s: float
@@ -101,9 +101,9 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     files: int
     bytes_used: int
     exact: bool = True
-    """Whether `files` and `bytes_used` were right."""
-    here: Identity | None = None
-    """The log's folder. In a copy of the root it is another one, and no `stood` says anything."""
+    """Whether `files` and `bytes_used` were exact."""
+    log_folder: Identity | None = None
+    """The identity of the folder wal/. In a copy of the root it differs, and then no `replaced` is valid."""
 
 
 Record = Intent | Mark | Checkpoint | Closed | Confirmed
@@ -111,7 +111,7 @@ Record = Intent | Mark | Checkpoint | Closed | Confirmed
 UNPUBLISHED = b"-"
 
 CARRIES_REDO = frozenset({Kind.PUT_SMALL, Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
-"""Kinds whose effect on disk is not synced by itself: a checkpoint waits until it has been made."""
+"""Kinds whose effect on disk is not synced by the operation: a checkpoint waits until it has been made."""
 PUTS = frozenset({Kind.PUT_SMALL, Kind.PUT_LARGE})
 
 encode_record = msgspec.msgpack.Encoder().encode

@@ -1,49 +1,52 @@
-"""What the log says about each file, folded to the last word. Pure: reads frames, touches nothing."""
+"""Replay: read the log after a start, and fold its records to the last state of each file. Changes nothing on the disk."""
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 
 import msgspec
 
 from ..durable import Identity
 from .records import PUTS, CarriedIntent, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, Step, Unconfirmed
-from .segment import Frame, SegmentRead, Unreadable
+from .segment import SUFFIX, Frame, Segment, SegmentRead, Unreadable, open_segment, read_segment
 
-SMALL_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
-
-
+SEGMENT_NAME = re.compile(r"\d{8}" + re.escape(SUFFIX))
+CARRY_BYTES = frozenset({Kind.PUT_SMALL, Kind.REWRITE_SMALL})
 UNKNOWN = b""
-"""attr.json of an aborted put, where an older version did not log it."""
+"""Stands for the attr.json of an aborted put where an older version did not log it."""
 
 
-class Summed(msgspec.Struct):
-    """As much of attr.json as says which bytes it describes."""
+class ChecksumOnly(msgspec.Struct):
+    """The part of attr.json that identifies its bytes."""
 
     checksum: str
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """What the log took away under an id; a file that came there by other means stays."""
+class Removed:
+    """What the operations removed under an id. A file that a person put there since stays."""
 
     deleted: bool = False
-    """The files in Replay.known; without any, whatever is there."""
+    """The files in Replay.replaced; if it names none, any file."""
     undone: tuple[bytes, ...] = ()
     """attr.json of puts that were aborted, or UNKNOWN."""
 
 
 @dataclass(slots=True)
 class Wanted:
-    """How a file must look. `attributes` None: not there. `data` None: its bytes are durable without the log."""
+    """The state that a file must have. `attributes` None: removed. `data` None: its bytes are durable without the log."""
 
     attributes: bytes | None
     data: memoryview | None = None
-    gone: Gone = Gone()
+    removed: Removed = Removed()
 
 
 @dataclass(slots=True)
 class Operation:
+    """An operation as the log records it."""
+
     number: int
     intent: Intent
     data: memoryview | None = None
@@ -51,10 +54,14 @@ class Operation:
     aborted: bool = False
     closed: bool = False
     carried: bool = False
-    """Came over a checkpoint: its effects were durable then, its bytes are no longer in the log."""
+    """Carried over a checkpoint: its effects were durable then, and its bytes are no longer in the log."""
     confirmed: bool = False
     undone: bytes = UNKNOWN
     """attr.json of an aborted put, as far as the log says."""
+    overtaken: bool = False
+    """A later operation of the same file began. It began only after this one had been completed or undone."""
+    replaced: set[Identity] = field(default_factory=set)
+    """As Replay.replaced of the file."""
 
     def to_carry(self) -> CarriedIntent:
         return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
@@ -62,30 +69,28 @@ class Operation:
 
 @dataclass(slots=True)
 class Replay:
-    """The log, understood."""
+    """The state that the log describes."""
 
     wanted: dict[str, Wanted] = field(default_factory=dict)
     unresolved: list[Operation] = field(default_factory=list)
-    """Not closed, in the order they were begun."""
+    """Operations that are not closed, in the order in which they began."""
     unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
-    known: dict[str, set[Identity]] = field(default_factory=dict)
-    """Per file what its operations replaced or deleted: everything that a crash may have left of its past."""
-    here: Identity | None = None
-    """The folder that the log was written in."""
-    superseded: dict[str, int] = field(default_factory=dict)
-    """Per file the number of its last put that was not aborted: an abort before it has nothing left to undo."""
+    replaced: dict[str, set[Identity]] = field(default_factory=dict)
+    """Per file the identities that its operations replaced or deleted: everything that a crash may have left of its past."""
+    log_folder: Identity | None = None
+    """The folder in which the log was written."""
     unreadable: list[Unreadable] = field(default_factory=list)
     files: int = 0
     bytes_used: int = 0
     exact: bool = False
-    """Whether `files` and `bytes_used` say what is on the disk now: nothing was begun after the checkpoint that has them."""
+    """Whether `files` and `bytes_used` are right now: no operation began after the checkpoint that has them."""
     redo_from: int = 0
     next_number: int = 1
     last_sequence: int = 0
 
 
-def understand(segments: list[SegmentRead], now_s: float) -> Replay:
-    """`segments` in any order. Frames below the last checkpoint's `redo_from` say nothing any more."""
+def fold(segments: list[SegmentRead], now_s: float) -> Replay:
+    """`segments` in any order. Frames below the last checkpoint's `redo_from` are ignored."""
     frames = sorted((frame for segment in segments for frame in segment.frames), key=lambda frame: frame.number)
     replay = Replay(unreadable=[found for segment in segments for found in segment.unreadable])
     replay.last_sequence = max((segment.sequence for segment in segments), default=0)
@@ -99,20 +104,20 @@ def understand(segments: list[SegmentRead], now_s: float) -> Replay:
             if isinstance(frame.record, Confirmed):
                 confirmed[frame.number] = frame.record
             else:
-                _take(frame, operations)
+                _add_frame(frame, operations)
             replay.exact = replay.exact and not isinstance(frame.record, Intent)
     for number in sorted(operations.keys() | confirmed.keys()):
         if number in operations:
-            _fold(operations[number], replay, now_s)
+            _fold_operation(operations[number], replay, now_s)
         else:
-            _forget_sagas(confirmed[number], operations, replay)
+            # A later put of the same id has a higher number, and its saga is still to be confirmed.
+            for file_id in confirmed[number].file_ids:
+                replay.unconfirmed.pop(file_id, None)
+    last = {operations[number].intent.file_id: number for number in sorted(operations)}
+    for operation in replay.unresolved:
+        operation.overtaken = operation.number < last[operation.intent.file_id]
+        operation.replaced = replay.replaced[operation.intent.file_id]
     return replay
-
-
-def _forget_sagas(record: Confirmed, operations: dict[int, Operation], replay: Replay) -> None:
-    """A put of the same id that came later has a higher number, and its saga is still to be confirmed."""
-    for file_id in record.file_ids:
-        replay.unconfirmed.pop(file_id, None)
 
 
 def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict[int, Operation]) -> int:
@@ -121,7 +126,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
         return 0
     last = checkpoints[-1]
     replay.files, replay.bytes_used, replay.exact = last.files, last.bytes_used, last.exact
-    replay.here = last.here
+    replay.log_folder = last.log_folder
     replay.unconfirmed.update(last.unconfirmed)
     for carried in last.still_open:
         operations[carried.number] = Operation(
@@ -136,7 +141,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
     return last.redo_from
 
 
-def _take(frame: Frame, operations: dict[int, Operation]) -> None:
+def _add_frame(frame: Frame, operations: dict[int, Operation]) -> None:
     record = frame.record
     if isinstance(record, Intent):
         operations.setdefault(frame.number, Operation(frame.number, record, frame.data))
@@ -146,9 +151,9 @@ def _take(frame: Frame, operations: dict[int, Operation]) -> None:
                 operations[number].closed = True
     elif isinstance(record, Mark):
         operation = operations.get(record.of)
-        if operation is None and _is_believed_alone(record):
+        if operation is None and _counts_alone(record):
             intent = Intent(
-                record.kind, record.file_id, attributes=record.attributes, temp=record.temp, stood=record.stood
+                record.kind, record.file_id, attributes=record.attributes, temp=record.temp, replaced=record.replaced
             )
             operation = operations[record.of] = Operation(record.of, intent)
         if operation is None:
@@ -162,33 +167,31 @@ def _take(frame: Frame, operations: dict[int, Operation]) -> None:
             operation.closed = True
 
 
-def _is_believed_alone(mark: Mark) -> bool:
-    """Marks that count without their intent, which rotted, or which lies below the checkpoint: an operation that ended while
-    the checkpoint was being made is not carried by it, and what it undid may not have been durable yet."""
+def _counts_alone(mark: Mark) -> bool:
+    """Whether a mark counts without its intent, which may be damaged, or below the checkpoint: an operation that ended while the
+    checkpoint was being made is not carried by it, and its undo may not have been durable yet."""
     return mark.step is Step.DECIDED or mark.kind is Kind.DELETE or (mark.step is Step.ABORTED and mark.kind in PUTS)
 
 
-def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
-    """One operation after the other, in the order of the log; later ones win."""
+def _fold_operation(operation: Operation, replay: Replay, now_s: float) -> None:
+    """In the order of the log; a later operation overrides an earlier one."""
     intent = operation.intent
     file_id = intent.file_id
     if not operation.closed:
         replay.unresolved.append(operation)
-    replay.known.setdefault(file_id, set()).update(intent.stood)
+    replay.replaced.setdefault(file_id, set()).update(intent.replaced)
     if operation.aborted:
         _fold_aborted(operation, replay)
         return
-    if intent.kind in PUTS:
-        replay.superseded[file_id] = operation.number
     if intent.kind in PUTS and intent.saga_id is not None and not operation.confirmed:
         replay.unconfirmed[file_id] = Unconfirmed(intent.saga_id, now_s)
     if intent.kind is Kind.DELETE:
         replay.unconfirmed.pop(file_id, None)
-        replay.wanted[file_id] = Wanted(None, gone=Gone(deleted=True))
+        replay.wanted[file_id] = Wanted(None, removed=Removed(deleted=True))
     elif intent.kind is Kind.PUT_LARGE or operation.decided is not None or operation.carried:
-        # What synced itself, or was synced by a checkpoint: the disk has it, and earlier records no longer count.
+        # Synced by the operation, or by a checkpoint: the disk has it, and earlier records no longer count.
         replay.wanted.pop(file_id, None)
-    elif intent.kind in SMALL_BYTES:
+    elif intent.kind in CARRY_BYTES:
         replay.wanted[file_id] = Wanted(intent.attributes, operation.data)
     elif intent.kind is Kind.PATCH:
         before = replay.wanted.get(file_id)
@@ -197,19 +200,49 @@ def _fold(operation: Operation, replay: Replay, now_s: float) -> None:
 
 
 def _fold_aborted(operation: Operation, replay: Replay) -> None:
-    """An aborted put left nothing, and what an earlier delete of the id took away stays away. An aborted update left what
-    was before."""
+    """An aborted put left nothing, and files that an earlier delete of the id removed stay removed. An aborted update left the
+    earlier revision."""
     if operation.intent.kind in PUTS:
         file_id = operation.intent.file_id
         replay.unconfirmed.pop(file_id, None)
         before = replay.wanted.get(file_id)
-        gone = before.gone if before is not None and before.attributes is None else Gone()
-        replay.wanted[file_id] = Wanted(None, gone=Gone(gone.deleted, (*gone.undone, operation.undone)))
+        removed = before.removed if before is not None and before.attributes is None else Removed()
+        replay.wanted[file_id] = Wanted(None, removed=Removed(removed.deleted, (*removed.undone, operation.undone)))
 
 
 def _checksum(attributes: bytes | None) -> str | None:
-    """Of bytes that were put back by hand a later patch has another one than the frame before it."""
+    """After a person restored other bytes, a later patch has another checksum than the frame before it."""
     try:
-        return msgspec.json.decode(attributes or b"", type=Summed).checksum
+        return msgspec.json.decode(attributes or b"", type=ChecksumOnly).checksum
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log on the disk. Segments of `live`, oldest first, are needed again if the recovery is interrupted; `free` are not."""
+
+    replay: Replay
+    free: list[Segment]
+    live: list[Segment]
+
+
+def read_log(folder: str, now_s: float) -> Log:
+    """Blocks. Raises OSError."""
+    read: list[tuple[int, str, SegmentRead | None]] = []
+    for name in sorted(os.listdir(folder)):
+        if SEGMENT_NAME.fullmatch(name):
+            path = f"{folder}/{name}"
+            segment = read_segment(path)
+            read.append((segment.sequence if segment is not None else 0, path, segment))
+    read.sort(key=lambda one: one[0])
+    replay = fold([segment for _, _, segment in read if segment is not None], now_s)
+    log = Log(replay, [], [])
+    for sequence, path, segment in read:
+        opened = open_segment(path)
+        if segment is not None and any(frame.number >= replay.redo_from for frame in segment.frames):
+            opened.sequence, opened.first, opened.end = sequence, segment.first, segment.frames[-1].number + 1
+            log.live.append(opened)
+        else:
+            log.free.append(opened)
+    return log

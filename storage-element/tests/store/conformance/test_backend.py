@@ -9,7 +9,6 @@ import pytest
 
 from app.store.attributes import first_revision, with_content
 from app.store.backends.base import Backend
-from app.store.paths import ATTRIBUTES_SUFFIX
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, encode
 from artstore.errors import Unavailable
@@ -40,18 +39,21 @@ def rewritten(attributes: Attributes, content: bytes) -> Attributes:
     )
 
 
-def staged(files: Backend, attributes: Attributes, content: bytes) -> str:
-    temp = files.new_temp(attributes.file_id)
-    files.stage(temp, content)
-    files.stage(temp + ATTRIBUTES_SUFFIX, encode(attributes))
+def received(files: Backend, file_id: str, content: bytes) -> str:
+    temp = files.temps.new(file_id)
+    files.temps.write_data(temp, content)
+    return temp
+
+
+def complete(files: Backend, attributes: Attributes, content: bytes) -> str:
+    temp = received(files, attributes.file_id, content)
+    files.temps.complete(temp, encode(attributes))
     return temp
 
 
 def published(files: Backend, content: bytes) -> Attributes:
     attributes = described(str(uuid7()), content)
-    temp = staged(files, attributes, content)
-    files.sync_new(temp)
-    files.publish(attributes.file_id, temp)
+    files.publish(attributes.file_id, received(files, attributes.file_id, content), encode(attributes))
     return attributes
 
 
@@ -80,7 +82,7 @@ def test_what_is_published_is_there_whole_and_leaves_no_temp(files: Backend, siz
 
 def test_a_small_file_needs_no_temps_of_its_caller(files: Backend) -> None:
     attributes = described(str(uuid7()), b"small")
-    files.put_small(attributes.file_id, files.new_temp(attributes.file_id), b"small", encode(attributes))
+    files.publish_small(attributes.file_id, files.temps.new(attributes.file_id), b"small", encode(attributes))
     assert files.find_attributes(attributes.file_id) == encode(attributes)
     assert content_of(files, attributes.file_id) == b"small"
     assert os.listdir(files.paths.temps) == []
@@ -119,13 +121,13 @@ def test_any_range_of_the_bytes_can_be_read_in_any_order(files: Backend) -> None
 
 
 def test_a_put_can_be_undone_from_any_step_and_undone_again(files: Backend) -> None:
-    for step in ("nothing", "staged", "published"):
+    for step in ("nothing", "received", "published"):
         attributes = described(str(uuid7()), b"x" * 100)
-        temp = files.new_temp(attributes.file_id)
+        temp = files.temps.new(attributes.file_id)
         if step != "nothing":
-            temp = staged(files, attributes, b"x" * 100)
+            temp = received(files, attributes.file_id, b"x" * 100)
         if step == "published":
-            files.publish(attributes.file_id, temp)
+            files.publish(attributes.file_id, temp, encode(attributes))
         files.undo_put(attributes.file_id, temp)
         files.undo_put(attributes.file_id, temp)
         assert files.find_attributes(attributes.file_id) is None
@@ -147,7 +149,7 @@ def test_new_attributes_leave_the_bytes(files: Backend) -> None:
     attributes = published(files, b"the same")
     changed = rewritten(attributes, b"the same")
     for _ in range(2):
-        files.replace_attributes(attributes.file_id, files.new_temp(attributes.file_id), encode(changed))
+        files.replace_attributes(attributes.file_id, files.temps.new(attributes.file_id), encode(changed))
     assert files.find_attributes(attributes.file_id) == encode(changed)
     assert content_of(files, attributes.file_id) == b"the same"
 
@@ -157,20 +159,19 @@ def test_a_swap_brings_bytes_and_attributes_of_the_next_revision(files: Backend,
     attributes = published(files, b"the first revision")
     content = os.urandom(size)
     changed = rewritten(attributes, content)
-    temp = staged(files, changed, content)
-    files.sync_decided(temp)
-    files.swap(attributes.file_id, temp)
-    files.sync_folder(attributes.file_id)
+    files.swap(attributes.file_id, complete(files, changed, content))
     assert files.find_attributes(attributes.file_id) == encode(changed)
     assert content_of(files, attributes.file_id) == content
     assert os.listdir(files.paths.temps) == []
 
 
-def test_a_swap_that_stopped_after_its_staging_can_be_finished(files: Backend) -> None:
+def test_a_swap_can_be_repeated_after_it_was_cut_short(files: Backend) -> None:
     attributes = published(files, b"the first revision")
     changed = rewritten(attributes, b"the second")
-    temp = staged(files, changed, b"the second")
-    files.finish_swap(attributes.file_id, temp)
+    temp = complete(files, changed, b"the second")
+    files.swap(attributes.file_id, temp)
+    files.temps.replace_attributes(temp, encode(changed))
+    files.swap(attributes.file_id, temp)
     assert files.find_attributes(attributes.file_id) == encode(changed)
     assert content_of(files, attributes.file_id) == b"the second"
 
@@ -181,7 +182,7 @@ def test_a_reader_never_gets_another_revisions_bytes(files: Backend) -> None:
     data = files.open_data(attributes.file_id)
     assert data is not None
     assert data.read(0, 1000) == old[:1000]
-    files.finish_swap(attributes.file_id, staged(files, rewritten(attributes, new), new))
+    files.swap(attributes.file_id, complete(files, rewritten(attributes, new), new))
     try:
         rest = data.read(1_000_000, 1_000_000)
     except Unavailable:
