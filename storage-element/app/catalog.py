@@ -1,4 +1,4 @@
-"""The catalog as the store needs it, over PostgreSQL: concurrent calls share one statement and one transaction."""
+"""The store's catalog over PostgreSQL: concurrent calls share one statement and one transaction."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ log = get_logger("element.catalog")
 
 MAX_GROUP = 256
 PARALLEL = 2
-"""One group is on its way to the server while the next one gathers and goes."""
+"""Concurrent transactions: one group is at the server while the next one is sent."""
 
 Item = Entry | FileChanged
 
 
 class PostgresCatalog:
-    """Raises Unavailable when PostgreSQL is away or refuses: either way the row is told again later, from the disk.
+    """Raises Unavailable when PostgreSQL does not answer or refuses: the row is written again later, from the disk.
 
-    Also while `require_confirmed` raises: a root that may be a copy, or is not there, says nothing to the catalog.
+    Also while `require_confirmed` raises: a root that may be a copy, or is missing, must not change the catalog.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class PostgresCatalog:
         self._outbox.kick()
 
     async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
-        """One result per item. A group with a row that PostgreSQL does not take is halved until that row stands alone."""
+        """One result per item. A group with a row that PostgreSQL refuses is halved until the row is alone."""
         try:
             await self._write(items)
         except (SQLAlchemyError, InvalidFields, TypeError, ValueError) as error:
             fault = row_fault(error)
             if fault is None:
-                log.error("the catalog refuses", error=str(error)[:500])
-                return [Unavailable("the catalog refuses")] * len(items)
+                log.error("catalog refused a transaction", error=str(error)[:500])
+                return [Unavailable("the catalog refuses the transaction")] * len(items)
             if len(items) == 1:
                 return [RowRefused("the catalog refuses the row", reason=fault)]
             middle = len(items) // 2
@@ -74,15 +74,15 @@ class PostgresCatalog:
         return [None] * len(items)
 
     async def _write(self, items: list[Item]) -> None:
-        """A put's pending row need not be durable: admin's commit carries all of it. An update or delete has no saga."""
+        """A pending row of a put need not be durable: admin's commit contains all of it. An update or delete has no saga."""
         self._require_confirmed()
         entries = [item for item in items if isinstance(item, Entry)]
-        gone = [item for item in items if isinstance(item, FileChanged)]
-        durable = bool(gone) or any(entry.saga_id is None for entry in entries)
-        if not gone:
+        deleted = [item for item in items if isinstance(item, FileChanged)]
+        durable = bool(deleted) or any(entry.saga_id is None for entry in entries)
+        if not deleted:
             async with self._database.alone() as connection:
                 await note(connection, entries, durable=durable)
             return
         async with self._database.begin() as connection:
             await note(connection, entries)
-            await forget(connection, gone)
+            await forget(connection, deleted)

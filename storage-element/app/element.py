@@ -1,4 +1,4 @@
-"""This element: its id, its root and mode, what it says of itself to admin, and what it does about admin's answer."""
+"""This element: its id, root and mode, its reports to admin, and how it applies the answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from artstore.peers.client import Peer
 from .capacity import fill_of
 from .modes import start_mode
 from .serving import Serving
-from .store.identity import Identity, RootRefused, find_identity, keep_identity, new_root_id
+from .store.identity import Identity, RootRefused, find_identity, new_root_id, save_identity
 from .store.paths import Paths
 from .store.store import Store
 from .upkeep.generation import CatalogGeneration
@@ -27,14 +27,14 @@ from .upkeep.generation import CatalogGeneration
 log = get_logger("element")
 
 ANNOUNCE_TIMEOUT_S = 5.0
-ANNOUNCE_AGAIN_S = 2.0
-"""While admin is away, or refuses the root: an operator's accept-root is seen by the next report."""
+ANNOUNCE_RETRY_S = 2.0
+"""While admin is unavailable, or refuses the root: the next report learns of an operator's accept-root."""
 NOTHING = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What the configuration says."""
+    """The parts of a report that come from the configuration."""
 
     element_id: str
     url: str
@@ -47,30 +47,30 @@ class Announced:
 def start_identity(
     paths: Paths, element_id: str, configured: Mode, *, force: bool, clock: Clock, root_id: str | None = None
 ) -> Identity:
-    """The identity to start with, kept durably before it counts. Raises RootRefused when the root is another element's.
+    """The identity to start with, saved durably before it is used. Raises RootRefused when the root belongs to another element.
 
-    `root_id` is for a root that has none yet. A root that was refused keeps its incarnation: starting a copy again and again
-    does not make it the newest.
+    `root_id` is for a root that has none yet. A refused root keeps its incarnation: starting a copy repeatedly does not make it
+    the newest.
     """
     kept = find_identity(paths)
     if kept is not None:
         require_own(paths, kept, element_id)
     start = start_mode(kept.mode if kept is not None else None, configured, force=force)
     if start.warning is not None:
-        log.warning("mode as configured was not simply taken", reason=start.warning, mode=start.mode.value)
+        log.warning("configured mode not used", reason=start.warning, mode=start.mode.value)
     changed_at = kept.changed_at if kept is not None and kept.mode is start.mode else rfc3339(clock.now())
     if kept is None:
         identity = Identity(
             element_id=element_id, mode=start.mode, changed_at=changed_at, root_id=root_id or new_root_id()
         )
     elif not kept.root_id:
-        # From a version without root ids: it has served, so it was accepted.
+        # A root from a version without root ids has served, so it counts as accepted.
         identity = msgspec.structs.replace(kept, root_id=root_id or new_root_id(), accepted=True)
     else:
         identity = kept
     counted = identity.incarnation + (0 if identity.fenced else 1)
     identity = msgspec.structs.replace(identity, mode=start.mode, changed_at=changed_at, incarnation=counted)
-    keep_identity(paths, identity)
+    save_identity(paths, identity)
     return identity
 
 
@@ -81,7 +81,7 @@ def require_own(paths: Paths, kept: Identity, element_id: str) -> None:
 
 
 class Element:
-    """The one of this process."""
+    """One per process."""
 
     def __init__(self, announced: Announced, serving: Serving, admin: Peer, clock: Clock) -> None:
         self._announced, self._serving, self._admin, self._clock = announced, serving, admin, clock
@@ -92,9 +92,9 @@ class Element:
         self._generation: CatalogGeneration | None = None
         self._changing = asyncio.Lock()
         self._announcing = asyncio.Lock()
-        self._failure_told = False
+        self._failure_reported = False
         self.confirmed = asyncio.Event()
-        """Set once admin has accepted the root in this process, which may be before the store is open."""
+        """Set once admin has accepted the root in this process, possibly before the store is open."""
 
     @property
     def id(self) -> str:
@@ -114,11 +114,11 @@ class Element:
         self._store, self._generation = store, generation
 
     def require(self, operation: Operation) -> None:
-        """Raises ModeForbids. Asked once, when an operation begins: those under way may finish."""
+        """Raises ModeForbids. Checked once, when an operation begins: running operations may finish."""
         require(self.mode, operation)
 
     async def change_mode(self, wanted: Mode) -> bool:
-        """True when it changed. On disk before it takes effect. Raises Conflict, Unavailable."""
+        """True when the mode changed. It is durable before it takes effect. Raises Conflict, Unavailable."""
         self._serving.require()
         async with self._changing:
             if not check_change(self.mode, wanted):
@@ -147,26 +147,27 @@ class Element:
         )
 
     async def ask_for_root(self) -> bool:
-        """Whether admin lets this element make a root. Raises Unavailable, UnknownRoot and what else the call raises."""
+        """Whether admin allows this element to create a root. Raises the errors of the call."""
         return await self._send() == {"verdict": MAKE_ROOT}
 
-    async def announce_until_heard(self) -> None:
-        """Soon again while admin is away: after 90 s of silence this element would be away too; and while it is refused."""
-        told = False
+    async def announce_until_answered(self) -> None:
+        """Repeats the report while admin is unavailable, since after 90 s without one this element counts as away, and while the
+        root is refused."""
+        logged = False
         while True:
             try:
                 await self.announce()
                 return
             except (Unavailable, BadGateway) as error:
-                if not told:
-                    log.warning("not announced", error=error.detail)
-                told = True
+                if not logged:
+                    log.warning("report not delivered", error=error.detail)
+                logged = True
             except (UnknownRoot, Fenced):
-                pass  # said by `announce`
-            await asyncio.sleep(ANNOUNCE_AGAIN_S)
+                pass  # logged by `announce`
+            await asyncio.sleep(ANNOUNCE_RETRY_S)
 
     async def announce(self) -> None:
-        """Tell admin and take its verdict on the root. Raises what the call raises."""
+        """Report to admin and apply its verdict on the root. Raises the errors of the call."""
         try:
             answer = await self._send()
         except (UnknownRoot, Fenced) as error:
@@ -178,25 +179,25 @@ class Element:
             await self._generation.update(msgspec.convert(state, RegistryState), answered=True)
 
     async def announce_now(self) -> None:
-        """After a change that others should not learn of only at the next round. Admin away: the round does it."""
+        """Report a change before the next round. When admin is unavailable, the next round reports it."""
         try:
             await self.announce()
         except ArtStoreError as error:
-            log.warning("not announced", error=error.detail)
+            log.warning("report not delivered", error=error.detail)
 
     async def check_disk(self) -> None:
-        """Raises ElementFailed once the disk has failed. The first time it is also said aloud, to the log and to admin."""
+        """Raises ElementFailed once the disk has failed. The first time it is also logged and reported to admin."""
         if self._store is None:
             return
         reason = self._store.disk_health.failure
-        if reason is not None and not self._failure_told:
-            self._failure_told = True
-            log.error("the disk failed: read-only until restarted", element_id=self.id, reason=reason)
+        if reason is not None and not self._failure_reported:
+            self._failure_reported = True
+            log.error("disk failed: read-only until the next start", element_id=self.id, reason=reason)
             await self.announce_now()
         self._store.disk_health.require_writable()
 
     def _away_reason(self) -> str | None:
-        """For admin: not what admin itself is asked to decide by this report."""
+        """The reason that a report gives, without the reasons that admin itself decides about."""
         serving = self._serving
         if serving.waiting_for is not None or not serving.open:
             return serving.waiting_for or f"starting: {serving.progress}"
@@ -215,18 +216,18 @@ class Element:
         mode = answer.get("mode") if isinstance(answer, dict) else None
         async with self._changing:
             if mode in tuple(ROW) and ROW.index(Mode(mode)) > ROW.index(self.mode):
-                log.warning("the registry knows a mode further along", was=self.mode.value, mode=mode)
+                log.warning("mode adopted from the registry", was=self.mode.value, mode=mode)
                 await self._take_mode(Mode(mode))
             if not self._identity.accepted or self._identity.fenced:
-                await self._keep(msgspec.structs.replace(self._identity, accepted=True, fenced=False))
-        news = not self._serving.confirmed or self._serving.refusal is not None
+                await self._save(msgspec.structs.replace(self._identity, accepted=True, fenced=False))
+        changed = not self._serving.confirmed or self._serving.refusal is not None
         self._serving.accepted, self._serving.confirmed, self._serving.refusal = True, True, None
-        if news:
+        if changed:
             log.info("root accepted", element_id=self.id, incarnation=self._identity.incarnation)
             self.confirmed.set()
 
     async def _refused(self, error: ArtStoreError) -> None:
-        """Read-only at once; on disk too, so that this root does not serve after a restart while admin is away."""
+        """Nothing is served from now on. Saved, so that the root does not serve after a restart while admin is unavailable."""
         reason = f"{error.code}: {error.detail}"
         if self._serving.refusal != reason:
             log.error("root refused: nothing is served until admin accepts it", element_id=self.id, reason=reason)
@@ -234,23 +235,23 @@ class Element:
         async with self._changing:
             if self._identity is not None and not self._identity.fenced:
                 try:
-                    await self._keep(msgspec.structs.replace(self._identity, fenced=True))
+                    await self._save(msgspec.structs.replace(self._identity, fenced=True))
                 except ArtStoreError as failure:
-                    log.error("refusal not kept on disk", error=failure.detail)
+                    log.error("refusal not saved", error=failure.detail)
 
     async def _take_mode(self, mode: Mode) -> None:
         if self._identity is None:
-            raise Unavailable("there is no root yet", away=self.id)
+            raise Unavailable("the element has not opened a root yet", away=self.id)
         was = self.mode
-        await self._keep(msgspec.structs.replace(self._identity, mode=mode, changed_at=rfc3339(self._clock.now())))
+        await self._save(msgspec.structs.replace(self._identity, mode=mode, changed_at=rfc3339(self._clock.now())))
         log.warning("mode changed", element_id=self.id, was=was.value, mode=mode.value)
 
-    async def _keep(self, identity: Identity) -> None:
-        """Durable before it takes effect. Raises what the disk's error means."""
+    async def _save(self, identity: Identity) -> None:
+        """Durable before it takes effect. Raises the typed error of a failed write."""
         if self._paths is None:
-            raise Unavailable("there is no root yet", away=self.id)
+            raise Unavailable("the element has not opened a root yet", away=self.id)
         try:
-            await asyncio.to_thread(keep_identity, self._paths, identity)
+            await asyncio.to_thread(save_identity, self._paths, identity)
         except OSError as error:
             if self._store is not None:
                 raise self._store.disk_health.explain(error) from error

@@ -10,14 +10,14 @@ from artstore.modes import ROW
 
 @dataclass(frozen=True, slots=True)
 class StartMode:
-    """The mode to start in; `warning` says what of the configuration was not followed."""
+    """The mode to start in. `warning` explains how it differs from the configuration."""
 
     mode: Mode
     warning: str | None = None
 
 
 def start_mode(kept: Mode | None, configured: Mode, *, force: bool) -> StartMode:
-    """A configured mode further along is taken; one further back only by force, so that a restart undoes nothing."""
+    """A configured mode further along is used; one further back only with `force`, so that a restart reverts nothing."""
     if kept is None or ROW.index(configured) >= ROW.index(kept):
         return StartMode(configured)
     if force:

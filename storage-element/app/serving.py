@@ -1,8 +1,8 @@
-"""Whether this element serves, and if not, why: one object that every request, check and report asks.
+"""Decides whether this element serves, and if not, why. Every request, health check and report uses this one object.
 
-An element serves once its store is open and its root is accepted. A root that was accepted before (`element.json` says so)
-serves at once, also while admin is away; but until admin has accepted it in this process, a file that is not there is
-"unavailable" and not "not found", and nothing outside the root may follow from it: it may be a copy, or out of date.
+An element serves once its store is open and its root is accepted. A root that was accepted before (`element.json` has this)
+serves at once, also while admin is unavailable. But it may be a copy, or out of date: until admin has accepted it in this
+process, a missing file is answered as unavailable instead of not found, and nothing outside the root may follow from it.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Serving:
-    """`element_id` goes into errors as `away`."""
+    """`element_id` is the field `away` of its errors."""
 
     def __init__(self, element_id: str) -> None:
         self._element_id = element_id
         self.progress = Progress()
         self.presence: Presence | None = None
-        """Set once the root is taken."""
+        """Set once the root is open."""
         self.open = False
         """The store is open."""
         self.accepted = False
-        """By the registry, now or before."""
+        """The registry has accepted the root, now or before."""
         self.confirmed = False
-        """By the registry, in this process."""
+        """The registry has accepted the root in this process."""
         self.refusal: str | None = None
-        """Admin's word against this root, until it accepts it."""
+        """Why admin refuses this root, until it accepts it."""
         self.waiting_for: str | None = None
-        """What the start waits for before it may take a root."""
+        """Why the start cannot open a root yet."""
 
     def close(self) -> None:
-        """Before the store is closed."""
+        """Called before the store is closed."""
         self.open = False
 
     def find_fault(self) -> str | None:
-        """Why nothing is served; None when it is."""
+        """Why nothing is served; None while the element serves."""
         if self.refusal is not None:
             return f"the root is refused: {self.refusal}"
         if self.waiting_for is not None:
@@ -70,7 +70,7 @@ class Serving:
             raise Unavailable("admin has not confirmed this root yet", away="admin")
 
     def explain(self, error: NotFound) -> ArtStoreError:
-        """Whether what is not found does not exist, or only is not here now."""
+        """The error for a missing file: NotFound, or Unavailable while the file may exist."""
         try:
             self.require_confirmed()
         except Unavailable as unavailable:
@@ -96,7 +96,7 @@ class Serving:
 
 
 def while_serving(handler: Handler) -> Handler:
-    """The handler of a data route, refused with 503 while the element does not serve."""
+    """Wraps the handler of a data route: 503 while the element does not serve."""
 
     @wraps(handler)
     async def served(request: Request) -> Response:

@@ -1,9 +1,9 @@
-"""From the configuration to an open store, while the port is open already: `/health/ready` says how far it is.
+"""The start: from the configuration to an open store, while the port is open already and `/health/ready` shows the progress.
 
-1. A root that was used before is taken at once. Where there is none, admin is asked first: an element that the registry
-   knows has lost its disk, and nothing is made in its place. A disk that appears meanwhile is taken.
-2. The store is opened; its recovery may take long.
-3. What works in the background begins, and admin is told.
+1. A root that was used before is opened at once. If there is none, admin is asked first: if the registry knows this element, its
+   disk is lost, and no new root is created in its place. A disk that appears meanwhile is opened.
+2. The store is opened. Its recovery may take long.
+3. Background tasks begin, and the element reports to admin.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from artstore.errors import ArtStoreError, StartRefused
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 
-from .element import ANNOUNCE_AGAIN_S, Announced, Element, require_own, start_identity
+from .element import ANNOUNCE_RETRY_S, Announced, Element, require_own, start_identity
 from .serving import Serving
 from .store.identity import Identity, find_identity
 from .store.open import locked_root
@@ -30,16 +30,16 @@ from .store.root import Presence, require_complete, require_one_filesystem, requ
 log = get_logger("element.start")
 
 SLOW_START_S = 2.0
-"""A start that takes longer is told to admin; a quick one does not make the registry change twice."""
+"""A longer start is reported to admin; a quick one does not change the registry twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class RootSettings:
     path: str
     local_files: bool
-    """False: only the log and temps; the files lie in a bucket."""
+    """False: the files are in a bucket, the root holds only the log and temps."""
     find_root_id: Callable[[Paths], str | None]
-    """A root id that the root has been given elsewhere already (S3: its binding)."""
+    """Returns a root id that the root already has outside element.json (S3: its binding)."""
     check_backend: Callable[[Paths], None]
 
 
@@ -60,16 +60,16 @@ class Startup:
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self, open_store: Callable[[Paths, AsyncExitStack], Awaitable[None]]) -> None:
-        """Takes a root that was used before; the rest goes on behind the open port. Raises RootRefused."""
+        """Opens a root that was used before; the rest continues behind the open port. Raises RootRefused."""
         await asyncio.to_thread(self._check)
         if await asyncio.to_thread(self._find) is not None:
-            await self._take_root()
+            await self._open_root()
         else:
             self._serving.waiting_for = "there is no root at STORAGE_ROOT: asking admin whether this element is new"
-        self._task = spawn("start", self._go_on(open_store))
+        self._task = spawn("start", self._continue(open_store))
 
     async def close(self) -> None:
-        """Wherever it is. A recovery under way ends between two of its steps."""
+        """Stops the start at any point. A running recovery ends between two of its steps."""
         self._serving.progress.stopping = True
         if self._task is not None:
             if self._serving.waiting_for is not None:
@@ -77,39 +77,39 @@ class Startup:
             await asyncio.wait({self._task})
         await self._opened.aclose()
 
-    async def _go_on(self, open_store: Callable[[Paths, AsyncExitStack], Awaitable[None]]) -> None:
-        slow = spawn("slow start", self._tell_when_slow())
+    async def _continue(self, open_store: Callable[[Paths, AsyncExitStack], Awaitable[None]]) -> None:
+        slow = spawn("slow start", self._report_when_slow())
         try:
             await open_store(self._pinned or await self._wait_for_root(), self._opened)
         except StartStopped:
             log.info("start stopped", at=str(self._serving.progress))
         except StartRefused as error:
             self._refuse(error)
-        except Exception as error:  # the task's own edge: nobody awaits it
+        except Exception as error:  # the edge of the task, which is not awaited
             log.critical("start failed", error=str(error), exc_info=True)
             self._refuse(StartRefused(f"the store cannot be opened: {error}"))
         finally:
             slow.cancel()
 
     async def _wait_for_root(self) -> Paths:
-        """Until a used root is there, or admin lets this element make one. Nothing is written before. Raises RootRefused."""
+        """Until a used root appears, or admin allows a new one. Nothing is written before. Raises RootRefused."""
         while True:
             if await asyncio.to_thread(self._find) is not None:
                 break
             try:
                 if await self._element.ask_for_root():
-                    log.warning("making a new root", path=self._root.path)
+                    log.warning("new root created", path=self._root.path)
                     break
-                self._serving.waiting_for = "admin's answer about a new root cannot be understood"
+                self._serving.waiting_for = "admin's answer about a new root cannot be decoded"
             except ArtStoreError as error:
                 self._serving.waiting_for = f"there is no root at {self._root.path}: {error.detail}"
                 log.warning("no root", path=self._root.path, error=error.detail)
-            await asyncio.sleep(ANNOUNCE_AGAIN_S)
-        pinned = await self._take_root()
+            await asyncio.sleep(ANNOUNCE_RETRY_S)
+        pinned = await self._open_root()
         self._serving.waiting_for = None
         return pinned
 
-    async def _take_root(self) -> Paths:
+    async def _open_root(self) -> Paths:
         paths = await self._opened.enter_async_context(locked_root(self._root.path))
         identity = await asyncio.to_thread(self._identify, paths)
         fd = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -147,9 +147,9 @@ class Startup:
             root_id=self._root.find_root_id(paths),
         )
 
-    async def _tell_when_slow(self) -> None:
+    async def _report_when_slow(self) -> None:
         await asyncio.sleep(SLOW_START_S)
         while True:
             if self._serving.waiting_for is None:
                 await self._element.announce_now()
-            await asyncio.sleep(ANNOUNCE_AGAIN_S * 5)
+            await asyncio.sleep(ANNOUNCE_RETRY_S * 5)

@@ -1,1 +1,1 @@
-"""The way in over HTTP."""
+"""The HTTP interface."""

@@ -1,4 +1,4 @@
-"""/api/element: what this element is and how full, and the way to its next mode. Called by admin."""
+"""/api/element: identity, mode, capacity and upkeep of this element. Called by admin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..upkeep.upkeep import Upkeep
 class RebuildOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
     force: bool = False
-    """Also where the disk looks empty, or most of the catalog's rows would go."""
+    """Rebuild even if the disk looks empty, or most of the catalog's rows would be removed."""
 
 
 class ModeChange(BaseModel):
@@ -34,11 +34,11 @@ class ModeChange(BaseModel):
 def router() -> APIRouter:
     routes = new_router(Audience.STORAGE)
     routes.get("/api/element", tags=["element"], summary="Mode, capacity, version")(show)
-    routes.post("/api/element/mode", tags=["element"], summary="Go on to the next mode: rw to ro, ro to ar")(
+    routes.post("/api/element/mode", tags=["element"], summary="Change to the next mode: rw to ro, ro to ar")(
         change_mode
     )
     routes.post(
-        "/api/element/rebuild", tags=["element"], status_code=202, summary="Bring the catalog in line with the disk"
+        "/api/element/rebuild", tags=["element"], status_code=202, summary="Reconcile the catalog with the disk"
     )(rebuild)
     routes.post(
         "/api/element/verify", tags=["element"], status_code=202, summary="Compare every file with its checksum"
@@ -47,28 +47,28 @@ def router() -> APIRouter:
 
 
 async def show(request: Request) -> Response:
-    """What it reports to admin, and how far its upkeep is."""
+    """The report to admin, and the progress of upkeep."""
     context = _context(request)
     context.serving.require()
     return JsonResponse({**msgspec.to_builtins(context.element.report()), "upkeep": context.upkeep.status()})
 
 
 async def rebuild(request: Request, wanted: RebuildOrder | None = None) -> Response:
-    """Goes on in the background; one that runs already is answered with its state."""
+    """Runs in the background. If one is running already, its state is returned."""
     upkeep = _upkeep(request)
     upkeep.start_rebuild(force=wanted is not None and wanted.force)
     return JsonResponse(upkeep.status(), 202)
 
 
 async def verify(request: Request) -> Response:
-    """Goes on in the background; one that runs already is answered with its state."""
+    """Runs in the background. If one is running already, its state is returned."""
     upkeep = _upkeep(request)
     upkeep.start_scrub()
     return JsonResponse(upkeep.status(), 202)
 
 
 async def change_mode(request: Request, wanted: ModeChange) -> Response:
-    """Durable when answered. Operations that have begun may finish; later ones meet the new mode."""
+    """Durable when answered. Running operations may finish; later ones get the new mode."""
     element = _context(request).element
     was = element.mode
     if await element.change_mode(wanted.mode):
@@ -81,7 +81,7 @@ async def change_mode(request: Request, wanted: ModeChange) -> Response:
 
 
 def _upkeep(request: Request) -> Upkeep:
-    """Raises Unavailable before it has read what the last process left unfinished."""
+    """Raises Unavailable until upkeep has loaded the unfinished tasks of the last process."""
     context = _context(request)
     context.serving.require_confirmed()
     if not context.upkeep.begun:

@@ -1,4 +1,4 @@
-"""/api/files: the data plane. Plain handlers, each with the request's stream to itself."""
+"""/api/files: the data plane. Plain handlers, each of which reads the request's stream itself."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ async def put_content(request: Request) -> Response:
 
 
 async def delete_file(request: Request) -> Response:
-    """With a saga id a compensation, which every mode allows: it takes away only what that saga put."""
+    """With a saga id a compensation, which every mode allows: it removes only a file that this saga put."""
     context = _context(request)
     with context.files.operation("delete"):
         file_id = _file_id(request)
         saga_id = request.headers.get(SAGA_HEADER)
         if saga_id is not None:
             if "if-match" in request.headers:
-                raise UnsupportedHeader("a compensation removes what its saga put: If-Match is not supported")
+                raise UnsupportedHeader("If-Match is not supported in a compensation (with a saga id)")
             await compensate(context.store, file_id, check_file_id(saga_id))
         else:
             context.element.require(Operation.DELETE)
@@ -102,7 +102,7 @@ async def delete_file(request: Request) -> Response:
 
 
 async def get_content(request: Request) -> Response:
-    """Also HEAD. The ETag is the checksum, so a Range goes on with the same bytes or is answered 412."""
+    """Also HEAD. The ETag is the checksum, so a Range continues with the same bytes or is answered 412."""
     context = _context(request)
     with context.files.operation("download"):
         opened = await open_file(context.store, _file_id(request))
@@ -126,16 +126,16 @@ async def get_content(request: Request) -> Response:
 
 
 async def get_files(request: Request) -> Response:
-    """Straight from the disk, in the order of its folders; the cursor is the last id."""
+    """Read from the disk, in the order of its folders; the cursor is the last id."""
     context = _context(request)
     with context.files.operation("list"):
         if unknown := sorted(set(request.query_params) - {"limit", "cursor"}):
-            raise InvalidFields(f"not known here: {', '.join(unknown)}", fields=unknown)
+            raise InvalidFields(f"unknown parameters: {', '.join(unknown)}", fields=unknown)
         after = request.query_params.get("cursor", "")
         if after:
             check_file_id(after)
         found, cursor = await context.store.scan_in_thread(list_files, context.store, after, _limit(request))
-    # msgspec and not orjson: an attr.json made by hand may hold integers of any length, and must not fail the page.
+    # msgspec instead of orjson: an attr.json written by hand may contain integers of any length, which must not fail the page.
     return JsonResponse(msgspec.json.encode({"items": [_builtin(one) for one in found], "next_cursor": cursor}))
 
 
@@ -145,7 +145,7 @@ def _context(request: Request) -> Context:
 
 
 def _file_id(request: Request) -> str:
-    """In lower case, whatever case it was asked in."""
+    """In lower case, whatever the case in the path."""
     return check_file_id(request.path_params["file_id"].lower())
 
 
@@ -157,7 +157,7 @@ def _required(request: Request, name: str) -> str:
 
 
 async def _if_revision(request: Request, store: Store, file_id: str) -> int | None:
-    """The revision the store must find under its lock, from If-Match. Raises RevisionMismatch where none can be meant."""
+    """The revision that If-Match requires, to be compared under the file's lock. Raises RevisionMismatch when none can match."""
     tags = if_match(request.headers.getlist("if-match"))
     if tags is None:
         return None
@@ -173,11 +173,11 @@ async def _if_revision(request: Request, store: Store, file_id: str) -> int | No
 def _require_same(request: Request, attributes: Attributes) -> None:
     tags = if_match(request.headers.getlist("if-match"))
     if tags is not None and f'"{attributes.checksum}"' not in tags:
-        raise RevisionMismatch("the file has other bytes by now", revision=attributes.revision)
+        raise RevisionMismatch("the file has other bytes now", revision=attributes.revision)
 
 
 def _asked_range(request: Request, attributes: Attributes) -> str | None:
-    """Range has a meaning for GET only, and under If-Range for the same bytes only (RFC 9110 §14.2, §13.1.5)."""
+    """Range applies to GET only, and with If-Range only to the same bytes (RFC 9110 §14.2, §13.1.5)."""
     same = request.headers.get("if-range") in (None, f'"{attributes.checksum}"')
     return request.headers.get("range") if request.method == "GET" and same else None
 
@@ -185,7 +185,7 @@ def _asked_range(request: Request, attributes: Attributes) -> str | None:
 def _limit(request: Request) -> int:
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT):
-        raise InvalidFields(f"limit is a number from 1 to {MAX_LIMIT}", fields=["limit"])
+        raise InvalidFields(f"limit must be a number from 1 to {MAX_LIMIT}", fields=["limit"])
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""A request's body as the store takes it: cut off when the sender stalls or is slower than the minimum rate."""
+"""A request's body for the store, ended when the sender stalls or is slower than the minimum rate."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class BodyLimits:
 
 
 def body_of(request: Request, limits: BodyLimits) -> Body:
-    """Raises TooLarge and Malformed; nothing is read yet, so nothing was taken from a refused sender."""
+    """Raises TooLarge, Malformed. Nothing has been read yet, so a refused sender has sent nothing."""
     rate = limits.rate.relayed() if principal_of(request).role is Role.SERVICE else limits.rate
     return Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limits.max_file_bytes)
 
 
 def expected_digests(request: Request) -> Expected:
-    """Repr-Digest (RFC 9530) by SHA-256 and Content-MD5 (RFC 1864). Raises Malformed."""
+    """From Repr-Digest with SHA-256 (RFC 9530) and Content-MD5 (RFC 1864). Raises Malformed."""
     repr_digest = request.headers.get("repr-digest")
     found = _SHA256.search(repr_digest) if repr_digest is not None else None
     if repr_digest is not None and found is None:

@@ -1,4 +1,4 @@
-"""The data plane's routes and what /openapi.json says of them."""
+"""The routes of the data plane and their entries in /openapi.json."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ ROUTES = [
         FILE,
         files.put_file,
         "Store a file for a saga; durable when answered",
-        {"201": RECORD, "200": {**RECORD, "description": "The same saga had put it already"}},
+        {"201": RECORD, "200": {**RECORD, "description": "The same saga had put the file already"}},
         [_header(SAGA_HEADER, required=True), _header(NEW_FILE_HEADER, required=True), *DIGESTS],
         BYTES,
     ),
-    _route("GET", FILE, files.get_file, "attr.json as it lies on disk", {"200": RECORD}),
+    _route("GET", FILE, files.get_file, "attr.json as stored", {"200": RECORD}),
     _route(
         "PATCH",
         FILE,
         files.patch_file,
-        "Change attributes; what is absent stays",
+        "Change attributes; absent ones are kept",
         {"200": RECORD},
         [IF_MATCH],
         {"application/json": {"schema": {"type": "object"}}},
@@ -84,8 +84,8 @@ ROUTES = [
         "DELETE",
         FILE,
         files.delete_file,
-        "Delete a file, or with a saga id take back what that saga put",
-        {"204": {"description": "It is not there any more"}},
+        "Delete a file; with a saga id, only if that saga put it",
+        {"204": {"description": "The file does not exist any more"}},
         [_header(SAGA_HEADER), IF_MATCH],
     ),
     _route(

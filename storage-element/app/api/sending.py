@@ -1,4 +1,4 @@
-"""A file's bytes as an answer: 1 MiB at a time, from an open descriptor, with one range."""
+"""A file's bytes, or one range of them, as an answer: 1 MiB at a time, from an open file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ log = get_logger("element.sending")
 
 PIECE_BYTES = 1 << 20
 SLOW_PIECE_BYTES = 64 << 10
-"""For a client that keeps us waiting: a piece stays in memory until it is taken."""
+"""For a slow client: a piece stays in memory until it is sent."""
 RELAY_STALL_S = 3600.0
-"""A module that passes bytes on keeps its own client to the minimum rate. Its buffers may hold minutes of a slow download; one
-that takes nothing for so long has lost its client or hangs."""
+"""A module that relays bytes enforces the minimum rate for its own client. Its buffers may hold minutes of a slow download; a
+module that reads nothing for this long has lost its client or hangs."""
 
 
 def send_limits(request: Request, limits: RateLimits) -> RateLimits:
-    """How slowly this caller may read."""
+    """The minimum rate for this caller."""
     return RateLimits(RELAY_STALL_S, 0) if principal_of(request).role is Role.SERVICE else limits
 
 
 class FileResponse(Response):
-    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is cut off."""
+    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is disconnected."""
 
     def __init__(
         self, opened: OpenedFile, status: int, headers: Mapping[str, str], first: int, end: int, limits: RateLimits
@@ -45,13 +45,13 @@ class FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Read before the head is sent: a file that the disk cannot read is answered with an error, not cut off.
+            # Read before the head is sent, so that an unreadable file is answered with an error instead of a truncated body.
             piece = await self._opened.read(self._first, min(PIECE_BYTES, self._end - self._first))
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             with BodySender(scope, send, self._limits) as sender:
                 await self._send_body(sender, piece)
         except TooSlow as error:
-            log.info("download cut off", reason=error.detail)
+            log.info("slow download ended", reason=error.detail)
         finally:
             self._opened.close()
 
@@ -60,7 +60,7 @@ class FileResponse(Response):
         while True:
             position += len(piece)
             if not piece and position < self._end:
-                raise OSError("the file is shorter than it was when it was opened")
+                raise OSError("the file became shorter while it was read")
             await sender.send(piece, more=position < self._end)
             if position >= self._end:
                 return

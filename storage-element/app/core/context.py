@@ -1,4 +1,4 @@
-"""What a running element consists of, opened and closed in one place."""
+"""The parts of a running element, opened and closed in one place."""
 
 from __future__ import annotations
 
@@ -42,18 +42,17 @@ from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
 from .metrics import show_serving, show_store
-from .redis import open_outbox
 from .s3 import open_bucket
 
 log = get_logger("element")
 
 SETTLE_EVERY_S = 2.0
-LOOK_AT_DISK_EVERY_S = 0.5
+CHECK_ROOT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What exists once the store is open."""
+    """The parts that exist once the store is open."""
 
     store: Store
     upkeep: Upkeep
@@ -91,7 +90,7 @@ class Context:
 
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
-    """Needs nothing but a root that is not another's: its store is opened behind the open port. Raises RootRefused."""
+    """Needs only a root that does not belong to another element. The store is opened behind the open port. Raises RootRefused."""
     async with AsyncExitStack() as opened:
         breakers = Breakers(runtime.registry)
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
@@ -116,24 +115,24 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             ),
             clock=runtime.clock,
         )
-        parts = StoreParts(settings, runtime, database, open_outbox(runtime, database, redis), context)
+        parts = StoreParts(settings, runtime, database, Outbox(runtime, database, redis), context)
         startup = Startup(root_settings(settings), announced, element, serving, runtime.clock, runtime.refuse)
         opened.push_async_callback(startup.close)
         show_serving(serving, runtime)
         await startup.begin(parts.open)
-        runtime.health.add("root", serving.check_root, every_s=LOOK_AT_DISK_EVERY_S)
+        runtime.health.add("root", serving.check_root, every_s=CHECK_ROOT_EVERY_S)
         runtime.health.add("recovery", serving.check_recovery)
         yield context
 
 
 def is_unsettled(context: Context, file_id: str) -> bool:
-    """Whether the catalog is still to be told of a change of this file."""
+    """Whether the catalog lacks a change of this file."""
     return context.parts is not None and file_id in context.parts.store.unsettled
 
 
 @dataclass(frozen=True, slots=True)
 class StoreParts:
-    """Opens the store and what works on it, once there is a root."""
+    """Opens the store and its background tasks, once the root is open."""
 
     settings: Settings
     runtime: Runtime
@@ -172,41 +171,41 @@ class StoreParts:
             element.announce_now,
         )
         opened.callback(serving.close)
-        opened.push_async_callback(upkeep.confirm.last_round)  # first, while it still serves
+        opened.push_async_callback(upkeep.confirm.last_round)  # runs first, while the element still serves
         show_store(store, upkeep, runtime, settings.storage_element_id)
         self.context.parts = Parts(store, upkeep)
         element.take_store(store, generation)
         serving.open = True
-        # Not required: what is there is still read.
-        runtime.health.add("disk", element.check_disk, required=False, every_s=LOOK_AT_DISK_EVERY_S, timeout_s=10)
+        # Not required for readiness: files are still read.
+        runtime.health.add("disk", element.check_disk, required=False, every_s=CHECK_ROOT_EVERY_S, timeout_s=10)
         watch = RootWatch(serving, element)
-        runtime.tasks.every("root", LOOK_AT_DISK_EVERY_S, watch.look)
-        runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_heard)
-        runtime.tasks.start("upkeep", self._work(store, upkeep))
+        runtime.tasks.every("root", CHECK_ROOT_EVERY_S, watch.check)
+        runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_answered)
+        runtime.tasks.start("upkeep", self._start_tasks(store, upkeep))
 
-    async def _work(self, store: Store, upkeep: Upkeep) -> None:
-        """Nothing works on a root that may be a copy: not before admin has accepted it."""
+    async def _start_tasks(self, store: Store, upkeep: Upkeep) -> None:
+        """Not before admin has accepted the root, which may be a copy."""
         await self.context.element.confirmed.wait()
         self.runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
         await upkeep.begin()
 
 
 class RootWatch:
-    """Tells admin as soon as the element begins or ceases to serve."""
+    """Reports to admin as soon as the root is gone or back."""
 
     def __init__(self, serving: Serving, element: Element) -> None:
         self._serving, self._element = serving, element
-        self._told: str | None = None
+        self._reported: str | None = None
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         fault = self._serving.presence.find_fault() if self._serving.presence is not None else None
-        if fault == self._told:
+        if fault == self._reported:
             return
-        self._told = fault
+        self._reported = fault
         if fault is not None:
-            log.error("nothing is served", reason=fault)
+            log.error("root gone: nothing is served", reason=fault)
         else:
-            log.info("the root is back")
+            log.info("root is back")
         await self._element.announce_now()
 
 

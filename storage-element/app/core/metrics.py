@@ -1,4 +1,4 @@
-"""What the store counts, as metrics. Read at each scrape from numbers in memory: no walk, no query."""
+"""Metrics of the store, read at each scrape from numbers in memory, without a walk or a query."""
 
 from __future__ import annotations
 
@@ -34,44 +34,48 @@ class StoreCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         store = self._store
-        found = CounterMetricFamily(
-            "element_findings", "What was found on disk and did not stop anything", labels=["kind"]
-        )
+        found = CounterMetricFamily("element_findings", "Problems found on disk that stopped nothing", labels=["kind"])
         for kind in FINDINGS:
             found.add_metric([kind], getattr(store.findings, kind))
         yield found
         damaged = CounterMetricFamily(
-            "upkeep_findings", "What rebuild, verify and sweep found wrong with a file", labels=["problem"]
+            "upkeep_findings", "Problems of files found by rebuild, verify and sweep", labels=["problem"]
         )
         for problem in get_args(Problem):
             damaged.add_metric([problem], self._upkeep.findings.counts.get(problem, 0))
         yield damaged
         yield GaugeMetricFamily(
-            "element_usage_exact", "0 while files and bytes are still counted after a crash", value=store.usage.exact
+            "element_usage_exact", "0 while files and bytes are being counted after a crash", value=store.usage.exact
         )
         yield GaugeMetricFamily(
             "element_catalog_behind",
-            "1 from when the catalog is found to have gone back or been lost, until a rebuild has brought it in line",
+            "1 from the detection of a catalog that went back in time or was lost until a rebuild has reconciled it",
             value=self._upkeep.generation.behind or bool(self._upkeep.generation.doubt),
         )
         yield CounterMetricFamily("wal_syncs", "Syncs of the log", value=store.wal.syncs)
-        yield GaugeMetricFamily("wal_open_intents", "Operations under way or unsettled", value=len(store.wal.open))
-        yield GaugeMetricFamily("wal_used_segments", "Segments that recovery would read", value=store.wal.used_segments)
-        yield GaugeMetricFamily("element_files", "Files kept", value=store.usage.files)
+        yield GaugeMetricFamily("wal_open_intents", "Operations running or unsettled", value=len(store.wal.open))
         yield GaugeMetricFamily(
-            "element_unconfirmed_files", "Files whose saga was not seen committed", value=len(store.unconfirmed)
+            "wal_used_segments", "Segments that a recovery would read", value=store.wal.used_segments
+        )
+        yield GaugeMetricFamily("element_files", "Files stored", value=store.usage.files)
+        yield GaugeMetricFamily(
+            "element_unconfirmed_files", "Files whose saga has not been seen committed", value=len(store.unconfirmed)
         )
         yield GaugeMetricFamily(
-            "element_unsettled_files", "Files the catalog is not told of", value=len(store.unsettled)
+            "element_unsettled_files", "Files whose catalog row may differ from the disk", value=len(store.unsettled)
         )
-        yield GaugeMetricFamily("element_owed_files", "Decided and not yet taken by S3", value=len(store.pending))
+        yield GaugeMetricFamily(
+            "element_owed_files", "Files whose decided change S3 has not made", value=len(store.pending)
+        )
         yield GaugeMetricFamily(
             "element_failed", "1 once the disk has failed", value=int(store.disk_health.failure is not None)
         )
         yield GaugeMetricFamily(
-            "storage_in_flight_bytes", "Promised and not written", value=store.space.in_flight_bytes
+            "storage_in_flight_bytes", "Bytes reserved by puts and not written yet", value=store.space.in_flight_bytes
         )
-        yield GaugeMetricFamily("storage_available_bytes", "What puts may take", value=store.space.available_bytes())
+        yield GaugeMetricFamily(
+            "storage_available_bytes", "Bytes that puts may still take", value=store.space.available_bytes()
+        )
 
 
 def show_serving(serving: Serving, runtime: Runtime) -> None:

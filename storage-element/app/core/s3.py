@@ -1,4 +1,4 @@
-"""The bucket of an element whose files lie in S3: its claim, its health, uploads that nobody completes any more."""
+"""The bucket of an element with files in S3: its claim, its health check, and the removal of unfinished uploads."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Bucket:
     claim: Claim
 
     def watch(self, settings: Settings, runtime: Runtime, store: Store, rows: Rows) -> None:
-        """Health and sweep, for as long as the service runs."""
+        """Start the health check and the sweep of unfinished uploads."""
 
-        told = False
+        logged = False
 
         async def check() -> None:
-            """In a thread of its own: the store's may all be waiting for S3."""
-            nonlocal told
+            """In a separate thread: those of the store may all be waiting for S3."""
+            nonlocal logged
             try:
                 await asyncio.to_thread(self.claim.check, store.disk_health)
             except Unavailable as error:
-                if not told:
-                    log.warning("S3 is away", error=error.detail, cause=str(error.__cause__)[:500])
-                told = True
+                if not logged:
+                    log.warning("S3 does not answer", error=error.detail, cause=str(error.__cause__)[:500])
+                logged = True
                 raise
-            told = False
+            logged = False
 
         async def sweep() -> None:
             before = await rows.agreed_now(runtime.clock) - timedelta(seconds=settings.storage_sweep_grace_s)
@@ -59,7 +59,7 @@ class Bucket:
 
 
 async def open_bucket(settings: Settings, paths: Paths) -> Bucket:
-    """S3 may be away: then the claim is made later, and until then every call raises Unavailable. Raises RootRefused."""
+    """If S3 does not answer, the claim is made later, and until then every call raises Unavailable. Raises RootRefused."""
     backend = S3Backend(paths, s3_settings(settings))
     claim = await asyncio.to_thread(
         partial(Claim, backend, paths, settings.storage_element_id, take_over=settings.s3_take_over)
@@ -67,7 +67,7 @@ async def open_bucket(settings: Settings, paths: Paths) -> Bucket:
     try:
         await asyncio.to_thread(claim.make)
     except Unavailable as error:
-        log.warning("S3 is away at the start; it is asked again", error=error.detail)
+        log.warning("S3 does not answer at the start; retrying", error=error.detail)
     return Bucket(backend, claim)
 
 
@@ -75,7 +75,7 @@ def s3_settings(settings: Settings) -> S3Settings:
     given = (settings.s3_endpoint_url, settings.s3_bucket, settings.s3_access_key_id, settings.s3_secret_access_key)
     endpoint_url, bucket, access_key_id, secret_access_key = given
     if not (endpoint_url and bucket and access_key_id and secret_access_key):
-        raise ValueError("the settings of S3 are not whole, which was checked when they were read")
+        raise ValueError("unreachable: the validation of the settings requires all four S3 settings")
     return S3Settings(
         endpoint_url=endpoint_url,
         bucket=bucket,

@@ -1,4 +1,4 @@
-"""Keeps bytes so that an acknowledged put survives a power cut. DESIGN.md beside this file has the format and the crash table.
+"""Stores bytes so that an acknowledged put survives a power cut. DESIGN.md in this folder has the format and the crash table.
 
-Knows no web framework, no database and no Redis: catalog and change events come in as one protocol (catalog.py).
+Independent of web framework, database and Redis: catalog and change events are one protocol (catalog.py).
 """

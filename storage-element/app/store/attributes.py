@@ -1,4 +1,4 @@
-"""attr.json of a new file and of its next revision; the format itself is artstore.contracts.files."""
+"""The attr.json of a new file and of its next revision. artstore.contracts.files has the format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from artstore.contracts.files import (
 from artstore.errors import InvalidFields
 
 UNREADABLE = b"\0unreadable"
-"""Stands for an attr.json that the disk does not give: no attributes can be read from it either."""
+"""Stands for an attr.json that the disk cannot read. It does not decode to attributes."""
 
 
 def first_revision(
@@ -44,23 +44,23 @@ def first_revision(
 
 def with_changes(attributes: Attributes, changes: Changes, *, now: str) -> Attributes:
     """The next revision. Raises InvalidFields."""
-    wanted: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     if changes.filename is not msgspec.UNSET:
         check_filename(changes.filename)
-        wanted["filename"] = changes.filename
+        changed["filename"] = changes.filename
     if changes.tags is not msgspec.UNSET:
         check_tags(changes.tags)
-        wanted["tags"] = changes.tags
+        changed["tags"] = changes.tags
     if changes.metadata is not msgspec.UNSET:
         check_metadata(changes.metadata)
-        wanted["metadata"] = changes.metadata
-    if not wanted:
+        changed["metadata"] = changes.metadata
+    if not changed:
         raise InvalidFields("nothing to change", fields=["filename", "tags", "metadata"])
-    return msgspec.structs.replace(attributes, revision=attributes.revision + 1, updated_at=now, **wanted)
+    return msgspec.structs.replace(attributes, revision=attributes.revision + 1, updated_at=now, **changed)
 
 
 def with_content(attributes: Attributes, *, size_bytes: int, sha256: str, content_type: str, now: str) -> Attributes:
-    """The next revision, with other bytes."""
+    """The next revision, with new bytes."""
     return msgspec.structs.replace(
         attributes,
         revision=attributes.revision + 1,
@@ -72,7 +72,7 @@ def with_content(attributes: Attributes, *, size_bytes: int, sha256: str, conten
 
 
 def find_in(encoded: bytes, file_id: str) -> Attributes | None:
-    """What these bytes say of `file_id`; None when they are no attr.json of it (damage, or a file copied to a wrong name)."""
+    """The attributes of `file_id`; None when the bytes cannot be decoded (damage) or belong to another file (a wrong name)."""
     try:
         attributes = decode(encoded)
     except (ValueError, msgspec.MsgspecError):

@@ -10,7 +10,7 @@ from artstore.errors import Conflict, FileDamaged, NotFound
 from artstore.failpoints import failpoint
 
 from .attributes import find_in
-from .disk_health import OF_THE_NAME
+from .disk_health import NAME_REFUSED
 from .get import find_attributes_or_unreadable
 from .pending import do_or_defer, make_pending_change, settle
 from .store import Store
@@ -108,7 +108,7 @@ class DeleteOperation:
 
     async def _refused(self, intent: OpenIntent, error: OSError) -> NoReturn:
         """FileDamaged when only this name is refused: attr.json still exists, so nothing was deleted. Else ElementFailed."""
-        if error.errno not in OF_THE_NAME:
+        if error.errno not in NAME_REFUSED:
             raise self.store.disk_health.fail(f"a file could not be removed: {error}") from error
         await self.store.wal.mark(intent, Step.ABORTED)
         self.store.wal.close_intent(intent)

@@ -1,7 +1,7 @@
-"""The only file that syncs, renames and unlinks. What it returns from is done; what it raises has not been retried.
+"""The only module that syncs, renames and unlinks. A call that returns has taken effect; a call that raises was not retried.
 
-A sync that fails raises DiskFailed: the kernel may have dropped the pages it could not write, and a second sync would
-say yes to data that is gone (fsyncgate). So nobody retries it; the element turns itself read-only.
+A failed sync raises DiskFailed: the kernel may have dropped the pages that it could not write, and a second sync would succeed
+although the data is lost ("fsyncgate"). So a sync is never retried; the element becomes read-only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 IOV_MAX = 1024
-"""Buffers that one writev takes on Linux."""
+"""Limit of Linux for the buffers of one writev."""
 SYNC_FILE_RANGE_WRITE = 2
 FILE_MODE = 0o640
 FOLDER_MODE = 0o750
@@ -24,25 +24,25 @@ STATX_INO, STATX_BTIME, STATX_CTIME = 0x100, 0x800, 0x80
 STATX_BYTES = 256
 STATX_TIME = struct.Struct("<qI")
 STATX_INO_AT, STATX_BTIME_AT, STATX_CTIME_AT = 32, 80, 96
-"""struct statx of linux/stat.h."""
+"""Offsets in struct statx of linux/stat.h."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DiskFailed(OSError):
-    """A sync reported an error: what was written before it may be lost."""
+    """A sync reported an error: data written before it may be lost."""
 
 
 class Identity(NamedTuple):
-    """Which file lies under a name: another one that is put in its place differs, even with the same bytes and times."""
+    """The identity of the file under a name. A file that replaces it differs, even with the same bytes and times."""
 
     inode: int
     born_ns: int
-    """When the inode was made; where the file system does not say, when it last changed."""
+    """When the inode was created or, where the file system does not say, changed last."""
 
 
 def identify(path: str) -> Identity | None:
-    """None when nothing is there."""
+    """None when there is nothing under this name."""
     buffer = ctypes.create_string_buffer(STATX_BYTES)
     wanted = STATX_INO | STATX_BTIME | STATX_CTIME
     if _libc.statx(AT_FDCWD, os.fsencode(path), AT_SYMLINK_NOFOLLOW, wanted, buffer) != 0:
@@ -57,7 +57,7 @@ def identify(path: str) -> Identity | None:
 
 
 def write_new(path: str, pieces: Sequence[bytes], *, sync: bool = False) -> None:
-    """Create `path` (it must not exist) with these bytes. Without `sync` they are in the page cache only."""
+    """Create `path`, which must not exist, with these bytes. Without `sync` they are only in the page cache."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         write_all(fd, pieces)
@@ -68,29 +68,29 @@ def write_new(path: str, pieces: Sequence[bytes], *, sync: bool = False) -> None
 
 
 def create(path: str) -> int:
-    """A new empty file to fill; the caller owns the descriptor."""
+    """Create an empty file. The caller owns the descriptor."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
 
 def write_all(fd: int, pieces: Sequence[bytes], offset: int | None = None) -> int:
-    """Write every byte, whatever the system call takes at once, at `offset` or at the descriptor's position."""
+    """Write all bytes, in as many system calls as needed, at `offset` or at the descriptor's position."""
     written = 0
     waiting = [memoryview(piece) for piece in pieces if len(piece)]
     while waiting:
-        some = waiting[:IOV_MAX]
-        took = os.writev(fd, some) if offset is None else os.pwritev(fd, some, offset + written)
-        if took <= 0:
-            raise OSError(errno.EIO, "the disk took no bytes and gave no reason")
-        written += took
-        while waiting and took >= len(waiting[0]):
-            took -= len(waiting.pop(0))
-        if took:
-            waiting[0] = waiting[0][took:]
+        group = waiting[:IOV_MAX]
+        count = os.writev(fd, group) if offset is None else os.pwritev(fd, group, offset + written)
+        if count <= 0:
+            raise OSError(errno.EIO, "the disk wrote no bytes and reported no error")
+        written += count
+        while waiting and count >= len(waiting[0]):
+            count -= len(waiting.pop(0))
+        if count:
+            waiting[0] = waiting[0][count:]
     return written
 
 
 def sync_data(fd: int) -> None:
-    """fdatasync. ENOSPC passes as it is (delayed allocation); the file is then thrown away by the caller."""
+    """fdatasync. ENOSPC is raised as it is (delayed allocation); the caller then discards the file."""
     try:
         os.fdatasync(fd)
     except OSError as error:
@@ -98,12 +98,12 @@ def sync_data(fd: int) -> None:
 
 
 def start_writing(fd: int) -> None:
-    """Ask the kernel to begin writing what is dirty (sync_file_range, no wait). Only an advice: the sync comes later."""
+    """Ask the kernel to start writing dirty pages (sync_file_range, no wait). Only a hint: the sync comes later."""
     _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
 
 
 def sync_path(path: str) -> None:
-    """fsync of a folder (its names become durable) or of a file by its name."""
+    """fsync of a file, or of a folder, whose names become durable."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -114,7 +114,7 @@ def sync_path(path: str) -> None:
 
 
 def sync_filesystem(fd: int) -> None:
-    """syncfs: everything written to the file system that holds `fd`. Reports write-back errors since `fd` was opened."""
+    """syncfs: everything written to the file system of `fd`. Reports write-back errors since `fd` was opened."""
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise DiskFailed(number, f"syncfs: {os.strerror(number)}")
@@ -125,7 +125,7 @@ def rename(source: str, target: str) -> None:
 
 
 def remove(path: str) -> bool:
-    """False when nothing was there."""
+    """False when the file did not exist."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def remove(path: str) -> bool:
 
 
 def make_folder(path: str) -> bool:
-    """False when it was there already."""
+    """False when the folder existed already."""
     try:
         os.mkdir(path, FOLDER_MODE)
     except FileExistsError:
@@ -143,7 +143,7 @@ def make_folder(path: str) -> bool:
 
 
 def replace_file(path: str, content: bytes) -> None:
-    """The whole of `path` becomes `content`, or nothing changes: temp, sync, rename, sync of the folder."""
+    """Replace the whole content of `path`, or change nothing: temp, sync, rename, sync of the folder."""
     temp = path + ".new"
     remove(temp)  # left by a crash in here
     write_new(temp, [content], sync=True)
@@ -152,7 +152,7 @@ def replace_file(path: str, content: bytes) -> None:
 
 
 def make_tree(folders: Iterable[str]) -> None:
-    """Make the folders that are missing, parents first, and their names durable."""
+    """Create missing folders, parents first, with durable names."""
     touched: dict[str, None] = {}
     for folder in folders:
         if make_folder(folder):
@@ -162,7 +162,7 @@ def make_tree(folders: Iterable[str]) -> None:
 
 
 def make_path(path: str) -> None:
-    """The folder and those above it, where missing: with all their names durable, so that no power cut takes the whole root."""
+    """Create the folder and its missing parents, with durable names, so that no power cut removes the whole root."""
     missing: list[str] = []
     while not os.path.isdir(path):
         missing.append(path)

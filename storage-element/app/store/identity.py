@@ -1,4 +1,4 @@
-"""element.json: whose disk this is and in which mode. And the lock that keeps a second process off it."""
+"""element.json: the element that a root belongs to, and its mode. And the lock that excludes a second process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 class RootRefused(StartRefused):
-    """This root cannot be used; the text says why, for the operator."""
+    """This root cannot be used. The text tells the operator why."""
 
 
 def new_root_id() -> str:
@@ -31,18 +31,18 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode
     changed_at: str
     root_id: str = ""
-    """Random, made with the root; empty in a root from before root ids."""
+    """Random, created with the root; empty in a root older than root ids."""
     incarnation: int = 0
-    """Grows by one with each start, so that of two copies the registry can tell which is newer."""
+    """Incremented at each start, so that the registry knows which of two copies is newer."""
     accepted: bool = False
-    """The registry has accepted this root once: it may serve while admin is away."""
+    """The registry has accepted this root before: it may serve while admin is unavailable."""
     fenced: bool = False
-    """The registry has refused it since: only an operator's word lets it serve again, and starts are not counted."""
+    """The registry has refused this root since: only an operator can accept it again, and starts are not counted."""
     schema_version: int = SCHEMA_VERSION
 
 
 def lock_root(paths: Paths) -> int:
-    """A descriptor that holds the root until it is closed. Raises RootRefused when another process has it."""
+    """A descriptor that locks the root until it is closed. Raises RootRefused when another process has locked it."""
     try:
         fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE)
     except OSError as error:
@@ -56,7 +56,7 @@ def lock_root(paths: Paths) -> int:
 
 
 def find_identity(paths: Paths) -> Identity | None:
-    """None on a root that was never used. Raises RootRefused for an element.json that cannot be read."""
+    """None for a root that was never used. Raises RootRefused for an element.json that cannot be read."""
     try:
         with open(paths.element, "rb") as file:
             encoded = file.read()
@@ -73,7 +73,7 @@ def find_identity(paths: Paths) -> Identity | None:
     return identity
 
 
-def keep_identity(paths: Paths, identity: Identity) -> None:
-    """Durable when it returns: a mode takes effect only after this."""
+def save_identity(paths: Paths, identity: Identity) -> None:
+    """Durable when it returns: a mode takes effect only afterwards."""
     encoded = orjson.dumps(msgspec.to_builtins(identity), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
     durable.replace_file(paths.element, encoded + b"\n")

@@ -1,4 +1,4 @@
-"""How far a start has come. Recovery fills it, `/health/ready` shows it."""
+"""The progress of a start: set by the recovery, shown by `/health/ready`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 
 class StartStopped(Exception):
-    """The process is told to end while it recovers. The next start begins again."""
+    """The process must end during the recovery. The next start repeats it."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """`total` 0: the phase is not counted. Written by the thread that works, read by the event loop."""
+    """`total` 0: the phase has no steps. Written by the working thread, read by the event loop."""
 
     phase: str = "opening"
     done: int = 0
@@ -24,7 +24,7 @@ class Progress:
         self.step(0)
 
     def step(self, count: int = 1) -> None:
-        """Raises StartStopped, between two steps that may both be repeated."""
+        """Raises StartStopped between two steps, both of which may be repeated."""
         if self.stopping:
             raise StartStopped
         self.done += count

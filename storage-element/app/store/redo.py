@@ -15,7 +15,7 @@ from artstore.logs import get_logger
 
 from . import durable
 from .attributes import UNREADABLE, find_in
-from .disk_health import OF_THE_NAME
+from .disk_health import NAME_REFUSED
 from .get import find_attributes_or_unreadable, unreadable
 from .store import Store
 from .wal.replay import UNKNOWN, Removed, Replay, Wanted
@@ -50,7 +50,7 @@ def one_file_only(store: Store, file_id: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in OF_THE_NAME:
+        if error.errno not in NAME_REFUSED:
             raise
         store.findings.damaged += 1
         log.error("file not recovered", file_id=file_id, error=str(error))

@@ -1,5 +1,5 @@
-"""The Nth system call of the durable layer goes wrong. `durable` is the only file that syncs, renames and unlinks, so its `os`
-and libc are replaced by ones that count (SQLite's way). Runs in worker processes of its own.
+"""The Nth system call of the durable layer fails. `durable` is the only module that syncs, renames and unlinks, so its `os`
+and libc are replaced by counting ones, as SQLite's tests do. Runs in worker processes.
 """
 
 from __future__ import annotations

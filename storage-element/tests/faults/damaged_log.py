@@ -1,11 +1,11 @@
-"""A log that was cut short or has a wrong byte, after a crash that found nothing of the small files' own names on disk.
+"""A log that was truncated or has a wrong byte, after a crash that lost the names of all small files on disk.
 
-What is promised. The log is durable once it was synced, so only a broken medium cuts it or turns its bytes; then
-- a file none of whose frames was hit is exactly as acknowledged, and nothing is found that nobody put;
-- a file whose frame was hit is whole, in one of the states it was acknowledged in, or absent;
-- as long as the files themselves stand (the process crashed, the machine did not), one wrong byte loses nothing at all;
-- what takes away is written twice: no single byte brings a deleted file or an undone put back;
-- so are confirmations: no single byte lets a compensation take an acknowledged file.
+The log is durable once it was synced, so only a broken medium truncates it or changes its bytes. Promised is then:
+- a file with no damaged frame is exactly as acknowledged, and no file is found that was never put;
+- a file with a damaged frame is whole, in one of the states in which it was acknowledged, or absent;
+- as long as the files themselves exist (the process crashed, not the machine), one wrong byte loses nothing at all;
+- removals are logged twice: no single byte brings back a deleted file or an undone put;
+- so are confirmations: no single byte lets a compensation remove an acknowledged file.
 """
 
 from __future__ import annotations

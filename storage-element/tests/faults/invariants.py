@@ -1,4 +1,4 @@
-"""What must be true of an element's root after any fault, once it was opened again and has settled: said here only."""
+"""The invariants of an element's root after any fault, once it was opened again and has settled. Stated only here."""
 
 from __future__ import annotations
 

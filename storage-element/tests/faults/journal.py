@@ -1,4 +1,4 @@
-"""What was begun and what was answered, written down beside the store under test, so that it can be compared after any fault."""
+"""A journal of the operations that were begun and answered, kept outside the store, to compare with after any fault."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""kill -9 at a point, and at a point of the recovery after it. Runs in worker processes that fork for each case: a start of
-Python for each would take a hundred times as long, and a fork dies of SIGKILL like anything else.
+"""kill -9 at a failpoint, and at a failpoint of the recovery after it. Runs in worker processes that fork for each case: starting
+Python for each would take a hundred times as long, and a fork dies of SIGKILL like any process.
 
-The roots lie in memory (/dev/shm) where there is one: a killed process loses nothing that it wrote, so no disk is needed.
+The roots are in memory (/dev/shm) where that exists: a killed process loses nothing that it wrote, so no disk is needed.
 """
 
 from __future__ import annotations

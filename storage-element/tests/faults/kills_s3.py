@@ -1,4 +1,4 @@
-"""kill -9 at a point of an element whose files lie in S3, and at a point of what it does at its next start."""
+"""kill -9 at a failpoint of an element with files in S3, and at a failpoint of its next start."""
 
 from __future__ import annotations
 

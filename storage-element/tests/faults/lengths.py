@@ -1,4 +1,4 @@
-"""Short or long: the proofs are part of every test run in a short form, and whole with ARTSTORE_FAULTS=long."""
+"""Short or long: every test run includes the proofs in a short form; ARTSTORE_FAULTS=long runs them completely."""
 
 from __future__ import annotations
 

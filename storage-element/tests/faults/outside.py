@@ -1,4 +1,4 @@
-"""The invariants asked of a real element over HTTP, with its real catalog."""
+"""The invariants checked on a real element over HTTP, with its real catalog."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A disk that writes down every write and flush, as a process: python -m tests.faults.recording IMAGE MOUNTPOINT RECORD.
+"""A disk that records every write and flush, as a process: python -m tests.faults.recording IMAGE MOUNTPOINT RECORD.
 
-It serves a FUSE file system with one file, `disk`, on which a loop device is put: what the block layer sends down arrives
-here one request after the other, and a flush (the loop device's fsync) arrives as one too. Touching the file `broken` beside
-RECORD makes every flush from then on fail with EIO.
+It serves a FUSE file system with one file, `disk`, under a loop device: every request of the block layer arrives here in
+order, and a flush (the loop device's fsync) is a request too. Creating the file `broken` beside RECORD makes every later
+flush fail with EIO.
 
-RECORD is a row of ENTRY headers, each followed by the bytes of a write.
+RECORD is a sequence of ENTRY headers, each followed by the bytes of a write.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A disk that keeps only what it must: at a power cut it drops what was not synced and reorders what was not ordered.
+"""A disk that keeps only what it must: at a power cut it drops unsynced writes and reorders unordered ones.
 
-It stands for `os` and libc in the durable layer, passes each call on to a real folder (what the page cache shows), and keeps
-a list of them. An image for a cut after any of the calls is then made from that list:
+It replaces `os` and libc in the durable layer, passes each call on to a real folder (the view of the page cache), and keeps a
+list of the calls. An image for a cut after any of the calls is then made from that list:
 
-- bytes written to a file since its last sync are there or not, page by page, each page for itself;
-- a create, rename, unlink or mkdir is there for certain once a folder it touches was synced after it (or the whole file
-  system), else perhaps; but not without those before it that touched the same names, and a rename is never half there;
-- what lies in a folder whose own name is gone is gone, however often the folder was synced.
+- bytes written to a file since its last sync may be lost, each page independently;
+- a create, rename, unlink or mkdir is durable once a folder that it changed was synced after it (or the whole file system);
+  before that it may be lost, but never while a later one of the same names is kept, and a rename is never half done;
+- the content of a folder whose own name is lost is lost, however often the folder was synced.
 
-That is weaker than what ext4, xfs or btrfs do, and all that POSIX says.
+That is weaker than ext4, xfs or btrfs, and all that POSIX promises.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from .work import SCENARIOS
 SHORT_CASES = 400
 
 
-def test_any_failing_call_ends_in_a_typed_error_and_nothing_between() -> None:
+def test_any_failing_system_call_ends_in_a_typed_error_and_whole_files() -> None:
     cases = [
         Case(scenario, nth, fault)
         for scenario in SCENARIOS

@@ -1,4 +1,4 @@
-"""Callers that stall, dawdle, vanish or race each other leave nothing behind and disturb nobody."""
+"""Callers that stall, are slow, vanish or race each other leave nothing behind and disturb no other caller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ MIN_RATE = 1000
 RACERS = 10
 
 
-async def test_who_stalls_or_dawdles_is_cut_off_and_leaves_no_temp(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_stalled_or_slow_sender_is_cut_off_and_leaves_no_temp(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
     settings = {"BODY_IDLE_TIMEOUT_S": "3", "BODY_MIN_RATE_BYTES_PER_S": str(MIN_RATE)}
     async with running_element(own_neighbours, tmp_path / "se", **settings) as element:
         assert await asyncio.gather(stall(element), dawdle(element), vanish(element)) == [408, 408, 0]
@@ -50,9 +52,7 @@ async def vanish(element: RunningElement) -> int:
     return 0
 
 
-async def test_of_concurrent_changes_of_one_file_each_is_whole_or_refused(
-    own_neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_concurrent_changes_of_one_file_are_whole_or_refused(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with running_element(own_neighbours, tmp_path / "se") as element:
         file_id, contents = str(uuid7()), [os.urandom(100 + 20_000 * n) for n in range(RACERS)]
         puts = await asyncio.gather(*(element.put(content, file_id=file_id) for content in contents))

@@ -8,7 +8,7 @@ from .lengths import LONG, chosen, in_processes
 SHORT_CASES = 500
 
 
-def test_a_damaged_log_invents_nothing_and_loses_only_what_was_hit() -> None:
+def test_a_damaged_log_loses_only_the_damaged_records() -> None:
     cases = all_cases()
     run = chosen(cases, SHORT_CASES)
     chunk = CHUNK if LONG else SHORT_CASES // 2

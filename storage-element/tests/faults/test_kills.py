@@ -1,4 +1,4 @@
-"""kill -9 at every named point of every verb, and again at every point of the recovery after it."""
+"""kill -9 at every failpoint of every operation, and again at every failpoint of the recovery after it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .work import SCENARIOS
 
 STORE = Path(__file__).parents[2] / "app" / "store"
 ONLY_S3 = frozenset({"delete.intended", "owing.kept", "owing.paid", "owing.resolved"})
-"""Points that only an element in S3 comes by: test_kills_s3.py goes through them."""
+"""Failpoints that only an element with files in S3 reaches: test_kills_s3.py covers them."""
 SHORT_MOMENTS = 8
-"""Per scenario, beside the first hit of each point."""
+"""Per scenario, beside the first time of each failpoint."""
 SHORT_RECOVERIES = 3
 
 
@@ -23,7 +23,7 @@ def test_a_kill_at_any_point_and_in_the_recovery_after_it_leaves_all_or_nothing(
     hits = set().union(*(outcome.hits for outcome in outcomes))
     print(described(outcomes), f"{len(hits)} points")
     missed = points_below(STORE) - hits - ONLY_S3
-    assert not missed, f"no kill goes through {sorted(missed)}"
+    assert not missed, f"no case kills at {sorted(missed)}"
 
 
 def cases() -> list[Case]:
@@ -40,13 +40,13 @@ def cases() -> list[Case]:
 
 
 def points_below(folder: Path) -> set[str]:
-    """The argument of every call of `failpoint` in its sources. Each is a name written out."""
+    """The argument of every call of `failpoint` in the sources. Each must be a literal."""
     names: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "failpoint":
                 (argument,) = node.args
-                assert isinstance(argument, ast.Constant), f"{path.name}: a point's name is written out"
+                assert isinstance(argument, ast.Constant), f"{path.name}: the name of a failpoint must be a literal"
                 assert isinstance(argument.value, str)
                 names.add(argument.value)
     return names

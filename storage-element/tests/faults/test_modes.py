@@ -1,4 +1,4 @@
-"""What each mode allows, asked of a real element; and that a mode never goes back."""
+"""The operations that each mode allows on a real element, and that a mode never goes back."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ class Held:
         return (await self.element.ask("POST", "/api/element/mode", json={"mode": mode})).status
 
 
-async def test_every_operation_in_every_mode_and_the_only_ways_between_them(
-    own_neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_every_mode_allows_its_operations_and_its_transitions(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root, allowed, saga_id = tmp_path / "se", {}, str(uuid7())
     async with running_element(own_neighbours, root, STORAGE_MODE="edit") as element:
         held = Held(element, allowed)
@@ -125,7 +123,7 @@ async def is_taking(element: RunningElement) -> bool:
     return any((element.root / "tmp").iterdir())
 
 
-async def test_a_mode_goes_back_only_by_force(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_mode_is_reverted_only_by_force(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "se"
     for configured, force, mode in [
         ("ar", "false", "ar"),

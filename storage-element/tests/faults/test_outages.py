@@ -19,7 +19,7 @@ from .outside import check_element, stored
 SMALL, LARGE = os.urandom(500), os.urandom(300_000)
 
 
-async def test_an_error_of_the_disk_makes_the_element_read_only_and_it_says_so(
+async def test_a_disk_error_makes_the_element_read_only_and_is_reported(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
     reason = why_not("ext4")
@@ -53,7 +53,7 @@ async def test_an_error_of_the_disk_makes_the_element_read_only_and_it_says_so(
         assert "the disk failed: read-only until restarted" in (tmp_path / "se.log").read_text()
 
 
-async def test_without_the_catalog_a_put_is_refused_and_leaves_nothing_and_changes_follow_later(
+async def test_without_the_catalog_puts_are_refused_and_changes_are_settled_later(
     valkey: ValkeyServer, admin: HeardAdmin, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o711)

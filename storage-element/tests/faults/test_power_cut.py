@@ -1,12 +1,11 @@
-"""The power is cut at random moments of a load, on ext4 and on xfs; what was acknowledged before is there after.
+"""The power is cut at random moments of a load, on ext4 and on xfs; everything acknowledged before is there afterwards.
 
-Copying the image of a live loop device while it is written is no power cut: the copy takes blocks of different moments, so
-it may hold a later write without an earlier one that a flush had put in order, a state that no disk can be left in. Freezing
-the file system for the copy makes it too clean. So the disk itself is ours (`recording.py`): it writes down every write and
-every flush in the order in which the kernel sent them, and an image for any moment is made afterwards from that record:
-all writes before the last flush that was answered, and of those after it all (a disk without a cache), or any (a disk with a
-volatile cache loses and reorders them, page by page, one page torn). The journals carry the same clock, so what had been
-acknowledged before that moment is known exactly.
+A copy of the image of a live loop device is not a power cut: it contains blocks of different moments, so it may have a later
+write without an earlier one that a flush had ordered, a state that no disk can be left in. Freezing the file system for the copy
+makes it too clean. So the test uses its own disk (`recording.py`), which records every write and flush in the order in which the
+kernel sent them. An image for any moment is made from that record: all writes before the last answered flush, and of those after
+it all (a disk without a cache) or any (a volatile cache loses and reorders them, page by page, one page torn). The journals use
+the same clock, so the operations acknowledged before that moment are known exactly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A disk that fills up: refused in time, nothing left of what was refused, and always room to delete."""
+"""A disk that fills up: puts are refused in time, leave nothing behind, and deletes always succeed."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ PROVOKED: dict[str, Callable[[RunningElement], Awaitable[None]]] = {
 }
 
 
-async def test_upkeep_killed_at_any_of_its_points_goes_on(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_upkeep_killed_at_any_failpoint_resumes(own_neighbours: Neighbours, tmp_path: Path) -> None:
     assert set(PROVOKED) == points_below(UPKEEP)
     root, settings = tmp_path / "se", {"STORAGE_SWEEP_GRACE_S": str(GRACE_S)}
     allowed: dict[str, list[State]] = {}

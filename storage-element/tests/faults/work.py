@@ -1,4 +1,4 @@
-"""What the faults strike: every verb on a store, each step written down before it begins and when it was answered."""
+"""The load for fault tests: every operation of the store, each noted in the journal before it begins and when it was answered."""
 
 from __future__ import annotations
 

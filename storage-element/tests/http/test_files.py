@@ -23,7 +23,7 @@ async def element(neighbours: Neighbours, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, (1 << 20) + 1, 9_000_000])
-async def test_what_goes_in_comes_out(element: RunningElement, size: int) -> None:
+async def test_a_file_is_read_as_it_was_put(element: RunningElement, size: int) -> None:
     content = os.urandom(size)
     put = await element.put(content)
     assert put.status == 201, put.body
@@ -38,7 +38,7 @@ async def test_what_goes_in_comes_out(element: RunningElement, size: int) -> Non
     assert answer.headers["content-length"] == str(size)
 
 
-async def test_a_body_of_unknown_length_is_taken(element: RunningElement) -> None:
+async def test_a_body_of_unknown_length_is_accepted(element: RunningElement) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield bytes(10_000)
@@ -115,7 +115,7 @@ async def test_if_match_is_a_condition_on_the_revision(element: RunningElement, 
     assert (await element.ask("GET", path)).json["revision"] == (2 if status == 200 else 1)
 
 
-async def test_if_match_of_a_file_that_is_not_there_is_not_found(element: RunningElement) -> None:
+async def test_if_match_on_a_missing_file_is_not_found(element: RunningElement) -> None:
     for given in ("*", '"1"', '"1", "2"'):
         answer = await element.ask("DELETE", f"/api/files/{uuid7()}", headers={"if-match": given})
         assert answer.status == 404
@@ -143,7 +143,7 @@ async def test_new_content_replaces_the_old(element: RunningElement, size: int) 
     assert (await element.ask("GET", f"{path}/content")).body == content
 
 
-async def test_a_deleted_file_is_gone(element: RunningElement) -> None:
+async def test_a_deleted_file_is_not_found(element: RunningElement) -> None:
     path = f"/api/files/{(await element.put(b'content')).json['file_id']}"
     assert (await element.ask("DELETE", path)).status == 204
     for gone in (path, f"{path}/content"):
@@ -151,7 +151,7 @@ async def test_a_deleted_file_is_gone(element: RunningElement) -> None:
     assert (await element.ask("DELETE", path)).status == 404
 
 
-async def test_a_compensation_takes_only_what_its_saga_put(element: RunningElement) -> None:
+async def test_a_compensation_removes_only_the_file_of_its_saga(element: RunningElement) -> None:
     file_id, saga_id = str(uuid7()), str(uuid7())
     path = f"/api/files/{file_id}"
     await element.put(b"content", file_id=file_id, saga_id=saga_id)
@@ -176,13 +176,13 @@ async def test_the_listing_has_every_file_once(element: RunningElement) -> None:
     assert len(seen) == len(set(seen))
 
 
-async def test_what_is_no_id_is_refused(element: RunningElement) -> None:
+async def test_an_invalid_id_is_refused(element: RunningElement) -> None:
     for path in ("/api/files/..%2f..%2fetc", "/api/files/ABC", f"/api/files/{str(uuid7()).upper()}"):
         assert (await element.ask("GET", path)).status in (400, 404)
     assert (await element.ask("GET", f"/api/files/{uuid7()}", headers={"authorization": "Bearer x"})).status == 401
 
 
-async def test_the_element_says_what_it_is(element: RunningElement, neighbours: Neighbours) -> None:
+async def test_the_element_describes_itself(element: RunningElement, neighbours: Neighbours) -> None:
     report = (await element.ask("GET", "/api/element")).json
     assert (report["id"], report["mode"], report["backend"]) == ("se-01", "edit", "local")
     assert report["capacity"]["files"] > 0

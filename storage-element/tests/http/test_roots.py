@@ -83,7 +83,7 @@ async def stored(element: RunningElement, content: bytes = b"acknowledged") -> s
 
 
 @pytest.mark.parametrize("what", ["empty", "lost+found", "missing"])
-async def test_where_the_disk_is_not_mounted_nothing_is_made_and_the_disk_is_taken_once_it_is_there(
+async def test_an_unmounted_disk_is_not_replaced_and_is_opened_once_mounted(
     neighbours: Neighbours, tmp_path: Path, refusing: Callable[[Refuse], None], what: str
 ) -> None:
     root, away = tmp_path / "mount" / "root", tmp_path / "away"
@@ -111,7 +111,7 @@ async def test_where_the_disk_is_not_mounted_nothing_is_made_and_the_disk_is_tak
         assert (await element.ask("GET", f"/api/files/{file_id}/content")).body == b"acknowledged"
 
 
-async def test_a_disk_that_goes_away_is_said_and_used_again_when_it_is_back(
+async def test_a_disk_that_disappears_is_reported_and_used_again_when_it_returns(
     neighbours: Neighbours, tmp_path: Path
 ) -> None:
     root, away = tmp_path / "root", tmp_path / "away"
@@ -148,7 +148,7 @@ async def test_a_disk_that_goes_away_is_said_and_used_again_when_it_is_back(
             assert (await element.ask("GET", f"/api/files/{uuid7()}")).status == 404
 
 
-async def test_another_root_in_place_of_the_opened_one_needs_a_restart(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_root_replaced_by_another_needs_a_restart(neighbours: Neighbours, tmp_path: Path) -> None:
     root, copy = tmp_path / "root", tmp_path / "copy"
     async with running_element(neighbours, root) as element:
         file_id = await stored(element)
@@ -187,7 +187,7 @@ async def test_a_refused_root_serves_nothing_until_it_is_accepted(
         assert msgspec.json.decode(element_json.read_bytes())["incarnation"] == first["incarnation"] + 1
 
 
-async def test_a_root_that_was_accepted_serves_while_admin_is_away_but_denies_nothing(
+async def test_an_accepted_root_serves_without_admin_but_answers_unavailable_for_missing_files(
     neighbours: Neighbours, tmp_path: Path, refusing: Callable[[Refuse], None]
 ) -> None:
     async with running_element(neighbours, tmp_path / "root") as element:
@@ -207,7 +207,7 @@ async def test_a_root_that_was_accepted_serves_while_admin_is_away_but_denies_no
         await eventually(denied)
 
 
-async def test_a_root_from_before_root_ids_is_taken_silently(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_root_older_than_root_ids_is_accepted(neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "root"
     async with running_element(neighbours, root) as element:
         file_id = await stored(element)
@@ -220,7 +220,7 @@ async def test_a_root_from_before_root_ids_is_taken_silently(neighbours: Neighbo
     assert (len(taken["root_id"]), taken["incarnation"], taken["accepted"]) == (32, 1, True)
 
 
-async def test_a_start_that_recovers_is_live_and_says_how_far_it_is(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_recovering_start_is_live_and_shows_its_progress(neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "root"
     async with running_element(neighbours, root) as element:
         file_ids = [await stored(element, os.urandom(500)) for _ in range(20)]
@@ -241,7 +241,7 @@ async def test_a_start_that_recovers_is_live_and_says_how_far_it_is(neighbours: 
 
 
 @pytest.mark.parametrize("folder", ["files", "tmp", "quarantine", "wal"])
-async def test_folders_on_another_file_system_are_refused_in_one_line(
+async def test_folders_on_another_file_system_are_refused_with_one_line(
     neighbours: Neighbours, tmp_path: Path, folder: str
 ) -> None:
     other = Path("/dev/shm") / f"artstore-{uuid7()}"
@@ -261,9 +261,7 @@ async def test_folders_on_another_file_system_are_refused_in_one_line(
         shutil.rmtree(other)
 
 
-async def test_an_audit_folder_that_cannot_be_used_is_refused_in_one_line(
-    neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_an_unusable_audit_folder_is_refused_with_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
     """As on a disk that the kernel has made read-only: there, too, no file can be made."""
     blocked, log = tmp_path / "blocked", tmp_path / "log"
     blocked.write_bytes(b"")
@@ -288,9 +286,7 @@ async def test_a_known_root_without_its_files_is_refused(neighbours: Neighbours,
     assert list((root / "files").iterdir()) == []
 
 
-async def test_a_mode_that_the_registry_knows_to_be_further_along_is_taken(
-    neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_a_mode_further_along_in_the_registry_is_adopted(neighbours: Neighbours, tmp_path: Path) -> None:
     neighbours.admin.mode = Mode.RO
     try:
         async with running_element(neighbours, tmp_path / "root", STORAGE_MODE="rw") as element:
@@ -301,7 +297,7 @@ async def test_a_mode_that_the_registry_knows_to_be_further_along_is_taken(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a loop device needs root")
-async def test_a_disk_that_is_unmounted_and_mounted_again(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_an_unmounted_disk_is_used_again_once_mounted(neighbours: Neighbours, tmp_path: Path) -> None:
     image, mount = tmp_path / "disk.img", tmp_path / "mount"
     mount.mkdir()
     with image.open("wb") as file:

@@ -1,4 +1,4 @@
-"""An element whose files lie in S3, as a process, seen from outside."""
+"""An element with files in S3, as a process, tested over HTTP."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def in_s3(s3: S3Server, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 20_000_000])
-async def test_a_file_in_s3_is_given_back_whole_and_in_parts(
+async def test_a_file_in_s3_can_be_read_whole_and_in_ranges(
     neighbours: Neighbours, s3: S3Server, tmp_path: Path, size: int
 ) -> None:
     content = os.urandom(size)

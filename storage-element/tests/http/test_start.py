@@ -1,4 +1,4 @@
-"""What an operator meets who starts an element on the wrong root."""
+"""Errors that an operator sees when an element starts on the wrong root."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def refusal_of(neighbours: Neighbours, root: Path, log: Path, **settings: str) -
     return [line for line in said.splitlines() if "start refused" in line]
 
 
-async def test_a_second_process_on_a_root_says_so_in_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_second_process_on_a_root_ends_with_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
     async with running_element(neighbours, tmp_path / "root") as element:
         lines = refusal_of(neighbours, tmp_path / "root", tmp_path / "second.log")
         assert len(lines) == 1
@@ -28,7 +28,7 @@ async def test_a_second_process_on_a_root_says_so_in_one_line(neighbours: Neighb
         assert (await element.put(b"the first goes on")).status == 201
 
 
-async def test_an_element_that_was_not_heard_speaks_again_soon(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_an_undelivered_report_is_repeated_soon(neighbours: Neighbours, tmp_path: Path) -> None:
     """Three rounds of half a minute later it would be taken for away, though it is there."""
     neighbours.admin.deaf = 3
     heard = len(neighbours.admin.reports)
@@ -41,7 +41,7 @@ async def test_an_element_that_was_not_heard_speaks_again_soon(neighbours: Neigh
     assert neighbours.admin.deaf == 0
 
 
-async def test_a_root_of_another_element_is_refused_in_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_root_of_another_element_is_refused_with_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
     async with running_element(neighbours, tmp_path / "root"):
         pass
     lines = refusal_of(neighbours, tmp_path / "root", tmp_path / "other.log", STORAGE_ELEMENT_ID="se-02")
@@ -49,9 +49,7 @@ async def test_a_root_of_another_element_is_refused_in_one_line(neighbours: Neig
     assert "belongs to the element se-01, not to se-02" in lines[0]
 
 
-async def test_an_element_that_was_accepted_while_it_read_its_log_confirms_uploads(
-    neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_an_element_accepted_during_recovery_confirms_uploads(neighbours: Neighbours, tmp_path: Path) -> None:
     """A slow start reports before the store is open; all that works in the background begins nevertheless."""
     async with running_element(neighbours, tmp_path / "root"):
         pass

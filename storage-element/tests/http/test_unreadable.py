@@ -12,7 +12,7 @@ from ..running import Neighbours, running_element
 from ..upkeep.catalog import attributes_path, data_path
 
 
-async def test_a_file_that_cannot_be_read_costs_that_file_only(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_an_unreadable_file_fails_alone(neighbours: Neighbours, tmp_path: Path) -> None:
     """A folder under a file's name opens, has a size, and cannot be read: an error of the operating system, on any disk."""
     root = tmp_path / "se"
     folder = tmp_path / "folder"
@@ -43,7 +43,7 @@ async def test_a_file_that_cannot_be_read_costs_that_file_only(neighbours: Neigh
 
 
 @pytest.mark.parametrize("damaged", ["a\0/b", "text/plain\r\nX-Evil: 1", "", "текст/html"])
-async def test_bytes_are_answered_whatever_type_an_edited_attr_json_states(
+async def test_content_is_served_whatever_type_an_edited_attr_json_states(
     neighbours: Neighbours, tmp_path: Path, damaged: str
 ) -> None:
     root = tmp_path / "se"
@@ -57,7 +57,7 @@ async def test_bytes_are_answered_whatever_type_an_edited_attr_json_states(
         assert "x-evil" not in answer.headers
 
 
-async def test_a_link_that_leads_nowhere_is_unreadable_and_not_missing(neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_dangling_link_is_unreadable_and_not_missing(neighbours: Neighbours, tmp_path: Path) -> None:
     """Its target may lie on a disk that is not mounted now."""
     root = tmp_path / "se"
     async with running_element(neighbours, root) as element:

@@ -1,4 +1,4 @@
-"""Places for files to lie: this disk, and a prefix of its own in a real S3."""
+"""Places that hold files: the local disk, and a separate prefix in a real S3."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ async def power_cut_during_checkpoint(
 
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_put_that_is_undone_while_a_checkpoint_syncs_does_not_come_back(
+async def test_a_put_undone_during_a_checkpoint_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, torn: bool
 ) -> None:
     """Nor what the power cut has left of it: a small file was not synced by itself."""
@@ -99,9 +99,7 @@ async def test_a_put_that_is_undone_while_a_checkpoint_syncs_does_not_come_back(
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_delete_while_a_checkpoint_syncs_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+async def test_a_delete_during_a_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     root = tmp_path / "root"
     async with opened(root) as store:
         kept, gone = [(await put_bytes(store, b"x" * size)).attributes.file_id for _ in range(2)]

@@ -1,4 +1,4 @@
-"""What was confirmed stays confirmed, and only the element's own memory lets a compensation remove a file."""
+"""Confirmed files stay confirmed, and only the element's own memory lets a compensation remove a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def crashed(root: Path, name: str = "crashed") -> Path:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("checkpointed", ["before", "after", "never"])
-async def test_a_crash_forgets_no_confirmation(tmp_path: Path, size: int, checkpointed: str) -> None:
+async def test_confirmations_survive_a_crash(tmp_path: Path, size: int, checkpointed: str) -> None:
     root, saga_id = tmp_path / "root", str(uuid7())
     async with opened(root) as store:
         file_id = (await put_bytes(store, b"x" * size, saga_id=saga_id)).attributes.file_id
@@ -62,7 +62,7 @@ async def test_a_crash_forgets_no_confirmation(tmp_path: Path, size: int, checkp
             await load_attributes(store, open_one)
 
 
-async def test_a_confirmation_holds_for_the_put_before_it_only(tmp_path: Path) -> None:
+async def test_a_confirmation_covers_only_the_earlier_put(tmp_path: Path) -> None:
     root, first, second = tmp_path / "root", str(uuid7()), str(uuid7())
     async with opened(root) as store:
         file_id = (await put_bytes(store, b"first", saga_id=first)).attributes.file_id
@@ -75,7 +75,7 @@ async def test_a_confirmation_holds_for_the_put_before_it_only(tmp_path: Path) -
         assert store.unconfirmed[file_id].saga_id == second
 
 
-async def test_a_put_that_waits_for_the_catalog_stays_confirmed_over_a_checkpoint(tmp_path: Path) -> None:
+async def test_an_unsettled_put_stays_confirmed_over_a_checkpoint(tmp_path: Path) -> None:
     """After a crash its intent is open until the catalog is back; a rebuild may confirm it before."""
     root, catalog = tmp_path / "root", RememberingCatalog()
     async with opened(root, catalog) as store:
@@ -92,7 +92,7 @@ async def test_a_put_that_waits_for_the_catalog_stays_confirmed_over_a_checkpoin
 
 
 @pytest.mark.parametrize("row", ["pending", "available", "absent"])
-async def test_the_catalog_has_no_say_in_a_compensation(tmp_path: Path, row: str) -> None:
+async def test_the_catalog_does_not_decide_about_a_compensation(tmp_path: Path, row: str) -> None:
     """A restored database shows an acknowledged upload as pending, or an open one as available."""
     catalog, saga_id = RememberingCatalog(), str(uuid7())
     async with opened(tmp_path, catalog) as store:
@@ -123,7 +123,7 @@ async def test_many_confirmations_fit_into_small_segments(tmp_path: Path) -> Non
         assert store.unconfirmed == {}
 
 
-def test_a_log_of_the_version_before_is_read() -> None:
+def test_a_log_of_the_previous_version_is_read() -> None:
     """Carried intents without `confirmed`, no Confirmed record."""
     carried = [7, [1, Kind.PUT_SMALL, "file", "saga", b"{}", "", 1], False, None]
     old = msgspec.msgpack.encode([3, 9, [carried], {"file": ["saga", 1.0]}, 1, 2, True])

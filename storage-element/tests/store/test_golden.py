@@ -18,12 +18,12 @@ GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.attr.json"))
 BY_HAND = "edited_by_hand.attr.json"
 
 
-def test_they_are_all_here() -> None:
+def test_all_golden_files_exist() -> None:
     assert len(GOLDEN) == 6
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
-def test_every_golden_file_is_read_and_nothing_of_it_is_lost(path: Path) -> None:
+def test_every_golden_file_is_read_without_loss(path: Path) -> None:
     written = path.read_bytes()
     attributes = decode(written)
     assert json.loads(encode(attributes)) == json.loads(written)
@@ -32,7 +32,7 @@ def test_every_golden_file_is_read_and_nothing_of_it_is_lost(path: Path) -> None
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
-async def test_an_update_keeps_what_this_version_does_not_know(tmp_path: Path, path: Path) -> None:
+async def test_an_update_keeps_unknown_fields(tmp_path: Path, path: Path) -> None:
     before = json.loads(path.read_bytes())
     file_id = before["file_id"]
     folder = tmp_path / "files" / file_id[-4:-2] / file_id[-2:]

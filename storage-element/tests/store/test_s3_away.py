@@ -85,7 +85,7 @@ async def test_a_put_that_loses_s3_is_refused_and_undone_when_s3_is_back(
         assert (store.usage.files, store.usage.bytes_used) == (1, size)
 
 
-async def test_what_must_look_first_decides_nothing_while_s3_is_away(tmp_path: Path, way: Way, place: Place) -> None:
+async def test_changes_that_must_read_first_are_refused_without_s3(tmp_path: Path, way: Way, place: Place) -> None:
     async with opened_at(tmp_path / "root", place) as store:
         file_id = (await put_bytes(store, b"first")).attributes.file_id
         way.open = False
@@ -100,7 +100,7 @@ async def test_what_must_look_first_decides_nothing_while_s3_is_away(tmp_path: P
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
+async def test_changes_decided_during_an_outage_of_s3_are_made_after_it(
     tmp_path: Path, way: Way, place: Place, settings: S3Settings, restarted: bool
 ) -> None:
     """Also by the next process: the log has it, and the start does not need S3."""
@@ -135,7 +135,7 @@ async def test_what_was_decided_while_s3_took_no_changes_is_made_when_it_does(
             await check_changed(store, catalog, *file_ids)
 
 
-async def test_s3_that_missed_two_checks_is_not_waited_for(tmp_path: Path, way: Way, settings: S3Settings) -> None:
+async def test_calls_fail_at_once_after_two_missed_checks_of_s3(tmp_path: Path, way: Way, settings: S3Settings) -> None:
     async with locked_root(str(tmp_path / "root")) as paths:
         backend = S3Backend(paths, settings)
         claim = Claim(backend, paths, "se-01", take_over=False)
@@ -152,9 +152,7 @@ async def test_s3_that_missed_two_checks_is_not_waited_for(tmp_path: Path, way: 
         assert backend.find_attributes(str(uuid7())) is None
 
 
-async def test_a_second_root_cannot_write_to_the_prefix_and_can_take_it_over_once(
-    tmp_path: Path, settings: S3Settings
-) -> None:
+async def test_a_second_root_can_only_take_over_the_prefix(tmp_path: Path, settings: S3Settings) -> None:
     async with locked_root(str(tmp_path / "first")) as first, locked_root(str(tmp_path / "second")) as second:
         old, new = S3Backend(first, settings), S3Backend(second, settings)
         old_claim = Claim(old, first, "se-01", take_over=False)
@@ -180,7 +178,7 @@ async def test_a_root_is_bound_to_its_bucket_and_prefix(tmp_path: Path, settings
             Claim(S3Backend(paths, other), paths, "se-01", take_over=True)
 
 
-async def test_a_root_is_of_one_backend_for_ever(tmp_path: Path, settings: S3Settings) -> None:
+async def test_a_root_keeps_its_backend(tmp_path: Path, settings: S3Settings) -> None:
     async with opened_at(tmp_path / "disk", on_disk) as store:
         await put_bytes(store, b"here")
         require_backend(store.files.paths, s3=False)
@@ -192,9 +190,7 @@ async def test_a_root_is_of_one_backend_for_ever(tmp_path: Path, settings: S3Set
             require_backend(store.files.paths, s3=False)
 
 
-async def test_uploads_that_nobody_completes_are_found_and_aborted(
-    tmp_path: Path, way: Way, settings: S3Settings
-) -> None:
+async def test_unfinished_uploads_are_found_and_aborted(tmp_path: Path, way: Way, settings: S3Settings) -> None:
     async with locked_root(str(tmp_path / "root")) as paths:
         backend = S3Backend(paths, settings)
         clock = Claim(backend, paths, "se-01", take_over=False)

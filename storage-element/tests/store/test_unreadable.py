@@ -44,7 +44,7 @@ async def takes_writes(store: Store) -> bool:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.ESTALE])
 @pytest.mark.parametrize("size", SIZES)
-async def test_bytes_that_cannot_be_read_leave_the_element_writable(
+async def test_unreadable_data_leaves_the_element_writable(
     tmp_path: Path, disk: BadSectors, size: int, number: int
 ) -> None:
     async with opened(tmp_path) as store:
@@ -74,9 +74,7 @@ async def test_bytes_that_cannot_be_read_leave_the_element_writable(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
-async def test_attributes_that_cannot_be_read_leave_the_element_writable(
-    tmp_path: Path, disk: BadSectors, number: int
-) -> None:
+async def test_unreadable_attributes_leave_the_element_writable(tmp_path: Path, disk: BadSectors, number: int) -> None:
     saga_id = str(uuid7())
     async with opened(tmp_path) as store:
         sound = (await put_bytes(store, b"sound")).attributes.file_id
@@ -99,7 +97,7 @@ async def test_attributes_that_cannot_be_read_leave_the_element_writable(
         assert set(files_on_disk(tmp_path)) == {sound}
 
 
-async def test_a_folder_that_cannot_be_listed_hides_no_other(tmp_path: Path, disk: BadSectors) -> None:
+async def test_an_unlistable_folder_hides_no_other(tmp_path: Path, disk: BadSectors) -> None:
     async with opened(tmp_path) as store:
         file_ids = {(await put_bytes(store, b"x")).attributes.file_id for _ in range(5)}
         bad = sorted(file_ids)[2]
@@ -110,7 +108,7 @@ async def test_a_folder_that_cannot_be_listed_hides_no_other(tmp_path: Path, dis
         assert await takes_writes(store)
 
 
-async def test_too_many_open_files_are_no_fault_of_the_file(tmp_path: Path, disk: BadSectors) -> None:
+async def test_too_many_open_files_are_not_damage(tmp_path: Path, disk: BadSectors) -> None:
     async with opened(tmp_path) as store:
         file_id = (await put_bytes(store, b"x")).attributes.file_id
         disk.opens[store.files.paths.data(file_id)] = errno.EMFILE
@@ -119,7 +117,7 @@ async def test_too_many_open_files_are_no_fault_of_the_file(tmp_path: Path, disk
         assert store.findings.unreadable == 0
 
 
-async def test_a_start_and_the_catalog_pass_files_that_cannot_be_read(tmp_path: Path, disk: BadSectors) -> None:
+async def test_recovery_and_settling_skip_unreadable_files(tmp_path: Path, disk: BadSectors) -> None:
     """After a crash: one whose put the log has, one that was deleted, and others behind them that wait for the catalog."""
     root, crashed, catalog = tmp_path / "root", tmp_path / "crashed", RememberingCatalog()
     async with opened(root, catalog) as store:
@@ -142,7 +140,7 @@ async def test_a_start_and_the_catalog_pass_files_that_cannot_be_read(tmp_path: 
         assert set(files_on_disk(crashed)) == {large, small, other}
 
 
-async def test_a_row_that_the_catalog_refuses_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_row_that_the_catalog_refuses_delays_no_other(tmp_path: Path) -> None:
     catalog = RememberingCatalog()
     async with opened(tmp_path, catalog) as store:
         bad, good = [(await put_bytes(store, b"x" * 300)).attributes.file_id for _ in range(2)]
@@ -158,7 +156,7 @@ async def test_a_row_that_the_catalog_refuses_holds_up_no_other(tmp_path: Path) 
         assert store.unsettled == {}
 
 
-async def test_a_pipe_under_a_files_name_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_named_pipe_under_a_files_name_blocks_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         for path_of in (store.files.paths.attributes, store.files.paths.data):
             file_id = (await put_bytes(store, b"x")).attributes.file_id
@@ -170,7 +168,7 @@ async def test_a_pipe_under_a_files_name_holds_up_nobody(tmp_path: Path) -> None
         assert await takes_writes(store)
 
 
-async def test_a_name_that_the_system_refuses_to_remove_costs_that_file_only(tmp_path: Path) -> None:
+async def test_a_name_that_cannot_be_removed_fails_alone(tmp_path: Path) -> None:
     """Folders under the names of files: the delete is refused, or what is left is an orphan; nothing is decided for good."""
     root, catalog = tmp_path / "root", RememberingCatalog()
     async with opened(root, catalog) as store:
@@ -194,5 +192,5 @@ async def test_a_name_that_the_system_refuses_to_remove_costs_that_file_only(tmp
         assert (tmp_path / "crashed" / "wal" / "._00000001.wal").read_bytes() == bytes(4096)
 
 
-def test_unreadable_is_a_damaged_file_on_the_wire() -> None:
+def test_unreadable_is_the_error_code_file_damaged() -> None:
     assert FileUnreadable.code == FileDamaged.code == "file_damaged"

@@ -1,4 +1,4 @@
-"""What a test does to the catalog behind the element's back, over a connection of its own."""
+"""Changes that a test makes to the catalog directly, over a connection of its own."""
 
 from __future__ import annotations
 

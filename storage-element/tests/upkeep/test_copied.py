@@ -56,7 +56,7 @@ async def test_a_copied_folder_serves_everything(own_neighbours: Neighbours, tmp
         assert (await element.put(b"and takes new ones")).status == 201
 
 
-async def test_files_alone_without_log_and_figures_are_enough(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_the_files_alone_are_enough(own_neighbours: Neighbours, tmp_path: Path) -> None:
     """As rsync of files/ alone leaves it: no log, no element.json."""
     root, copy = tmp_path / "se", tmp_path / "copy"
     async with running_element(own_neighbours, root) as element:

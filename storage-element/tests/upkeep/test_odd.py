@@ -1,4 +1,4 @@
-"""What is odd about one file stops neither rebuild, verify, expiry nor listing: one finding each, and the rest goes on."""
+"""An odd file stops neither rebuild, scrub, expiry nor listing: it is one finding, and all other files are processed."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Site:
 
     async def rebuild(self) -> RebuildState:
         state = RebuildState(started_at=self.store.now())
-        await Rebuild(self.store, self.rows, self.align, self.found, self.found.journal).run(state)
+        await Rebuild(self.store, self.rows, self.reconciler, self.found, self.found.journal).run(state)
         return state
 
     async def verify(self) -> ScrubState:
         state = ScrubState(started_at=self.store.now())
-        await Scrub(self.store, self.align, self.found, self.found.journal, Clock(), 0).run(state)
+        await Scrub(self.store, self.reconciler, self.found, self.found.journal, Clock(), 0).run(state)
         return state
 
     def findings(self) -> dict[str, tuple[str, str]]:
@@ -110,7 +110,7 @@ def edit(path: Path, change: dict[str, Any] | str) -> None:
         path.write_text(json.dumps({**fields, **change}, ensure_ascii=True))
 
 
-async def test_a_rebuild_passes_attributes_that_postgresql_refuses(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_rebuild_skips_attributes_that_postgresql_refuses(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with site(own_neighbours, tmp_path / "se") as se:
         sound = [await se.put() for _ in range(20)]
         odd = {name: await se.put() for name in ODD}
@@ -151,7 +151,7 @@ async def test_odd_attributes_are_listed_and_read_over_http(own_neighbours: Neig
             assert (await element.ask("GET", f"/api/files/{file_id}/content")).status == 200
 
 
-async def test_one_refused_row_does_not_hold_up_the_puts_beside_it(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_one_refused_row_does_not_delay_other_puts(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with inside_rows(own_neighbours) as (_, catalog), catalog_of(own_neighbours) as sql:
         async with opened(tmp_path) as store:
             good = [(await put_bytes(store, b"x")).attributes for _ in range(30)]
@@ -165,7 +165,7 @@ async def test_one_refused_row_does_not_hold_up_the_puts_beside_it(own_neighbour
         assert set(await sql.states()) == {one.file_id for one in good}
 
 
-async def test_a_file_that_the_disk_does_not_give_is_reported_and_stays(
+async def test_an_unreadable_file_is_reported_and_stays(
     own_neighbours: Neighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = BadSectors()
@@ -190,11 +190,11 @@ async def test_a_file_that_the_disk_does_not_give_is_reported_and_stays(
         assert set(on_disk(se.root)) == {sound, bytes_bad, attributes_bad}
 
 
-async def test_expiry_passes_what_is_damaged_gone_or_stuck_and_goes_on_to_the_end(
+async def test_expiry_skips_files_that_cannot_be_deleted(
     own_neighbours: Neighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(expiry, "PAGE", 4)
-    monkeypatch.setattr(expiry, "AT_ONCE", 3)
+    monkeypatch.setattr(expiry, "CONCURRENCY", 3)
     disk = BadSectors()
     monkeypatch.setattr(local, "os", disk)
     async with site(own_neighbours, tmp_path / "se") as se:
@@ -259,7 +259,7 @@ async def test_strays_are_counted_and_left_alone(own_neighbours: Neighbours, tmp
         assert [one.file_id for one in list_files(se.store, "", 100)[0]] == [file_id]
 
 
-async def test_a_task_that_dies_says_so(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_failed_task_shows_its_error(own_neighbours: Neighbours, tmp_path: Path) -> None:
     """Its state cannot be written where a folder lies under its name."""
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element:
@@ -278,7 +278,7 @@ async def test_a_task_that_dies_says_so(own_neighbours: Neighbours, tmp_path: Pa
         assert (await element.put(b"x")).status == 201
 
 
-async def test_links_that_lead_nowhere_keep_their_files_and_rows(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_dangling_links_keep_their_files_and_rows(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with site(own_neighbours, tmp_path / "se") as se:
         bare, bad = await se.put(), await se.put()
         for path in (attributes_path(se.root, bare), data_path(se.root, bad)):
@@ -294,7 +294,7 @@ async def test_links_that_lead_nowhere_keep_their_files_and_rows(own_neighbours:
 
 
 @pytest.mark.parametrize("odd", ["damaged", "foreign", "halved"])
-async def test_a_row_that_the_element_removed_itself_is_no_sign_of_a_lost_catalog(
+async def test_a_row_removed_by_the_element_does_not_mean_a_lost_catalog(
     own_neighbours: Neighbours, tmp_path: Path, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged file that cannot be put aside stays on the disk without a row."""

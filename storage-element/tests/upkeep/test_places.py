@@ -1,4 +1,4 @@
-"""Rebuild, recount, verify and sweep where the files lie on a disk, and where they lie in S3."""
+"""Rebuild, recount, scrub and orphan sweep, with files on a disk and in S3."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def remove(store: Store, file_id: str) -> None:
         os.unlink(store.files.paths.attributes(file_id))
 
 
-async def test_upkeep_does_the_same_wherever_the_files_lie(
-    own_neighbours: Neighbours, tmp_path: Path, place: Place
-) -> None:
+async def test_upkeep_does_the_same_on_every_backend(own_neighbours: Neighbours, tmp_path: Path, place: Place) -> None:
     async with (
         inside_rows(own_neighbours) as (rows, catalog),
         opened_at(tmp_path / "se", place, catalog) as store,  # type: ignore[arg-type]

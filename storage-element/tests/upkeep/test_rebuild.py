@@ -33,7 +33,7 @@ async def put_files(element: RunningElement, catalog: Catalog, number: int) -> l
     return file_ids
 
 
-async def test_a_catalog_that_was_dropped_is_as_before(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_dropped_catalog_is_restored(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with running_element(own_neighbours, tmp_path / "se") as element, catalog_of(own_neighbours) as catalog:
         file_ids = await put_files(element, catalog, 40)
         await element.ask("PATCH", f"/api/files/{file_ids[0]}", json={"tags": ["patched"]})
@@ -45,7 +45,7 @@ async def test_a_catalog_that_was_dropped_is_as_before(own_neighbours: Neighbour
         assert (await rebuilt(element))["corrected"] == 0
 
 
-async def test_every_kind_of_difference_is_mended(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_every_kind_of_difference_is_corrected(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
         lost, behind, ahead, other, gone, half, kept = await put_files(element, catalog, 7)
@@ -88,7 +88,7 @@ async def test_damaged_files_are_one_finding_each_and_stop_nothing(own_neighbour
         assert len(findings) == 3
 
 
-async def test_a_disk_that_looks_empty_takes_nothing_away_unless_forced(
+async def test_a_disk_that_looks_empty_removes_no_rows_unless_forced(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
     root = tmp_path / "se"
@@ -137,7 +137,9 @@ async def test_in_doubt_a_rebuild_keeps_the_file_once_its_lease_is_over(
         assert await catalog.states() == {file_id: "available"}
 
 
-async def test_puts_patches_and_deletes_during_a_rebuild_are_right(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_puts_patches_and_deletes_during_a_rebuild_are_correct(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
         file_ids = await put_files(element, catalog, 120)
@@ -163,7 +165,7 @@ async def test_puts_patches_and_deletes_during_a_rebuild_are_right(own_neighbour
         assert len(on_disk(root)) == 120 - 45 + len(new)
 
 
-async def test_a_rebuild_that_was_killed_goes_on_at_the_next_start(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_killed_rebuild_resumes_at_the_next_start(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "se"
     async with catalog_of(own_neighbours) as catalog:
         async with running_element(own_neighbours, root, ARTSTORE_POINT="rebuild.folder_done:kill:100") as element:

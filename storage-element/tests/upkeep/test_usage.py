@@ -133,7 +133,7 @@ async def test_a_round_for_all_files_that_failed_is_repeated(
         assert not store.unconfirmed
 
 
-async def test_an_upload_whose_row_was_lost_is_put_before_admin_again(
+async def test_an_upload_whose_row_was_lost_is_reported_to_admin_again(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
     """PostgreSQL crashed and lost the pending row with the begin: admin finds the row and undoes the upload."""
@@ -153,9 +153,7 @@ async def test_an_upload_whose_row_was_lost_is_put_before_admin_again(
         assert set(store.unconfirmed) == {lost}
 
 
-async def test_nothing_is_undone_once_the_catalog_has_lost_what_it_had(
-    own_neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_nothing_is_undone_after_the_catalog_lost_files(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with (
         inside_rows(own_neighbours) as (rows, catalog),
         opened(tmp_path, catalog) as store,

@@ -1,1 +1,1 @@
-"""Where an element's files lie: on its own disk, or in a bucket. base.py is the contract, one conformance suite tests both."""
+"""The places that hold an element's files: its own disk, or a bucket in S3. base.py is their contract."""

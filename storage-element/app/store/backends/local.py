@@ -14,7 +14,7 @@ from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 
 from .. import durable
-from ..disk_health import OF_THE_NAME
+from ..disk_health import NAME_REFUSED
 from ..paths import ATTRIBUTES_SUFFIX, Paths
 from ..temps import Temps
 from .local_scan import LocalScan
@@ -124,7 +124,7 @@ class LocalBackend(LocalScan):
         try:
             durable.remove(self.paths.data(file_id))
         except OSError as error:
-            if error.errno not in OF_THE_NAME:
+            if error.errno not in NAME_REFUSED:
                 raise
             # Without attr.json the file is deleted; the orphan sweep tries the data again.
             log.error("data not removed", file_id=file_id, error=str(error))

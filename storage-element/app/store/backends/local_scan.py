@@ -1,4 +1,4 @@
-"""What lies in the folders of a local disk: walks in order, and surveys that read names and sizes only."""
+"""Scans of the folders of a local disk: walks in order, and surveys that read only names and sizes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, belongs, printable
 from .base import FileEntry
 
 UNKNOWN_BYTES = -1
-"""The size of data that the disk does not tell."""
+"""The size of data that the disk cannot read."""
 
 log = get_logger("element.store")
 
 
 class LocalScan:
-    """The backend's methods that look at many files."""
+    """The methods of the local backend that scan many files."""
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self.unreadable_folders: set[str] = set()
-        """Folders that the disk did not list; verify reports them."""
+        """Folders that the disk could not list; a scrub reports them."""
 
     def survey(self, first: str) -> list[FileEntry]:
         seen: list[FileEntry] = []
@@ -60,7 +60,7 @@ class LocalScan:
                         yield printable(f"files/{first}/{second}/{name}")
 
     def _survey_folder(self, folder: str) -> list[FileEntry]:
-        """One look at the names, one stat for each file of ours. Strays are left alone."""
+        """One listing, and one stat for each file. Strays are left alone."""
         first, second = folder.split("/")[-2:]
         names = self._names(folder)
         with_attributes = {name.removesuffix(ATTRIBUTES_SUFFIX) for name in names if name.endswith(ATTRIBUTES_SUFFIX)}
@@ -75,7 +75,7 @@ class LocalScan:
             except FileNotFoundError:
                 seen += self._without_data(folder, file_id) if has_attributes else []
             except OSError as error:
-                # It is there, and the disk does not say more: a second look will report it.
+                # The file exists, and the disk cannot read more: a check under its lock will report it.
                 log.error("file unreadable", file_id=file_id, error=str(error))
                 seen.append(FileEntry(file_id, has_attributes, UNKNOWN_BYTES, time.time()))
         return seen
@@ -90,7 +90,7 @@ class LocalScan:
         return [FileEntry(file_id, True, None, status.st_ctime)]
 
     def _names(self, folder: str) -> list[str]:
-        """None of a folder that is not there. One that the disk does not give is logged, and hides no other."""
+        """Empty for a folder that does not exist, or that cannot be read: that is logged, and hides no other folder."""
         try:
             return os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):

@@ -27,7 +27,7 @@ from .records import (
 )
 from .ring import Ring, WalLimits
 from .segment import Segment
-from .writer import Waiting, Writer
+from .writer import QueuedRecord, Writer
 
 UNCONFIRMED_BYTES = 128
 """Size of an unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
@@ -83,10 +83,10 @@ class Wal:
 
         Two copies for a removal: one damaged byte must not bring a deleted file back.
         """
-        waiting = self._build(intent, data, copies=copies, then=then)
-        assert waiting.done is not None
-        opened = self.open[waiting.number] = OpenIntent(waiting.number, intent, waiting.done)
-        self._add(waiting)
+        queued = self._build(intent, data, copies=copies, then=then)
+        assert queued.done is not None
+        opened = self.open[queued.number] = OpenIntent(queued.number, intent, queued.done)
+        self._add(queued)
         return opened
 
     def adopt(self, number: int, carried: CarriedIntent) -> OpenIntent:
@@ -144,9 +144,9 @@ class Wal:
             failpoint("checkpoint.logged")
             self._ring.free_below(checkpoint.redo_from)
 
-        waiting = self._build(checkpoint, copies=2, then=free_segments)
-        waiting.frees = True
-        await self._add_and_wait(waiting)
+        queued = self._build(checkpoint, copies=2, then=free_segments)
+        queued.frees = True
+        await self._add_and_wait(queued)
 
     @property
     def boundary(self) -> int:
@@ -169,7 +169,7 @@ class Wal:
     async def rotate(self) -> None:
         """Continue in the next segment, so that the boundary covers everything written so far."""
         self._next += 1
-        await self._add_and_wait(Waiting(self._next - 1, b"", done=_new_future(), rotates=True))
+        await self._add_and_wait(QueuedRecord(self._next - 1, b"", done=_new_future(), rotates=True))
 
     def unapplied_before(self, number: int) -> bool:
         return any(
@@ -195,22 +195,22 @@ class Wal:
         copies: int = 1,
         then: Callable[[], None] | None = None,
         wait: bool = True,
-    ) -> Waiting:
+    ) -> QueuedRecord:
         done = _new_future() if wait else None
         self._next += 1
-        return Waiting(self._next - 1, encode_record(record), data, copies, then, done)
+        return QueuedRecord(self._next - 1, encode_record(record), data, copies, then, done)
 
-    def _add(self, waiting: Waiting) -> None:
+    def _add(self, queued: QueuedRecord) -> None:
         """The writer is woken at the end of this turn of the event loop, so that all records of the turn are written together."""
-        self._writer.add(waiting)
+        self._writer.add(queued)
         if not self._waking:
             self._waking = True
             asyncio.get_running_loop().call_soon(self._wake)
 
-    async def _add_and_wait(self, waiting: Waiting) -> None:
-        assert waiting.done is not None
-        self._add(waiting)
-        await waiting.done
+    async def _add_and_wait(self, queued: QueuedRecord) -> None:
+        assert queued.done is not None
+        self._add(queued)
+        await queued.done
 
     def _wake(self) -> None:
         self._waking = False
@@ -229,17 +229,17 @@ class Wal:
             self._lazy = None
             self._wake()
 
-    def _completed(self, done: list[Waiting]) -> None:
+    def _completed(self, done: list[QueuedRecord]) -> None:
         """Called in the loop by the writer's thread."""
-        for waiting in done:
-            if waiting.applied and waiting.number in self.open:
-                self.open[waiting.number].applied = True
-            if waiting.done is None or waiting.done.done():
+        for queued in done:
+            if queued.applied and queued.number in self.open:
+                self.open[queued.number].applied = True
+            if queued.done is None or queued.done.done():
                 continue
-            if waiting.error is None:
-                waiting.done.set_result(None)
+            if queued.error is None:
+                queued.done.set_result(None)
             else:
-                waiting.done.set_exception(waiting.error)
+                queued.done.set_exception(queued.error)
 
 
 def _mark_of(opened: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:

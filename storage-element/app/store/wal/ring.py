@@ -1,4 +1,4 @@
-"""The segments of the log, used in turn, the oldest first. Once the log runs, only its own thread touches them."""
+"""The ring of segments: used in turn, the oldest first. Once the log runs, only its own thread uses them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections import deque
 from dataclasses import dataclass
 
-from ..disk_health import NO_ROOM
+from ..disk_health import DISK_FULL
 from .segment import SUFFIX, Segment, begin_segment, create_segment
 
 READY_SEGMENTS = 3
-"""The one in use, the next one, and one that only a checkpoint may take: a full disk still has a log, and frees it."""
+"""The one in use, the next one, and one reserved for checkpoints: also on a full disk, segments can be freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class WalLimits:
 
 
 class Ring:
-    """`used` ends with the segment in use; `free` holds those that no recovery needs."""
+    """`used` ends with the segment in use; `_free` holds those that no recovery needs."""
 
     def __init__(self, folder: str, limits: WalLimits) -> None:
         self.used: deque[Segment] = deque()
@@ -43,7 +43,7 @@ class Ring:
         return self.used[-1]
 
     def advance(self, first: int, *, last_one: bool) -> bool:
-        """Go on in the next segment, whose numbers begin at `first`. False when only a checkpoint can give one back."""
+        """Continue in the next segment, whose numbers begin at `first`. False when only a checkpoint can free one."""
         needed = 1 if last_one else 2
         if len(self._free) < needed:
             self._make_segment()
@@ -56,7 +56,7 @@ class Ring:
         return True
 
     def free_below(self, redo_from: int) -> None:
-        """What the files themselves hold by now needs no log."""
+        """Records below `redo_from` are durable in the files themselves."""
         while len(self.used) > 1 and self.used[1].first <= redo_from:
             self._free.append(self.used.popleft())
 
@@ -65,13 +65,13 @@ class Ring:
             os.close(segment.fd)
 
     def _make_segment(self) -> None:
-        """One more, unless the limit or the disk forbids it."""
+        """Add a segment, unless the limit or a full disk prevents it."""
         if len(self.used) + len(self._free) >= self._limits.max_segments:
             return
         try:
             self._free.append(self._create())
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in DISK_FULL:
                 raise
 
     def _create(self) -> Segment:

@@ -1,10 +1,10 @@
-"""One WAL segment: a preallocated file, a header, and frames; how a frame is laid out and how a segment is read back.
+"""One segment of the log: a preallocated file with a header and frames. Their layout, how they are written and read.
 
     header   at 0 and again at 2048: magic, sequence, nonce, first number, CRC32C
     frame    nonce (8) · number (8) · record length (4) · data length (4) · CRC32C (4) · 0 (4) · record · data · zeros to 64
 
-The nonce is drawn anew each time a segment is (re)used. It begins every frame and goes into its CRC, so neither a frame of
-the segment's former life nor bytes that an uploader made to look like one can be taken for a frame.
+A new random nonce is drawn at each use of a segment. It begins every frame and is part of its CRC, so that neither a frame of
+an earlier use nor uploaded bytes that imitate one are taken for a frame.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FIRST_FRAME_AT = 4096
 FRAME = struct.Struct("<8sQIIII")
 ALIGNMENT = 64
 SUFFIX = ".wal"
-ZEROS_AT_ONCE = 1 << 20
+ZEROS_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class Segment:
-    """An open segment being written. `first` and `end` bound the numbers it holds."""
+    """An open segment. `first` and `end` bound the numbers of its records."""
 
     path: str
     fd: int
@@ -58,7 +58,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Bytes between two good frames, or a tail that a crash tore, which no CRC vouches for."""
+    """Bytes between two valid frames, or a torn tail, that no CRC confirms."""
 
     path: str
     position: int
@@ -80,7 +80,7 @@ def frame_size(record: bytes, data: bytes) -> int:
 
 
 def build_frame(nonce: bytes, number: int, record: bytes, data: bytes) -> list[bytes]:
-    """The frame as buffers to write one after the other."""
+    """The frame as buffers to be written in order."""
     head = FRAME.pack(nonce, number, len(record), len(data), 0, 0)
     crc = google_crc32c.extend(google_crc32c.extend(google_crc32c.value(head), record), data)
     padding = bytes(-(FRAME.size + len(record) + len(data)) % ALIGNMENT)
@@ -88,11 +88,11 @@ def build_frame(nonce: bytes, number: int, record: bytes, data: bytes) -> list[b
 
 
 def create_segment(path: str, size_bytes: int) -> Segment:
-    """Written full of zeros and synced: a later fdatasync has no block to allocate, only bytes to write."""
+    """Filled with zeros and synced, so that a later fdatasync allocates no blocks and only writes bytes."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, durable.FILE_MODE)
     try:
-        zeros = bytes(ZEROS_AT_ONCE)
-        for offset in range(0, size_bytes, ZEROS_AT_ONCE):
+        zeros = bytes(ZEROS_BYTES)
+        for offset in range(0, size_bytes, ZEROS_BYTES):
             durable.write_all(fd, [zeros[: size_bytes - offset]], offset)
         durable.sync_data(fd)
         durable.sync_path(os.path.dirname(path))
@@ -109,7 +109,7 @@ def open_segment(path: str) -> Segment:
 
 
 def begin_segment(segment: Segment, sequence: int, first: int) -> None:
-    """Give it a new life. Durable with the first frame's sync: until then the former life is still whole below."""
+    """Start a new use. Durable with the sync of the first frame: until then the frames of the earlier use are intact below."""
     segment.sequence, segment.first, segment.end = sequence, first, first
     segment.nonce = os.urandom(8)
     segment.position = FIRST_FRAME_AT
@@ -120,7 +120,7 @@ def begin_segment(segment: Segment, sequence: int, first: int) -> None:
 
 
 def read_segment(path: str) -> SegmentRead | None:
-    """None for a segment that was never used. The frames' data are views of the mapped file."""
+    """None for a segment that was never used. The data of the frames are views of the mapped file."""
     with open(path, "rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         if size_bytes < FIRST_FRAME_AT:
@@ -144,7 +144,7 @@ def read_segment(path: str) -> SegmentRead | None:
 
 
 def _read_header(view: mmap.mmap) -> tuple[int, bytes, int] | None:
-    """The copy with the higher sequence: a reuse that was torn may have written only one of the two."""
+    """The copy with the higher sequence: a crash may have written only one of the two."""
     found: list[tuple[int, bytes, int]] = []
     for position in HEADER_AT:
         magic, sequence, nonce, first, crc = HEADER.unpack_from(view, position)
@@ -178,7 +178,7 @@ def _read_frame(view: mmap.mmap, position: int, nonce: bytes, first: int) -> Fra
 
 
 def _skip_unreadable(view: mmap.mmap, position: int, nonce: bytes, first: int, path: str, read: SegmentRead) -> int:
-    """Go on at the next frame that is whole: a torn or rotten one must not hide those after it."""
+    """Continue at the next valid frame: a torn or damaged one must not hide those after it."""
     for candidate in _candidates(view, position, nonce):
         if _read_frame(view, candidate, nonce, first) is not None:
             content = view[position:candidate]

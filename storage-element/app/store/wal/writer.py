@@ -1,7 +1,7 @@
-"""The log's own thread: takes all that waits, writes it at once and syncs it once.
+"""The log's own thread: takes all queued records, writes them with one write and syncs once.
 
-What a frame makes durable (a small file's own write and rename) is done right here, after the sync: so a small put costs
-no hop of its own, and the next batch gathers meanwhile.
+The effect of a frame (a small file's own write and rename) is applied in this thread too, after the sync: so a small put needs
+no thread hop of its own, and the next batch gathers meanwhile.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .ring import Ring
 from .segment import build_frame, frame_size
 
 MAX_BATCH_BYTES = 8 << 20
-TELL_AT_ONCE = 16
-"""Those of a large batch that are done are told in groups: they go on while the others are still being made."""
+REPORT_GROUP = 16
+"""Completed records of a large batch are reported in groups: their operations continue while the others are still applied."""
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """A record on its way to the disk. `done` is None for one that nobody waits for."""
+class QueuedRecord:
+    """A record in the queue. `done` is None when no operation waits for it."""
 
     number: int
     record: bytes
@@ -37,11 +37,11 @@ class Waiting:
     then: Callable[[], None] | None = None
     done: asyncio.Future[None] | None = None
     frees: bool = False
-    """A checkpoint: goes first and alone, and may take the last free segment."""
+    """A checkpoint: is written first and alone, and may take the last free segment."""
     rotates: bool = False
-    """No record, but the wish to go on in the next segment; all before it stands in earlier ones."""
+    """Not a record but a request to continue in the next segment; everything queued before it is in earlier ones."""
     applied: bool = False
-    """`then` has run, whether it succeeded or not."""
+    """`then` has run, with or without success."""
     error: Exception | None = None
 
     @property
@@ -50,25 +50,26 @@ class Waiting:
 
 
 class Writer:
-    """`add` and `stop` belong to the event loop, where `tell` hears what is done and `rotated` that a segment was filled."""
+    """`add`, `wake` and `stop` are called in the event loop. There `completed` gets the records that are done, and `rotated` is
+    set when a segment was filled."""
 
     def __init__(
         self,
         ring: Ring,
         batch_bytes: int,
         disk_health: DiskHealth,
-        tell: Callable[[list[Waiting]], None],
+        completed: Callable[[list[QueuedRecord]], None],
         rotated: asyncio.Event,
     ) -> None:
         self.syncs = 0
         self._ring = ring
         self._batch_bytes = min(MAX_BATCH_BYTES, batch_bytes)
         self._disk_health = disk_health
-        self._tell = tell
+        self._completed = completed
         self._rotated = rotated
-        self._queue: deque[Waiting] = deque()
-        self._batch: list[Waiting] = []
-        self._checkpoint: Waiting | None = None
+        self._queue: deque[QueuedRecord] = deque()
+        self._batch: list[QueuedRecord] = []
+        self._checkpoint: QueuedRecord | None = None
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._woken = False
         self._closing = False
@@ -80,12 +81,12 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
         self._thread.start()
 
-    def add(self, waiting: Waiting) -> None:
-        """In the order of their numbers; a checkpoint goes before all. Call `wake` afterwards."""
-        if waiting.frees:
-            self._checkpoint = waiting
+    def add(self, queued: QueuedRecord) -> None:
+        """Records are written in the order of their numbers, a checkpoint before all others. Call `wake` afterwards."""
+        if queued.frees:
+            self._checkpoint = queued
         else:
-            self._queue.append(waiting)
+            self._queue.append(queued)
 
     def wake(self) -> None:
         if not self._woken:
@@ -93,7 +94,7 @@ class Writer:
             self._wakes.put(None)
 
     async def stop(self) -> None:
-        """Write what is queued and end."""
+        """Write the queued records and end the thread."""
         if self._thread is not None:
             self._closing = True
             self.wake()
@@ -112,7 +113,7 @@ class Writer:
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
-        """Nobody may wait for a thread that is gone, whatever ended it."""
+        """No operation may wait for a thread that has ended, whatever the reason."""
         if not self._closing or self._batch:
             self._fail(self._disk_health.fail("the log's thread has ended"), self._batch)
         self._ended.set_result(None)
@@ -121,12 +122,12 @@ class Writer:
         self._wakes.get()
         self._woken = False
 
-    def _take_batch(self) -> list[Waiting]:
-        """The waiting records up to a size; a checkpoint and a rotation go alone."""
+    def _take_batch(self) -> list[QueuedRecord]:
+        """The queued records up to a size; a checkpoint and a rotation are batches of their own."""
         checkpoint, self._checkpoint = self._checkpoint, None
         if checkpoint is not None:
             return [checkpoint]
-        batch: list[Waiting] = []
+        batch: list[QueuedRecord] = []
         size_bytes = 0
         while self._queue and not (batch and (batch[0].rotates or self._queue[0].rotates)):
             size_bytes += self._queue[0].size_bytes
@@ -135,73 +136,73 @@ class Writer:
             batch.append(self._queue.popleft())
         return batch
 
-    def _write(self, batch: list[Waiting]) -> None:
+    def _write(self, batch: list[QueuedRecord]) -> None:
         try:
             self._disk_health.require_writable()
             if not self._has_room(batch):
-                self._put_back(batch)
-                self._sleep()  # until a checkpoint comes, or the element has failed
+                self._requeue(batch)
+                self._sleep()  # until a checkpoint frees a segment, or the disk has failed
             elif batch[0].rotates:
-                self._say(batch)
+                self._report(batch)
             else:
                 self._flush(batch)
         except (OSError, ArtStoreError) as error:
-            # What of the batch reached the disk nobody knows: it stays open, and the next start finds out.
-            self._fail(self._disk_health.fail(f"the log: {error}"), batch)
+            # It is unknown how much of the batch reached the disk: the intents stay open, and the next start finds out.
+            self._fail(self._disk_health.fail(f"the log cannot be written: {error}"), batch)
 
-    def _has_room(self, batch: list[Waiting]) -> bool:
+    def _has_room(self, batch: list[QueuedRecord]) -> bool:
         """In this segment, or in the next one."""
         head, segment = batch[0], self._ring.current
         if head.rotates:
             if segment.end == segment.first:
                 return True
-        elif segment.fits(sum(waiting.size_bytes for waiting in batch)):
+        elif segment.fits(sum(queued.size_bytes for queued in batch)):
             return True
-        # A checkpoint has overtaken those in the queue: their lower numbers may come into the same segment.
+        # A checkpoint overtakes the queued records, whose lower numbers may be written to the same segment.
         first = min(head.number, self._queue[0].number) if self._queue else head.number
         advanced = self._ring.advance(first, last_one=head.frees or head.rotates)
         self._loop.call_soon_threadsafe(self._rotated.set)
         return advanced
 
-    def _put_back(self, batch: list[Waiting]) -> None:
+    def _requeue(self, batch: list[QueuedRecord]) -> None:
         if batch[0].frees:
             self._checkpoint = batch[0]
         else:
             self._queue.extendleft(reversed(batch))
 
-    def _flush(self, batch: list[Waiting]) -> None:
-        """One write, one sync, then what the frames make durable is done to the files."""
+    def _flush(self, batch: list[QueuedRecord]) -> None:
+        """One write, one sync, then the effects of the frames are applied to the files."""
         segment = self._ring.current
         pieces: list[bytes] = []
-        for waiting in batch:
-            for _ in range(waiting.copies):
-                pieces += build_frame(segment.nonce, waiting.number, waiting.record, waiting.data)
+        for queued in batch:
+            for _ in range(queued.copies):
+                pieces += build_frame(segment.nonce, queued.number, queued.record, queued.data)
         segment.position += durable.write_all(segment.fd, [b"".join(pieces)], segment.position)
         segment.end = batch[-1].number + 1
         failpoint("wal.written")
-        if any(waiting.done is not None for waiting in batch):
+        if any(queued.done is not None for queued in batch):
             durable.sync_data(segment.fd)
             self.syncs += 1
             failpoint("wal.synced")
-        for start in range(0, len(batch), TELL_AT_ONCE):
-            some = batch[start : start + TELL_AT_ONCE]
-            for waiting in some:
-                if waiting.then is not None:
+        for start in range(0, len(batch), REPORT_GROUP):
+            some = batch[start : start + REPORT_GROUP]
+            for queued in some:
+                if queued.then is not None:
                     try:
-                        waiting.then()
+                        queued.then()
                     except OSError as error:
-                        waiting.error = error
-                    waiting.applied = True
-            self._say(some)
+                        queued.error = error
+                    queued.applied = True
+            self._report(some)
 
-    def _fail(self, failed: ArtStoreError, batch: list[Waiting]) -> None:
+    def _fail(self, failed: ArtStoreError, batch: list[QueuedRecord]) -> None:
         failed_records = [*batch, *([self._checkpoint] if self._checkpoint is not None else [])]
         self._checkpoint = None
         while self._queue:
             failed_records.append(self._queue.popleft())
-        for waiting in failed_records:
-            waiting.error = failed
-        self._say(failed_records)
+        for queued in failed_records:
+            queued.error = failed
+        self._report(failed_records)
 
-    def _say(self, done: list[Waiting]) -> None:
-        self._loop.call_soon_threadsafe(self._tell, done)
+    def _report(self, done: list[QueuedRecord]) -> None:
+        self._loop.call_soon_threadsafe(self._completed, done)

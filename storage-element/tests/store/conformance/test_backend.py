@@ -1,4 +1,4 @@
-"""What every backend keeps of the contract in backends/base.py."""
+"""The promises of the contract in backends/base.py, tested on every backend."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def content_of(files: Backend, file_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_published_is_there_whole_and_leaves_no_temp(files: Backend, size: int) -> None:
+def test_a_published_file_is_whole_and_leaves_no_temp(files: Backend, size: int) -> None:
     content = os.urandom(size)
     attributes = published(files, content)
     assert files.find_attributes(attributes.file_id) == encode(attributes)
@@ -88,7 +88,7 @@ def test_a_small_file_needs_no_temps_of_its_caller(files: Backend) -> None:
     assert os.listdir(files.paths.temps) == []
 
 
-def test_nothing_is_found_where_nothing_was_put(files: Backend) -> None:
+def test_a_file_that_was_never_put_is_not_found(files: Backend) -> None:
     file_id = str(uuid7())
     assert files.find_attributes(file_id) is None
     assert files.open_data(file_id) is None
@@ -136,7 +136,7 @@ def test_a_put_can_be_undone_from_any_step_and_undone_again(files: Backend) -> N
     assert seen_ids(files) == set()
 
 
-def test_removing_takes_both_halves_and_may_be_repeated(files: Backend) -> None:
+def test_remove_removes_data_and_attributes_and_may_be_repeated(files: Backend) -> None:
     attributes = published(files, b"gone soon")
     files.remove(attributes.file_id)
     files.remove(attributes.file_id)
@@ -145,7 +145,7 @@ def test_removing_takes_both_halves_and_may_be_repeated(files: Backend) -> None:
     assert seen_ids(files) == set()
 
 
-def test_new_attributes_leave_the_bytes(files: Backend) -> None:
+def test_replaced_attributes_keep_the_data(files: Backend) -> None:
     attributes = published(files, b"the same")
     changed = rewritten(attributes, b"the same")
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_new_attributes_leave_the_bytes(files: Backend) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_swap_brings_bytes_and_attributes_of_the_next_revision(files: Backend, size: int) -> None:
+def test_a_swap_replaces_data_and_attributes(files: Backend, size: int) -> None:
     attributes = published(files, b"the first revision")
     content = os.urandom(size)
     changed = rewritten(attributes, content)
@@ -191,7 +191,7 @@ def test_a_reader_never_gets_another_revisions_bytes(files: Backend) -> None:
     data.close()
 
 
-def test_the_walk_goes_by_folder_and_name_and_on_from_any_file(files: Backend) -> None:
+def test_a_walk_is_in_order_and_resumes_at_any_file(files: Backend) -> None:
     ids = [published(files, b"x").file_id for _ in range(30)]
     ids.sort(key=lambda file_id: (file_id[-4:-2], file_id[-2:], file_id))
     assert list(files.walk()) == ids
@@ -207,7 +207,7 @@ def test_a_survey_shows_whole_files_with_their_size(files: Backend) -> None:
     assert seen.changed_s > 1_700_000_000
 
 
-def test_a_quarantined_file_is_out_of_the_way(files: Backend) -> None:
+def test_a_quarantined_file_is_neither_read_nor_listed(files: Backend) -> None:
     attributes = published(files, b"rotten")
     files.quarantine(attributes.file_id)
     files.quarantine(attributes.file_id)

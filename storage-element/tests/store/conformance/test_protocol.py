@@ -33,7 +33,7 @@ async def read(store: Store, file_id: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_what_was_put_can_be_read_also_after_a_restart(tmp_path: Path, place: Place, size: int) -> None:
+async def test_a_put_file_can_be_read_also_after_a_restart(tmp_path: Path, place: Place, size: int) -> None:
     catalog = RememberingCatalog()
     content = os.urandom(size)
     async with opened_at(tmp_path / "root", place, catalog) as store:
@@ -48,7 +48,7 @@ async def test_what_was_put_can_be_read_also_after_a_restart(tmp_path: Path, pla
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_every_change_is_a_revision_of_its_own(tmp_path: Path, place: Place, size: int) -> None:
+async def test_every_change_is_a_new_revision(tmp_path: Path, place: Place, size: int) -> None:
     catalog = RememberingCatalog()
     content = os.urandom(size)
     async with opened_at(tmp_path / "root", place, catalog) as store:
@@ -69,7 +69,7 @@ async def test_every_change_is_a_revision_of_its_own(tmp_path: Path, place: Plac
         assert os.listdir(store.files.paths.temps) == []
 
 
-async def test_a_saga_takes_back_what_it_put_and_nothing_else(tmp_path: Path, place: Place) -> None:
+async def test_a_saga_removes_only_the_file_that_it_put(tmp_path: Path, place: Place) -> None:
     catalog = RememberingCatalog()
     async with opened_at(tmp_path / "root", place, catalog) as store:
         file_id, saga_id = str(uuid7()), str(uuid7())

@@ -1,4 +1,4 @@
-"""What has expired is deleted, what is left over is swept; neither takes anything that is wanted."""
+"""Expired files are deleted and orphans are removed; neither removes any other file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def temporary(expires_at: datetime) -> NewFile:
     )
 
 
-async def test_only_what_has_expired_goes_and_only_where_the_mode_deletes(
+async def test_only_expired_files_are_deleted_and_only_if_the_mode_allows(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
     async with (
@@ -71,9 +71,7 @@ async def test_only_what_has_expired_goes_and_only_where_the_mode_deletes(
 
 
 @pytest.mark.parametrize("ahead", [timedelta(days=40), timedelta(days=-40)])
-async def test_the_time_by_which_something_is_due_is_the_earlier_of_both_clocks(
-    own_neighbours: Neighbours, ahead: timedelta
-) -> None:
+async def test_a_file_is_due_by_the_earlier_of_both_clocks(own_neighbours: Neighbours, ahead: timedelta) -> None:
     class Wrong(Clock):
         def now(self) -> datetime:
             return super().now() + ahead
@@ -91,7 +89,7 @@ async def test_a_permanent_file_never_expires(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-async def test_old_halves_and_temps_are_swept_and_young_ones_stay(
+async def test_old_orphans_and_temps_are_removed_and_young_ones_stay(
     own_neighbours: Neighbours, tmp_path: Path, dry_run: bool
 ) -> None:
     async with (
@@ -126,7 +124,7 @@ async def test_old_halves_and_temps_are_swept_and_young_ones_stay(
         assert young_temp.exists() is dry_run
 
 
-async def test_a_sweep_leaves_a_put_under_way_alone(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_sweep_leaves_a_running_put_alone(own_neighbours: Neighbours, tmp_path: Path) -> None:
     """Swept with no grace at all, in the middle of an upload: its temp has an owner."""
     async with inside_rows(own_neighbours) as (rows, catalog), opened(tmp_path, catalog) as store:
         found = FindingLog(store, Journal(store.files.paths))

@@ -1,4 +1,4 @@
-"""Bytes that changed under their checksum are found, put aside, and told of; what is sound is left alone."""
+"""Bytes that changed under their checksum are found, quarantined and reported; sound files are left alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_flipped_bit_is_found(own_neighbours: Neighbours, tmp_path: Path
         assert (await verified(element))["damaged"] == 0
 
 
-async def test_what_can_no_longer_be_opened_is_put_aside_too(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_opened_is_quarantined_too(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
         file_ids = [(await element.put(os.urandom(900))).json["file_id"] for _ in range(3)]
@@ -70,9 +70,7 @@ async def test_what_can_no_longer_be_opened_is_put_aside_too(own_neighbours: Nei
         assert set(await catalog.states()) == {file_ids[2]}
 
 
-async def test_a_verification_goes_on_where_it_was_when_the_element_stopped(
-    own_neighbours: Neighbours, tmp_path: Path
-) -> None:
+async def test_a_scrub_resumes_after_a_restart(own_neighbours: Neighbours, tmp_path: Path) -> None:
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element:
         file_ids = sorted(
@@ -91,7 +89,7 @@ async def test_a_verification_goes_on_where_it_was_when_the_element_stopped(
         assert (await upkeep_of(element))["verify"]["files"] == 20
 
 
-async def test_a_file_unknown_to_all_is_not_called_damaged(own_neighbours: Neighbours, tmp_path: Path) -> None:
+async def test_a_file_unknown_to_the_catalog_is_not_damaged(own_neighbours: Neighbours, tmp_path: Path) -> None:
     async with running_element(own_neighbours, tmp_path / "se") as element:
         assert (await element.ask("GET", f"/api/files/{uuid7()}")).status == 404
         assert (await verified(element))["files"] == 0

@@ -1,6 +1,6 @@
-"""What a person puts into a file's folder stays there, whatever the log deleted or changed before.
+"""A file that a person restores into its folder stays there, whatever the log deleted or changed before.
 
-Each crash is a real one: the store runs in a child that ends without closing it, and is opened again on the same root.
+Each crash is real: the store runs in a child process that ends without closing it, and is opened again on the same root.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_a_file_from_a_backup_outlives_a_crash(tmp_path: Path, size: int, change
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_patch_of_what_was_put_back_has_its_bytes(tmp_path: Path, size: int) -> None:
+def test_a_patch_of_a_restored_file_keeps_its_bytes(tmp_path: Path, size: int) -> None:
     root = tmp_path / "root"
     file_id = crash_after(root, size, replaced, put_back_now, patched)
 
@@ -115,7 +115,7 @@ def test_a_patch_of_what_was_put_back_has_its_bytes(tmp_path: Path, size: int) -
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_delete_of_what_was_put_back_wins(tmp_path: Path, size: int) -> None:
+def test_a_delete_of_a_restored_file_is_final(tmp_path: Path, size: int) -> None:
     root = tmp_path / "root"
     crash_after(root, size, deleted, put_back_now, deleted)
 

@@ -36,14 +36,14 @@ HERE, PENDING_ROW, OTHER = KnownRow(True, True), KnownRow(False, True), KnownRow
         (None, KnownSaga(None, True, False), Visibility.WAIT),
     ],
 )
-def test_what_the_catalog_and_the_sagas_say_decides(
+def test_visibility_follows_the_catalog_and_the_sagas(
     row: KnownRow | None, saga: KnownSaga | None, expected: Visibility
 ) -> None:
     assert visibility(row, saga, "keep") is expected
     assert visibility(row, saga, "undo") is expected
 
 
-def test_a_file_that_nobody_knows_is_kept_by_a_rebuild_and_undone_otherwise() -> None:
+def test_an_unknown_file_is_kept_by_a_rebuild_and_undone_otherwise() -> None:
     nobody = KnownSaga(None, True, lease_over=True)
     assert visibility(None, nobody, "keep") is Visibility.AVAILABLE
     assert visibility(None, nobody, "undo") is Visibility.PENDING
@@ -76,13 +76,13 @@ def test_an_open_saga_never_becomes_available_by_upkeep() -> None:
         (10, 1000, False, False, 10, True),
     ],
 )
-def test_rows_do_not_go_when_the_disk_looks_absent(
+def test_rows_are_kept_when_the_disk_looks_absent(
     found: int, missing: int, mounted: bool, forced: bool, counted: int | None, refused: bool
 ) -> None:
     assert (refusal(found, missing, mounted=mounted, forced=forced, counted=counted) is not None) is refused
 
 
-def test_the_pace_adds_up_whatever_the_pieces() -> None:
+def test_the_throttle_limits_the_rate_whatever_the_pieces() -> None:
     pace, now_s = Throttle(1000), 5.0
     for size_bytes in (100, 1, 899):
         now_s += pace.pause_s(size_bytes, now_s)
