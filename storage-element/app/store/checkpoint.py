@@ -37,7 +37,7 @@ async def _checkpoint(store: Store, *, rotate: bool) -> None:
     failpoint("checkpoint.freed")
 
 
-def describe(store: Store, boundary: int, log_folder: durable.Identity | None) -> Checkpoint:
+def describe(store: Store, boundary: int, log_folder: durable.FileIdentity | None) -> Checkpoint:
     """The state that would be lost with the older segments."""
     newest = list(store.unconfirmed.items())[-store.wal.max_unconfirmed :]
     return Checkpoint(

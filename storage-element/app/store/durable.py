@@ -33,7 +33,7 @@ class DiskFailed(OSError):
     """A sync reported an error: data written before it may be lost."""
 
 
-class Identity(NamedTuple):
+class FileIdentity(NamedTuple):
     """The identity of the file under a name. A file that replaces it differs, even with the same bytes and times."""
 
     inode: int
@@ -41,7 +41,7 @@ class Identity(NamedTuple):
     """When the inode was created or, where the file system does not say, changed last."""
 
 
-def identify(path: str) -> Identity | None:
+def identify(path: str) -> FileIdentity | None:
     """None when there is nothing under this name."""
     buffer = ctypes.create_string_buffer(STATX_BYTES)
     wanted = STATX_INO | STATX_BTIME | STATX_CTIME
@@ -53,7 +53,7 @@ def identify(path: str) -> Identity | None:
     (mask,) = struct.unpack_from("<I", buffer)
     (inode,) = struct.unpack_from("<Q", buffer, STATX_INO_AT)
     seconds, ns = STATX_TIME.unpack_from(buffer, STATX_BTIME_AT if mask & STATX_BTIME else STATX_CTIME_AT)
-    return Identity(inode, seconds * 1_000_000_000 + ns)
+    return FileIdentity(inode, seconds * 1_000_000_000 + ns)
 
 
 def write_new(path: str, pieces: Sequence[bytes], *, sync: bool = False) -> None:

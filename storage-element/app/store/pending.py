@@ -25,7 +25,7 @@ from .wal.records import PUTS
 log = get_logger("element.store")
 
 
-class Outcome(enum.Enum):
+class SettleOutcome(enum.Enum):
     SETTLED = "settled"
     STUCK = "stuck"
     """This file cannot be settled now; others can."""
@@ -65,7 +65,7 @@ async def make_pending_change(store: Store, file_id: str) -> None:
 async def settle(store: Store, file_id: str, intent: OpenIntent) -> bool:
     """Bring the catalog's row in line with the disk, then close the intent. False: `settle_all` does it later."""
     store.unsettled.setdefault(file_id, []).append(intent)
-    return await _settle(store, file_id) is Outcome.SETTLED
+    return await _settle(store, file_id) is SettleOutcome.SETTLED
 
 
 async def settle_all(store: Store, progress: Progress | None = None) -> None:
@@ -75,17 +75,17 @@ async def settle_all(store: Store, progress: Progress | None = None) -> None:
         if progress is not None:
             progress.step()
         async with store.locks.hold(file_id):
-            if file_id in store.unsettled and await _settle(store, file_id) is Outcome.UNAVAILABLE:
+            if file_id in store.unsettled and await _settle(store, file_id) is SettleOutcome.UNAVAILABLE:
                 return
 
 
 async def require_settled(store: Store, file_id: str) -> None:
     """Raises Unavailable while an earlier change of this file cannot be finished."""
-    if file_id in store.unsettled and await _settle(store, file_id) is not Outcome.SETTLED:
+    if file_id in store.unsettled and await _settle(store, file_id) is not SettleOutcome.SETTLED:
         raise Unavailable("an earlier change of this file is not finished yet")
 
 
-async def _settle(store: Store, file_id: str) -> Outcome:
+async def _settle(store: Store, file_id: str) -> SettleOutcome:
     """Writes what the disk says, not what memory says: so it may come late, may be repeated, and is right after any change."""
     waiting = store.unsettled[file_id]
     try:
@@ -109,13 +109,13 @@ async def _settle(store: Store, file_id: str) -> Outcome:
                 error=error.detail,
                 reason=error.fields.get("reason"),
             )
-        return Outcome.STUCK
+        return SettleOutcome.STUCK
     except Unavailable:
-        return Outcome.UNAVAILABLE
+        return SettleOutcome.UNAVAILABLE
     failpoint("settle.noted")
     store.catalog.notify()
     store.stuck.discard(file_id)
     del store.unsettled[file_id]
     for opened in waiting:
         store.wal.close_intent(opened)
-    return Outcome.SETTLED
+    return SettleOutcome.SETTLED

@@ -23,7 +23,7 @@ from .redo import find_current, holds, is_restored, one_file_only, redo
 from .store import PendingWork, Store
 from .wal.log import OpenIntent
 from .wal.records import PUTS, Kind
-from .wal.replay import UNKNOWN, Operation, Replay
+from .wal.replay import UNKNOWN, LoggedOperation, Replay
 
 REDONE = frozenset({Kind.PATCH, Kind.REWRITE_SMALL, Kind.DELETE})
 """Kinds that redo has made from their frames, where the log carries files."""
@@ -58,7 +58,7 @@ async def recover(store: Store, replay: Replay) -> None:
     failpoint("recover.resolved")
 
 
-def resolve(store: Store, operation: Operation) -> None:
+def resolve(store: Store, operation: LoggedOperation) -> None:
     """Bring one open operation to its end: a decided one forward, an undecided one back. Idempotent. Blocks.
 
     Raises OSError when the disk fails, and Unavailable when the backend does not answer.
@@ -74,7 +74,7 @@ def resolve(store: Store, operation: Operation) -> None:
     failpoint("owing.resolved")
 
 
-def _keep_or_undo_put(store: Store, operation: Operation) -> None:
+def _keep_or_undo_put(store: Store, operation: LoggedOperation) -> None:
     """A put counts if attr.json is in its place and matches the data. Else, or if it was aborted, nothing of it stays."""
     file_id = operation.intent.file_id
     encoded = find_attributes_or_unreadable(store, file_id)
@@ -92,7 +92,7 @@ def _keep_or_undo_put(store: Store, operation: Operation) -> None:
     failpoint("recover.put_undone")
 
 
-def _go_forward(store: Store, operation: Operation) -> None:
+def _go_forward(store: Store, operation: LoggedOperation) -> None:
     """A patch, or a decided large rewrite, whose new data is in its temp, or under its name already if the temp is gone."""
     intent, decided, file_id = operation.intent, operation.decided, operation.intent.file_id
     encoded = decided.attributes if decided is not None else intent.attributes
@@ -115,9 +115,9 @@ def _go_forward(store: Store, operation: Operation) -> None:
         store.findings.damaged += 1
 
 
-def _adopt(store: Store, operations: list[Operation]) -> list[tuple[Operation, OpenIntent]]:
+def _adopt(store: Store, operations: list[LoggedOperation]) -> list[tuple[LoggedOperation, OpenIntent]]:
     """Open their intents again. An update or delete that was aborted is closed: it was undone before it was marked."""
-    adopted: list[tuple[Operation, OpenIntent]] = []
+    adopted: list[tuple[LoggedOperation, OpenIntent]] = []
     for operation in operations:
         intent = store.wal.adopt(operation.number, operation.to_carry())
         if operation.aborted and operation.intent.kind not in PUTS:
@@ -128,7 +128,7 @@ def _adopt(store: Store, operations: list[Operation]) -> list[tuple[Operation, O
     return adopted
 
 
-def _resolve_now(store: Store, operations: list[Operation]) -> None:
+def _resolve_now(store: Store, operations: list[LoggedOperation]) -> None:
     """Except those that redo has made from their frames."""
     store.progress.begin("resolving open operations", len(operations))
     for operation in operations:
@@ -137,9 +137,9 @@ def _resolve_now(store: Store, operations: list[Operation]) -> None:
             resolve(store, operation)
 
 
-def _resolve_later(store: Store, operations: list[tuple[Operation, OpenIntent]]) -> None:
+def _resolve_later(store: Store, operations: list[tuple[LoggedOperation, OpenIntent]]) -> None:
     """Nothing is done here, so that a start does not need the backend."""
-    by_file: dict[str, list[tuple[Operation, OpenIntent]]] = {}
+    by_file: dict[str, list[tuple[LoggedOperation, OpenIntent]]] = {}
     for one in operations:
         by_file.setdefault(one[0].intent.file_id, []).append(one)
     for file_id, of_file in by_file.items():
@@ -149,12 +149,12 @@ def _resolve_later(store: Store, operations: list[tuple[Operation, OpenIntent]])
         defer(store, file_id, [intent for _, intent in of_file], PendingWork(work, removes))
 
 
-def _resolve_all(store: Store, operations: list[Operation]) -> None:
+def _resolve_all(store: Store, operations: list[LoggedOperation]) -> None:
     for operation in operations:
         resolve(store, operation)
 
 
-def _decided_temps(operations: list[Operation]) -> set[str]:
+def _decided_temps(operations: list[LoggedOperation]) -> set[str]:
     """Temps that hold the only copy of a decided change."""
     decided = [operation.decided.temp for operation in operations if operation.decided is not None]
     return {name for temp in decided for name in (temp, temp + ATTRIBUTES_SUFFIX)}

@@ -71,7 +71,7 @@ def holds(store: Store, file_id: str, attributes: Attributes, *, if_unreadable: 
         return if_unreadable
 
 
-def is_restored(store: Store, file_id: str, current: Attributes, replaced: set[durable.Identity]) -> bool:
+def is_restored(store: Store, file_id: str, current: Attributes, replaced: set[durable.FileIdentity]) -> bool:
     """Whether an older revision is whole and not one that the log replaced: then a person restored it."""
     if (
         not replaced
@@ -84,7 +84,7 @@ def is_restored(store: Store, file_id: str, current: Attributes, replaced: set[d
     return True
 
 
-def _remove(store: Store, file_id: str, removed: Removed, replaced: set[durable.Identity]) -> None:
+def _remove(store: Store, file_id: str, removed: Removed, replaced: set[durable.FileIdentity]) -> None:
     """Remove again what a delete or an abort removed before the crash, but not a file that was restored since."""
     encoded = find_attributes_or_unreadable(store, file_id)
     current = store.files.identify(file_id)[:1]  # attr.json; the data, if only that is left
@@ -104,7 +104,7 @@ def _is_torn(encoded: bytes, file_id: str) -> bool:
     return encoded != UNREADABLE and find_in(encoded, file_id) is None
 
 
-def _is_done(store: Store, file_id: str, wanted: Wanted, replaced: set[durable.Identity]) -> bool:
+def _is_done(store: Store, file_id: str, wanted: Wanted, replaced: set[durable.FileIdentity]) -> bool:
     """Whether the disk has this revision whole, a later one, or one that a person restored."""
     assert wanted.attributes is not None
     attributes = find_in(wanted.attributes, file_id)

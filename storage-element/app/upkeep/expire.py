@@ -48,8 +48,8 @@ async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: d
         for start in range(0, len(page), CONCURRENCY):
             group = page[start : start + CONCURRENCY]
             outcomes = await asyncio.gather(*(_expire_one(store, file_id, now) for _, file_id in group))
-            deleted += outcomes.count(Outcome.DELETED)
-            skipped += outcomes.count(Outcome.SKIPPED)
+            deleted += outcomes.count(ExpireOutcome.DELETED)
+            skipped += outcomes.count(ExpireOutcome.SKIPPED)
             store.disk_health.require_writable()
         after = page[-1]
     if deleted or skipped:
@@ -57,22 +57,22 @@ async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: d
     return deleted
 
 
-class Outcome(enum.Enum):
+class ExpireOutcome(enum.Enum):
     DELETED = "deleted"
     SKIPPED = "skipped"
     NOT_DUE = "not due"
     """Deleted or changed since the catalog was queried."""
 
 
-async def _expire_one(store: Store, file_id: str, now: datetime) -> Outcome:
+async def _expire_one(store: Store, file_id: str, now: datetime) -> ExpireOutcome:
     try:
         attributes, _ = await load_attributes(store, file_id)
         if not has_expired(attributes, now):
-            return Outcome.NOT_DUE
+            return ExpireOutcome.NOT_DUE
         await delete(store, file_id, attributes.revision)
     except (NotFound, RevisionMismatch):
-        return Outcome.NOT_DUE
+        return ExpireOutcome.NOT_DUE
     except (ArtStoreError, OSError) as error:
         log.warning("expired file not deleted", file_id=file_id, error=str(error))
-        return Outcome.SKIPPED
-    return Outcome.DELETED
+        return ExpireOutcome.SKIPPED
+    return ExpireOutcome.DELETED

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from artstore.contracts.files import Attributes
 
-from ..durable import Identity
+from ..durable import FileIdentity
 from ..paths import Paths
 from ..temps import Temps
 
@@ -111,7 +111,7 @@ class Backend(Protocol):
     def is_quarantined(self, file_id: str) -> bool:
         """Whether attr.json or data of this file is in the quarantine."""
 
-    def identify(self, file_id: str) -> tuple[Identity, ...]:
+    def identify(self, file_id: str) -> tuple[FileIdentity, ...]:
         """The identities of attr.json and data, for the log; empty where nothing is replayed."""
 
     def find_attributes(self, file_id: str) -> bytes | None:

@@ -149,7 +149,7 @@ class LocalBackend(LocalScan):
         target = f"{self.paths.quarantine}/{file_id}"
         return os.path.exists(target) or os.path.exists(target + ATTRIBUTES_SUFFIX)
 
-    def identify(self, file_id: str) -> tuple[durable.Identity, ...]:
+    def identify(self, file_id: str) -> tuple[durable.FileIdentity, ...]:
         found = (durable.identify(self.paths.attributes(file_id)), durable.identify(self.paths.data(file_id)))
         return tuple(one for one in found if one is not None)
 

@@ -106,7 +106,7 @@ class S3Backend:
         target = f"{QUARANTINE}/{file_id}"
         return any(self.objects.find_meta(key) is not None for key in (target + ATTRIBUTES_SUFFIX, target))
 
-    def identify(self, file_id: str) -> tuple[durable.Identity, ...]:
+    def identify(self, file_id: str) -> tuple[durable.FileIdentity, ...]:
         return ()
 
     def find_attributes(self, file_id: str) -> bytes | None:

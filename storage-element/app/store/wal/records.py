@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from ..durable import Identity
+from ..durable import FileIdentity
 
 
 class Kind(enum.IntEnum):
@@ -42,7 +42,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     temp: str = ""
     revision: int = 1
     """The new revision; for a delete the one after the file's last."""
-    replaced: tuple[Identity, ...] = ()
+    replaced: tuple[FileIdentity, ...] = ()
     """The attr.json and data that it replaces or deletes. Replay touches no others: a person may have restored them."""
 
 
@@ -57,7 +57,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     file_id: str
     attributes: bytes = b""
     temp: str = ""
-    replaced: tuple[Identity, ...] = ()
+    replaced: tuple[FileIdentity, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -102,7 +102,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     bytes_used: int
     exact: bool = True
     """Whether `files` and `bytes_used` were exact."""
-    log_folder: Identity | None = None
+    log_folder: FileIdentity | None = None
     """The identity of the folder wal/. In a copy of the root it differs, and then no `replaced` is valid."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ..durable import Identity
+from ..durable import FileIdentity
 from .records import PUTS, CarriedIntent, Checkpoint, Closed, Confirmed, Intent, Kind, Mark, Step, Unconfirmed
 from .segment import SUFFIX, Frame, Segment, SegmentRead, Unreadable, open_segment, read_segment
 
@@ -44,7 +44,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Operation:
+class LoggedOperation:
     """An operation as the log records it."""
 
     number: int
@@ -60,7 +60,7 @@ class Operation:
     """attr.json of an aborted put, as far as the log says."""
     overtaken: bool = False
     """A later operation of the same file began. It began only after this one had been completed or undone."""
-    replaced: set[Identity] = field(default_factory=set)
+    replaced: set[FileIdentity] = field(default_factory=set)
     """As Replay.replaced of the file."""
 
     def to_carry(self) -> CarriedIntent:
@@ -72,12 +72,12 @@ class Replay:
     """The state that the log describes."""
 
     wanted: dict[str, Wanted] = field(default_factory=dict)
-    unresolved: list[Operation] = field(default_factory=list)
+    unresolved: list[LoggedOperation] = field(default_factory=list)
     """Operations that are not closed, in the order in which they began."""
     unconfirmed: dict[str, Unconfirmed] = field(default_factory=dict)
-    replaced: dict[str, set[Identity]] = field(default_factory=dict)
+    replaced: dict[str, set[FileIdentity]] = field(default_factory=dict)
     """Per file the identities that its operations replaced or deleted: everything that a crash may have left of its past."""
-    log_folder: Identity | None = None
+    log_folder: FileIdentity | None = None
     """The folder in which the log was written."""
     unreadable: list[Unreadable] = field(default_factory=list)
     files: int = 0
@@ -95,7 +95,7 @@ def fold(segments: list[SegmentRead], now_s: float) -> Replay:
     replay = Replay(unreadable=[found for segment in segments for found in segment.unreadable])
     replay.last_sequence = max((segment.sequence for segment in segments), default=0)
     replay.next_number = frames[-1].number + 1 if frames else 1
-    operations: dict[int, Operation] = {}
+    operations: dict[int, LoggedOperation] = {}
     confirmed: dict[int, Confirmed] = {}
     replay.redo_from = _start_from_checkpoint(frames, replay, operations)
     replay.exact = replay.exact and not operations
@@ -120,7 +120,7 @@ def fold(segments: list[SegmentRead], now_s: float) -> Replay:
     return replay
 
 
-def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict[int, Operation]) -> int:
+def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict[int, LoggedOperation]) -> int:
     checkpoints = [frame.record for frame in frames if isinstance(frame.record, Checkpoint)]
     if not checkpoints:
         return 0
@@ -129,7 +129,7 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
     replay.log_folder = last.log_folder
     replay.unconfirmed.update(last.unconfirmed)
     for carried in last.still_open:
-        operations[carried.number] = Operation(
+        operations[carried.number] = LoggedOperation(
             carried.number,
             carried.intent,
             decided=carried.decided,
@@ -141,10 +141,10 @@ def _start_from_checkpoint(frames: list[Frame], replay: Replay, operations: dict
     return last.redo_from
 
 
-def _add_frame(frame: Frame, operations: dict[int, Operation]) -> None:
+def _add_frame(frame: Frame, operations: dict[int, LoggedOperation]) -> None:
     record = frame.record
     if isinstance(record, Intent):
-        operations.setdefault(frame.number, Operation(frame.number, record, frame.data))
+        operations.setdefault(frame.number, LoggedOperation(frame.number, record, frame.data))
     elif isinstance(record, Closed):
         for number in record.numbers:
             if number in operations:
@@ -155,7 +155,7 @@ def _add_frame(frame: Frame, operations: dict[int, Operation]) -> None:
             intent = Intent(
                 record.kind, record.file_id, attributes=record.attributes, temp=record.temp, replaced=record.replaced
             )
-            operation = operations[record.of] = Operation(record.of, intent)
+            operation = operations[record.of] = LoggedOperation(record.of, intent)
         if operation is None:
             return
         if record.step is Step.DECIDED:
@@ -173,7 +173,7 @@ def _counts_alone(mark: Mark) -> bool:
     return mark.step is Step.DECIDED or mark.kind is Kind.DELETE or (mark.step is Step.ABORTED and mark.kind in PUTS)
 
 
-def _fold_operation(operation: Operation, replay: Replay, now_s: float) -> None:
+def _fold_operation(operation: LoggedOperation, replay: Replay, now_s: float) -> None:
     """In the order of the log; a later operation overrides an earlier one."""
     intent = operation.intent
     file_id = intent.file_id
@@ -199,7 +199,7 @@ def _fold_operation(operation: Operation, replay: Replay, now_s: float) -> None:
         replay.wanted[file_id] = Wanted(intent.attributes, before.data if before is not None and same else None)
 
 
-def _fold_aborted(operation: Operation, replay: Replay) -> None:
+def _fold_aborted(operation: LoggedOperation, replay: Replay) -> None:
     """An aborted put left nothing, and files that an earlier delete of the id removed stay removed. An aborted update left the
     earlier revision."""
     if operation.intent.kind in PUTS:
