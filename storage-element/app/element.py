@@ -147,7 +147,7 @@ class Element:
         )
 
     async def ask_for_root(self) -> bool:
-        """Whether admin allows this element to create a root. Raises the errors of the call."""
+        """True if admin allows this element to create a root. Raises the errors of the call."""
         return await self._send() == {"verdict": MAKE_ROOT}
 
     async def announce_until_answered(self) -> None:

@@ -1,4 +1,4 @@
-"""The mode an element starts in. What the modes allow is artstore.modes. Pure."""
+"""The mode an element starts in. artstore.modes has the operations that each mode allows. Pure."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
 
 
 def is_unsettled(context: Context, file_id: str) -> bool:
-    """Whether the catalog lacks a change of this file."""
+    """True if the catalog lacks a change of this file."""
     return context.parts is not None and file_id in context.parts.store.unsettled
 
 

@@ -12,7 +12,7 @@ from artstore.errors import Unavailable
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """What the catalog knows of a file: the saga that put it, and whether that saga was committed."""
+    """The catalog's knowledge of a file: the saga that put it, and whether that saga was committed."""
 
     saga_id: str | None
     available: bool

@@ -16,7 +16,7 @@ _FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]
 
 
 def is_file_id(text: str) -> bool:
-    """Whether the text is a UUID in its canonical form."""
+    """True if the text is a UUID in its canonical form."""
     return _FILE_ID.fullmatch(text) is not None
 
 
@@ -33,7 +33,7 @@ def folder_of(file_id: str) -> str:
 
 
 def belongs(name: str, first: str, second: str) -> bool:
-    """Whether the name is a file id in the right folder. Any other name there is a stray and left alone."""
+    """True if the name is a file id in the right folder. Any other name there is a stray and left alone."""
     return is_file_id(name) and name[-4:] == first + second
 
 

@@ -90,7 +90,7 @@ class IncomingBody(Stoppable):
         self._reservation.ensure(size_bytes)
 
     def verified_sha256(self) -> str:
-        """Of the whole body. Raises DigestMismatch."""
+        """The digest of the whole body. Raises DigestMismatch."""
         return self._digests.verified_sha256()
 
     async def write_to(self, path: str) -> None:

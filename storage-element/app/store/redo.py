@@ -63,7 +63,7 @@ def find_current(store: Store, file_id: str) -> Attributes | None:
 
 
 def holds(store: Store, file_id: str, attributes: Attributes, *, if_unreadable: bool) -> bool:
-    """Whether the data is what the attributes describe; `if_unreadable` when the disk cannot read it."""
+    """True if the data is what the attributes describe; `if_unreadable` when the disk cannot read it."""
     try:
         return store.files.holds(file_id, attributes)
     except OSError as error:
@@ -72,7 +72,7 @@ def holds(store: Store, file_id: str, attributes: Attributes, *, if_unreadable: 
 
 
 def is_restored(store: Store, file_id: str, current: Attributes, replaced: set[durable.FileIdentity]) -> bool:
-    """Whether an older revision is whole and not one that the log replaced: then a person restored it."""
+    """True if an older revision is whole and not one that the log replaced: then a person restored it."""
     if (
         not replaced
         or not replaced.isdisjoint(store.files.identify(file_id)[:1])
@@ -105,7 +105,7 @@ def _is_torn(encoded: bytes, file_id: str) -> bool:
 
 
 def _is_done(store: Store, file_id: str, wanted: Wanted, replaced: set[durable.FileIdentity]) -> bool:
-    """Whether the disk has this revision whole, a later one, or one that a person restored."""
+    """True if the disk has this revision whole, a later one, or one that a person restored."""
     assert wanted.attributes is not None
     attributes = find_in(wanted.attributes, file_id)
     current = find_current(store, file_id)

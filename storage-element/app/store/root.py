@@ -60,7 +60,7 @@ def _apart(folder: str, paths: Paths) -> RootRefused:
 
 
 class Presence:
-    """Whether `path`, the root as the operator knows it, still leads to `opened`, the same root through its descriptor."""
+    """Checks that `path`, the root as the operator knows it, still leads to `opened`, the same root through its descriptor."""
 
     def __init__(self, path: str, opened: Paths, *, local_files: bool) -> None:
         self._path, self._opened = path, opened.root

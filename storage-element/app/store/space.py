@@ -13,7 +13,7 @@ from artstore.errors import StorageFull
 from .paths import folder_of
 
 STATVFS_EVERY_S = 0.05
-"""What other programs write to the same disk in this time must fit into the reserve."""
+"""The reserve must hold what other programs write to the same disk in this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def reserved_bytes(total_bytes: int, reserve: Reserve) -> int:
 
 
 def available_bytes(disk: DiskSpace, reserve: Reserve, in_flight_bytes: int) -> int:
-    """What puts may still take, never below 0."""
+    """The bytes that puts may still take, never below 0."""
     if disk.free_inodes is not None and disk.free_inodes <= reserve.inodes:
         return 0
     return max(0, disk.free_bytes - reserved_bytes(disk.total_bytes, reserve) - in_flight_bytes)
@@ -103,7 +103,7 @@ class Usage:
 
 
 class Reservation:
-    """What one put has been promised and has not written yet."""
+    """The bytes that one put has been promised and has not written yet."""
 
     __slots__ = ("_space", "left_bytes")
 

@@ -137,7 +137,7 @@ class Store:
     def begin(self, intent: Intent, work: Callable[[], None], data: bytes = b"", *, copies: int = 1) -> OpenIntent:
         """Log a decided change whose effect is `work`.
 
-        Where the log carries files, its thread runs `work` right after the sync. Elsewhere the frame carries no bytes, and the
+        If the log carries files, its thread runs `work` right after the sync. Else the frame carries no bytes, and the
         caller runs `OpenIntent.work` once the intent is durable.
         """
         if self.files.log_carries_files:

@@ -77,7 +77,7 @@ class CatalogGeneration:
 
     @property
     def is_reconciled(self) -> bool:
-        """Whether catalog and disk agree as far as is known: files that the catalog does not know may be undone."""
+        """True if catalog and disk agree as far as is known: files that the catalog does not know may be undone."""
         return self._memory.generation > 0 and not self.behind and not self.doubt
 
     @property

@@ -207,7 +207,7 @@ class Rebuild:
         state.forgotten += len(corrections.gone)
 
     def _is_mounted(self) -> bool:
-        """Whether the root's path still leads to the folder that was opened, with an element's files in it."""
+        """True if the root's path still leads to the folder that was opened, with an element's files in it."""
         paths = self._store.files.paths
         try:
             now, opened = os.stat(paths.root), os.fstat(self._store.root_fd)

@@ -66,7 +66,7 @@ class Reconciler:
         self._generation_started_s = generation_started_s
 
     def matches(self, file_id: str, encoded: bytes, row: Row | None) -> bool:
-        """Whether the row says what the disk says, as far as this can be known without a lock."""
+        """True if the row says what the disk says, as far as this can be known without a lock."""
         return (
             row is not None
             and row.available

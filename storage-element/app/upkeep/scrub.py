@@ -141,7 +141,7 @@ class Scrub:
             await self._check_locked(state, file_id)
 
     async def _matches(self, data: OpenData, attributes: Attributes) -> bool:
-        """Whether the bytes have the checksum of the attributes, read from the disk and not from the page cache."""
+        """True if the bytes have the checksum of the attributes, read from the disk and not from the page cache."""
         sha256, position = hashlib.sha256(), 0
         await self._store.scan_in_thread(data.drop_cache)
         while position < attributes.size_bytes:

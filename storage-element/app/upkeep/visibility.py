@@ -1,4 +1,4 @@
-"""Whether a file on the disk is visible to all, by what the catalog and the sagas say of it. Pure.
+"""Decides whether a file on the disk is visible to all, by what the catalog and the sagas say of it. Pure.
 
 The hard case is a file whose saga the catalog does not know. Two accidents look alike there: PostgreSQL crashed and lost a
 begin that was never committed, or the catalog went back in time and lost an acknowledged upload. A saga that began before the

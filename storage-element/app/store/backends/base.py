@@ -51,7 +51,7 @@ class FileEntry:
     file_id: str
     has_attributes: bool
     data_bytes: int | None
-    """None: there is no data."""
+    """None: the data does not exist."""
     changed_s: float
     """When the data was written; without data, when attr.json was. Unix seconds."""
 
@@ -61,7 +61,7 @@ class Backend(Protocol):
     temps: Temps
     """On the element's own disk with every backend: a body is received there before it is published."""
     unreadable_folders: set[str]
-    """Folders that could not be listed. Whoever reports them removes them."""
+    """Folders that could not be listed. A scrub reports and removes them."""
 
     @property
     def nonblocking_reads(self) -> bool:
@@ -82,7 +82,7 @@ class Backend(Protocol):
         """Make the received temp a visible file: data, then attr.json. Durable when it returns."""
 
     def publish_small(self, file_id: str, temp: str, data: bytes, attributes: bytes) -> None:
-        """As `publish`, for data in memory. Where the log carries files, the frame makes it durable, not this call."""
+        """As `publish`, for data in memory. If the log carries files, its frame makes the file durable, not this call."""
 
     def undo_put(self, file_id: str, temp: str) -> None:
         """Remove attr.json, data and temps of a put, whichever of them exist."""
@@ -109,7 +109,7 @@ class Backend(Protocol):
         """Move attr.json, then data, to the quarantine, where a person finds them and readers and listings do not."""
 
     def is_quarantined(self, file_id: str) -> bool:
-        """Whether attr.json or data of this file is in the quarantine."""
+        """True if attr.json or data of this file is in the quarantine."""
 
     def identify(self, file_id: str) -> tuple[FileIdentity, ...]:
         """The identities of attr.json and data, for the log; empty where nothing is replayed."""
@@ -124,7 +124,7 @@ class Backend(Protocol):
         """None when the data does not exist. The caller closes it."""
 
     def holds(self, file_id: str, attributes: Attributes) -> bool:
-        """Whether the data is what the attributes describe, checked as far as a crash can have made it differ."""
+        """True if the data is what the attributes describe, checked as far as a crash can have made it differ."""
 
     def survey(self, first: str) -> list[FileEntry]:
         """All files in the folders files/<first>/, also incomplete ones, without reading their content."""

@@ -227,7 +227,7 @@ class LocalBackend(LocalScan):
             self._unsynced_folders.add(folder)
 
     def _sync_folder(self, file_id: str) -> None:
-        """The names in the file's folder, and the folder's own name while nobody has synced its parent."""
+        """The names in the file's folder, and the folder's own name until its parent was synced."""
         folder = self.paths.folder(file_id)
         durable.sync_path(folder)
         if folder in self._unsynced_folders:

@@ -1,7 +1,7 @@
 """Files in a bucket, under a prefix of its own. Bodies wait in temps on the element's disk until S3 has them.
 
-What S3 acknowledged is durable, so nothing is replayed from the log. There is no rename: data is uploaded under its name, then
-attr.json; each appears whole or not at all.
+An acknowledgement of S3 means durable, so nothing is replayed from the log. S3 cannot rename: data is uploaded under its
+name, then attr.json; each appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class S3Backend:
 
 
 def _is_file(key: str, file_id: str) -> bool:
-    """Whether the key is one that this element uses; other objects in the prefix are strays."""
+    """True if the key is one that this element uses; other objects in the prefix are strays."""
     return is_file_id(file_id) and key in (data_key(file_id), attributes_key(file_id))
 
 

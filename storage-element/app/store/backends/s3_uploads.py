@@ -41,10 +41,10 @@ class S3Settings:
     """For one request, so for one part of an upload or a download."""
     connect_timeout_s: float = 3.0
     retries: int = 2
-    """Of one idempotent request, within `retry_for_s`."""
+    """Repetitions of one idempotent request, within `retry_for_s`."""
     retry_for_s: float = 10.0
     part_bytes: int = 8 << 20
-    """Of a multipart upload. S3 allows 10 000 parts, so larger files get larger parts."""
+    """Part size of a multipart upload. S3 allows 10 000 parts, so larger files get larger parts."""
     parts_at_once: int = 3
     """An upload holds about this number of parts and one more in memory."""
 

@@ -34,7 +34,7 @@ UNCONFIRMED_BYTES = 128
 CONFIRMED_PER_RECORD = 256
 """Both copies of such a record fit into the smallest segment many times over."""
 LAZY_WRITE_S = 0.05
-"""How long a record that nobody waits for stays in memory when nothing else is written."""
+"""How long a record without a waiting operation stays in memory when nothing else is written."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class OpenIntent:
     confirmed: bool = False
     undone: bytes = b""
     work: Callable[[], None] | None = None
-    """What the operation does once the intent is durable, where the log's thread does not do it."""
+    """To be run by the operation once the intent is durable, unless the log's thread runs it."""
 
     def carried(self) -> CarriedIntent:
         return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)

@@ -101,7 +101,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     files: int
     bytes_used: int
     exact: bool = True
-    """Whether `files` and `bytes_used` were exact."""
+    """True if `files` and `bytes_used` were exact."""
     log_folder: FileIdentity | None = None
     """The identity of the folder wal/. In a copy of the root it differs, and then no `replaced` is valid."""
 

@@ -26,7 +26,7 @@ class ChecksumOnly(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What the operations removed under an id. A file that a person put there since stays."""
+    """The files that operations removed under an id. A file that a person put there since stays."""
 
     deleted: bool = False
     """The files in Replay.replaced; if it names none, any file."""
@@ -83,7 +83,7 @@ class Replay:
     files: int = 0
     bytes_used: int = 0
     exact: bool = False
-    """Whether `files` and `bytes_used` are right now: no operation began after the checkpoint that has them."""
+    """True if `files` and `bytes_used` are right now: no operation began after the checkpoint that has them."""
     redo_from: int = 0
     next_number: int = 1
     last_sequence: int = 0
@@ -168,8 +168,10 @@ def _add_frame(frame: Frame, operations: dict[int, LoggedOperation]) -> None:
 
 
 def _counts_alone(mark: Mark) -> bool:
-    """Whether a mark counts without its intent, which may be damaged, or below the checkpoint: an operation that ended while the
-    checkpoint was being made is not carried by it, and its undo may not have been durable yet."""
+    """True if the mark counts without its intent, which may be damaged, or below the checkpoint.
+
+    An operation that ended while the checkpoint was being made is not carried by it, and its undo may not have been durable.
+    """
     return mark.step is Step.DECIDED or mark.kind is Kind.DELETE or (mark.step is Step.ABORTED and mark.kind in PUTS)
 
 
