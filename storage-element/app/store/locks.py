@@ -79,6 +79,8 @@ class Hold:
 class Stoppable:
     """Work that waits for a sender. `stop` ends the wait at once; work that has received everything continues."""
 
+    __slots__ = ("_timeout", "saga_id", "stopped")
+
     def __init__(self, saga_id: str | None) -> None:
         self.saga_id = saga_id
         self.stopped = False

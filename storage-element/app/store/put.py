@@ -51,6 +51,8 @@ async def put(store: Store, order: PutOrder, body: Body) -> PutResult:
 class PutOperation:
     """One put, from its body to its answer."""
 
+    __slots__ = ("body", "catalog_asked", "counted", "described", "file_id", "order", "store", "temp")
+
     def __init__(self, store: Store, order: PutOrder, body: Body) -> None:
         self.store, self.order, self.file_id = store, order, order.file_id
         self.body = IncomingBody(store, order.file_id, body, order.expected, order.saga_id)

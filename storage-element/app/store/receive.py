@@ -49,6 +49,8 @@ class Digests:
 class IncomingBody(Stoppable):
     """`with`: registered at the store, so that a compensation can stop it; errors of the disk leave it as typed errors."""
 
+    __slots__ = ("_body", "_digests", "_file_id", "_head", "_reservation", "_store")
+
     def __init__(self, store: Store, file_id: str, body: Body, expected: Expected, saga_id: str | None = None) -> None:
         super().__init__(saga_id)
         self._store, self._file_id, self._body = store, file_id, body
