@@ -50,7 +50,7 @@ async def test_a_disk_error_makes_the_element_read_only_and_is_reported(
                 return any(heard.read_only_reason for heard in own_neighbours.admin.reports)
 
             await eventually(admin_heard)
-        assert "the disk failed: read-only until restarted" in (tmp_path / "se.log").read_text()
+        assert "disk failed: read-only until the next start" in (tmp_path / "se.log").read_text()
 
 
 async def test_without_the_catalog_puts_are_refused_and_changes_are_settled_later(
