@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,9 +30,59 @@ PROBLEM_RESPONSE: dict[str, Any] = {
     "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 
+TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
+BYTES_SCHEMA: dict[str, Any] = {"type": "string", "format": "binary"}
 UUID_SCHEMA: dict[str, Any] = {"type": "string", "format": "uuid"}
 NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id", "upload_id"), UUID_SCHEMA)
+
+
+def operation(
+    summary: str,
+    *,
+    responses: Mapping[str, Any],
+    operation_id: str = "",
+    description: str = "",
+    tag: str = "files",
+    parameters: Sequence[Mapping[str, Any]] = (),
+    body: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One operation of a data route. `body` has a schema for each media type."""
+    made: dict[str, Any] = {"tags": [tag], "summary": summary, "responses": dict(responses)}
+    if operation_id:
+        made["operationId"] = operation_id
+    if description:
+        made["description"] = description
+    if parameters:
+        made["parameters"] = list(parameters)
+    if body:
+        made["requestBody"] = {"required": True, "content": {name: {"schema": body[name]} for name in body}}
+    return made
+
+
+def query(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def header(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:
+    """A request header."""
+    return {"name": name, "in": "header", "description": description, "schema": schema}
+
+
+def answer(
+    description: str,
+    schema: Mapping[str, Any] | None = None,
+    *,
+    media_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A response; `headers` are names with descriptions."""
+    made: dict[str, Any] = {"description": description}
+    if schema is not None:
+        made["content"] = {media_type: {"schema": schema}}
+    if headers:
+        made["headers"] = {name: {"description": headers[name], "schema": TEXT_SCHEMA} for name in headers}
+    return made
 
 
 def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute]) -> Callable[[], dict[str, Any]]:
