@@ -10,8 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
-from .api.file_routes import FILE_ROUTES
-from .api.reading import READING_ROUTES
+from .api.files import FILE_ROUTES
 from .api.sagas import SAGA_ROUTES
 from .api.upload import UPLOAD_ROUTES
 from .core.config import Settings
@@ -24,7 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="ArtStore ingester",
         settings=settings,
         open_context=partial(open_context, settings),
-        data_routes=[*UPLOAD_ROUTES, *FILE_ROUTES, *READING_ROUTES, *SAGA_ROUTES],
+        data_routes=[*UPLOAD_ROUTES, *FILE_ROUTES, *SAGA_ROUTES],
     )
 
 

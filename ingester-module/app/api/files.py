@@ -1,35 +1,31 @@
-"""PATCH and DELETE /api/files/{file_id}, PUT /api/files/{file_id}/content."""
+"""PATCH and DELETE /api/files/{file_id}, PUT /api/files/{file_id}/content, and GET of both, which redirects to query."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.audit.event import Event
-from artstore.audit.writer import AuditWriter
 from artstore.auth.access import principal_of
-from artstore.clock import uuid7
-from artstore.contracts.files import Attributes, Changes, canonical_id, check_changes
-from artstore.contracts.holds import holds
-from artstore.contracts.idempotency import GONE, Answer, accepted, changed
-from artstore.errors import InvalidFields, Malformed, NotFound, RevisionMismatch, UnsupportedMediaType
-from artstore.http.conditions import checksums_in, if_match, revisions_in
+from artstore.contracts.files import Changes, canonical_id, check_changes
+from artstore.contracts.schemas import FILENAME, METADATA, TAGS
+from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
 from artstore.http.json import check_keys, without_bom
+from artstore.http.openapi import BYTES_SCHEMA, answer, operation
+from artstore.http.request_headers import CHANGED_BY_REVISION, CONDITIONS, DIGESTS, RANGES
+from artstore.service import DataRoute
 
-from ..changes import change
-from ..changes.queue import Queued
-from ..changes.wish import Wish
+from ..changes.change import Delete
+from ..changes.conditional import Precondition
+from ..changes.update import Patch, Replace
 from ..core.context import Context
-from ..idempotency.change import Change, change_once, delete_again, update_again
-from ..idempotency.fingerprint import of_content, of_delete, of_patch
-from ..idempotency.header import key_of
-from ..idempotency.replay import again, first, hashed, require_same
-from ..uploads.body import FORM, Body, media_type, open_raw, stated_type
+from ..idempotency.keys import key_of
+from ..idempotency.replay import run_or_replay
+from ..uploads.body import FORM, media_type, open_raw, stated_type
 from ..uploads.receive import Received
+from .schemas import DIGEST_HEADERS, IDEMPOTENCY_KEY, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER, keyed
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
@@ -39,18 +35,9 @@ async def patch_file(request: Request) -> Response:
     context: Context = request.app.state.context
     key = key_of(request)
     with context.files.operation("update"):
-        wanted = await _read_changes(request, context)
-        wish = _wish(request)
-        run = partial(_patched, context, msgspec.json.encode(wanted))
-        if key is None:
-            return first(await run(wish))
-
-        async def made(now: Attributes) -> bool:
-            return holds(now, wanted)
-
-        once = Change(of_patch(wish, wanted), run, partial(update_again, context, run, made))
-        answer, given_before = await change_once(context, key, wish, once)
-    return again(answer) if given_before else first(answer)
+        changes = await _read_changes(request, context)
+        patch = Patch(context, _file_id(request), _owner(request), _condition(request), changes)
+        return await run_or_replay(context.keys, key, patch)
 
 
 async def replace_content(request: Request) -> Response:
@@ -58,67 +45,39 @@ async def replace_content(request: Request) -> Response:
     key = key_of(request)
     with context.files.operation("update"):
         if media_type(request) == FORM:
-            raise UnsupportedMediaType("new content is sent as the raw body, not as a form")
+            raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        wish, content_type = _wish(request, of_content=True), stated_type(request)
-        run = partial(_replaced, context, body, content_type)
-        if key is None:
-            return first(await run(wish))
-
-        async def made(now: Attributes) -> bool:
-            same_type = content_type in (None, now.content_type)
-            return same_type and await hashed(body) == (now.checksum, now.size_bytes)
-
-        once = Change(of_content(wish, content_type), run, partial(update_again, context, run, made))
-        answer, given_before = await change_once(context, key, wish, once)
-        if given_before:
-            await require_same(body, answer)
-    return again(answer) if given_before else first(answer)
+        file_id, condition = _file_id(request), _condition(request, of_content=True)
+        replace = Replace(context, file_id, _owner(request), condition, body, stated_type(request))
+        return await run_or_replay(context.keys, key, replace)
 
 
 async def delete_file(request: Request) -> Response:
     context: Context = request.app.state.context
     key = key_of(request)
     with context.files.operation("delete"):
-        wish = _wish(request)
-        note = partial(_note_deletion, request.app.state.runtime.audit)
-        run = partial(_deleted, context, note)
-        if key is None:
-            return first(await run(wish))
-        once = Change(of_delete(wish), run, partial(delete_again, run, note))
-        answer, given_before = await change_once(context, key, wish, once)
-    return again(answer) if given_before else first(answer)
+        delete = Delete(context, _file_id(request), _owner(request), _condition(request))
+        return await run_or_replay(context.keys, key, delete)
 
 
-async def _patched(context: Context, changes: bytes, wish: Wish) -> Answer:
-    answer = await change.patch(context, wish, changes)
-    if isinstance(answer, Queued):
-        return accepted(answer.saga_id, answer.saga)
-    return changed(answer.body, answer.headers["etag"])
-
-
-async def _replaced(context: Context, body: Body, content_type: str | None, wish: Wish) -> Answer:
-    headers = {"content-type": content_type} if content_type else {}
-    answer = await change.replace(context, wish, body, headers)
-    return changed(answer.body, answer.headers["etag"])
-
-
-async def _deleted(context: Context, note: Callable[[Wish], Awaitable[None]], wish: Wish) -> Answer:
-    queued = await change.delete(context, wish)
-    if queued is not None:
-        return accepted(queued.saga_id, queued.saga)  # admin notes the deletion when it is made
-    # A crash before this leaves a deletion that nobody was told of; after it the event is safe, whatever is away.
-    await note(wish)
-    return GONE
-
-
-async def _note_deletion(audit: AuditWriter, wish: Wish) -> None:
-    await audit.record(Event("file.delete", wish.owner, f"files/{wish.file_id}"))
+async def redirect_to_query(request: Request) -> Response:
+    """307, so that the `Location` of a 201 works at the ingester too: the client repeats the request at QUERY_URL."""
+    context: Context = request.app.state.context
+    given, _, rest = request.url.path.removeprefix("/api/files/").partition("/")
+    file_id = canonical_id(given)
+    if file_id is None:
+        raise NotFound("no file has such an id")
+    if context.query_url is None:
+        raise NotFound("files are read at query; set QUERY_URL to redirect readers there")
+    path = f"/api/files/{file_id}" + (f"/{rest}" if rest else "")
+    parameters = request.scope["query_string"].decode("ascii", "replace")
+    location = context.query_url.rstrip("/") + path + (f"?{parameters}" if parameters else "")
+    return Response(status_code=307, headers={"location": location, "cache-control": "no-store"})
 
 
 async def _read_changes(request: Request, context: Context) -> Changes:
     if media_type(request) not in PATCH_TYPES:
-        raise UnsupportedMediaType("changes are sent as application/json")
+        raise UnsupportedMediaType("changes must be sent as application/json")
     received = Received(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
     pieces = []
     while piece := await received.next():
@@ -126,30 +85,104 @@ async def _read_changes(request: Request, context: Context) -> Changes:
     body = without_bom(b"".join(pieces))
     check_keys(body)
     try:
-        wanted = msgspec.json.decode(body, type=Changes)
+        changes = msgspec.json.decode(body, type=Changes)
     except msgspec.ValidationError as error:
         raise InvalidFields(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("the body is not JSON") from error
-    check_changes(wanted)
-    return wanted
+    check_changes(changes)
+    return changes
 
 
 def _file_id(request: Request) -> str:
-    """In the canonical form. What is no UUID is the id of no file."""
+    """In canonical form. Raises NotFound for anything but a UUID."""
     file_id = canonical_id(request.path_params["file_id"])
     if file_id is None:
         raise NotFound("no file has such an id")
     return file_id
 
 
-def _wish(request: Request, *, of_content: bool = False) -> Wish:
-    """`of_content`: If-Match may hold the ETag of the content as well. Raises NotFound, Malformed, and RevisionMismatch
-    when no tag can match."""
-    file_id = _file_id(request)
-    tags = if_match(request.headers.getlist("if-match"))
-    revisions = None if tags is None else tuple(sorted(revisions_in(tags)))
-    checksums = tuple(sorted(checksums_in(tags))) if tags is not None and of_content else ()
-    if revisions == () and not checksums:
-        raise RevisionMismatch('If-Match must hold the ETag of the file, such as "3"')
-    return Wish(str(uuid7()), file_id, principal_of(request).client_id, revisions, checksums)
+def _owner(request: Request) -> str:
+    return principal_of(request).client_id
+
+
+def _condition(request: Request, *, of_content: bool = False) -> Precondition:
+    return Precondition.parse(request.headers.getlist("if-match"), of_content=of_content)
+
+
+_CHANGES_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
+}
+_REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
+
+FILE_ROUTES = [
+    DataRoute(
+        path="/api/files/{file_id}",
+        methods=["PATCH"],
+        handler=patch_file,
+        honours=CHANGED_BY_REVISION,
+        openapi={
+            "patch": operation(
+                "Change attributes; absent ones stay",
+                operation_id="patch_file",
+                parameters=[IF_MATCH, IDEMPOTENCY_KEY],
+                body={"application/json": _CHANGES_SCHEMA},
+                responses=keyed({"200": RECORD_ANSWER, "202": QUEUED_ANSWER}),
+            )
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}",
+        methods=["DELETE"],
+        handler=delete_file,
+        honours=CHANGED_BY_REVISION,
+        openapi={
+            "delete": operation(
+                "Delete a file on an element that allows it",
+                operation_id="delete_file",
+                parameters=[IF_MATCH, IDEMPOTENCY_KEY],
+                responses=keyed({"202": QUEUED_ANSWER, "204": answer("The file is deleted")}),
+            )
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}/content",
+        methods=["PUT"],
+        handler=replace_content,
+        honours=CHANGED_BY_REVISION | DIGESTS,
+        transfer=True,
+        openapi={
+            "put": operation(
+                "Replace a file's bytes; its attributes stay",
+                operation_id="replace_content",
+                parameters=[IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
+                body={"application/octet-stream": BYTES_SCHEMA},
+                responses=keyed({"200": RECORD_ANSWER}),
+            )
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}",
+        methods=["GET"],
+        handler=redirect_to_query,
+        honours=CONDITIONS | RANGES,
+        openapi={
+            "get": operation(
+                "Redirect to the attributes at query", operation_id="redirect_to_file", responses=_REDIRECT_ANSWERS
+            )
+        },
+    ),
+    DataRoute(
+        path="/api/files/{file_id}/content",
+        methods=["GET"],
+        handler=redirect_to_query,
+        honours=CONDITIONS | RANGES,
+        openapi={
+            "get": operation(
+                "Redirect to the bytes at query", operation_id="redirect_to_content", responses=_REDIRECT_ANSWERS
+            )
+        },
+    ),
+]

@@ -1,6 +1,6 @@
-"""GET /api/sagas/{saga_id}: what has become of a change that was answered 202, for the one who asked for it.
+"""GET /api/sagas/{saga_id}: the state of a change that was answered 202, for its owner.
 
-Read past admin, which only writes the table: so it is answered while admin is away.
+Reads the table directly, so that it answers while admin is unavailable.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Permission
 from artstore.errors import NotFound
 from artstore.http.json import JsonResponse
+from artstore.http.openapi import answer, operation
 from artstore.service import DataRoute
 
 from ..core.context import Context
 
-PATIENCE_S = 5.0
+DATABASE_TIMEOUT_S = 5.0
 
 
 async def show_saga(request: Request) -> Response:
-    """Another's is not found, unless the caller may read all sagas."""
+    """404 for a saga of a different owner, unless the caller may read all sagas."""
     context: Context = request.app.state.context
     saga_id = canonical_id(request.path_params["saga_id"])
     saga = None
     if saga_id is not None:
-        async with context.database.alone(patience_s=PATIENCE_S) as connection:
+        async with context.database.alone(patience_s=DATABASE_TIMEOUT_S) as connection:
             saga = await find_saga(connection, saga_id)
     principal = principal_of(request)
     if saga is None or not (saga["owner"] == principal.client_id or Permission.SAGAS_READ in principal.permissions):
-        raise NotFound("there is no such saga")
+        raise NotFound("no saga has this id")
     return JsonResponse(saga)
 
 
@@ -42,12 +43,12 @@ SAGA_ROUTES = [
         methods=["GET"],
         handler=show_saga,
         openapi={
-            "get": {
-                "tags": ["sagas"],
-                "summary": "What has become of a change that waits for its element",
-                "operationId": "show_saga",
-                "responses": {"200": {"description": "The saga", "content": {"application/json": {"schema": SAGA}}}},
-            }
+            "get": operation(
+                "The state of a change that waits for its element",
+                operation_id="show_saga",
+                tag="sagas",
+                responses={"200": answer("The saga", SAGA)},
+            )
         },
     )
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
 from artstore.contracts.idempotency import MAX_KEY_CHARS
 from artstore.contracts.schemas import FILENAME, RECORD, SAGA
-from artstore.http.openapi import PROBLEM_RESPONSE
+from artstore.http.openapi import PROBLEM_RESPONSE, answer, header
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
@@ -22,52 +22,37 @@ FIELD_SCHEMAS: dict[str, Any] = {
     },
 }
 
-DIGEST_HEADERS: list[dict[str, Any]] = [
-    {"name": name, "in": "header", "schema": {"type": "string"}}
-    for name in ("Content-Digest", "Repr-Digest", "Content-MD5")
-]
-IF_MATCH: dict[str, Any] = {
-    "name": "If-Match",
-    "in": "header",
-    "schema": {"type": "string"},
-    "description": 'the revision that is meant, "<revision>"; 412 when the file has another',
-}
-
-IDEMPOTENCY_KEY: dict[str, Any] = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[\\x21-\\x7e]+$"},
-    "description": (
-        "Anything unique to this request, a UUID for example. However often the request is sent again under it within "
-        "24 hours, it is done once, and each repeat gets the first answer. While the first is still running, a repeat is "
-        "answered with 409 and `Retry-After`; another request under the key with 422. A failure is not kept: after one the "
-        "key is free."
-    ),
-}
-CONFLICT = (
+DIGEST_HEADERS = [header(name) for name in ("Content-Digest", "Repr-Digest", "Content-MD5")]
+IF_MATCH = header("If-Match", 'The revision to change, "<revision>"; 412 when the file is at a different one')
+IDEMPOTENCY_KEY = header(
+    "Idempotency-Key",
+    "Any value unique to this request, such as a UUID. A request that is repeated under its key within 24 hours runs once, "
+    "and each repeat gets the first answer. A repeat is answered 409 with `Retry-After` while the first request is running; "
+    "a different request under the key is answered 422. A failure is not stored: it leaves the key free.",
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[\\x21-\\x7e]+$"},
+)
+_KEY_IN_USE = (
     "`idempotency_key_in_use`: the first request under the key is still running, see `Retry-After`; or another conflict"
 )
-REPLAYED: dict[str, Any] = {
+_REPLAYED: dict[str, Any] = {
     "Idempotent-Replayed": {
         "schema": {"type": "string", "enum": ["true"]},
-        "description": "This answer was given before, to the first request under the key",
+        "description": "The answer to the first request under the key, given again",
     }
 }
 
-RECORD_ANSWER: dict[str, Any] = {
-    "description": "The file's attr.json",
-    "content": {"application/json": {"schema": RECORD}},
-}
-QUEUED_ANSWER: dict[str, Any] = {
-    "description": "The file's element is away: the change is remembered, and made when it is back",
-    "headers": {"Location": {"schema": {"type": "string"}}},
-    "content": {"application/json": {"schema": SAGA}},
-}
+RECORD_ANSWER = answer("The file's attr.json", RECORD)
+QUEUED_ANSWER = answer(
+    "The file's element is unavailable: the change is stored and made when the element is back",
+    SAGA,
+    headers={"Location": "The saga of the change"},
+)
 
 
 def keyed(responses: dict[str, Any]) -> dict[str, Any]:
     """Responses of an operation that takes an Idempotency-Key."""
     marked = {
-        status: {**answer, "headers": {**answer.get("headers", {}), **REPLAYED}} for status, answer in responses.items()
+        status: {**response, "headers": {**response.get("headers", {}), **_REPLAYED}}
+        for status, response in responses.items()
     }
-    return {**marked, "409": {**PROBLEM_RESPONSE, "description": CONFLICT}}
+    return {**marked, "409": {**PROBLEM_RESPONSE, "description": _KEY_IN_USE}}

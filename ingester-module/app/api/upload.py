@@ -7,33 +7,30 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.idempotency import uploaded
+from artstore.contracts.schemas import RECORD
+from artstore.http.openapi import BYTES_SCHEMA, answer, operation, query
 from artstore.http.request_headers import DIGESTS
 from artstore.service import DataRoute
 
 from ..core.context import Context
-from ..idempotency.header import key_of
-from ..idempotency.replay import again, first
-from ..idempotency.upload import upload_once
-from ..uploads.upload import upload
-from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, IDEMPOTENCY_KEY, RECORD_ANSWER, keyed
+from ..idempotency.keys import key_of
+from ..idempotency.replay import run_or_replay
+from ..uploads.upload import UploadOperation
+from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, IDEMPOTENCY_KEY, keyed
 
 
 async def upload_file(request: Request) -> Response:
     context: Context = request.app.state.context
     key = key_of(request)
     with context.files.operation("put"):
-        if key is None:
-            stored = await upload(context, request)
-            return first(uploaded(stored.file_id, stored.record))
-        answer, given_before = await upload_once(context, request, key)
-    return again(answer) if given_before else first(answer)
+        upload = await UploadOperation.open(context, request)
+        return await run_or_replay(context.keys, key, upload)
 
 
 _FORM: dict[str, Any] = {
     "type": "object",
     "required": ["file"],
-    "properties": {**FIELD_SCHEMAS, "file": {"type": "string", "format": "binary", "description": "the last part"}},
+    "properties": {**FIELD_SCHEMAS, "file": {**BYTES_SCHEMA, "description": "the last part"}},
 }
 
 UPLOAD_ROUTES = [
@@ -44,38 +41,25 @@ UPLOAD_ROUTES = [
         honours=DIGESTS,
         transfer=True,
         openapi={
-            "post": {
-                "tags": ["files"],
-                "summary": "Store a file: 201 means it is on disk",
-                "description": (
-                    "Either a form, its fields before the part `file`, or any other content type: then the body is the "
-                    "file, named by `filename` or Content-Disposition, else by its id. A field may be given once, as a "
-                    "part or as a query parameter. Digests are checked; of a form's own header the whole body or the "
-                    "file may be meant."
+            "post": operation(
+                "Store a file: 201 means it is on disk",
+                operation_id="upload_file",
+                description=(
+                    "Either a form, its fields before the part `file`, or any other content type: then the body is the file, "
+                    "named by `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as "
+                    "a query parameter. Digests are checked; a digest in a form's own header may be that of the whole body "
+                    "or of the file."
                 ),
-                "operationId": "upload_file",
-                "parameters": [
-                    *({"name": name, "in": "query", "schema": schema} for name, schema in FIELD_SCHEMAS.items()),
+                parameters=[
+                    *(query(name, schema=schema) for name, schema in FIELD_SCHEMAS.items()),
                     *DIGEST_HEADERS,
                     IDEMPOTENCY_KEY,
                 ],
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "multipart/form-data": {"schema": _FORM},
-                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                    },
-                },
-                "responses": keyed(
-                    {
-                        "201": {
-                            **RECORD_ANSWER,
-                            "description": "Stored; the answer is its attr.json",
-                            "headers": {"Location": {"schema": {"type": "string"}}},
-                        }
-                    }
+                body={"multipart/form-data": _FORM, "application/octet-stream": BYTES_SCHEMA},
+                responses=keyed(
+                    {"201": answer("Stored; the answer is its attr.json", RECORD, headers={"Location": "The file"})}
                 ),
-            }
+            )
         },
     )
 ]

@@ -1,1 +1,1 @@
-"""Update and delete: passed on to the element that holds the file, or remembered until that is back."""
+"""Update and delete of a file: forwarded to the element that holds it, or queued at admin while that is unavailable."""

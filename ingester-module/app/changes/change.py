@@ -1,105 +1,138 @@
-"""The order of a change: find the element, ask it, and have the change remembered when it is away.
+"""The order of a change: find the element, ask it, and queue the change at admin when the element is unavailable.
 
-The element decides (its mode, the revision, the attributes) and carries its own protocol through; 409, 412 and 422 are its
-answers. New content is not remembered: its bytes are kept by nobody but the client.
+The element decides (mode, revision, attributes) and runs its own protocol; its 409, 412 and 422 are the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from artstore.contracts.sagas import SagaKind
-from artstore.errors import BadGateway, NotFound, Unavailable
+from artstore.audit.event import Event
+from artstore.clock import uuid7
+from artstore.contracts.elements import Element
+from artstore.contracts.files import Changes
+from artstore.contracts.idempotency import GONE, Answer, accepted
+from artstore.contracts.sagas import QueueChange, SagaKind
+from artstore.errors import BadGateway, InvalidFields, NotFound, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.modes import Operation
-from artstore.peers.client import PeerAnswer
+from artstore.modes import Operation, require
 
 from ..core.context import Context
+from ..idempotency.keys import HeldKey, fingerprint_of
 from ..placement import AWAY
 from ..uploads.body import Body
-from .holder import Holder, ask_elements, find_holder
-from .pinned import at_one_revision, stated, with_revision_of_content
-from .queue import Queued, queue
-from .wish import Wish
+from .conditional import Precondition
+from .locate import Location, locate, locate_at_elements
 
 log = get_logger("ingester.changes")
 
-IS_AWAY = (Unavailable, BadGateway)
-T = TypeVar("T")
+ACCEPTED = 202
 
 
-async def patch(context: Context, wish: Wish, changes: bytes) -> PeerAnswer | Queued:
-    """Changes attributes. The answer's body is the new attr.json."""
+class Change(ABC):
+    """One change of one file, from the parsed request to its answer."""
 
-    async def ask(holder: Holder) -> PeerAnswer:
-        def attempt(headers: Mapping[str, str]) -> Awaitable[PeerAnswer]:
-            return context.elements.patch(holder.element, wish.file_id, headers, changes)
+    kind: ClassVar[SagaKind]
+    operation: ClassVar[Operation]
+    changes: Changes | None = None
+    """New attributes, of a patch."""
+    body: Body | None = None
+    """New content, of a replacement."""
+    key: HeldKey | None = None
+    """Set while the change runs under an Idempotency-Key."""
 
-        return await at_one_revision(context, holder, wish, attempt)
+    def __init__(self, context: Context, file_id: str, owner: str, condition: Precondition) -> None:
+        self.context, self.file_id, self.owner, self.condition = context, file_id, owner, condition
+        self.saga_id = str(uuid7())
+        """The saga that holds the change while it is queued. To queue it twice under one id queues it once."""
 
-    return await _now_or_later(context, wish, ask, _Later(SagaKind.UPDATE, Operation.UPDATE, changes))
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Equal for equal requests. The bytes of a file are not covered: replay compares them."""
+
+    @abstractmethod
+    async def ask(self, location: Location) -> Answer:
+        """Has the element make the change."""
+
+    @abstractmethod
+    async def resume(self, key: HeldKey) -> Answer:
+        """Continues after an attempt that ended without an answer and may have made the change."""
+
+    async def run_under(self, key: HeldKey) -> Answer:
+        self.key, self.saga_id = key, key.saga_id
+        key.changes_file = True
+        answer = await (self.resume(key) if key.taken_over else self.run())
+        if answer.status != ACCEPTED:  # that one admin has stored in the transaction that queued the change
+            await key.store_answer(answer)
+        return answer
+
+    async def run(self) -> Answer:
+        # 1. The element, and whether changes of the file are queued for it: then this one is queued behind them.
+        location = await locate(self.context, self.file_id)
+        while not location.queued and location.element.status != AWAY:
+            try:
+                # 2. The element's answer is the answer. A crash before it leaves the outcome unknown: the client repeats.
+                answer = await self.ask(location)
+                failpoint("change.made")
+                return answer
+            except NotFound:
+                if location.confirmed:
+                    raise
+            except (Unavailable, BadGateway) as error:
+                if self.key is not None:
+                    self.key.outcome_unknown = True
+                log.warning("element unavailable, queueing", element_id=location.element.id, error=error.detail)
+                break
+            # The catalog is a cache: the file may be on a different element.
+            location = await locate_at_elements(self.context, self.file_id, excluded=location.element)
+        # 3. Admin stores the change durably, and finds out before it makes it whether the element has made it already.
+        return await self._queue(location.element)
+
+    async def _queue(self, element: Element) -> Answer:
+        """Raises Unavailable without admin, and ModeForbids at once, because a mode only becomes stricter."""
+        require(element.mode, self.operation)
+        if self.changes == Changes():
+            raise InvalidFields("nothing to change", fields=["filename", "tags", "metadata"])
+        revisions = self.condition.revisions
+        change = QueueChange(
+            saga_id=self.saga_id,
+            kind=self.kind,
+            file_id=self.file_id,
+            storage_element_id=element.id,
+            owner=self.owner,
+            changes=self.changes,
+            if_revisions=None if revisions is None else list(revisions),
+            keyed=self.key is not None,
+        )
+        return accepted(self.saga_id, await self.context.sagas.queue(change))
 
 
-async def delete(context: Context, wish: Wish) -> Queued | None:
-    """None: the file is gone."""
+class Delete(Change):
+    kind, operation = SagaKind.DELETE, Operation.DELETE
 
-    async def ask(holder: Holder) -> None:
-        await context.elements.delete(holder.element, wish.file_id, stated(wish))
+    def fingerprint(self) -> str:
+        return fingerprint_of("DELETE", self.file_id, self.condition.revisions)
 
-    return await _now_or_later(context, wish, ask, _Later(SagaKind.DELETE, Operation.DELETE, None))
+    async def run(self) -> Answer:
+        answer = await super().run()
+        if answer is GONE:  # admin records the event of a queued deletion when it makes it
+            await self._audit()
+        return answer
 
+    async def ask(self, location: Location) -> Answer:
+        await self.context.elements.delete(location.element, self.file_id, self.condition.header())
+        return GONE
 
-async def replace(context: Context, wish: Wish, body: Body, headers: Mapping[str, str]) -> PeerAnswer:
-    """Replaces the bytes. The element is found before the first of them is read."""
-    holder = await find_holder(context, wish.file_id)
-    if holder.queued:
-        raise Unavailable("changes of this file wait for its element", away=holder.element.id)
-    if wish.if_checksums:
-        wish = await with_revision_of_content(context, holder, wish)
-    await body.hold_head()
-
-    async def attempt(condition: Mapping[str, str]) -> PeerAnswer:
-        if not body.replayable:
-            raise Unavailable("the file was changed while its new content was sent: it is needed once more")
-        return await context.elements.replace(holder.element, wish.file_id, {**headers, **condition}, body)
-
-    # Under a key one revision is pinned, so that who goes on after us can tell; else the last one to come wins.
-    answer = await at_one_revision(context, holder, wish, attempt) if wish.keyed else await attempt(stated(wish))
-    failpoint("change.made")
-    return answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Later:
-    """What is remembered of a change."""
-
-    kind: SagaKind
-    operation: Operation
-    changes: bytes | None
-
-
-async def _now_or_later(
-    context: Context, wish: Wish, ask: Callable[[Holder], Awaitable[T]], later: _Later
-) -> T | Queued:
-    # 1. The element, and whether something waits for it: then this one waits too, behind the others.
-    holder = await find_holder(context, wish.file_id)
-    while not holder.queued and holder.element.status != AWAY:
+    async def resume(self, key: HeldKey) -> Answer:
+        """A missing file was deleted by the earlier attempt, because ids are never reused."""
         try:
-            # 2. The element's answer is the answer. After a crash before it nobody knows: the client asks again.
-            answer = await ask(holder)
-            failpoint("change.made")
-            return answer
+            return await self.run()
         except NotFound:
-            if holder.asked:
-                raise
-        except IS_AWAY as error:
-            wish.in_doubt()
-            log.warning("element away, the change is queued", element_id=holder.element.id, error=error.detail)
-            break
-        # The catalog is a cache: the file may be elsewhere.
-        holder = await ask_elements(context, wish.file_id, but=[holder.element.id])
-    # 3. Away, or it did not say what became of it: admin remembers the change, and finds out first if it was made.
-    return await queue(context, holder.element, wish, later.kind, later.operation, later.changes)
+            await self._audit()
+            return GONE
+
+    async def _audit(self) -> None:
+        """A crash before this leaves an unacknowledged deletion without an event; a repeat under the key records it."""
+        await self.context.audit.record(Event("file.delete", self.owner, f"files/{self.file_id}"))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from artstore.audit.writer import AuditWriter
 from artstore.auth.client import open_account
 from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
@@ -25,12 +26,11 @@ from ..elements import Elements
 from ..idempotency.keys import Keys
 from ..uploads.receive import BodyLimits
 from .config import Settings
-from .redis import open_discovery
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`request.app.state.context` of every handler."""
+    """`request.app.state.context` in every handler."""
 
     verifier: TokenVerifier
     database: Database
@@ -39,6 +39,7 @@ class Context:
     sagas: Sagas
     keys: Keys
     files: FileMetrics
+    audit: AuditWriter
     limits: BodyLimits
     clock: Clock
     query_url: str | None
@@ -46,7 +47,7 @@ class Context:
 
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
-    """Needs nothing to be there: PostgreSQL, Redis, admin and the elements may come later."""
+    """PostgreSQL, Redis, admin and the elements may become available later."""
     async with AsyncExitStack() as opened:
         breakers = Breakers(runtime.registry)
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
@@ -55,10 +56,19 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             open_peers(settings, breakers, open_account(settings, runtime, breakers, required=True))
         )
         admin = peers.to("admin", settings.admin_url)
+        discovery = Discovery(
+            runtime,
+            redis,
+            admin,
+            kept=settings.discovery_file,
+            configured=settings.storage_elements,
+            taken=peers.retain,
+        )
+        runtime.health.add("discovery", discovery.check)
         yield Context(
             verifier=open_verifier(runtime, settings, Audience.INGESTER, admin, redis),
             database=database,
-            discovery=open_discovery(runtime, redis, peers, settings),
+            discovery=discovery,
             elements=Elements(
                 peers,
                 idle_timeout_s=settings.element_idle_timeout_s,
@@ -67,6 +77,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
+            audit=runtime.audit,
             limits=BodyLimits(
                 max_file_bytes=settings.max_file_size_bytes,
                 rate=RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),

@@ -1,159 +1,206 @@
-"""A request comes to its key: it is the first, it goes on after a dead one, it is given the first answer, or it is refused."""
+"""A request under an Idempotency-Key: it is the first, it takes over from a dead one, it is replayed, or it is refused."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
+import hashlib
 import math
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import Any
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter
+from starlette.requests import Request
 
 from artstore.clock import uuid7
-from artstore.contracts.idempotency import Answer
+from artstore.contracts.idempotency import HEADER, MAX_KEY_CHARS, Answer
 from artstore.database import Database
-from artstore.errors import ArtStoreError, KeyInUse, KeyReused, StorageFull, Unavailable
+from artstore.errors import ArtStoreError, InvalidFields, KeyInUse, KeyReused, StorageFull, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
 
-from .meeting import Kept, Meeting, meet
-from .rows import Rows, Scope
+from .store import KeyStore, Scope, StoredKey
 
 log = get_logger("ingester.idempotency")
 
-RENEWALS_IN_A_LEASE = 3
-MAX_LOOKS = 5
-"""How often a key may be let go or taken by others between two looks of one request."""
+RENEWALS_PER_LEASE = 3
+MAX_CLAIMS = 5
+"""Rounds of claim and find, because other requests may release or take over the key between the two."""
+_VISIBLE_ASCII = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 
 
-@dataclass(slots=True)
-class Hold:
-    """A key this request runs under. `saga_id` and `file_id` are those of the present try, as the row names them."""
+class KeyDecision(enum.StrEnum):
+    """`result` of idempotency_requests_total."""
 
-    scope: Scope
-    saga_id: str
-    file_id: str
-    from_revision: int | None = None
-    """What an earlier try pinned, then what this one has."""
-    taken_over: bool = False
-    asked: bool = False
-    """An element is asked for a change, by this try or by one before it."""
-    in_doubt: bool = False
-    """It has not said what became of it."""
+    FIRST = "first"
+    """The key is new: run the request."""
+    REPLAYED = "replayed"
+    """Give the stored answer."""
+    RUNNING = "running"
+    """The first request still holds the key: 409."""
+    MISMATCH = "mismatch"
+    """The key belongs to a different request: 422."""
+    TAKEN_OVER = "taken_over"
+    """The first request ended without an answer: continue in its place."""
 
-    def doubt(self) -> None:
-        self.in_doubt = True
+
+def decide(stored: StoredKey, fingerprint: str) -> KeyDecision:
+    """For a key that has a row already."""
+    if stored.fingerprint != fingerprint:
+        return KeyDecision.MISMATCH
+    if stored.answer is not None:
+        return KeyDecision.REPLAYED
+    return KeyDecision.RUNNING if stored.lease_left_s > 0 else KeyDecision.TAKEN_OVER
+
+
+def key_of(request: Request) -> str | None:
+    """The key as sent, including quotes; None without one. Raises InvalidFields before the body is read."""
+    if HEADER not in request.headers:
+        return None
+    values = request.headers.getlist(HEADER)
+    if len(values) > 1 or not _VISIBLE_ASCII.fullmatch(values[0]):
+        raise InvalidFields(
+            f"Idempotency-Key must be one value of 1 to {MAX_KEY_CHARS} visible ASCII characters", fields=[HEADER]
+        )
+    return values[0]
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """Equal for two requests that ask for the same; `parts` are JSON values."""
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class HeldKey:
+    """A key that this request holds. `saga_id` is the present attempt's, and the row's as long as the key is held.
+
+    Methods raise KeyInUse when another request has taken the key over, and DatabaseAway.
+    """
+
+    def __init__(self, store: KeyStore, scope: Scope) -> None:
+        self._store, self._scope = store, scope
+        self.saga_id = str(uuid7())
+        self.from_revision: int | None = None
+        """The revision that was pinned by an earlier attempt, then by this one."""
+        self.taken_over = False
+        self.changes_file = False
+        """The request changes an existing file, so that a failed attempt may have had an effect."""
+        self.outcome_unknown = False
+        """The element was asked for the change and did not say whether it was made."""
+
+    async def next_attempt(self, saga_id: str, file_id: str) -> None:
+        """Records the ids of an attempt on another element, durable before its first byte is sent."""
+        if not await self._store.set_ids(self._scope, self.saga_id, saga_id, file_id):
+            raise taken_over()
+        self.saga_id = saga_id
+        failpoint("key.moved")
+
+    async def pin(self, revision: int) -> None:
+        if not await self._store.pin(self._scope, self.saga_id, revision):
+            raise taken_over()
+        self.from_revision = revision
+        failpoint("key.pinned")
+
+    async def store_answer(self, answer: Answer) -> None:
+        """Best effort: the answer is true and is given even if PostgreSQL is unavailable or the key was taken over."""
+        try:
+            if not await self._store.answer(self._scope, self.saga_id, answer):
+                log.warning("key taken over before the answer was stored", saga_id=self.saga_id)
+        except Unavailable as error:
+            log.warning("answer not stored", saga_id=self.saga_id, error=error.detail)
+        failpoint("key.answered")
+
+    async def renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._store.lease_s / RENEWALS_PER_LEASE)
+            try:
+                await self._store.renew(self._scope, self.saga_id)  # a lost key shows at `pin`, `next_attempt`, commit
+            except Unavailable as error:
+                log.warning("key not renewed", saga_id=self.saga_id, error=error.detail)
+
+    async def give_up(self, failure: BaseException) -> None:
+        """Frees the key when the failed request certainly had no effect, else ends the lease: a repeat may continue."""
+        had_no_effect = not self.changes_file or (_is_refusal(failure) and not self.outcome_unknown)
+        end = self._store.release if had_no_effect else self._store.end_lease
+        try:
+            await end(self._scope, self.saga_id)
+        except ArtStoreError as error:
+            log.warning("key not released; its lease will end", saga_id=self.saga_id, error=error.detail)
 
 
 class Keys:
-    """One per process."""
+    """All requests of this process that carry an Idempotency-Key."""
 
     def __init__(self, database: Database, tasks: Tasks, registry: CollectorRegistry, *, lease_s: float) -> None:
-        self.rows = Rows(database, lease_s)
+        self.store = KeyStore(database, lease_s)
         self._tasks = tasks
-        self._met = Counter(
+        self._decisions = Counter(
             "idempotency_requests_total", "Requests under an Idempotency-Key", ["result"], registry=registry
         )
-        for meeting in Meeting:
-            self._met.labels(meeting.value)
+        for decision in KeyDecision:
+            self._decisions.labels(decision.value)
 
-    async def enter(self, scope: Scope, fingerprint: str, file_id: str | None = None) -> Hold | Answer:
-        """The key held, or the answer that was given. `file_id` is that of the file to change; None: of a new one.
+    async def acquire(self, scope: Scope, fingerprint: str, file_id: str) -> HeldKey | Answer:
+        """The key, or the stored answer. `file_id`: the file that is made or changed.
 
         Raises KeyInUse, KeyReused, DatabaseAway.
         """
-        for _ in range(MAX_LOOKS):
-            hold = Hold(scope, str(uuid7()), file_id or str(uuid7()))
-            if await self.rows.claim(scope, fingerprint, hold.saga_id, hold.file_id):
+        for _ in range(MAX_CLAIMS):
+            held = HeldKey(self.store, scope)
+            if await self.store.claim(scope, fingerprint, held.saga_id, file_id):
                 failpoint("key.claimed")
-                self._met.labels(Meeting.FIRST).inc()
-                return hold
-            kept = await self.rows.find(scope)
-            if kept is None:
-                continue  # released in between
-            met = meet(kept, fingerprint)
-            if met is Meeting.TAKEN_OVER:
-                if not await self.rows.take(scope, kept.saga_id, hold.saga_id, hold.file_id):
-                    continue  # answered, or another was faster
+                self._decisions.labels(KeyDecision.FIRST).inc()
+                return held
+            stored = await self.store.find(scope)
+            if stored is None:
+                continue  # released between the two statements
+            decision = decide(stored, fingerprint)
+            if decision is KeyDecision.TAKEN_OVER:
+                if not await self.store.take_over(scope, stored.saga_id, held.saga_id, file_id):
+                    continue  # answered, or another request was faster
                 failpoint("key.taken_over")
-                log.warning("key taken over", saga_id=hold.saga_id, after=kept.saga_id, file_id=hold.file_id)
-                hold.taken_over, hold.from_revision = True, kept.from_revision
-            self._met.labels(met).inc()
-            return hold if met is Meeting.TAKEN_OVER else _answer(kept, met)
-        self._met.labels(Meeting.RUNNING).inc()
+                log.warning("key taken over", saga_id=held.saga_id, after=stored.saga_id, file_id=file_id)
+                held.taken_over, held.from_revision = True, stored.from_revision
+            self._decisions.labels(decision).inc()
+            return held if decision is KeyDecision.TAKEN_OVER else _stored_answer(stored, decision)
+        self._decisions.labels(KeyDecision.RUNNING).inc()
         raise KeyInUse(retry_after_s=1)
 
     @asynccontextmanager
-    async def held(self, hold: Hold) -> AsyncIterator[None]:
-        """Renews the lease while the block runs. A block that fails leaves the key free, or to be gone on with."""
-        renewing = self._tasks.start(f"renew:{hold.saga_id}", self._renew(hold))
+    async def hold(self, held: HeldKey) -> AsyncIterator[None]:
+        """Renews the lease while the block runs, and gives the key up when the block fails."""
+        renewal = self._tasks.start(f"renew:{held.saga_id}", held.renew_forever())
         try:
             yield
         except BaseException as failure:
-            left_nothing = not hold.asked or (_is_final(failure) and not hold.in_doubt)
-            settling = self._tasks.start(f"settle:{hold.saga_id}", self._settle(hold, renewing, left_nothing))
+            release = self._tasks.start(f"settle:{held.saga_id}", self._give_up(held, renewal, failure))
             if isinstance(failure, Exception):
-                await asyncio.wait((settling,))
+                await asyncio.wait((release,))
             raise
         finally:
-            renewing.cancel()
+            renewal.cancel()
 
-    async def next_try(self, hold: Hold) -> None:
-        """Fresh ids for a try on another element, durable before its first byte leaves. Raises KeyInUse, DatabaseAway."""
-        saga_id, file_id = str(uuid7()), str(uuid7())
-        if not await self.rows.move(hold.scope, hold.saga_id, saga_id, file_id):
-            raise lost()
-        hold.saga_id, hold.file_id = saga_id, file_id
-        failpoint("key.moved")
-
-    async def pin(self, hold: Hold, revision: int) -> None:
-        """Raises KeyInUse, DatabaseAway."""
-        if not await self.rows.pin(hold.scope, hold.saga_id, revision):
-            raise lost()
-        hold.from_revision = revision
-        failpoint("key.pinned")
-
-    async def answer(self, hold: Hold, answer: Answer) -> None:
-        """Keeps it, if the key is still ours. With PostgreSQL away it is given all the same: it is true."""
-        try:
-            if not await self.rows.answer(hold.scope, hold.saga_id, answer):
-                log.warning("key was taken over before the answer", saga_id=hold.saga_id)
-        except Unavailable as error:
-            log.warning("answer not kept", saga_id=hold.saga_id, error=error.detail)
-        failpoint("key.answered")
-
-    async def _renew(self, hold: Hold) -> None:
-        while True:
-            await asyncio.sleep(self.rows.lease_s / RENEWALS_IN_A_LEASE)
-            try:
-                await self.rows.renew(hold.scope, hold.saga_id)  # if it is lost, that shows where it matters
-            except Unavailable as error:
-                log.warning("key not renewed", saga_id=hold.saga_id, error=error.detail)
-
-    async def _settle(self, hold: Hold, renewing: asyncio.Task[None], left_nothing: bool) -> None:
-        renewing.cancel()
-        await asyncio.wait((renewing,))
-        try:
-            end = self.rows.release if left_nothing else self.rows.let_go
-            await end(hold.scope, hold.saga_id)
-        except ArtStoreError as error:
-            log.warning("key not released, its lease will end", saga_id=hold.saga_id, error=error.detail)
+    async def _give_up(self, held: HeldKey, renewal: asyncio.Task[None], failure: BaseException) -> None:
+        renewal.cancel()
+        await asyncio.wait((renewal,))
+        await held.give_up(failure)
 
 
-def _is_final(failure: BaseException) -> bool:
-    """Whether it says that the change was not made, and never will be by this request."""
-    return isinstance(failure, StorageFull) or (isinstance(failure, ArtStoreError) and failure.status < 500)
-
-
-def lost() -> KeyInUse:
+def taken_over() -> KeyInUse:
     return KeyInUse("another request has taken this key over", retry_after_s=1)
 
 
-def _answer(kept: Kept, met: Meeting) -> Answer:
-    if met is Meeting.MISMATCH:
+def _is_refusal(failure: BaseException) -> bool:
+    """The failure says that the change was not made and will not be made by this request."""
+    return isinstance(failure, StorageFull) or (isinstance(failure, ArtStoreError) and failure.status < 500)
+
+
+def _stored_answer(stored: StoredKey, decision: KeyDecision) -> Answer:
+    if decision is KeyDecision.MISMATCH:
         raise KeyReused()
-    if kept.answer is None:
-        raise KeyInUse(retry_after_s=math.ceil(max(kept.held_s, 1)))
-    return kept.answer
+    if stored.answer is None:
+        raise KeyInUse(retry_after_s=math.ceil(max(stored.lease_left_s, 1)))
+    return stored.answer

@@ -1,8 +1,9 @@
-"""The first answer, given again; to a body only if it is the body of the first request."""
+"""Answers a request: runs it, or replays the stored answer when it runs under an Idempotency-Key that has one."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import orjson
 from starlette.responses import Response
@@ -11,30 +12,53 @@ from artstore.contracts.idempotency import REPLAYED, Answer
 from artstore.errors import DigestMismatch, KeyReused, Unavailable
 
 from ..uploads.body import Body
+from .keys import HeldKey, Keys
+from .store import Scope
 
 
-def first(answer: Answer) -> Response:
-    return Response(answer.body or None, answer.status, answer.headers)
+class KeyedOperation(Protocol):
+    """A request that stores, changes or deletes a file, with or without a key."""
+
+    @property
+    def owner(self) -> str: ...
+
+    @property
+    def file_id(self) -> str:
+        """The file to change, or the id of the new file."""
+
+    @property
+    def body(self) -> Body | None:
+        """The file's bytes, which the fingerprint does not cover: a replay compares them with the first answer."""
+
+    def fingerprint(self) -> str: ...
+
+    async def run(self) -> Answer: ...
+
+    async def run_under(self, key: HeldKey) -> Answer:
+        """Runs, or continues after an attempt that ended without an answer, and has the answer stored."""
 
 
-def again(answer: Answer) -> Response:
-    return Response(answer.body or None, answer.status, {**answer.headers, REPLAYED: "true"})
+async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) -> Response:
+    """Raises what the operation raises and, with a key, KeyInUse, KeyReused, DatabaseAway."""
+    if key is None:
+        return _response(await operation.run())
+    # The claim. A crash after it: the lease runs out, and a repeat takes over.
+    held = await keys.acquire(Scope(operation.owner, key), operation.fingerprint(), operation.file_id)
+    if isinstance(held, Answer):
+        if operation.body is not None:
+            await _require_same(operation.body, held)
+        return _response(held, replayed=True)
+    async with keys.hold(held):
+        return _response(await operation.run_under(held))
 
 
-async def require_same(body: Body, answer: Answer) -> None:
-    """Reads all of the body and keeps nothing of it. Raises KeyReused, DigestMismatch and what is wrong with the body."""
-    if answer.status >= 300:
-        return  # a refusal speaks of no bytes
-    record = orjson.loads(answer.body)
-    checksum, size_bytes = await hashed(body)
-    if (checksum, size_bytes) != (record["checksum"], record["size_bytes"]):
-        raise KeyReused("the file's bytes are others than those of the first request under this key")
+async def content_of(body: Body) -> tuple[str, int]:
+    """`sha256:<hex>` and the number of bytes, which are not stored.
 
-
-async def hashed(body: Body) -> tuple[str, int]:
-    """`sha256:<hex>` and length. Raises DigestMismatch as the element would, Unavailable when part of the body is gone."""
+    Raises DigestMismatch as the element would, Unavailable when part of the body has been sent already.
+    """
     if not body.replayable:
-        raise Unavailable("the body was sent in part: it is needed once more")
+        raise Unavailable("part of the body was sent already: send the request again")
     sha256, md5, size_bytes = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     stated = {digest.algorithm: digest.value for digest in body.digests}
     async for piece in body.pieces():
@@ -46,3 +70,17 @@ async def hashed(body: Body) -> tuple[str, int]:
     if any(stated.get(algorithm, value) != value for algorithm, value in found.items()):
         raise DigestMismatch()
     return f"sha256:{sha256.hexdigest()}", size_bytes
+
+
+async def _require_same(body: Body, answer: Answer) -> None:
+    """Raises KeyReused when the bytes differ from those of the first request, DigestMismatch, and errors of the body."""
+    if answer.status >= 300:
+        return  # a refusal describes no bytes
+    record = orjson.loads(answer.body)
+    if await content_of(body) != (record["checksum"], record["size_bytes"]):
+        raise KeyReused("the file's bytes differ from those of the first request under this key")
+
+
+def _response(answer: Answer, *, replayed: bool = False) -> Response:
+    headers = {**answer.headers, REPLAYED: "true"} if replayed else answer.headers
+    return Response(answer.body or None, answer.status, headers)

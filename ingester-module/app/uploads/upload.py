@@ -1,10 +1,11 @@
-"""The hot path: from a request to a file that is safe on a disk and known to admin."""
+"""The hot path: from a request to a file that is durable on an element's disk and known to admin."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -14,6 +15,7 @@ from artstore.auth.access import principal_of
 from artstore.clock import uuid7
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
+from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import UploadCommit, UploadSaga
 from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import (
@@ -29,145 +31,177 @@ from artstore.errors import (
 )
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 from artstore.tracing import span
 
 from ..admin import given_up
 from ..core.context import Context
+from ..idempotency.keys import HeldKey, fingerprint_of
 from ..placement import candidates
-from .body import Body, Opened, open_upload
+from .body import Opened, open_upload
 from .form import new_file
-from .lease import under_lease
 
 log = get_logger("ingester.upload")
 
-MAX_ATTEMPTS = 3
+MAX_ELEMENTS = 3
 """Elements tried for one upload."""
-OF_THE_ELEMENT = (Unavailable, Overloaded, ElementFailed, BadGateway, InternalError, StorageFull, ModeForbids)
-"""What another element may do better. What is wrong with the file itself every element would refuse."""
+RENEWALS_PER_LEASE = 5
+ELEMENT_ERRORS = (Unavailable, Overloaded, ElementFailed, BadGateway, InternalError, StorageFull, ModeForbids)
+"""Errors that a different element may not have. Every element would refuse a file that is itself invalid."""
+
+_FIXED_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+_NO_NAME = "00000000-0000-0000-0000-000000000000"
+T = TypeVar("T")
 
 
-class _ElementTrouble(Exception):
-    """The transfer, and nothing else, failed for a reason of the element's. Never leaves this file."""
+class _TransferFailed(Exception):
+    """The element, and not the request, is the reason. Never leaves this file."""
 
     def __init__(self, element_id: str, error: ArtStoreError) -> None:
         super().__init__(str(error))
         self.element_id, self.error = element_id, error
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An acknowledged file; `record` is its attr.json."""
+class UploadOperation:
+    """One upload, from the head of its body to its answer.
 
-    file_id: str
-    record: bytes
+    Each attempt on an element has a saga and a file id of its own: remains of a failed attempt belong to a different file.
+    """
 
+    def __init__(self, context: Context, opened: Opened, owner: str) -> None:
+        self.owner, self.body = owner, opened.body
+        self.saga_id, self.file_id = str(uuid7()), str(uuid7())
+        self._context, self._opened = context, opened
+        self._key: HeldKey | None = None
 
-@dataclass(frozen=True, slots=True)
-class Ids:
-    """Of one try on one element. What may be left of a try that failed belongs to another file."""
+    @classmethod
+    async def open(cls, context: Context, request: Request) -> UploadOperation:
+        # 1. Authorised: the edge has refused callers without files:write before any of the body was read.
+        owner = principal_of(request).client_id
+        # 2. The head of the body: errors of the request show here, before anything is written.
+        return cls(context, await open_upload(request, context.limits, context.clock), owner)
 
-    saga_id: str
-    file_id: str
+    def fingerprint(self) -> str:
+        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts.
 
+        Raises InvalidFields.
+        """
+        new = self._new_file(unnamed=_NO_NAME, owner="", now=_FIXED_TIME)  # a fixed time stands for ttl_days
+        return fingerprint_of("POST", "upload", msgspec.to_builtins(new))
 
-async def fresh_ids() -> Ids:
-    return Ids(str(uuid7()), str(uuid7()))
+    async def run_under(self, key: HeldKey) -> Answer:
+        """Admin stores the answer in the transaction of the commit, if the key still names this attempt's saga. A crash
+        before the commit leaves an open saga, which cannot be committed once the key is taken over and which admin undoes."""
+        self._key, self.saga_id = key, key.saga_id
+        return await self.run()
 
+    async def run(self) -> Answer:
+        """Raises a typed error, and then nothing of the file stays."""
+        new = self._new_file(unnamed=self.file_id, owner=self.owner, now=self._context.clock.now())
+        # 3. The elements that can take the file, best first.
+        elements = self._elements_for(new)
+        # 4.-6. on the first of them; on the next one while the whole body can still be sent.
+        while True:
+            try:
+                record = await self._store(elements.pop(0), new)
+                # 7. Now, and not before, the answer may be 201.
+                return uploaded(self.file_id, record)
+            except _TransferFailed as failure:
+                if not elements or not self.body.replayable:
+                    raise _for_client(failure) from None
+                log.warning("element failed, trying the next", element=failure.element_id, error=failure.error.detail)
+            await self._next_attempt()
+            new = self._new_file(unnamed=self.file_id, owner=self.owner, now=self._context.clock.now())
 
-async def upload(context: Context, request: Request) -> Stored:
-    """Takes one file. Raises a typed error, and then nothing of the file will stay."""
-    # 1. Authorised: the edge let pass who may write files, before any of the body was read.
-    owner = principal_of(request).client_id
+    def _elements_for(self, new: NewFile) -> list[Element]:
+        known = self._context.discovery.elements
+        broken = [element.id for element in known if self._context.elements.refuses(element)]
+        size_bytes = self.body.at_most_bytes
+        return candidates(known, size_bytes=size_bytes, retention=new.retention, broken=broken)[:MAX_ELEMENTS]
 
-    # 2. The head of the body: what is wrong with the request shows here, before anything is written.
-    opened = await open_upload(request, context.limits, context.clock)
-    return await store(context, opened, owner, fresh_ids)
-
-
-async def store(
-    context: Context, opened: Opened, owner: str, next_ids: Callable[[], Awaitable[Ids]], *, keyed: bool = False
-) -> Stored:
-    """Steps 3 to 7. `next_ids` is asked before each try; of a `keyed` one admin keeps the answer."""
-    ids = await next_ids()
-    new = _described(opened, ids.file_id, owner, context)
-
-    # 3. The elements that can take it, best first.
-    elements = context.discovery.elements
-    broken = [element.id for element in elements if context.elements.refuses(element)]
-    order = candidates(elements, size_bytes=opened.body.at_most_bytes, retention=new.retention, broken=broken)
-    order = order[:MAX_ATTEMPTS]
-
-    # 4.–6. on the first of them; on the next one while the whole body can still be sent.
-    while True:
+    async def _store(self, element: Element, new: NewFile) -> bytes:
+        """One attempt on one element. Returns the file's attr.json."""
+        sagas = self._context.sagas
+        saga = UploadSaga(saga_id=self.saga_id, file_id=self.file_id, storage_element_id=element.id, owner=self.owner)
         try:
-            return await _store(context, order.pop(0), ids, new, opened.body, keyed)
-        except _ElementTrouble as trouble:
-            if not order or not opened.body.replayable:
-                raise _for_client(trouble) from None
-            log.warning("element failed, trying the next", element=trouble.element_id, error=trouble.error.detail)
-        ids = await next_ids()
-        new = _described(opened, ids.file_id, owner, context)
+            # 4. Begin at admin beside 5. the transfer. A crash here: the element discards an incomplete body, and admin
+            #    undoes a complete file when the saga's lease has ended.
+            with span("upload.transfer", element=element.id):
+                record = await under_lease(lambda: sagas.begin(saga), self._transfer(element, saga, new))
+            failpoint("upload.transferred")
+
+            # 6. Commit. A crash just before it: undone as above. Just after: the file exists, unacknowledged.
+            attributes = self._check_record(record, saga)
+            with span("upload.commit"):
+                keyed = self._key is not None
+                await sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
+            failpoint("upload.committed")
+        except BaseException as failure:
+            sagas.abandon(saga, _reason(failure))
+            raise
+        return record
+
+    async def _transfer(self, element: Element, saga: UploadSaga, new: NewFile) -> bytes:
+        try:
+            return await self._context.elements.put(element, saga.file_id, saga.saga_id, new, self.body)
+        except ELEMENT_ERRORS as error:
+            raise _TransferFailed(element.id, error) from error
+        except Conflict as refusal:
+            if refusal.fields.get("reason") == GIVEN_UP_REASON:
+                raise given_up(saga.saga_id, refusal) from refusal
+            raise
+
+    def _check_record(self, record: bytes, saga: UploadSaga) -> dict[str, Any]:
+        """Raises BadGateway unless the element's answer describes the file that was sent."""
+        try:
+            attributes: dict[str, Any] = orjson.loads(record)
+            answered = (attributes["file_id"], attributes["storage_element_id"], attributes["size_bytes"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise BadGateway(f"{saga.storage_element_id} answered something other than attr.json") from error
+        if answered != (saga.file_id, saga.storage_element_id, self.body.sent_bytes):
+            raise BadGateway(f"{saga.storage_element_id} stored a different file than the one it was sent")
+        return attributes
+
+    async def _next_attempt(self) -> None:
+        self.saga_id, self.file_id = str(uuid7()), str(uuid7())
+        if self._key is not None:
+            await self._key.next_attempt(self.saga_id, self.file_id)
+
+    def _new_file(self, *, unnamed: str, owner: str, now: datetime) -> NewFile:
+        """Raises InvalidFields. A file without a name is named `unnamed`."""
+        opened = self._opened
+        filename = unnamed if opened.filename is None else opened.filename
+        return new_file(opened.fields, filename=filename, content_type=opened.content_type, owner=owner, now=now)
 
 
-async def _store(context: Context, element: Element, ids: Ids, new: NewFile, body: Body, keyed: bool) -> Stored:
-    saga = UploadSaga(saga_id=ids.saga_id, file_id=ids.file_id, storage_element_id=element.id, owner=new.owner)
+async def under_lease(begin: Callable[[], Awaitable[float]], transfer: Coroutine[Any, Any, T]) -> T:
+    """The transfer's result, once the saga has begun too. `begin` returns the lease in seconds and is repeated to renew it.
+
+    A first `begin` that fails stops the transfer. A failed renewal does not, since the commit carries all that admin needs.
+    """
+    moving = spawn("transfer", transfer)
     try:
-        # 4. Begin at admin beside 5. the transfer. A crash here: the element drops a body that is cut off, and the
-        #    file of one that was not is undone by admin when the saga's lease has run out.
-        with span("upload.transfer", element=element.id):
-            record = await under_lease(lambda: context.sagas.begin(saga), _transfer(context, element, saga, new, body))
-        failpoint("upload.transferred")
-
-        # 6. Commit. A crash right before it: undone as above. Right after: the file is there, though nobody was told.
-        attributes = _checked(record, saga, body)
-        with span("upload.commit"):
-            await context.sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
-        failpoint("upload.committed")
-    except BaseException as failure:
-        context.sagas.abandon(saga, _reason(failure))
-        raise
-    # 7. Now, and not before, the answer may be 201.
-    return Stored(saga.file_id, record)
+        lease_s = await begin()
+        while not (await asyncio.wait((moving,), timeout=lease_s / RENEWALS_PER_LEASE))[0]:
+            try:
+                lease_s = await begin()
+            except ArtStoreError as error:
+                log.warning("lease not renewed", error=error.detail)
+        return moving.result()
+    finally:
+        if not moving.done():
+            moving.cancel()
+            await asyncio.wait((moving,))
 
 
-def _for_client(trouble: _ElementTrouble) -> ArtStoreError:
-    """Which element it was, and in which mode, the client did not choose: what we did not know yet is no mistake of its."""
-    if isinstance(trouble.error, ModeForbids):
-        return Unavailable(f"{trouble.element_id} has been closed a moment ago: send it again", away=trouble.element_id)
-    return trouble.error
-
-
-async def _transfer(context: Context, element: Element, saga: UploadSaga, new: NewFile, body: Body) -> bytes:
-    try:
-        return await context.elements.put(element, saga.file_id, saga.saga_id, new, body)
-    except OF_THE_ELEMENT as error:
-        raise _ElementTrouble(element.id, error) from error
-    except Conflict as refusal:
-        if refusal.fields.get("reason") == GIVEN_UP_REASON:
-            raise given_up(saga.saga_id, refusal) from refusal
-        raise
-
-
-def _described(opened: Opened, file_id: str, owner: str, context: Context) -> NewFile:
-    filename = file_id if opened.filename is None else opened.filename
-    return new_file(
-        opened.fields, filename=filename, content_type=opened.content_type, owner=owner, now=context.clock.now()
-    )
-
-
-def _checked(record: bytes, saga: UploadSaga, body: Body) -> dict[str, Any]:
-    """The element's answer, if it is about the file that was sent. Raises BadGateway."""
-    try:
-        attributes = orjson.loads(record)
-        told = (attributes["file_id"], attributes["storage_element_id"], attributes["size_bytes"])
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise BadGateway(f"{saga.storage_element_id} answered something that is no attr.json") from error
-    if told != (saga.file_id, saga.storage_element_id, body.sent_bytes):
-        raise BadGateway(f"{saga.storage_element_id} stored another file than the one it was sent")
-    return msgspec.convert(attributes, dict[str, Any])
+def _for_client(failure: _TransferFailed) -> ArtStoreError:
+    """The client did not choose the element, so a mode that has just changed is answered 503, not as its error."""
+    if isinstance(failure.error, ModeForbids):
+        return Unavailable(f"{failure.element_id} was closed a moment ago: send it again", away=failure.element_id)
+    return failure.error
 
 
 def _reason(failure: BaseException) -> str:
-    if isinstance(failure, _ElementTrouble):
+    if isinstance(failure, _TransferFailed):
         failure = failure.error
     return failure.code if isinstance(failure, ArtStoreError) else type(failure).__name__

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.idempotency.rows import Scope
+from app.idempotency.store import Scope
 from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, ElementFailed, ModeForbids, NotFound, Unavailable
 
@@ -48,7 +48,7 @@ class Keyed:
         await engine.dispose()
 
     async def row(self) -> Any:
-        return await self.fleet.context.keys.rows.find(Scope(OWNER, self.key))
+        return await self.fleet.context.keys.store.find(Scope(OWNER, self.key))
 
     @property
     def revision(self) -> int | None:

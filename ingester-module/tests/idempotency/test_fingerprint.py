@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from app.changes.wish import Wish
-from app.idempotency.fingerprint import of_content, of_delete, of_patch, of_upload
+from app.changes.change import Delete
+from app.changes.conditional import Precondition
+from app.changes.update import Patch, Replace
 from app.uploads.body import Body, Opened
+from app.uploads.upload import UploadOperation
 from artstore.contracts.files import Changes
 
 FIELDS = {
@@ -17,6 +19,9 @@ FIELDS = {
 }
 
 
+NO_CONTEXT: Any = None
+
+
 def opened(
     fields: dict[str, str], filename: str | None = "a.pdf", content_type: str | None = "application/pdf"
 ) -> Opened:
@@ -24,18 +29,22 @@ def opened(
     return Opened(body, fields, filename, content_type)
 
 
-def wish(file_id: str = "id", if_revisions: tuple[int, ...] | None = None) -> Wish:
-    return Wish("another at each try", file_id, "somebody", if_revisions)
+def of_upload(opened: Opened) -> str:
+    return UploadOperation(NO_CONTEXT, opened, "somebody").fingerprint()
 
 
-def test_the_same_request_written_otherwise_is_the_same() -> None:
-    otherwise = {**FIELDS, "tags": '["a","b"]', "metadata": '{"m":{"y":2,"x":1},"n":1}'}
+def of_patch(changes: Changes, file_id: str = "id", revisions: tuple[int, ...] | None = None) -> str:
+    return Patch(NO_CONTEXT, file_id, "somebody", Precondition(revisions), changes).fingerprint()
+
+
+def test_equal_requests_in_different_notation_have_one_fingerprint() -> None:
+    reformatted = {**FIELDS, "tags": '["a","b"]', "metadata": '{"m":{"y":2,"x":1},"n":1}'}
     first = of_upload(opened(FIELDS))
-    assert of_upload(opened(dict(reversed(otherwise.items())))) == first
+    assert of_upload(opened(dict(reversed(reformatted.items())))) == first
     assert of_upload(opened({**FIELDS, "filename": "a.pdf"}, filename="of the part")) == first
     assert of_upload(opened({}, content_type=None)) == of_upload(opened({}, content_type="application/octet-stream"))
     assert of_upload(opened({}, filename=None)) == of_upload(opened({}, filename=None))
-    assert of_patch(wish(), Changes(metadata={"a": 1, "b": 2})) == of_patch(wish(), Changes(metadata={"b": 2, "a": 1}))
+    assert of_patch(Changes(metadata={"a": 1, "b": 2})) == of_patch(Changes(metadata={"b": 2, "a": 1}))
 
 
 @pytest.mark.parametrize(
@@ -50,15 +59,20 @@ def test_the_same_request_written_otherwise_is_the_same() -> None:
         opened(FIELDS, content_type="text/plain"),
     ],
 )
-def test_other_fields_are_another_upload(other: Opened) -> None:
+def test_an_upload_with_other_fields_has_a_different_fingerprint(other: Opened) -> None:
     assert of_upload(other) != of_upload(opened(FIELDS))
 
 
 def test_requests_of_different_routes_files_and_conditions_differ() -> None:
-    asked: list[Any] = [of_upload(opened({}))]
+    body = opened({}).body
+    fingerprints = [of_upload(opened({}))]
     for file_id in ("one", "two"):
-        for condition in (None, (1,), (2,), (1, 2)):
-            mine = wish(file_id, condition)
-            asked += [of_delete(mine), of_content(mine, None), of_content(mine, "text/plain")]
-            asked += [of_patch(mine, wanted) for wanted in (Changes(), Changes(tags=[]), Changes(metadata={}))]
-    assert len(set(asked)) == len(asked)
+        for revisions in (None, (1,), (2,), (1, 2)):
+            condition = Precondition(revisions)
+            fingerprints.append(Delete(NO_CONTEXT, file_id, "somebody", condition).fingerprint())
+            for content_type in (None, "text/plain"):
+                replace = Replace(NO_CONTEXT, file_id, "somebody", condition, body, content_type)
+                fingerprints.append(replace.fingerprint())
+            for changes in (Changes(), Changes(tags=[]), Changes(metadata={})):
+                fingerprints.append(of_patch(changes, file_id, revisions))
+    assert len(set(fingerprints)) == len(fingerprints)

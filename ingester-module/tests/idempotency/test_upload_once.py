@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from app.idempotency.rows import Scope
+from app.idempotency.store import Scope
 from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, ElementFailed, InvalidFields, StorageFull, Unavailable
 
@@ -138,9 +138,9 @@ async def test_the_next_element_gets_ids_that_the_row_names(fleet: Fleet) -> Non
     first = await send(fleet, key)
     assert first.json["storage_element_id"] == "se-03"
     [committed] = fleet.admin.committed
-    kept = await fleet.context.keys.rows.find(Scope(OWNER, key))
-    assert kept is not None
-    assert (kept.saga_id, kept.file_id) == (committed.saga_id, first.json["file_id"])
+    stored = await fleet.context.keys.store.find(Scope(OWNER, key))
+    assert stored is not None
+    assert (stored.saga_id, stored.file_id) == (committed.saga_id, first.json["file_id"])
     assert len({saga.saga_id for saga in fleet.admin.begun}) == len({saga.file_id for saga in fleet.admin.begun}) == 2
 
 
@@ -149,27 +149,27 @@ async def test_a_commit_without_an_answer_leaves_the_key_to_who_comes_next(fleet
     key = new_key()
     fleet.admin.fail["/api/sagas/commit"] = [Unavailable("x") for _ in range(4)]
     assert (await send(fleet, key)).status == 503
-    assert await fleet.context.keys.rows.find(Scope(OWNER, key)) is None
+    assert await fleet.context.keys.store.find(Scope(OWNER, key)) is None
     assert (await send(fleet, key)).status == 201
     assert len(fleet.admin.committed) == 1
 
 
 async def test_each_way_a_request_meets_its_key_is_counted(fleet: Fleet) -> None:
-    key, rows = new_key(), fleet.context.keys.rows
+    key, store = new_key(), fleet.context.keys.store
     dead = Scope(OWNER, new_key())
     before = await counted(fleet)
     assert set(before) == {"first", "replayed", "running", "mismatch", "taken_over"}
     await send(fleet, key)
     await send(fleet, key)
     await send(fleet, key, params={"filename": "b"})
-    await rows.claim(dead, "of another request", saga_id := str(uuid7()), str(uuid7()))
+    await store.claim(dead, "of another request", saga_id := str(uuid7()), str(uuid7()))
     assert (await send(fleet, dead.key)).status == 422
-    await rows.release(dead, saga_id)
-    kept = await rows.find(Scope(OWNER, key))
-    assert kept is not None
-    await rows.claim(dead, kept.fingerprint, saga_id := str(uuid7()), str(uuid7()))
+    await store.release(dead, saga_id)
+    stored = await store.find(Scope(OWNER, key))
+    assert stored is not None
+    await store.claim(dead, stored.fingerprint, saga_id := str(uuid7()), str(uuid7()))
     assert (await send(fleet, dead.key)).status == 409
-    await rows.let_go(dead, saga_id)
+    await store.end_lease(dead, saga_id)
     assert (await send(fleet, dead.key)).status == 201
     after = await counted(fleet)
     counts = {name: after[name] - before[name] for name in after}
@@ -178,24 +178,24 @@ async def test_each_way_a_request_meets_its_key_is_counted(fleet: Fleet) -> None
 
 async def test_who_lost_the_key_while_it_ran_is_refused(fleet: Fleet) -> None:
     """As an ingester that was paused: the key is another's when it comes to commit."""
-    key, rows = new_key(), fleet.context.keys.rows
+    key, store = new_key(), fleet.context.keys.store
     scope = Scope(OWNER, key)
 
     async def slowly() -> Any:
         yield bytes(2**20)
-        while (kept := await rows.find(scope)) is None:
+        while (stored := await store.find(scope)) is None:
             await asyncio.sleep(0.01)
-        await rows.let_go(scope, kept.saga_id)
-        assert await rows.take(scope, kept.saga_id, str(uuid7()), str(uuid7()))
+        await store.end_lease(scope, stored.saga_id)
+        assert await store.take_over(scope, stored.saga_id, str(uuid7()), str(uuid7()))
         yield b"end"
 
     late = await send(fleet, key, slowly())
     assert (late.status, late.json["code"]) == (503, "unavailable")
     assert not fleet.admin.committed
     await fleet.settled(1)
-    kept = await rows.find(scope)
-    assert kept is not None
-    assert kept.answer is None
+    stored = await store.find(scope)
+    assert stored is not None
+    assert stored.answer is None
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "ж", "x" * 256, "a\tb"])

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.uploads.lease import under_lease
+from app.uploads.upload import under_lease
 from artstore.errors import StorageFull, Unavailable
 
 

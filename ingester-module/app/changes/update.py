@@ -1,0 +1,172 @@
+"""Changes that make a new revision: patch (attributes) and replace (content)."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import msgspec
+
+from artstore.contracts.elements import Element
+from artstore.contracts.files import Attributes, Changes, decode
+from artstore.contracts.holds import holds
+from artstore.contracts.idempotency import Answer, changed
+from artstore.contracts.sagas import SagaKind
+from artstore.errors import PROBLEM_JSON, BadGateway, Conflict, RevisionMismatch, Unavailable
+from artstore.failpoints import failpoint
+from artstore.logs import request_id
+from artstore.modes import Operation
+from artstore.peers.client import PeerAnswer
+
+from ..core.context import Context
+from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.replay import content_of
+from ..uploads.body import Body
+from .change import Change
+from .conditional import Precondition
+from .locate import Location, load_record, load_revision, locate
+
+MAX_REVISIONS = 16
+"""Attempts of one change while others change the same file."""
+
+
+class Update(Change):
+    kind, operation = SagaKind.UPDATE, Operation.UPDATE
+
+    @abstractmethod
+    async def send(self, element: Element, condition: Mapping[str, str]) -> PeerAnswer:
+        """`condition` is the If-Match for the element."""
+
+    @abstractmethod
+    async def was_made(self, now: Attributes) -> bool:
+        """The file is as this change leaves it."""
+
+    async def send_at_one_revision(self, location: Location) -> PeerAnswer:
+        """Sends the change for one revision, so that a request which arrives late cannot overwrite what came after it.
+
+        Repeats for the new revision when others change the file and the client's condition allows that. Raises
+        RevisionMismatch when it does not, Conflict after MAX_REVISIONS, and the element's errors.
+        """
+        revision = location.revision
+        for _ in range(MAX_REVISIONS):
+            current = None
+            if revision is not None and self.condition.allows(revision):
+                if self.key is not None:
+                    await self.key.pin(revision)
+                try:
+                    return await self.send(location.element, {"if-match": f'"{revision}"'})
+                except RevisionMismatch as mismatch:
+                    current = mismatch.fields.get("revision")
+            if not isinstance(current, int):
+                current = await load_revision(self.context, location.element, self.file_id)
+            if current == revision or not self.condition.allows(current):
+                raise RevisionMismatch(f"the file is at revision {current}", revision=current)
+            revision = current
+        raise Conflict("other requests are changing the file: try again")
+
+    async def resume(self, key: HeldKey) -> Answer:
+        """Runs for the pinned revision only. If the file has left it, the earlier attempt may be the reason."""
+        pinned = key.from_revision
+        if pinned is None:
+            return await self.run()  # no element was asked
+        self.condition = dataclasses.replace(self.condition, revisions=(pinned,))
+        try:
+            return await self.run()
+        except RevisionMismatch:
+            record = await load_record(self.context, self.file_id)
+        try:
+            now = decode(record)
+        except ValueError as error:
+            raise BadGateway(f"the file's attributes cannot be read: {error}") from error
+        if now.revision == pinned + 1 and await self.was_made(now):
+            return changed(record, f'"{now.revision}"')
+        return _unknown_outcome(pinned, now.revision)
+
+
+class Patch(Update):
+    """Changes attributes; absent ones stay."""
+
+    changes: Changes
+
+    def __init__(self, context: Context, file_id: str, owner: str, condition: Precondition, changes: Changes) -> None:
+        super().__init__(context, file_id, owner, condition)
+        self.changes = changes
+
+    def fingerprint(self) -> str:
+        return fingerprint_of("PATCH", self.file_id, self.condition.revisions, msgspec.to_builtins(self.changes))
+
+    async def ask(self, location: Location) -> Answer:
+        answer = await self.send_at_one_revision(location)
+        return changed(answer.body, answer.headers["etag"])
+
+    async def send(self, element: Element, condition: Mapping[str, str]) -> PeerAnswer:
+        return await self.context.elements.patch(element, self.file_id, condition, msgspec.json.encode(self.changes))
+
+    async def was_made(self, now: Attributes) -> bool:
+        return holds(now, self.changes)
+
+
+class Replace(Update):
+    """Replaces the content. The content type stays when `content_type` is None.
+
+    It is never queued, because only the client keeps the bytes.
+    """
+
+    body: Body
+
+    def __init__(
+        self,
+        context: Context,
+        file_id: str,
+        owner: str,
+        condition: Precondition,
+        body: Body,
+        content_type: str | None,
+    ) -> None:
+        super().__init__(context, file_id, owner, condition)
+        self.body, self._content_type = body, content_type
+
+    def fingerprint(self) -> str:
+        condition = self.condition
+        return fingerprint_of("PUT", self.file_id, condition.revisions, self._content_type, *condition.checksums)
+
+    async def run(self) -> Answer:
+        location = await locate(self.context, self.file_id)  # before the first byte of the body is read
+        if location.queued:
+            raise Unavailable("changes of this file wait for its element", away=location.element.id)
+        answer = await self.ask(location)
+        failpoint("change.made")
+        return answer
+
+    async def ask(self, location: Location) -> Answer:
+        if self.condition.checksums:
+            record = await self.context.elements.load(location.element, self.file_id)
+            self.condition = self.condition.resolve(decode(record))
+        await self.body.hold_head()
+        if self.key is not None:  # the pinned revision shows a later attempt whether this one changed the file
+            answer = await self.send_at_one_revision(location)
+        else:  # without a condition the last writer wins
+            answer = await self.send(location.element, self.condition.header())
+        return changed(answer.body, answer.headers["etag"])
+
+    async def send(self, element: Element, condition: Mapping[str, str]) -> PeerAnswer:
+        if not self.body.replayable:
+            raise Unavailable("the file was changed while its new content was sent: send the request again")
+        headers = {"content-type": self._content_type, **condition} if self._content_type else condition
+        return await self.context.elements.replace(element, self.file_id, headers, self.body)
+
+    async def was_made(self, now: Attributes) -> bool:
+        same_type = self._content_type in (None, now.content_type)
+        return same_type and await content_of(self.body) == (now.checksum, now.size_bytes)
+
+
+def _unknown_outcome(pinned: int, revision: int) -> Answer:
+    """Stored like any answer: to make the change now could undo a later one."""
+    problem = Conflict(
+        "the first request under this key broke off and the file has been changed since, so it is unknown whether the "
+        "change was made: read the file, and repeat the change under a new key if necessary",
+        from_revision=pinned,
+        revision=revision,
+    )
+    return Answer(status=problem.status, headers={"content-type": PROBLEM_JSON}, body=problem.to_wire(request_id.get()))
