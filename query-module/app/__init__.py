@@ -1,5 +1,5 @@
-"""The query module: finds a file and gives it back, also when other parts are away.
+"""The query module: finds files and returns them, also while dependencies are unavailable.
 
-It writes no file. What it remembers (process memory, Redis, the catalog) are caches of the elements' attr.json files, and
-the revision in each decides which is newer.
+It writes no file. Process memory, Redis and the catalog are caches of the elements' attr.json, and the revision in each
+decides which is newer.
 """

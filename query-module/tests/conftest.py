@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL and one Valkey for all, a query module of its own for each test."""
+"""Fixtures: one PostgreSQL and one Valkey for all tests, a query module for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A query module that runs: its own server on a port, real PostgreSQL and Valkey, two elements and admin beside it."""
+"""A running query module on a port of its own, with real PostgreSQL and Valkey, two fake elements and a fake admin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DEADLINE_S = 120
 
 @dataclass
 class Rig:
-    """What a test holds: the client's side, the other processes, and the module's own context."""
+    """The client, the neighbouring processes and the module's own context."""
 
     client: httpx.AsyncClient
     context: Context
@@ -49,7 +49,7 @@ class Rig:
         return await self.client.get(path, headers=headers)
 
     async def note(self, *files: Attributes, saga_id: str | None = None, change: Change = "put") -> None:
-        """As the element or admin writes the catalog, without the relay of events."""
+        """Writes the catalog as an element or admin does, without announcing a change."""
         async with self.engine.begin() as connection:
             await note(connection, [Entry(attributes, change, saga_id) for attributes in files])
 
@@ -73,7 +73,7 @@ class Rig:
 
 
 async def until(holds: Callable[[], Awaitable[Any]] | Callable[[], Any]) -> None:
-    """Wait for a state that other tasks bring about."""
+    """Waits for a state that other tasks bring about."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
             found = holds()
@@ -128,7 +128,7 @@ async def running(
                 if serving.done():
                     serving.result()
                 context: Context = app.state.context
-                await until(lambda: context.changes.heard)
+                await until(lambda: context.invalidation.subscribed)
                 await until(lambda: _is_ready(client))
                 yield Rig(client, context, engine, redis, signer, first, second)
         finally:

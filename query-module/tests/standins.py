@@ -1,4 +1,4 @@
-"""Other processes as the query module meets them: admin and storage elements behind real sockets, with faults on demand."""
+"""Fakes of admin and storage elements behind real sockets, with faults on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from artstore.testing.tokens import Signer
 
 
 def bound_socket() -> Socket:
-    """A port of our own from now on: one that is only found free may be another's when it is needed."""
+    """Bound at once, because a port that was only found free may be taken before it is used."""
     held = Socket()
     held.bind(("127.0.0.1", 0))
     return held
@@ -56,15 +56,15 @@ def new_file(content: bytes, element_id: str = "se-01", revision: int = 1, **cha
 
 @dataclass
 class StandInElement:
-    """Speaks what the query module needs of an element. `breaks_after` cuts the body, `stalls_after` stops sending."""
+    """The part of an element that the query module calls. `breaks_after` truncates the body, `stalls_after` stops sending."""
 
     id: str
     socket: Socket = field(default_factory=bound_socket)
     files: dict[str, tuple[Attributes, bytes]] = field(default_factory=dict)
-    aside: set[str] = field(default_factory=set)
-    """Ids of files it has put into quarantine."""
+    quarantined: set[str] = field(default_factory=set)
+    """Ids of quarantined files."""
     unconfirmed: dict[str, str] = field(default_factory=dict)
-    """Saga ids of files whose upload it has not seen committed."""
+    """Saga ids of files whose commit the element does not know of."""
     attribute_requests: int = 0
     breaks_after: int | None = None
     stalls_after: int | None = None
@@ -117,7 +117,7 @@ class StandInElement:
         return web.Response(body=encode(held[0]), content_type="application/json", headers=saga)
 
     def _nothing(self, request: web.Request) -> web.Response:
-        refusal = Quarantined() if request.match_info["file_id"] in self.aside else NotFound()
+        refusal = Quarantined() if request.match_info["file_id"] in self.quarantined else NotFound()
         return web.Response(status=refusal.status, body=refusal.to_wire(), content_type="application/problem+json")
 
     async def _content(self, request: web.Request) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.rig import Rig, until
 from tests.standins import new_file
 
-from app.reading.fields import content_disposition, repr_digest
+from app.reading.headers import content_disposition, repr_digest
 
 MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 17)
@@ -41,7 +41,7 @@ async def test_a_file_comes_back_byte_for_byte(rig: Rig, size: int) -> None:
         ("bytes=-17", 3 * MIB, len(CONTENT) - 1),
     ],
 )
-async def test_a_range_is_that_part_of_the_file(rig: Rig, asked: str, first: int, last: int) -> None:
+async def test_a_range_returns_that_part_of_the_file(rig: Rig, asked: str, first: int, last: int) -> None:
     file = rig.first.put(CONTENT)
     answer = await rig.get(f"/api/files/{file.file_id}/content", range=asked)
     assert answer.status_code == 206
@@ -56,7 +56,7 @@ async def test_a_range_outside_the_file_is_refused_with_its_length(rig: Rig) -> 
     assert answer.headers["content-range"] == "bytes */10"
 
 
-async def test_a_client_that_has_the_bytes_gets_none(rig: Rig) -> None:
+async def test_a_client_with_current_bytes_gets_304(rig: Rig) -> None:
     file = rig.first.put(b"0123456789")
     path = f"/api/files/{file.file_id}/content"
     answer = await rig.get(path, **{"if-none-match": f'"{file.checksum}"'})
@@ -68,7 +68,7 @@ async def test_a_client_that_has_the_bytes_gets_none(rig: Rig) -> None:
     assert (stale.status_code, stale.content) == (200, b"0123456789")
 
 
-async def test_head_says_what_get_would_say(rig: Rig) -> None:
+async def test_head_has_the_headers_of_get(rig: Rig) -> None:
     file = rig.first.put(b"0123456789")
     path = f"/api/files/{file.file_id}/content"
     got = await rig.get(path)
@@ -81,7 +81,7 @@ async def test_head_says_what_get_would_say(rig: Rig) -> None:
     }
 
 
-async def test_new_bytes_never_come_under_the_old_headers(rig: Rig) -> None:
+async def test_new_bytes_are_never_sent_with_old_headers(rig: Rig) -> None:
     """Memory holds revision 1 while the element has revision 2, and no event came."""
     file = rig.first.put(b"old bytes")
     path = f"/api/files/{file.file_id}/content"
@@ -95,7 +95,7 @@ async def test_new_bytes_never_come_under_the_old_headers(rig: Rig) -> None:
     assert (await rig.get(f"/api/files/{file.file_id}")).json()["revision"] == 2
 
 
-async def test_a_file_that_moved_is_found_where_it_is(rig: Rig) -> None:
+async def test_a_file_on_a_different_element_is_found(rig: Rig) -> None:
     file = rig.first.put(b"bytes")
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
@@ -104,7 +104,7 @@ async def test_a_file_that_moved_is_found_where_it_is(rig: Rig) -> None:
     assert (await rig.get(path)).content == b"bytes"
 
 
-async def test_a_file_gone_from_disk_is_not_found_even_when_memory_knows_it(rig: Rig) -> None:
+async def test_a_file_deleted_from_disk_is_not_found_although_memory_has_it(rig: Rig) -> None:
     file = rig.first.put(b"bytes")
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
@@ -113,7 +113,7 @@ async def test_a_file_gone_from_disk_is_not_found_even_when_memory_knows_it(rig:
     assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
 
 
-async def test_an_element_that_is_away_is_said_to_be(rig: Rig) -> None:
+async def test_an_unavailable_element_is_named(rig: Rig) -> None:
     file = rig.first.put(b"bytes")
     path = f"/api/files/{file.file_id}"
     await rig.get(path)
@@ -124,7 +124,7 @@ async def test_an_element_that_is_away_is_said_to_be(rig: Rig) -> None:
     assert (await rig.get(path)).status_code == 200
 
 
-async def test_a_body_that_breaks_off_never_looks_whole(rig: Rig) -> None:
+async def test_a_truncated_body_never_looks_complete(rig: Rig) -> None:
     file = rig.first.put(CONTENT)
     rig.first.breaks_after = MIB
     with pytest.raises(httpx.RemoteProtocolError):
@@ -137,7 +137,7 @@ async def test_a_body_that_breaks_off_never_looks_whole(rig: Rig) -> None:
     assert 'file_operations_total{operation="download",result="ok"} 1.0' in metrics
 
 
-async def test_a_client_that_leaves_frees_the_element(rig: Rig) -> None:
+async def test_a_client_that_disconnects_frees_the_element(rig: Rig) -> None:
     file = rig.first.put(CONTENT)
     rig.first.stalls_after = MIB
     async with rig.client.stream("GET", f"/api/files/{file.file_id}/content") as answer:
@@ -148,7 +148,7 @@ async def test_a_client_that_leaves_frees_the_element(rig: Rig) -> None:
     await until(lambda: _has_metric(rig, 'file_operations_total{operation="download",result="cancelled"} 1.0'))
 
 
-async def test_a_slow_client_costs_no_memory_and_gets_everything(rig: Rig) -> None:
+async def test_a_slow_client_gets_everything_without_buffering(rig: Rig) -> None:
     file = rig.first.put(CONTENT * 8)
     seen = hashlib.sha256()
     async with rig.client.stream("GET", f"/api/files/{file.file_id}/content") as answer:

@@ -15,21 +15,21 @@ from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, encode
 
 
-async def test_each_level_answers_and_refreshes_the_ones_above(rig: Rig) -> None:
+async def test_each_level_answers_and_refreshes_those_above(rig: Rig) -> None:
     file = rig.first.put(b"content")
     assert await rig.source(file) == "attributes"
     assert await rig.source(file) == "memory"
-    rig.context.lookup.forget_all()
+    rig.context.lookup.invalidate_all()
     assert await rig.source(file) == "redis"
     await until(lambda: _is_in_catalog(rig, file.file_id))
-    rig.context.lookup.forget_all()
+    rig.context.lookup.invalidate_all()
     await rig.redis.delete(record_key(file.file_id))
     assert await rig.source(file) == "database"
     assert await rig.redis.hget(record_key(file.file_id), "record") == encode(file).decode()
     assert rig.first.attribute_requests == 2  # once to answer, once after the row was written
 
 
-async def test_the_answer_is_attr_json_to_the_byte_whatever_level_gives_it(rig: Rig) -> None:
+async def test_every_level_answers_attr_json_byte_for_byte(rig: Rig) -> None:
     file = replace(rig.first.put(b"content"), unknown={"from_a_later_version": {"a": [1, "ä"]}})
     rig.first.files[file.file_id] = (file, b"content")
     for _ in range(2):
@@ -60,7 +60,7 @@ async def test_a_file_whose_upload_is_not_committed_is_not_found(rig: Rig) -> No
 @pytest.mark.parametrize(
     "wrong", ["no-uuid", "0197aaaa00007000800000000000000a", "%00", "{0197aaaa-0000-7000-8000-00000000000a}"]
 )
-async def test_what_is_no_id_is_the_id_of_no_file(rig: Rig, wrong: str) -> None:
+async def test_a_malformed_id_is_not_found(rig: Rig, wrong: str) -> None:
     answer = await rig.get(f"/api/files/{wrong}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
@@ -74,7 +74,7 @@ async def test_concurrent_misses_share_one_flight(rig: Rig) -> None:
     await until(lambda: rig.first.attribute_requests == 2)
 
 
-async def test_not_found_is_remembered_until_a_change_says_otherwise(rig: Rig) -> None:
+async def test_not_found_is_cached_until_a_change_is_announced(rig: Rig) -> None:
     file = rig.first.put(b"content")
     del rig.first.files[file.file_id]
     assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
@@ -116,16 +116,16 @@ async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> 
     assert found.revision == 4
 
 
-async def test_damage_in_redis_is_a_miss_and_is_put_right(rig: Rig) -> None:
+async def test_a_damaged_entry_in_redis_is_a_miss_and_is_replaced(rig: Rig) -> None:
     file = rig.first.put(b"content")
     for damage in ("", "{", "[]", "null", '{"revision": "x"}', '{"revision": 9}'):
         await rig.source(file)
         await rig.redis.hset(record_key(file.file_id), "record", damage)
-        rig.context.lookup.forget_all()
+        rig.context.lookup.invalidate_all()
         assert await rig.source(file) in ("attributes", "database")
 
 
-async def test_a_deleted_file_is_gone_from_every_level(rig: Rig) -> None:
+async def test_a_deleted_file_disappears_from_every_level(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.source(file)
     await until(lambda: _is_in_catalog(rig, file.file_id))
@@ -137,7 +137,7 @@ async def test_a_deleted_file_is_gone_from_every_level(rig: Rig) -> None:
     assert await rig.redis.hget(record_key(file.file_id), "record") is None
 
 
-async def test_no_row_is_taken_away_because_elements_deny_the_file(rig: Rig) -> None:
+async def test_a_row_stays_although_no_element_has_the_file(rig: Rig) -> None:
     """Their disk may be another one: only the element itself takes rows out of the catalog."""
     file = rig.first.put(b"content")
     await rig.note(file)
@@ -151,7 +151,7 @@ async def test_no_row_is_taken_away_because_elements_deny_the_file(rig: Rig) -> 
     assert await _is_in_catalog(rig, file.file_id)
 
 
-async def test_a_stale_row_still_answers_while_its_element_is_away_and_says_so(rig: Rig) -> None:
+async def test_a_stale_row_answers_while_its_element_is_unavailable(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.note(file)
     async with rig.engine.begin() as connection:
@@ -163,7 +163,7 @@ async def test_a_stale_row_still_answers_while_its_element_is_away_and_says_so(r
     assert answer.headers["x-artstore-degraded"] == "se-01"
 
 
-async def test_while_an_element_is_away_nobody_says_that_a_file_does_not_exist(rig: Rig) -> None:
+async def test_not_found_is_never_answered_while_an_element_is_unavailable(rig: Rig) -> None:
     await rig.second.stop()
     answer = await rig.get(f"/api/files/{uuid7()}")
     assert answer.status_code == 503
@@ -171,23 +171,23 @@ async def test_while_an_element_is_away_nobody_says_that_a_file_does_not_exist(r
     assert int(answer.headers["retry-after"]) > 0
 
 
-async def test_reads_go_on_while_the_catalog_is_emptied_and_redis_flushed(rig: Rig) -> None:
+async def test_reads_continue_while_catalog_and_redis_are_emptied(rig: Rig) -> None:
     files = [rig.first.put(b"%d" % n) for n in range(5)] + [rig.second.put(b"%d" % n) for n in range(5)]
     for round_ in range(3):
         async with rig.engine.begin() as connection:
             await connection.execute(text("TRUNCATE files"))
         await rig.redis.flushall()
-        rig.context.lookup.forget_all()
+        rig.context.lookup.invalidate_all()
         assert {await rig.source(file) for file in files} == {"attributes"}, round_
         await until(lambda: _has_rows(rig, len(files)))
 
 
-async def test_a_file_in_quarantine_is_called_so_and_not_missing(rig: Rig) -> None:
+async def test_a_quarantined_file_is_not_reported_as_missing(rig: Rig) -> None:
     file = rig.second.put(b"content")
     await rig.note(file)
     assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 200
     del rig.second.files[file.file_id]
-    rig.second.aside.add(file.file_id)
+    rig.second.quarantined.add(file.file_id)
     answer = await rig.get(f"/api/files/{file.file_id}/content")
     assert (answer.status_code, answer.json()["code"]) == (410, "quarantined")
     async with rig.engine.begin() as connection:
@@ -196,7 +196,7 @@ async def test_a_file_in_quarantine_is_called_so_and_not_missing(rig: Rig) -> No
     await until(lambda: _answers(rig, file.file_id, 410))
 
 
-async def test_metrics_tell_the_hits_of_each_level(rig: Rig) -> None:
+async def test_metrics_count_hits_of_each_level(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.source(file)
     await rig.source(file)

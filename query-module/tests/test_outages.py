@@ -1,4 +1,4 @@
-"""What is away is said to be; what can still be answered is."""
+"""While a dependency is unavailable, answers name it, and everything that does not need it still works."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def own_postgres() -> Iterator[PostgresServer]:
         server.discard()
 
 
-async def test_without_redis_reads_go_on_and_say_so(own: WithOwnValkey) -> None:
+async def test_reads_continue_without_redis_and_name_it(own: WithOwnValkey) -> None:
     rig = own.rig
     known, unknown = rig.first.put(b"known"), rig.first.put(b"unknown")
     await rig.note(known, unknown)
     assert await rig.source(known) == "database"
     own.stop()
-    await until(lambda: not rig.context.changes.heard)
+    await until(lambda: not rig.context.invalidation.subscribed)
     for file in (known, unknown):
         answer = await rig.get(f"/api/files/{file.file_id}")
         assert (answer.status_code, answer.headers["x-artstore-source"]) == (200, "database")
@@ -79,7 +79,7 @@ async def test_without_redis_reads_go_on_and_say_so(own: WithOwnValkey) -> None:
     assert (await rig.get("/health/ready")).status_code == 200
 
 
-async def test_every_answer_says_what_is_away_whatever_level_it_comes_from(own: WithOwnValkey) -> None:
+async def test_every_answer_names_unavailable_dependencies(own: WithOwnValkey) -> None:
     rig = own.rig
     file = rig.first.put(b"content")
     await rig.note(file)
@@ -87,12 +87,12 @@ async def test_every_answer_says_what_is_away_whatever_level_it_comes_from(own: 
     for _ in range(2):
         assert "x-artstore-degraded" not in (await rig.get(path)).headers
     own.stop()
-    await until(lambda: not rig.context.changes.heard)
+    await until(lambda: not rig.context.invalidation.subscribed)
     for asked in (path, path, f"{path}/content", "/api/files", f"/api/files/{uuid7()}", "/api/files/no-id"):
         assert (await rig.get(asked)).headers["x-artstore-degraded"] == "redis", asked
 
 
-async def test_a_lookup_in_memory_or_redis_says_that_postgresql_is_away(
+async def test_answers_from_memory_and_redis_name_unavailable_postgresql(
     valkey: ValkeyServer, postgres: PostgresServer, signer: Signer
 ) -> None:
     async with running(postgres, valkey, signer) as rig:
@@ -100,7 +100,7 @@ async def test_a_lookup_in_memory_or_redis_says_that_postgresql_is_away(
         await rig.note(file, other)
         for each in (file, other):
             await rig.source(each)
-        rig.context.lookup.forget(other.file_id, 2)
+        rig.context.lookup.invalidate(other.file_id, 2)
         name = await _name_of(rig)
         await rig.engine.dispose()
         await _forbid(postgres, name)
@@ -112,7 +112,7 @@ async def test_a_lookup_in_memory_or_redis_says_that_postgresql_is_away(
         assert (listing.status_code, listing.headers["x-artstore-degraded"]) == (503, "database")
 
 
-async def test_a_database_that_accepts_and_never_answers_does_not_hold_a_lookup(
+async def test_a_frozen_database_does_not_delay_a_lookup(
     own_postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
 ) -> None:
     """With a command timeout of a minute: only the lookup's own patience can have ended the wait."""
@@ -128,27 +128,27 @@ async def test_a_database_that_accepts_and_never_answers_does_not_hold_a_lookup(
                 assert answer.headers["x-artstore-degraded"] == "database"
 
 
-async def test_after_redis_is_back_changes_are_heard_again(own: WithOwnValkey) -> None:
+async def test_the_subscription_resumes_after_redis_is_back(own: WithOwnValkey) -> None:
     rig = own.rig
     file = rig.first.put(b"content")
     await rig.note(file)
     await rig.source(file)
     own.stop()
-    await until(lambda: not rig.context.changes.heard)
+    await until(lambda: not rig.context.invalidation.subscribed)
     await rig.source(file)
     newer = replace(file, revision=2, filename="changed meanwhile")
     rig.first.files[file.file_id] = (newer, b"content")
     await rig.note(newer, change="update")
     own.start()
-    await until(lambda: rig.context.changes.heard)
+    await until(lambda: rig.context.invalidation.subscribed)
     answer = await rig.get(f"/api/files/{file.file_id}")
     assert answer.json()["filename"] == "changed meanwhile"
     await rig.redis.connection_pool.disconnect()
     await until(lambda: _is_in_redis(rig, file.file_id, encode(newer).decode()))
 
 
-async def test_without_the_catalog_the_elements_are_asked(rig: Rig) -> None:
-    """The table is gone: as bad as a server that is away, and harder to tell from an empty catalog."""
+async def test_elements_answer_without_the_catalog(rig: Rig) -> None:
+    """The table is gone: as bad as a server that is down, and harder to tell from an empty catalog."""
     file = rig.second.put(b"content")
     async with rig.engine.begin() as connection:
         await connection.execute(text("ALTER TABLE files RENAME TO gone"))
@@ -160,7 +160,7 @@ async def test_without_the_catalog_the_elements_are_asked(rig: Rig) -> None:
     assert int(listing.headers["retry-after"]) > 0
 
 
-async def test_without_postgresql_files_are_read_and_lists_refused(
+async def test_without_postgresql_files_are_read_and_lists_are_refused(
     valkey: ValkeyServer, postgres: PostgresServer, signer: Signer
 ) -> None:
     async with running(postgres, valkey, signer) as rig:

@@ -1,1 +1,1 @@
-"""The HTTP side: paths, parameters, headers. Decisions are made in `reading` and `search`."""
+"""The HTTP interface: paths, parameters, headers. `reading` and `search` make the decisions."""

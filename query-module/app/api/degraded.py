@@ -1,4 +1,4 @@
-"""X-ArtStore-Degraded: what is away, on every answer while something is, also when the level that answered did not need it."""
+"""X-ArtStore-Degraded: the dependencies that are unavailable, on every answer, also when the answer did not need them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from artstore.service import Handler
 
 HEADER = "x-artstore-degraded"
 CATALOG = "catalog"
-"""Of a list: the catalog went back in time or was lost, and not every element has brought it in line with its disk yet."""
-LEVELS = ("redis", "database")
-"""Health checks whose failure takes away a cache, the news of changes or the lists. An element is named by who missed it."""
+"""A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
+CACHES = ("redis", "database")
+"""Health checks whose failure removes a cache, change events or lists. An element is named by the handler that needs it."""
 
 
-def saying_what_is_away(handler: Handler) -> Handler:
-    """Joins what the handler met, which it says in the header or in its error, with what the health checks know."""
+def with_degraded_header(handler: Handler) -> Handler:
+    """Joins what the handler found unavailable, from its header or its error, with the failing health checks."""
 
     @wraps(handler)
-    async def told(request: Request) -> Response:
-        met: list[str] = []
+    async def wrapped(request: Request) -> Response:
+        found: list[str] = []
         try:
             answer = await handler(request)
         except ArtStoreError as error:
             answer = problem_response(error)
-            met = _named_by(error)
+            found = _named_by(error)
         if HEADER in answer.headers:
-            met = answer.headers[HEADER].split(", ")
+            found = answer.headers[HEADER].split(", ")
         state = request.app.state
-        if named := ", ".join(dict.fromkeys([*met, *_known(state.runtime.health, state.context.changes.heard)])):
-            answer.headers[HEADER] = named
+        failing = _failing(state.runtime.health, state.context.invalidation.subscribed)
+        if names := ", ".join(dict.fromkeys([*found, *failing])):
+            answer.headers[HEADER] = names
         return answer
 
-    return told
+    return wrapped
 
 
 def _named_by(error: ArtStoreError) -> list[str]:
@@ -45,7 +46,7 @@ def _named_by(error: ArtStoreError) -> list[str]:
     return [away] if isinstance(away, str) else [str(name) for name in away]
 
 
-def _known(health: Health, heard: bool) -> list[str]:
-    """While changes are not heard, Redis is away even if it answers: memory may be behind."""
+def _failing(health: Health, subscribed: bool) -> list[str]:
+    """Without a subscription Redis counts as unavailable even if it answers, because memory may be stale."""
     away = health.away()
-    return [name for name in LEVELS if name in away or (name == "redis" and not heard)]
+    return [name for name in CACHES if name in away or (name == "redis" and not subscribed)]

@@ -20,13 +20,13 @@ from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search
 from . import degraded, documents
-from .degraded import saying_what_is_away
+from .degraded import with_degraded_header
 
 SOURCE_HEADER = "x-artstore-source"
 
 
-async def attributes(request: Request) -> Response:
-    """The record is attr.json to the byte; its ETag is the revision, as PATCH wants it in If-Match."""
+async def get_file(request: Request) -> Response:
+    """The bytes of attr.json. The ETag is the revision, as PATCH expects it in If-Match."""
     context = _context(request)
     with context.files.operation("read"):
         found = await context.lookup.find(_file_id(request))
@@ -35,38 +35,38 @@ async def attributes(request: Request) -> Response:
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
     conditions = conditions_in(request.scope["headers"])
     check_unchanged(conditions, validators)
-    fields = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
+    headers = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
     if conditions.get("if-none-match") and is_known_to_client(conditions, validators):
-        return Response(status_code=304, headers=fields)
-    return JsonResponse(record.encoded, headers=fields)
+        return Response(status_code=304, headers=headers)
+    return JsonResponse(record.encoded, headers=headers)
 
 
-async def content(request: Request) -> Response:
+async def get_content(request: Request) -> Response:
     context = _context(request)
     try:
         conditions = conditions_in(request.scope["headers"])
         found, answer = await context.content.answer(_file_id(request), request.method, conditions)
-    except ArtStoreError as error:  # once the answer has begun, Relay counts how it ended
+    except ArtStoreError as error:  # Relay counts downloads whose answer has begun
         context.files.operations.labels("download", error.code).inc()
         raise
     answer.headers.update(_origin(found))
     return answer
 
 
-async def listing(request: Request) -> Response:
-    """The items are put together as they are: each is JSON already."""
+async def list_files(request: Request) -> Response:
+    """The items are joined as they are stored, because each is JSON already."""
     context = _context(request)
     with context.files.operation("list"):
         page = await search(context.database, parse(request.query_params.multi_items()))
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + b"}"
-    fields = {SOURCE_HEADER: "database"}
+    headers = {SOURCE_HEADER: "database"}
     if not context.discovery.catalog_complete:
-        fields[degraded.HEADER] = degraded.CATALOG
-    return JsonResponse(body, headers=fields)
+        headers[degraded.HEADER] = degraded.CATALOG
+    return JsonResponse(body, headers=headers)
 
 
-async def changes(request: Request) -> Response:
+async def list_changes(request: Request) -> Response:
     context = _context(request)
     with context.files.operation("list"):
         page = await context.feed.read(*parse_feed(request.query_params.multi_items()))
@@ -80,30 +80,30 @@ def _context(request: Request) -> Context:
 
 
 def _file_id(request: Request) -> str:
-    """In the canonical form. What is no UUID is the id of no file."""
+    """In canonical form. Raises NotFound for anything but a UUID."""
     file_id = canonical_id(request.path_params["file_id"])
     if file_id is None:
-        raise NotFound("there is no file with this id")
+        raise NotFound("no file has this id")
     return file_id
 
 
 def _origin(found: Found) -> dict[str, str]:
-    """Which level answered, and what was away on the way to it."""
-    fields: dict[str, str] = {SOURCE_HEADER: found.source}
+    """The level that answered, and the dependencies found unavailable on the way."""
+    headers: dict[str, str] = {SOURCE_HEADER: found.source}
     if found.away:
-        fields[degraded.HEADER] = ", ".join(found.away)
-    return fields
+        headers[degraded.HEADER] = ", ".join(found.away)
+    return headers
 
 
 ROUTES = [
-    DataRoute("/api/changes", ["GET"], saying_what_is_away(changes), documents.CHANGES),
-    DataRoute("/api/files", ["GET"], saying_what_is_away(listing), documents.LISTING),
-    DataRoute("/api/files/{file_id}", ["GET"], saying_what_is_away(attributes), documents.ATTRIBUTES, CONDITIONS),
+    DataRoute("/api/changes", ["GET"], with_degraded_header(list_changes), {"get": documents.LIST_CHANGES}),
+    DataRoute("/api/files", ["GET"], with_degraded_header(list_files), {"get": documents.LIST_FILES}),
+    DataRoute("/api/files/{file_id}", ["GET"], with_degraded_header(get_file), {"get": documents.GET_FILE}, CONDITIONS),
     DataRoute(
         "/api/files/{file_id}/content",
         ["GET", "HEAD"],
-        saying_what_is_away(content),
-        documents.CONTENT,
+        with_degraded_header(get_content),
+        {"get": documents.GET_CONTENT, "head": documents.HEAD_CONTENT},
         CONDITIONS | RANGES,
         transfer=True,
     ),

@@ -11,7 +11,7 @@ from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisS
 
 
 class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
-    """The times to live bound how old an answer may be when no change event comes through."""
+    """The times to live bound the age of an answer when change events are lost."""
 
     discovery_file: Path | None = None
     """File that keeps the last known registry of elements, for a start while Redis and admin are unavailable."""

@@ -1,4 +1,4 @@
-"""What a running query module consists of, opened and closed in one place."""
+"""The parts of a running query module, opened and closed in one place."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from artstore.service import Runtime
 
 from ..reading.attributes import AttributesLevel
 from ..reading.catalog import CatalogLevel
-from ..reading.changes import Changes
 from ..reading.content import Content
-from ..reading.levels import LevelMetrics
-from ..reading.lookup import Levels, Lookup
+from ..reading.invalidation import Invalidation
+from ..reading.levels import LevelMetrics, Levels
+from ..reading.lookup import Lookup
 from ..reading.memory import ABSENT_TTL_S, Memory
 from ..reading.redis import RedisLevel
 from ..reading.refill import Refill
 from ..reading.relay import RelayMetrics
-from ..search.feed import LOOK_EVERY_S, Feed
+from ..search.feed import POLL_INTERVAL_S, Feed
 from .config import Settings
-from .redis import hear_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Context:
     verifier: TokenVerifier
     database: Database
     lookup: Lookup
-    changes: Changes
+    invalidation: Invalidation
     content: Content
     discovery: Discovery
     files: FileMetrics
@@ -48,7 +47,7 @@ class Context:
 
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
-    """Neither PostgreSQL nor Redis is required to be ready: a read goes on without them, as long as an element answers."""
+    """Readiness requires neither PostgreSQL nor Redis, because reads continue as long as an element answers."""
     async with AsyncExitStack() as opened:
         breakers = Breakers(runtime.registry)
         database = await opened.enter_async_context(open_database(settings, runtime, breakers, required=False))
@@ -76,7 +75,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 absent_ttl_s=ABSENT_TTL_S,
             ),
             redis=RedisLevel(redis),
-            catalog=CatalogLevel(database, runtime.clock, patience_s=settings.catalog_timeout_s),
+            catalog=CatalogLevel(database, runtime.clock, timeout_s=settings.catalog_timeout_s),
             attributes=attributes,
             refill=Refill(database, attributes, runtime.registry),
             metrics=LevelMetrics(runtime.registry),
@@ -84,7 +83,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         lookup = Lookup(levels)
         opened.push_async_callback(lookup.close)
         runtime.tasks.forever("catalog-refill", levels.refill.run)
-        changes = hear_changes(runtime, redis, levels.redis, lookup)
+        invalidation = Invalidation(redis, levels.redis, lookup, runtime.tasks)
         metrics = RelayMetrics(runtime.registry, runtime.files)
         content = Content(
             lookup,
@@ -96,5 +95,5 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
         )
         feed = Feed(database)
-        runtime.tasks.every("changes-feed", LOOK_EVERY_S, feed.look)
-        yield Context(verifier, database, lookup, changes, content, discovery, runtime.files, feed)
+        runtime.tasks.every("changes-feed", POLL_INTERVAL_S, feed.poll)
+        yield Context(verifier, database, lookup, invalidation, content, discovery, runtime.files, feed)

@@ -1,4 +1,4 @@
-"""Level 4: the elements' own attr.json. They are the truth; asked are the one that should have the file, or all at once."""
+"""Level 4: attr.json on the elements, which is authoritative. Asks the likely element first, then all others."""
 
 from __future__ import annotations
 
@@ -15,73 +15,74 @@ from artstore.peers.session import Peers
 
 from .memory import Record
 
-ASK_TIMEOUT_S = 5.0
-"""For one element's answer about one file: a read of 4 KiB."""
-MAX_ASKED_AT_ONCE = 64
+ELEMENT_TIMEOUT_S = 5.0
+"""For one element to read 4 KiB."""
+MAX_CONCURRENT_CALLS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the elements said: the record of the highest revision, or none, and which of them gave no usable answer."""
+class ElementAnswers:
+    """`record` has the highest revision found. `silent` elements gave no usable answer."""
 
     record: Record | None
     silent: tuple[str, ...] = ()
-    aside: Quarantined | None = None
-    """An element's word that it has found the file damaged."""
+    quarantined: Quarantined | None = None
+    """The error of an element that has quarantined the file as damaged."""
 
 
 class AttributesLevel:
     def __init__(self, peers: Peers, discovery: Discovery) -> None:
         self._peers, self._discovery = peers, discovery
 
-    async def ask(self, file_id: str, likely_element_id: str | None) -> Asked:
-        """The likely element first and, when it has the file, alone; else every element, concurrently."""
+    async def find(self, file_id: str, likely_element_id: str | None) -> ElementAnswers:
+        """Asks only the likely element when it has the file, else all elements concurrently."""
         elements = self._discovery.elements
         likely = [element for element in elements if element.id == likely_element_id]
         first = await self._ask_all(file_id, likely)
         if first.record is not None:
             return first
         rest = await self._ask_all(file_id, [element for element in elements if element.id != likely_element_id])
-        unknown = (likely_element_id,) if likely_element_id and not likely else ()
-        nobody = () if elements else ("discovery",)
-        return Asked(rest.record, (*first.silent, *rest.silent, *unknown, *nobody), first.aside or rest.aside)
+        unregistered = (likely_element_id,) if likely_element_id and not likely else ()
+        no_registry = () if elements else ("discovery",)
+        silent = (*first.silent, *rest.silent, *unregistered, *no_registry)
+        return ElementAnswers(rest.record, silent, first.quarantined or rest.quarantined)
 
     async def still_has(self, file_id: str, element_id: str) -> bool | None:
-        """Whether this element has the file now; None when it does not say."""
+        """True when this element has the file now; None without a usable answer."""
         element = self._discovery.find(element_id)
-        answer = await self._ask_one(file_id, element) if element else None
+        answer = await self._ask(file_id, element) if element else None
         if element is None or isinstance(answer, ArtStoreError):
             return None
         return answer is not None
 
-    async def _ask_all(self, file_id: str, elements: Sequence[Element]) -> Asked:
+    async def _ask_all(self, file_id: str, elements: Sequence[Element]) -> ElementAnswers:
         best: Record | None = None
         silent: list[str] = []
-        aside: Quarantined | None = None
-        for start in range(0, len(elements), MAX_ASKED_AT_ONCE):
-            some = elements[start : start + MAX_ASKED_AT_ONCE]
-            answers = await asyncio.gather(*(self._ask_one(file_id, element) for element in some))
+        quarantined: Quarantined | None = None
+        for start in range(0, len(elements), MAX_CONCURRENT_CALLS):
+            some = elements[start : start + MAX_CONCURRENT_CALLS]
+            answers = await asyncio.gather(*(self._ask(file_id, element) for element in some))
             for element, answer in zip(some, answers, strict=True):
                 if isinstance(answer, Quarantined):
-                    aside = answer
+                    quarantined = answer
                 elif isinstance(answer, ArtStoreError):
                     silent.append(element.id)
                 elif answer is not None and (best is None or answer.revision > best.revision):
                     best = answer
-        return Asked(best, tuple(silent), aside)
+        return ElementAnswers(best, tuple(silent), quarantined)
 
-    async def _ask_one(self, file_id: str, element: Element) -> Record | ArtStoreError | None:
-        """None is the element's word that it has no such file; an error is no word at all."""
+    async def _ask(self, file_id: str, element: Element) -> Record | ArtStoreError | None:
+        """None: the element does not have the file. An error: it gave no usable answer."""
         peer = self._peers.to(element.id, element.url)
         try:
-            answer = await peer.call("GET", f"/api/files/{file_id}", timeout_s=ASK_TIMEOUT_S)
+            answer = await peer.call("GET", f"/api/files/{file_id}", timeout_s=ELEMENT_TIMEOUT_S)
             record = Record(decode(answer.body), answer.body, saga_open=SAGA_HEADER in answer.headers)
         except NotFound:
             return None
         except ArtStoreError as error:
             return error
         except ValueError:
-            return BadGateway(f"{element.id} answered no attributes")
+            return BadGateway(f"{element.id} answered something other than attr.json")
         if record.attributes.file_id != file_id:
-            return BadGateway(f"{element.id} answered another file")
+            return BadGateway(f"{element.id} answered with a different file")
         return record

@@ -1,4 +1,4 @@
-"""Level 3: the catalog's row, good for a day after it was last seen on disk."""
+"""Level 3: the catalog's row, trusted for a day after it was last compared with the disk."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .memory import Record
 log = get_logger("query.catalog")
 
 TTL = timedelta(days=1)
-"""How long a row counts after the file was last seen on disk."""
+"""How long a row is trusted after it was last compared with the disk."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the catalog says of a file. `record` is None while the upload's saga is open; `fresh` needs no look at disk."""
+class CatalogEntry:
+    """A row. `record` is None while the upload is not committed. A `fresh` one need not be compared with the disk."""
 
     record: Record | None
     storage_element_id: str
@@ -34,48 +34,48 @@ class Known:
 
 
 class CatalogLevel:
-    """A database that accepts and does not answer costs a lookup `patience_s`, until its breaker opens."""
+    """A database that accepts connections and never answers costs a lookup `timeout_s`, until its breaker opens."""
 
-    def __init__(self, database: Database, clock: Clock, *, patience_s: float) -> None:
+    def __init__(self, database: Database, clock: Clock, *, timeout_s: float) -> None:
         self._database, self._clock = database, clock
-        self._patience_s = patience_s
-        self._asking: set[asyncio.Task[Row | None]] = set()
+        self._timeout_s = timeout_s
+        self._queries: set[asyncio.Task[Row | None]] = set()
 
-    async def find(self, file_id: str) -> Known | None:
-        """None for no row, or one that cannot be read. Raises Unavailable when PostgreSQL, or the table, is away."""
+    async def find(self, file_id: str) -> CatalogEntry | None:
+        """None without a readable row. Raises Unavailable when PostgreSQL or the table is missing."""
         row = await self._ask(file_id)
         if row is None:
             return None
         if not row.available:
-            return Known(None, row.storage_element_id, fresh=True)
+            return CatalogEntry(None, row.storage_element_id, fresh=True)
         try:
             record = Record(decode(row.attributes), row.attributes)
         except ValueError as error:
             log.warning("catalog row unreadable", file_id=file_id, error=str(error))
             return None
         recent = row.checked_at + TTL > self._clock.now()
-        # while PostgreSQL refuses writes, the row may be of the revision before an acknowledged change
-        return Known(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
+        # While PostgreSQL refuses writes, an acknowledged change may be missing from the row.
+        return CatalogEntry(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
 
     async def _ask(self, file_id: str) -> Row | None:
-        """In a task of its own, which goes on when patience ends: it still has a dead connection to put away."""
-        asking = spawn("catalog", self._read(file_id))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asked)
-        done, _ = await asyncio.wait((asking,), timeout=self._patience_s)
+        """In a task that continues after the timeout, because it has to close the dead connection."""
+        query = spawn("catalog", self._read(file_id))
+        self._queries.add(query)
+        query.add_done_callback(self._finish)
+        done, _ = await asyncio.wait((query,), timeout=self._timeout_s)
         if not done:
-            raise Unavailable(f"the catalog does not answer within {self._patience_s:g} s", away="database")
-        return asking.result()
+            raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away="database")
+        return query.result()
 
     async def _read(self, file_id: str) -> Row | None:
         try:
-            async with self._database.begin(patience_s=self._patience_s) as connection:
+            async with self._database.begin(patience_s=self._timeout_s) as connection:
                 return await find_file(connection, file_id)
-        except SQLAlchemyError as error:  # a cache that refuses is a cache that is away: the truth is on disk
-            log.warning("catalog refused", error=str(error))
+        except SQLAlchemyError as error:  # like an outage: the disk can answer instead
+            log.warning("catalog query failed", error=str(error))
             raise Unavailable("the catalog cannot be read", away="database") from error
 
-    def _asked(self, asking: asyncio.Task[Row | None]) -> None:
-        self._asking.discard(asking)
-        if not asking.cancelled():
-            asking.exception()  # looked at: who asked may have gone
+    def _finish(self, query: asyncio.Task[Row | None]) -> None:
+        self._queries.discard(query)
+        if not query.cancelled():
+            query.exception()  # retrieved here, because the caller may have stopped waiting

@@ -1,4 +1,4 @@
-"""Conditional requests by RFC 9110 §13: which answer a GET or HEAD gets, decided from its header fields alone."""
+"""Conditional requests (RFC 9110 §13): the decision between 200, 206, 304, 412 and 416 for a GET or HEAD."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from artstore.http.request_headers import CONDITIONS, RANGES
 _ENTITY_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _EVALUATED = {name.encode(): name for name in CONDITIONS | RANGES}
 _MAX_TAGS = 256
-"""Tags looked at in one field; a field of this length is no honest one."""
+"""Tags evaluated in one header; further ones are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What a representation is compared by. `date_is_strong` is §8.8.2.2: nothing else was ever sent under this date."""
+    """`date_is_strong` (§8.8.2.2): no different representation was ever sent with this date."""
 
     etag: str
     last_modified: datetime
@@ -31,14 +31,14 @@ class Validators:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to answer: 200 with everything, 206 with `part`, or 304."""
+    """The answer: 200 with everything, 206 with `part`, or 304."""
 
     status: int
     part: ByteRange | None = None
 
 
 def conditions_in(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The fields that `plan` evaluates. Lines of one list are one list (RFC 9110 §5.3); the edge refuses other repetitions."""
+    """The headers that `plan` evaluates. Repeated lines are joined to one list (§5.3); the edge refuses other repetitions."""
     found: dict[str, str] = {}
     for line, value in fields:
         name = _EVALUATED.get(line)
@@ -49,7 +49,7 @@ def conditions_in(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def validators_of(attributes: Attributes) -> Validators:
-    """The checksum is the strong tag: equal bytes, equal tag. A date has whole seconds, which two revisions may share."""
+    """The checksum is the strong tag. Dates have whole seconds, which two revisions may share."""
     return Validators(
         etag=etag_of(attributes),
         last_modified=parse_rfc3339(attributes.updated_at).replace(microsecond=0),
@@ -67,7 +67,7 @@ def http_date(moment: datetime) -> str:
 
 
 def plan(method: str, headers: Mapping[str, str], validators: Validators, size_bytes: int) -> Plan:
-    """The order of §13.2.2. `headers` are asked by lower-case names.
+    """In the order of §13.2.2. `headers` have lower-case names.
 
     Raises RevisionMismatch (412) and RangeNotSatisfiable (416). Range has a meaning for GET only (§14.2).
     """
@@ -90,11 +90,11 @@ def check_unchanged(headers: Mapping[str, str], validators: Validators) -> None:
         since = _parse_http_date(headers.get("if-unmodified-since"))
         holds = since is None or validators.last_modified <= since
     if not holds:
-        raise RevisionMismatch("the file is not the one the condition names", etag=validators.etag)
+        raise RevisionMismatch("the file does not match the condition", etag=validators.etag)
 
 
 def is_known_to_client(headers: Mapping[str, str], validators: Validators) -> bool:
-    """Whether the client has it already: If-None-Match, and only without it If-Modified-Since."""
+    """The client's copy is current: If-None-Match, and only without it If-Modified-Since."""
     known = headers.get("if-none-match")
     if known is not None:
         return known.strip() == "*" or any(tag.removeprefix("W/") == validators.etag for tag in _entity_tags(known))
@@ -116,12 +116,12 @@ def _entity_tags(field: str) -> list[str]:
 
 
 def _parse_http_date(field: str | None) -> datetime | None:
-    """None for what is absent or no HTTP-date: the condition is then ignored (§13.1.3)."""
+    """None without a valid HTTP-date: the condition is then ignored (§13.1.3)."""
     if field is None:
         return None
     try:
         moment = parsedate_to_datetime(field)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    # asctime and "-0000" come without a zone; HTTP dates are UTC
+    # asctime and "-0000" have no zone; HTTP dates are UTC
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

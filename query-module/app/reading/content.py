@@ -1,7 +1,7 @@
-"""The read path of bytes: from the element to the client, chunk by chunk, nothing kept.
+"""The read path of bytes: from the element to the client, chunk by chunk.
 
-What the caches say of the file is held against what the element answers before the first byte goes out: a client never
-gets the headers of one revision with the bytes of another.
+The element's answer is compared with the cached attributes before the first byte is sent, so that a client never gets the
+headers of one revision with the bytes of another.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from artstore.http.body import RateLimits
 from artstore.peers.session import Peers
 
 from .conditions import Plan, Validators, plan, validators_of
-from .fields import content_fields
+from .headers import content_headers
 from .lookup import Found, Lookup
 from .relay import Relay, RelayMetrics
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a download needs, once per process. The element has `answer_timeout_s` for the head of its answer and
-    `element_idle_timeout_s` for each piece; the client must read within `limits`."""
+    """All downloads of this process. `answer_timeout_s` is the element's for the head of its answer, `element_idle_timeout_s`
+    for each piece; `limits` are the client's."""
 
     lookup: Lookup
     peers: Peers
@@ -39,30 +39,30 @@ class Content:
 
     async def answer(self, file_id: str, method: str, conditions: Mapping[str, str]) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
-        # 1. what the file is, from the nearest level
+        # 1. The attributes, from the nearest level.
         found = await self.lookup.find(file_id)
         try:
             return found, await self._answer(found, method, conditions)
-        except Contradicted:
-            # 3. the caches are behind: once more, with what is on disk now
+        except StaleAttributes:
+            # 3. The caches are stale: once more, with the attributes on disk.
             found = await self.lookup.find_on_disk(found.record)
         try:
             return found, await self._answer(found, method, conditions)
-        except Contradicted as error:
+        except StaleAttributes as error:
             raise Unavailable(f"the file is changing: {error}", file_id=file_id) from error
 
     async def _answer(self, found: Found, method: str, conditions: Mapping[str, str]) -> Response:
         attributes = found.record.attributes
         validators = validators_of(attributes)
         chosen = plan(method, conditions, validators, attributes.size_bytes)
-        fields = content_fields(attributes, validators, chosen)
+        headers = content_headers(attributes, validators, chosen)
         if chosen.status == 304 or method == "HEAD":
-            return Response(status_code=chosen.status, headers=fields)
-        # 2. the element's answer, checked before ours begins
+            return Response(status_code=chosen.status, headers=headers)
+        # 2. The element's answer, checked before ours begins.
         async with AsyncExitStack() as opened:
             upstream = await self._open(opened, found, chosen, validators)
-            length = int(fields["content-length"])
-            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.limits)
+            length = int(headers["content-length"])
+            return Relay(chosen.status, headers, upstream, length, opened.pop_all(), self.metrics, self.limits)
 
     async def _open(
         self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators
@@ -70,9 +70,11 @@ class Content:
         attributes = found.record.attributes
         element = self.discovery.find(attributes.storage_element_id)
         if element is None:
-            raise Unavailable(f"{attributes.storage_element_id} is not known", away=attributes.storage_element_id)
+            raise Unavailable(
+                f"{attributes.storage_element_id} is not in the registry", away=attributes.storage_element_id
+            )
         if element.id in found.away:
-            raise Unavailable(f"{element.id} does not answer", away=element.id)  # asked for the attributes just now
+            raise Unavailable(f"{element.id} does not answer", away=element.id)  # the lookup has just asked it
         asked = {"if-match": validators.etag}
         if chosen.part:
             asked["range"] = f"bytes={chosen.part.first}-{chosen.part.last}"
@@ -83,13 +85,13 @@ class Content:
         try:
             upstream = await opened.enter_async_context(streamed)
         except (NotFound, RevisionMismatch, RangeNotSatisfiable) as error:
-            raise Contradicted(f"{element.id} answered {error.status}") from error
+            raise StaleAttributes(f"{element.id} answered {error.status}") from error
         wanted = (chosen.status, validators.etag, chosen.part.length if chosen.part else attributes.size_bytes)
         answered = (upstream.status, upstream.headers.get("etag"), upstream.content_length)
         if answered != wanted:
-            raise Contradicted(f"{element.id} has {answered}, expected was {wanted}")
+            raise StaleAttributes(f"{element.id} answered {answered}, expected {wanted}")
         return upstream
 
 
-class Contradicted(Exception):
-    """The element has not what the caches say it has."""
+class StaleAttributes(Exception):
+    """The element's content does not match the cached attributes."""

@@ -1,10 +1,17 @@
-"""The four levels by name, and how often each was asked in vain."""
+"""The four levels a lookup asks, nearest first, and how often each had the file."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter
+
+from .attributes import AttributesLevel
+from .catalog import CatalogLevel
+from .memory import Memory
+from .redis import RedisLevel
+from .refill import Refill
 
 Source = Literal["memory", "redis", "database", "attributes"]
 SOURCES: tuple[Source, ...] = ("memory", "redis", "database", "attributes")
@@ -26,3 +33,13 @@ class LevelMetrics:
 
     def count_away(self, level: Source) -> None:
         self._away[level].inc()
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    memory: Memory
+    redis: RedisLevel
+    catalog: CatalogLevel
+    attributes: AttributesLevel
+    refill: Refill
+    metrics: LevelMetrics

@@ -1,4 +1,4 @@
-"""Level 1: what this process remembers, for minutes, in a bounded number of entries. Also "not found", for seconds."""
+"""Level 1: a bounded LRU cache in this process, for minutes, and a cache of "not found", for seconds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ABSENT_TTL_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One file as a level knows it. `encoded` is its attr.json, which is also the answer's body."""
+    """One file's attributes. `encoded` is its attr.json, which is also the answer's body."""
 
     attributes: Attributes
     encoded: bytes
     saga_open: bool = False
-    """The element has not seen its upload committed yet: answered, but not written into the catalog as available."""
+    """The element does not know of a commit yet: the record is answered, but not written to the catalog as available."""
 
     @property
     def revision(self) -> int:
@@ -29,7 +29,7 @@ class Record:
 
 
 class Memory:
-    """Least recently used goes first. Of two revisions of a file the higher stays."""
+    """Keeps the higher of two revisions of a file."""
 
     def __init__(self, clock: Clock, *, max_entries: int, ttl_s: float, absent_ttl_s: float) -> None:
         self._clock = clock
@@ -54,7 +54,7 @@ class Memory:
         return record
 
     def is_absent(self, file_id: str) -> bool:
-        """Whether all levels said "not found" a moment ago."""
+        """All levels said "not found" a moment ago."""
         until = self._absent.get(file_id)
         if until is None:
             return False
@@ -82,7 +82,7 @@ class Memory:
             self._absent.popitem(last=False)
 
     def drop(self, file_id: str, floor: int) -> None:
-        """Forget every revision below `floor`, and that there was none."""
+        """Drops revisions below `floor` and a cached "not found"."""
         held = self._records.get(file_id)
         if held is not None and held[1].revision < floor:
             del self._records[file_id]

@@ -1,7 +1,7 @@
-"""Level 2: what all query instances remember together, in Redis, for an hour. The rules are `artstore.catalog.recent`.
+"""Level 2: the cache in Redis that all query instances share, for an hour, by the scripts of `artstore.catalog.recent`.
 
-Neither this level nor level 1 is believed while Redis refuses writes: then no change can be announced. `takes_writes` and
-`hears_changes` say so, docs/decisions/0003-read-your-writes.md has the protocol.
+Levels 1 and 2 are not trusted while Redis refuses writes, because changes cannot be announced then. The protocol is in
+docs/decisions/0003-read-your-writes.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TTL_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """`floor` is the lowest revision that a recent change left good; `lease` lets what is now read below be kept."""
+class RedisEntry:
+    """`floor` is the lowest revision that a recent change left valid. `lease` permits `keep` of what is read below."""
 
     record: Record | None
     floor: int
@@ -31,7 +31,7 @@ class Looked:
 
 
 class RedisLevel:
-    """Every method raises Unavailable when Redis is away."""
+    """All methods raise Unavailable without Redis."""
 
     def __init__(self, redis: CountedRedis) -> None:
         self._redis = redis
@@ -43,15 +43,15 @@ class RedisLevel:
         self._drop = redis.register_script(DROP)
 
     @property
-    def hears_changes(self) -> bool:
-        """The subscription stands since Redis last came back, and Redis takes writes: level 1 is current."""
+    def is_subscribed(self) -> bool:
+        """The subscription has lasted since Redis last came back and Redis takes writes, so level 1 is current."""
         return self._redis.takes_writes and self._subscribed_in == self._redis.generation
 
-    def note_subscribed(self, stands: bool) -> None:
-        self._subscribed_in = self._redis.generation if stands else None
+    def note_subscribed(self, subscribed: bool) -> None:
+        self._subscribed_in = self._redis.generation if subscribed else None
 
     async def _agree_on_epoch(self, returned: bool) -> None:
-        """A new one after an outage, else the one that all use: records of another epoch are void."""
+        """Starts a new epoch after an outage, else joins the current one. Records of older epochs are invalid."""
         fresh = secrets.token_hex(8)
         if returned:
             await self._redis.set(EPOCH_KEY, fresh)
@@ -60,45 +60,45 @@ class RedisLevel:
         await self._redis.set(EPOCH_KEY, fresh, nx=True)
         self._epoch = str(await self._redis.get(EPOCH_KEY) or fresh)
 
-    async def find(self, file_id: str) -> Looked:
-        looked, text = await self._look(file_id, "record")
+    async def find(self, file_id: str) -> RedisEntry:
+        entry, text = await self._query(file_id, "record")
         if not text:
-            return looked
+            return entry
         encoded = text.encode()
         try:
-            return Looked(Record(decode(encoded), encoded), looked.floor, looked.lease)
-        except ValueError:  # written by another version: the levels below have it whole
+            return RedisEntry(Record(decode(encoded), encoded), entry.floor, entry.lease)
+        except ValueError:  # written by a different version of this module
             return await self.lease(file_id)
 
-    async def lease(self, file_id: str) -> Looked:
-        """To be asked before the levels below are: without the record, whatever it is."""
-        return (await self._look(file_id, "lease"))[0]
+    async def lease(self, file_id: str) -> RedisEntry:
+        """An entry without the record. Must be taken before the levels below are read."""
+        return (await self._query(file_id, "lease"))[0]
 
     async def keep(self, record: Record, lease: str) -> bool:
-        """False when a change came between the lease and now."""
+        """False when a change was announced after the lease."""
         args: list[str | bytes | int] = [record.revision, record.encoded, TTL_S, lease, self._epoch]
         try:
             return bool(await self._keep(keys=keys_of(record.attributes.file_id), args=args))
         except RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
     async def drop(self, file_id: str, floor: int) -> None:
-        """Forget every revision below `floor`, and take none for FLOOR_S."""
+        """Drops revisions below `floor` and refuses them for FLOOR_S."""
         try:
             await self._drop(keys=keys_of(file_id), args=[floor, FLOOR_S])
         except RedisError as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
-    async def _look(self, file_id: str, want: str) -> tuple[Looked, str]:
+    async def _query(self, file_id: str, want: str) -> tuple[RedisEntry, str]:
         if not self._redis.takes_writes:
-            raise Unavailable("Redis takes no writes", away="redis")
+            raise Unavailable("Redis refuses writes", away="redis")
         args: list[str | bytes | int] = [secrets.token_hex(8), FLOOR_S, want, self._epoch]
         try:
             text, floor, lease = await self._find(keys=keys_of(file_id), args=args)
         except RedisError as error:
-            raise _away(error) from error
-        return Looked(None, int(floor), lease), text
+            raise _unavailable(error) from error
+        return RedisEntry(None, int(floor), lease), text
 
 
-def _away(error: RedisError) -> Unavailable:
-    return Unavailable("Redis is away", away="redis", reason=type(error).__name__)
+def _unavailable(error: RedisError) -> Unavailable:
+    return Unavailable("Redis is unavailable", away="redis", reason=type(error).__name__)

@@ -1,9 +1,8 @@
-"""What was read from disk goes back into the catalog, behind the readers' backs and in groups.
+"""Writes records that were read from disk back to the catalog, in the background and in groups.
 
-Surprise: each row that was not there before is checked against disk once more *after* it is written. A delete that took the
-file away before the check is seen by the check; one that comes after it finds the row and removes it. So no row outlives its
-file. A row that was there before is never removed here, whatever elements answer: that is for the element that has the disk.
-The database itself allows no more than this (`artstore.catalog.tables.REFILL`).
+A new row is compared with the disk once more *after* it is written. A delete before that is seen, and a later one finds the
+row and removes it, so no row outlives its file. A row that existed before is never removed here; only the element with the disk
+may do that. The database permits no more than this (`artstore.catalog.tables.REFILL`).
 """
 
 from __future__ import annotations
@@ -20,49 +19,54 @@ from .attributes import AttributesLevel
 from .memory import Record
 
 MAX_WAITING = 10_000
-"""Records that wait for a slow catalog; more are left for the next reader."""
+"""Records waiting for a slow catalog. Further ones are dropped; the next read offers them again."""
 MAX_GROUP = 64
 
 
 class Refill:
-    """`run` is a background task of its own; `offer` never waits."""
+    """`run` is a background task; `offer` never waits."""
 
     def __init__(self, database: Database, attributes: AttributesLevel, registry: CollectorRegistry) -> None:
         self._database, self._attributes = database, attributes
-        self._seen: OrderedDict[str, Record] = OrderedDict()
+        self._waiting: OrderedDict[str, Record] = OrderedDict()
         self._offered = asyncio.Event()
-        self._rows = Counter("catalog_refilled_total", "Catalog rows put right", ["change"], registry=registry)
+        self._rows = Counter(
+            "catalog_refilled_total",
+            "Catalog rows corrected after a read from disk",
+            ["change"],
+            registry=registry,
+        )
 
     def offer(self, record: Record) -> None:
-        """An element has just answered this."""
-        if len(self._seen) < MAX_WAITING:
-            self._seen[record.attributes.file_id] = record
+        """An element has just answered with this record."""
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting[record.attributes.file_id] = record
             self._offered.set()
 
     async def run(self) -> None:
         while True:
             await self._offered.wait()
             self._offered.clear()
-            while self._seen:
-                await self._write(_take(self._seen))
+            while self._waiting:
+                await self._write(self._next_group())
 
-    async def _write(self, seen: list[Record]) -> None:
-        """What the catalog refuses to take now is left for the next reader."""
+    async def _write(self, records: list[Record]) -> None:
+        """Records are lost when the catalog is unavailable; the next read offers them again."""
         async with self._database.begin(durable=False) as connection:
-            added = await refill(connection, [record.attributes for record in seen])
-        self._rows.labels("noted").inc(len(seen))
-        vanished = await self._vanished([record for record in seen if record.attributes.file_id in added])
-        if vanished:
+            added = await refill(connection, [record.attributes for record in records])
+        self._rows.labels("noted").inc(len(records))
+        deleted = await self._deleted([record for record in records if record.attributes.file_id in added])
+        if deleted:
             async with self._database.begin(durable=False) as connection:
-                taken_back = await take_back(connection, [record.attributes for record in vanished])
+                taken_back = await take_back(connection, [record.attributes for record in deleted])
             self._rows.labels("forgotten").inc(taken_back)
 
-    async def _vanished(self, records: list[Record]) -> list[Record]:
-        asked = await asyncio.gather(
+    def _next_group(self) -> list[Record]:
+        count = min(MAX_GROUP, len(self._waiting))
+        return [self._waiting.popitem(last=False)[1] for _ in range(count)]
+
+    async def _deleted(self, records: list[Record]) -> list[Record]:
+        answers = await asyncio.gather(
             *(self._attributes.still_has(r.attributes.file_id, r.attributes.storage_element_id) for r in records)
         )
-        return [record for record, there in zip(records, asked, strict=True) if there is False]
-
-
-def _take(waiting: OrderedDict[str, Record]) -> list[Record]:
-    return [waiting.popitem(last=False)[1] for _ in range(min(MAX_GROUP, len(waiting)))]
+        return [record for record, exists in zip(records, answers, strict=True) if exists is False]

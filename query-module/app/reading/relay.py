@@ -1,4 +1,4 @@
-"""An ASGI answer whose body comes from another process while it is sent. Nothing of it is kept here."""
+"""An ASGI response that streams its body from an element, chunk by chunk, without keeping any of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ log = get_logger("query.relay")
 
 
 class RelayMetrics:
-    """Of downloads: `ended` counts those whose answer had begun, by ok, cancelled (the client left), slow (it read too
-    slowly) or broken."""
+    """`ended` counts downloads whose answer had begun: ok, cancelled (the client left), slow (it read too slowly), broken."""
 
     def __init__(self, registry: CollectorRegistry, files: FileMetrics) -> None:
         self.ended = files.operations
@@ -30,10 +29,10 @@ class RelayMetrics:
 
 
 class Relay(Response):
-    """Sends exactly `length` bytes of `upstream`, or breaks the connection: a short answer never looks whole.
+    """Sends exactly `length` bytes of `upstream`, or breaks the connection so that a short answer never looks complete.
 
-    `opened` holds the upstream connection and is closed here in any case. A client that reads more slowly than `limits` allow
-    is cut off.
+    `opened` holds the upstream connection and is always closed here. A client that reads more slowly than `limits` allow is
+    disconnected.
     """
 
     def __init__(
@@ -60,11 +59,11 @@ class Relay(Response):
             if result == "broken" and leaving.done() and not leaving.cancelled():
                 result = "cancelled"
             elif result == "broken":
-                log.warning("download broke off", element=str(self._upstream.url.origin()))
+                log.warning("download broken off", element=str(self._upstream.url.origin()))
             self._metrics.ended.labels("download", result).inc()
 
     async def _send_all(self, scope: Scope, send: Send) -> str:
-        """Without its last message the answer is not complete, and the server closes the connection."""
+        """Returns the result label. Without a last message the answer is incomplete and the server closes the connection."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         left = self._length
         if left == 0:
@@ -80,12 +79,12 @@ class Relay(Response):
                     self._metrics.sent.inc(len(chunk))
         except TooSlow:
             return "slow"
-        except (aiohttp.ClientError, OSError):  # broken off, reset, closed below, or the element is silent
+        except (aiohttp.ClientError, OSError):  # broken off, reset, closed below, or the element timed out
             return "broken"
         return "ok" if left == 0 else "broken"
 
     async def _close_when_client_leaves(self, receive: Receive) -> None:
-        """Wakes a wait for the element that nobody waits for any more."""
+        """Ends the wait for the element when the client has gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._upstream.close()

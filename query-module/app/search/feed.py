@@ -1,14 +1,13 @@
-"""GET /api/changes: every creation, change and deletion of a file, once, in an order that never changes.
+"""GET /api/changes: every creation, update and deletion of a file, once, in an order that never changes.
 
-The order is (transaction, position in it). Transactions are numbered when they begin to write and become visible when they
-commit, so a number alone is no cursor: a change is given out only when every transaction with a lower number has ended.
+The order is (transaction, position in it). Transactions are numbered when they begin to write but become visible when they
+commit, so a change is given out only when every transaction with a lower number has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,15 +16,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.clock import rfc3339
 from artstore.database import Database
-from artstore.errors import CursorExpired, InvalidFields, Unavailable
+from artstore.errors import CursorExpired, Unavailable
+
+from .parse import decode_cursor, encode_cursor, integer, refuse
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_WAIT_S = 30
-LOOK_EVERY_S = 0.5
-"""How often a process with waiting readers looks for new changes: one query for all of them."""
+POLL_INTERVAL_S = 0.5
+"""For new changes while readers wait: one query for all readers of the process."""
 
-# `pg_snapshot_xmin` is the lowest transaction that has not ended: all below it are settled.
+# `pg_snapshot_xmin` is the lowest transaction that has not ended.
 _PAGE = text(
     """SELECT changes.txid, changes.position, change, changes.file_id::text, changes.revision, changes.at, files.attributes
     FROM changes LEFT JOIN files ON files.file_id = changes.file_id AND files.state = 'available'
@@ -33,7 +34,7 @@ _PAGE = text(
     AND changes.txid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
     ORDER BY changes.txid, changes.position LIMIT :limit"""
 )
-_KEPT = text(
+_PURGED = text(
     """SELECT purged.txid, purged.position, CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_txid
     FROM changes_purged AS purged"""
 )
@@ -45,7 +46,7 @@ _NEWEST = text(
 
 
 class Position(NamedTuple):
-    """A change's place in the order; compares as the database does."""
+    """A change's place in the order, which compares as in the database."""
 
     txid: int
     position: int
@@ -54,15 +55,15 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-class Page(NamedTuple):
-    """`items` are JSON objects; `next` is where to go on, also after an empty page."""
+class ChangesPage(NamedTuple):
+    """`items` are JSON objects; `next` is where to continue, also after an empty page."""
 
     items: Sequence[bytes]
     next: Position
 
 
 class Feed:
-    """`look` is a periodic task; it asks nothing while nobody waits."""
+    """`poll` is a periodic task, which queries nothing while no reader waits."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,10 +71,10 @@ class Feed:
         self._waiting = 0
         self._moved = asyncio.Event()
 
-    async def read(self, since: Position | None, limit: int, wait_s: float) -> Page:
+    async def read(self, since: Position | None, limit: int, wait_s: float) -> ChangesPage:
         """Changes after `since` (None: all that are kept), at most `limit`; waits up to `wait_s` seconds for the first.
 
-        Raises Unavailable while the catalog is away, and CursorExpired.
+        Raises CursorExpired, and Unavailable without the catalog.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
@@ -82,16 +83,16 @@ class Feed:
         try:
             while not page.items and (left_s := until - loop.time()) > 0:
                 if self._newest <= page.next:
-                    await self._wait_for_look(left_s)
-                else:  # it was purged meanwhile
-                    await asyncio.sleep(min(LOOK_EVERY_S, left_s))
+                    await self._wait_for_poll(left_s)
+                else:  # purged meanwhile
+                    await asyncio.sleep(min(POLL_INTERVAL_S, left_s))
                 page = await self._page(page.next, limit)
         finally:
             self._waiting -= 1
         return page
 
-    async def look(self) -> None:
-        """Wakes the readers that wait when there is a newer change than before. Raises Unavailable."""
+    async def poll(self) -> None:
+        """Wakes the waiting readers when there is a newer change. Raises Unavailable."""
         if not self._waiting:
             return
         async with self._database.begin() as connection:
@@ -102,80 +103,70 @@ class Feed:
             self._moved.set()
             self._moved = asyncio.Event()
 
-    async def _wait_for_look(self, timeout_s: float) -> None:
+    async def _wait_for_poll(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._moved.wait()
         except TimeoutError:
             pass
 
-    async def _page(self, since: Position | None, limit: int) -> Page:
+    async def _page(self, since: Position | None, limit: int) -> ChangesPage:
         after = since or START
         try:
             async with self._database.begin() as connection:
                 rows = (await connection.execute(_PAGE, {**after._asdict(), "limit": limit})).all()
-                # Read after the page: a purge that came between would have left a gap in it.
-                kept = (await connection.execute(_KEPT)).one()
+                # Read after the page, because a purge before it may have left a gap in the page.
+                row = (await connection.execute(_PURGED)).one()
         except (SQLAlchemyError, Unavailable) as error:
             retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
             raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error
-        purged = Position(kept.txid, kept.position)
+        purged = Position(row.txid, row.position)
         if since is not None and since < purged:
             raise CursorExpired("changes after this cursor were purged: list the files, then start without since")
-        if after.txid >= kept.next_txid:
+        if after.txid >= row.next_txid:
             raise CursorExpired("the catalog was restored: list the files, then start without since")
         last = Position(rows[-1].txid, rows[-1].position) if rows else max(after, purged)
-        return Page([_item(row) for row in rows], last)
+        return ChangesPage([_item(row) for row in rows], last)
 
 
 def parse_feed(parameters: Sequence[tuple[str, str]]) -> tuple[Position | None, int, float]:
-    """since, limit and wait_s. Raises InvalidFields with the names of all parameters that are wrong."""
-    since: Position | None = None
-    numbers = {"limit": DEFAULT_LIMIT, "wait_s": 0}
-    wrong: dict[str, str] = {}
-    seen: set[str] = set()
+    """since, limit and wait_s. Raises InvalidFields that names all wrong parameters."""
+    found: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     for name, value in parameters:
-        if name in seen:
-            wrong[name] = "given twice"
-        seen.add(name)
-        if name == "since":
-            try:
-                since = decode_position(value) if value else None
-            except ValueError as error:
-                wrong[name] = str(error)
-        elif name in numbers:
-            least, most = (1, MAX_LIMIT) if name == "limit" else (0, MAX_WAIT_S)
-            if not (value.isascii() and value.isdigit() and len(value) <= 4 and least <= int(value) <= most):
-                wrong[name] = f"must be a number from {least} to {most}"
-            else:
-                numbers[name] = int(value)
-        else:
-            wrong[name] = "not a parameter of this list"
-    if wrong:
-        said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
-        raise InvalidFields(said, fields=sorted(wrong))
-    return since, numbers["limit"], numbers["wait_s"]
+        try:
+            if name in found:
+                raise ValueError("given twice")
+            if name not in _READERS:
+                raise ValueError("unknown parameter")
+            found[name] = _READERS[name](value)
+        except ValueError as error:
+            problems[name] = str(error)
+    refuse(problems)
+    return found.get("since"), found.get("limit", DEFAULT_LIMIT), found.get("wait_s", 0)
 
 
 def encode_position(position: Position) -> str:
     """Opaque to the client."""
-    return base64.urlsafe_b64encode(orjson.dumps(["changes", *position])).decode().rstrip("=")
+    return encode_cursor(["changes", *position])
 
 
 def decode_position(cursor: str) -> Position:
     """Raises ValueError."""
-    try:
-        kind, txid, position = orjson.loads(
-            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError("must be a next_cursor of this list") from error
-    if kind != "changes" or not all(type(number) is int and 0 <= number < 2**63 for number in (txid, position)):
-        raise ValueError("must be a next_cursor of this list")
-    return Position(txid, position)
+    match decode_cursor(cursor):
+        case ["changes", txid, position] if all(type(n) is int and 0 <= n < 2**63 for n in (txid, position)):
+            return Position(txid, position)
+    raise ValueError("must be a next_cursor of this list")
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "since": lambda value: decode_position(value) if value else None,
+    "limit": integer(1, MAX_LIMIT),
+    "wait_s": integer(0, MAX_WAIT_S),
+}
 
 
 def _item(row: Any) -> bytes:
-    known = {"change": row.change, "file_id": row.file_id, "revision": row.revision, "at": rfc3339(row.at)}
+    item = {"change": row.change, "file_id": row.file_id, "revision": row.revision, "at": rfc3339(row.at)}
     file = row.attributes.encode() if row.attributes is not None else b"null"
-    return orjson.dumps(known)[:-1] + b',"file":' + file + b"}"
+    return orjson.dumps(item)[:-1] + b',"file":' + file + b"}"

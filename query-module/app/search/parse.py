@@ -1,10 +1,10 @@
-"""The query string of a list: every parameter is understood or refused, none is ignored."""
+"""Query strings of lists: every parameter is read or refused, none is ignored. Cursors are base64 JSON, opaque to clients."""
 
 from __future__ import annotations
 
 import base64
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,15 +23,15 @@ MAX_FILTERS = 32
 DEFAULT_SORT = "created_at"
 MAX_SIZE = 2**63 - 1
 METADATA = "metadata."
-MOMENTS = ("created_at", "updated_at")
-SORTS = (*MOMENTS, "filename", "size_bytes")
+TIMES = ("created_at", "updated_at")
+SORTS = (*TIMES, "filename", "size_bytes")
 
 SortValue = str | int
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the last page ended: the sort value and id of its last file. Files put meanwhile move nothing."""
+    """The sort value and id of the last file of the previous page."""
 
     value: SortValue
     file_id: str
@@ -39,7 +39,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is looked for. Tags and metadata must all be there; times are inclusive from, exclusive to."""
+    """The file has all tags and metadata; times are inclusive from, exclusive to."""
 
     filename: str | None = None
     tags: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Search:
 
 
 def parse(parameters: Iterable[tuple[str, str]]) -> Search:
-    """Raises InvalidFields with the names of all parameters that are wrong."""
+    """Raises InvalidFields that names all wrong parameters."""
     found: dict[str, Any] = {"tags": [], "metadata": {}}
     problems: dict[str, str] = {}
     seen: set[str] = set()
@@ -69,28 +69,53 @@ def parse(parameters: Iterable[tuple[str, str]]) -> Search:
             if name in seen and name != "tag":
                 raise ValueError("given twice")
             seen.add(name)
-            _take(name, value, found)
+            _read(name, value, found)
         except ValueError as error:
             problems[name] = str(error)
     if not problems and "cursor" in found:
-        _place(found, problems)
-    if problems:
-        said = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        raise InvalidFields(said, fields=sorted(problems))
+        _check_cursor(found, problems)
+    refuse(problems)
     found["tags"] = tuple(found["tags"])
     return Search(**found)
 
 
-def encode_cursor(search: Search, value: SortValue, file_id: str) -> str:
-    """Opaque to the caller. It says what order it belongs to, so that it is not taken for another."""
-    inside = orjson.dumps([_order(search.sort, search.descending), value, file_id])
-    return base64.urlsafe_b64encode(inside).decode().rstrip("=")
+def refuse(problems: Mapping[str, str]) -> None:
+    """Raises InvalidFields unless `problems`, by parameter, is empty."""
+    if problems:
+        detail = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        raise InvalidFields(detail, fields=sorted(problems))
 
 
-def _take(name: str, value: str, found: dict[str, Any]) -> None:
-    for text in (name, value):  # a name may be a key of the metadata: it goes the same way as a value
+def encode_cursor(content: Sequence[Any]) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(content)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> Any:
+    """Raises ValueError. The content may be forged."""
+    return orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+
+
+def cursor_after(search: Search, value: SortValue, file_id: str) -> str:
+    """`value` and `file_id` are those of the page's last file. The cursor names its order, which must not change."""
+    return encode_cursor([_order(search.sort, search.descending), value, file_id])
+
+
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """A reader that raises ValueError."""
+
+    def read(value: str) -> int:
+        is_number = value.isascii() and value.isdigit() and len(value) <= len(str(most))
+        if not is_number or not least <= int(value) <= most:
+            raise ValueError(f"must be a number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def _read(name: str, value: str, found: dict[str, Any]) -> None:
+    for text in (name, value):  # a name may hold a key of the metadata
         if len(text.encode()) > MAX_VALUE_BYTES or "\x00" in text:
-            raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes or with U+0000 in it")
+            raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes, or contains U+0000")
     value = unicodedata.normalize("NFC", value)
     name = unicodedata.normalize("NFC", name)
     if name == "tag":
@@ -100,21 +125,21 @@ def _take(name: str, value: str, found: dict[str, Any]) -> None:
     elif name == "sort":
         found["descending"], found["sort"] = value.startswith("-"), value.removeprefix("-")
         if found["sort"] not in SORTS:
-            raise ValueError("one of " + ", ".join(SORTS) + ", or one of them with - before it")
+            raise ValueError("must be one of " + ", ".join(SORTS) + ", or one of them with - before it")
     elif name in _READERS:
         found[name] = _READERS[name](value)
     elif name == "q":
-        raise ValueError("full text is not searched yet; filename finds a part of the name")
+        raise ValueError("full-text search is not available; filename finds part of the name")
     else:
-        raise ValueError("not known here")
+        raise ValueError("unknown parameter")
 
 
-def _place(found: dict[str, Any], problems: dict[str, str]) -> None:
-    """Replace the cursor's text by what it says, checked against the order asked for."""
+def _check_cursor(found: dict[str, Any], problems: dict[str, str]) -> None:
+    """Replaces the decoded cursor by a Cursor, or adds the problem that it belongs to a different order."""
     order, value, file_id = found["cursor"]
     sort, descending = found.get("sort", DEFAULT_SORT), found.get("descending", True)
     if order != _order(sort, descending):
-        problems["cursor"] = f"belongs to the order {order}"
+        problems["cursor"] = f"belongs to sort={order}"
         return
     found["cursor"] = Cursor(value, file_id)
 
@@ -125,7 +150,7 @@ def _order(sort: str, descending: bool) -> str:
 
 def _text(value: str) -> str:
     if not value:
-        raise ValueError("empty")
+        raise ValueError("must not be empty")
     return value
 
 
@@ -133,49 +158,36 @@ def _media_type(value: str) -> str:
     try:
         return canonical_type(value)
     except InvalidFields as error:
-        raise ValueError("a media type such as application/pdf") from error
+        raise ValueError("must be a media type such as application/pdf") from error
 
 
-def _moment(value: str) -> datetime:
-    # "+" in a query string is a blank: 2026-01-01T00:00:00+03:00 often comes unescaped
+def _time(value: str) -> datetime:
+    # "+" in a query string means a blank, and 2026-01-01T00:00:00+03:00 often comes unescaped
     try:
         return parse_rfc3339(value.replace(" ", "+") if value.count(" ") == 1 and "T" in value else value)
     except ValueError as error:
-        raise ValueError("an RFC 3339 time with an offset, like 2026-01-01T00:00:00Z") from error
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def read(value: str) -> int:
-        if (
-            not (value.isascii() and value.isdigit() and len(value) <= len(str(most)))
-            or not least <= int(value) <= most
-        ):
-            raise ValueError(f"a number from {least} to {most}")
-        return int(value)
-
-    return read
+        raise ValueError("must be an RFC 3339 time with an offset, such as 2026-01-01T00:00:00Z") from error
 
 
 def _cursor(value: str) -> tuple[str, SortValue, str]:
     try:
-        inside = orjson.loads(base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True))
-        order, sort_value, file_id = inside
+        order, sort_value, file_id = decode_cursor(value)
         if str(UUID(file_id)) != file_id:
             raise ValueError("not canonical")
         return order, _sort_value(order.removeprefix("-"), sort_value), file_id
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError("none that was given out here") from error
+        raise ValueError("must be a next_cursor of this list") from error
 
 
 def _sort_value(sort: str, value: Any) -> SortValue:
-    """Checked as if it came from anybody, which it did."""
+    """Checked, because a client may forge it."""
     if sort == "size_bytes":
         if type(value) is not int or not 0 <= value <= MAX_SIZE:
-            raise ValueError("no size")
+            raise ValueError("must be a size")
         return value
     if not isinstance(value, str) or "\x00" in value:
-        raise ValueError("no text")
-    if sort in MOMENTS:
+        raise ValueError("must be text")
+    if sort in TIMES:
         parse_rfc3339(value)
     return value
 
@@ -184,10 +196,10 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "filename": _text,
     "content_type": _media_type,
     "owner": _text,
-    "created_from": _moment,
-    "created_to": _moment,
-    "size_min": _number(0, MAX_SIZE),
-    "size_max": _number(0, MAX_SIZE),
-    "limit": _number(1, MAX_LIMIT),
+    "created_from": _time,
+    "created_to": _time,
+    "size_min": integer(0, MAX_SIZE),
+    "size_max": integer(0, MAX_SIZE),
+    "limit": integer(1, MAX_LIMIT),
     "cursor": _cursor,
 }

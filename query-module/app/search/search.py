@@ -1,6 +1,6 @@
-"""Lists out of the catalog, page by page.
+"""Lists files from the catalog, page by page.
 
-Pages are cut by value, not by number (keyset): a file put or deleted between two pages moves no other across the cut.
+Keyset pagination: a file uploaded or deleted between two pages does not shift the others.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from artstore.database import Database
 from artstore.database_errors import DatabaseBusy
 from artstore.errors import Unavailable
 
-from .parse import MOMENTS, Cursor, Search, SortValue, encode_cursor
+from .parse import TIMES, Cursor, Search, SortValue, cursor_after
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`items` are attr.json documents to the byte."""
+    """`items` are attr.json documents, byte for byte."""
 
     items: Sequence[bytes]
     next_cursor: str | None
 
 
 async def search(database: Database, wanted: Search) -> Page:
-    """Raises Unavailable while the catalog is away: the elements could answer one by one, but not in any order."""
+    """Raises Unavailable without the catalog, because the elements cannot answer in one order."""
     try:
         async with database.begin(may_be_slow=True) as connection:
             rows = (await connection.execute(statement(wanted))).all()
     except DatabaseBusy:
-        raise  # the search is too slow, or an operator's limit ended it; lookups go on
+        raise  # only this query is too slow: the database is not unavailable
     except (SQLAlchemyError, Unavailable) as error:
         retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
         raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error
     more = len(rows) > wanted.limit
     rows = rows[: wanted.limit]
-    return Page([row.attributes.encode() for row in rows], _cursor_after(wanted, rows[-1]) if more else None)
+    return Page([row.attributes.encode() for row in rows], _next_cursor(wanted, rows[-1]) if more else None)
 
 
 def statement(wanted: Search) -> Select[Any]:
-    """One more row than the page has tells whether there is a next one."""
+    """Selects one more row than the page has, to see whether there is a next page."""
     column = files.c[wanted.sort]
     order = [column.desc(), files.c.file_id.desc()] if wanted.descending else [column, files.c.file_id]
     chosen = select(files.c.attributes, files.c.file_id, column.label("sort_value")).where(*_conditions(wanted))
@@ -82,7 +82,7 @@ def _conditions(wanted: Search) -> list[ColumnElement[bool]]:
 
 
 def _metadata_is(key: str, value: str) -> ColumnElement[bool]:
-    """Containment, which the index knows. A query string has no types: 5 finds "5" and 5, true finds "true" and true."""
+    """Containment, which the index supports. A query string has no types: 5 finds "5" and 5, true finds "true" and true."""
     readings: list[Any] = [value]
     try:
         typed = orjson.loads(value)
@@ -94,14 +94,14 @@ def _metadata_is(key: str, value: str) -> ColumnElement[bool]:
 
 
 def _after(wanted: Search, cursor: Cursor) -> ColumnElement[bool]:
-    value = parse_rfc3339(str(cursor.value)) if wanted.sort in MOMENTS else cursor.value
+    value = parse_rfc3339(str(cursor.value)) if wanted.sort in TIMES else cursor.value
     column = files.c[wanted.sort]
     here = tuple_(column, files.c.file_id)
     there = tuple_(literal(value, column.type), literal(cursor.file_id, files.c.file_id.type))
     return here < there if wanted.descending else here > there
 
 
-def _cursor_after(wanted: Search, last: Row[Any]) -> str:
+def _next_cursor(wanted: Search, last: Row[Any]) -> str:
     value: SortValue | datetime = last.sort_value
     text = rfc3339(value) if isinstance(value, datetime) else value
-    return encode_cursor(wanted, text, str(last.file_id))
+    return cursor_after(wanted, text, str(last.file_id))

@@ -44,20 +44,20 @@ def revision_in(memory: Memory) -> int | None:
 
 
 @pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
-def test_in_whatever_order_revisions_come_the_highest_stays(memory: Memory, order: tuple[int, ...]) -> None:
+def test_memory_keeps_the_highest_revision_in_any_order(memory: Memory, order: tuple[int, ...]) -> None:
     for revision in order:
         memory.keep(record(revision))
     assert revision_in(memory) == 3
 
 
 @pytest.mark.parametrize(("held", "floor", "left"), [(1, 1, 1), (1, 2, None), (5, 3, 5), (5, 6, None)])
-def test_a_change_drops_what_is_below_it(memory: Memory, held: int, floor: int, left: int | None) -> None:
+def test_a_change_drops_lower_revisions(memory: Memory, held: int, floor: int, left: int | None) -> None:
     memory.keep(record(held))
     memory.drop(FILE.file_id, floor)
     assert revision_in(memory) == left
 
 
-def test_nothing_is_known_for_longer_than_its_time(memory: Memory, clock: Still) -> None:
+def test_entries_expire(memory: Memory, clock: Still) -> None:
     memory.keep(record(1))
     memory.keep_absent("another")
     clock.now_s = ABSENT_TTL_S
@@ -67,7 +67,7 @@ def test_nothing_is_known_for_longer_than_its_time(memory: Memory, clock: Still)
     assert len(memory) == 0
 
 
-def test_what_was_found_is_not_absent_and_the_other_way_round(memory: Memory) -> None:
+def test_a_found_file_is_not_cached_as_absent_and_vice_versa(memory: Memory) -> None:
     memory.keep_absent(FILE.file_id)
     memory.keep(record(1))
     assert not memory.is_absent(FILE.file_id)
@@ -77,7 +77,7 @@ def test_what_was_found_is_not_absent_and_the_other_way_round(memory: Memory) ->
     assert not memory.is_absent(FILE.file_id)
 
 
-def test_the_least_recently_used_goes_first(memory: Memory) -> None:
+def test_the_least_recently_used_entry_is_evicted_first(memory: Memory) -> None:
     for name in ("a", "b", "c"):
         memory.keep(record(1, name))
     memory.find("a")

@@ -45,7 +45,7 @@ async def drop(connection: AsyncConnection, file: Attributes) -> None:
     await forget(connection, [event])
 
 
-async def test_each_change_is_given_once_with_the_record_of_now(rig: Rig, from_here: str) -> None:
+async def test_each_change_is_returned_once_with_the_present_record(rig: Rig, from_here: str) -> None:
     one, other = new_file(b"1"), new_file(b"2")
     changed = new_file(b"1", revision=2, file_id=one.file_id, filename="new name")
     await rig.note(one)
@@ -67,7 +67,7 @@ async def test_each_change_is_given_once_with_the_record_of_now(rig: Rig, from_h
     assert await read(rig, cursor) == ([], cursor)
 
 
-async def test_what_changes_nothing_is_no_change(rig: Rig, from_here: str) -> None:
+async def test_only_real_changes_are_listed(rig: Rig, from_here: str) -> None:
     file = new_file(b"1", revision=2)
     saga = str(uuid7())
     await rig.note(file, saga_id=saga)
@@ -83,7 +83,7 @@ async def test_what_changes_nothing_is_no_change(rig: Rig, from_here: str) -> No
     assert len((await read(rig, from_here))[0]) == 1, "an upload that was undone"
 
 
-async def test_pages_go_on_where_the_last_one_ended(rig: Rig, from_here: str) -> None:
+async def test_a_page_continues_where_the_last_one_ended(rig: Rig, from_here: str) -> None:
     files = [new_file(b"x") for _ in range(7)]
     for file in files[:3]:
         await rig.note(file)
@@ -97,7 +97,7 @@ async def test_pages_go_on_where_the_last_one_ended(rig: Rig, from_here: str) ->
     assert sorted(seen) == sorted(file.file_id for file in files)
 
 
-async def test_a_change_waits_for_transactions_that_began_before_it(rig: Rig, from_here: str) -> None:
+async def test_a_change_is_withheld_until_earlier_transactions_end(rig: Rig, from_here: str) -> None:
     early, late = new_file(b"1"), new_file(b"2")
     async with rig.engine.connect() as slow:
         await note(slow, [Entry(early, "put")])
@@ -112,7 +112,7 @@ async def test_a_change_waits_for_transactions_that_began_before_it(rig: Rig, fr
     assert await read(rig, cursor) == ([], cursor)
 
 
-async def test_who_follows_six_writers_misses_nothing(rig: Rig, from_here: str) -> None:
+async def test_a_reader_of_six_concurrent_writers_misses_nothing(rig: Rig, from_here: str) -> None:
     made: list[str] = []
 
     async def write() -> None:
@@ -145,7 +145,7 @@ async def test_a_reader_may_wait_for_the_next_change(rig: Rig, from_here: str) -
     assert (await read(rig, (await read(rig, from_here))[1], wait_s=1))[0] == []
 
 
-async def test_a_cursor_before_what_was_purged_or_after_what_is_there_is_refused(rig: Rig, from_here: str) -> None:
+async def test_a_purged_or_future_cursor_is_refused(rig: Rig, from_here: str) -> None:
     await rig.note(new_file(b"1"))
     _, cursor = await read(rig, from_here)
     async with rig.engine.begin() as connection:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.search.parse import Cursor, Search, encode_cursor, parse
+from app.search.parse import Cursor, Search, cursor_after, parse
 from artstore.errors import InvalidFields
 
 FILE_ID = "0197aaaa-0000-7000-8000-000000000001"
@@ -34,7 +34,7 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
         ([("sort", "-size_bytes")], Search(sort="size_bytes", descending=True)),
     ],
 )
-def test_what_is_asked_is_understood(parameters: list[tuple[str, str]], expected: Search) -> None:
+def test_parameters_are_parsed(parameters: list[tuple[str, str]], expected: Search) -> None:
     assert parse(parameters) == expected
 
 
@@ -73,7 +73,7 @@ def test_what_is_asked_is_understood(parameters: list[tuple[str, str]], expected
         ("cursor", "bnVsbA"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(name: str, value: str) -> None:
+def test_a_wrong_parameter_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(InvalidFields) as caught:
         parse([(name, value)])
     assert caught.value.fields["fields"] == [name]
@@ -90,7 +90,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert caught.value.fields["fields"] == ["limit", "nonsense"]
 
 
-def test_a_flood_of_parameters_is_refused() -> None:
+def test_too_many_parameters_are_refused() -> None:
     with pytest.raises(InvalidFields):
         parse([("tag", "x")] * 33)
 
@@ -103,15 +103,15 @@ def test_a_flood_of_parameters_is_refused() -> None:
         (Search(sort="size_bytes"), 2**63 - 1),
     ],
 )
-def test_a_cursor_comes_back_as_it_was(search: Search, value: str | int) -> None:
+def test_a_cursor_round_trips(search: Search, value: str | int) -> None:
     order = f"-{search.sort}" if search.descending else search.sort
-    again = parse([("cursor", encode_cursor(search, value, FILE_ID)), ("sort", order)])
+    again = parse([("cursor", cursor_after(search, value, FILE_ID)), ("sort", order)])
     assert again.cursor == Cursor(value, FILE_ID)
 
 
-def test_a_cursor_of_another_order_is_refused() -> None:
+def test_a_cursor_of_a_different_order_is_refused() -> None:
     with pytest.raises(InvalidFields):
-        parse([("cursor", encode_cursor(Search(sort="filename"), "x", FILE_ID))])
+        parse([("cursor", cursor_after(Search(sort="filename"), "x", FILE_ID))])
 
 
 @pytest.mark.parametrize(

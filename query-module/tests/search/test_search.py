@@ -70,7 +70,7 @@ FILES = [
         ({"sort": "created_at"}, [0, 1, 2, 3]),
     ],
 )
-async def test_filters_find_what_they_say(rig: Rig, parameters: Parameters, expected: list[int]) -> None:
+async def test_filters_select_files(rig: Rig, parameters: Parameters, expected: list[int]) -> None:
     await stored(rig, *FILES)
     assert await listed(rig, **parameters) == [FILES[number]["filename"] for number in expected]
 
@@ -86,7 +86,7 @@ async def test_filters_find_what_they_say(rig: Rig, parameters: Parameters, expe
         ("text/plai", []),
     ],
 )
-async def test_a_type_is_found_whatever_its_parameters_and_case(rig: Rig, wanted: str, expected: list[int]) -> None:
+async def test_a_content_type_is_found_with_any_parameters_and_case(rig: Rig, wanted: str, expected: list[int]) -> None:
     types = ["text/plain", "text/plain; charset=utf-8", "Text/Plain;charset=UTF-8", "text/plain;", "text/plain; name=Д"]
     files = await stored(rig, *({"filename": f"{n}.txt", "content_type": kind} for n, kind in enumerate(types)))
     await stored(rig, {"filename": "other", "content_type": "text/plainer"})
@@ -95,7 +95,7 @@ async def test_a_type_is_found_whatever_its_parameters_and_case(rig: Rig, wanted
 
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
 @pytest.mark.parametrize("word", ["отчёт", "Йод", "테스트", "café", "a\u0323\u0307"])
-async def test_text_is_found_whether_it_was_composed_or_not(rig: Rig, word: str, typed: Literal["NFC", "NFD"]) -> None:
+async def test_text_is_found_in_any_unicode_normal_form(rig: Rig, word: str, typed: Literal["NFC", "NFD"]) -> None:
     forms: list[Literal["NFC", "NFD"]] = ["NFC", "NFD"]
     files = await stored(
         rig,
@@ -129,7 +129,7 @@ async def test_pages_cover_everything_once_in_every_order(rig: Rig, sort: str) -
     assert len(seen) == len(set(seen)) == 23
 
 
-async def test_files_put_between_two_pages_move_nothing(rig: Rig) -> None:
+async def test_files_uploaded_between_two_pages_do_not_shift_them(rig: Rig) -> None:
     files = await stored(rig, *({"filename": f"{n}"} for n in range(6)))
     first = (await rig.client.get("/api/files", params={"limit": 3})).json()
     await rig.note(*(new_file(b"new", filename="new") for _ in range(5)))
@@ -138,7 +138,7 @@ async def test_files_put_between_two_pages_move_nothing(rig: Rig) -> None:
     assert names == [file.filename for file in reversed(files)]
 
 
-async def test_what_is_not_committed_is_not_listed(rig: Rig) -> None:
+async def test_an_uncommitted_upload_is_not_listed(rig: Rig) -> None:
     await rig.note(new_file(b"x"), saga_id=str(uuid7()))
     assert await listed(rig) == []
 
@@ -146,7 +146,7 @@ async def test_what_is_not_committed_is_not_listed(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"q": "text"}, {"limit": 0}, {"limit": 1001}, {"colour": "red"}, {"cursor": "x"}, {"sort": "x"}]
 )
-async def test_nothing_is_quietly_ignored(rig: Rig, wrong: Parameters) -> None:
+async def test_unknown_parameters_are_refused(rig: Rig, wrong: Parameters) -> None:
     answer = await rig.client.get("/api/files", params=wrong)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields")
     assert answer.json()["fields"] == list(wrong)

@@ -1,4 +1,4 @@
-"""The header fields that describe a file's bytes: RFC 6266 and 8187 (name), 9110 (validators), 9530 (digest)."""
+"""Response headers of a file's content: RFC 6266 and 8187 (name), 9110 (validators), 9530 (digest)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from artstore.contracts.media_type import sendable_type
 from .conditions import Plan, Validators, http_date
 
 _ATTR_CHAR = "!#$&+-.^_`|~"
-"""What RFC 8187 §3.2.1 leaves unencoded, beside letters and digits."""
+"""RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
-"""Outside ASCII, or read in different ways by different clients (RFC 6266 appendix D)."""
+"""Outside ASCII, or read differently by different clients (RFC 6266 appendix D)."""
 
 
 def content_disposition(filename: str) -> str:
-    """`attachment` under the file's name: an ASCII likeness for old clients, `filename*` with the name itself."""
-    likeness = _UNSAFE_IN_QUOTES.sub("_", filename)
+    """`attachment` with an ASCII approximation of the name for old clients and the exact name in `filename*`."""
+    approximation = _UNSAFE_IN_QUOTES.sub("_", filename)
     exact = quote(filename.encode(errors="replace"), safe=_ATTR_CHAR)
-    return f"attachment; filename=\"{likeness}\"; filename*=UTF-8''{exact}"
+    return f"attachment; filename=\"{approximation}\"; filename*=UTF-8''{exact}"
 
 
 def repr_digest(checksum: str) -> str:
@@ -30,9 +30,9 @@ def repr_digest(checksum: str) -> str:
     return f"sha-256=:{base64.b64encode(digest).decode()}:"
 
 
-def content_fields(attributes: Attributes, validators: Validators, plan: Plan) -> dict[str, str]:
-    """All fields of a 200, 206 or 304, names in lower case. A 304 carries what may have changed (RFC 9110 §15.4.5)."""
-    fields = {
+def content_headers(attributes: Attributes, validators: Validators, plan: Plan) -> dict[str, str]:
+    """All headers of a 200, 206 or 304, with lower-case names. A 304 has those of RFC 9110 §15.4.5 only."""
+    headers = {
         "etag": validators.etag,
         "last-modified": http_date(validators.last_modified),
         "cache-control": "private, no-cache",
@@ -40,14 +40,14 @@ def content_fields(attributes: Attributes, validators: Validators, plan: Plan) -
         "content-disposition": content_disposition(attributes.filename),
     }
     if plan.status == 304:
-        return fields
+        return headers
     length = plan.part.length if plan.part else attributes.size_bytes
-    fields |= {
+    headers |= {
         "content-type": sendable_type(attributes.content_type),
         "content-length": str(length),
         "repr-digest": repr_digest(attributes.checksum),
         "x-content-type-options": "nosniff",
     }
     if plan.part:
-        fields["content-range"] = f"bytes {plan.part.first}-{plan.part.last}/{attributes.size_bytes}"
-    return fields
+        headers["content-range"] = f"bytes {plan.part.first}-{plan.part.last}/{attributes.size_bytes}"
+    return headers

@@ -1,4 +1,4 @@
-"""Change events: what another module changed is dropped here at once, and everything when events may have been missed."""
+"""Invalidates levels 1 and 2 when another module announces a change, and level 1 whole when announcements may be lost."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from artstore.tasks import Tasks
 from .lookup import Lookup
 from .redis import RedisLevel
 
-log = get_logger("query.changes")
+log = get_logger("query.invalidation")
 
 
-class Changes:
-    """The subscription to `files:changed`. While `heard` is false, nothing in memory is believed."""
+class Invalidation:
+    """The subscription to `files:changed`. While `subscribed` is false, lookups do not trust memory."""
 
     def __init__(self, redis: Redis, level: RedisLevel, lookup: Lookup, tasks: Tasks) -> None:
         self._redis, self._level, self._lookup = redis, level, lookup
         tasks.forever("files-changed", self._listen)
 
     @property
-    def heard(self) -> bool:
-        return self._level.hears_changes
+    def subscribed(self) -> bool:
+        return self._level.is_subscribed
 
     async def _listen(self) -> None:
         try:
-            handlers = {FILES_CHANNEL: self._take, HEARD_CHANNEL: self._confirm}
+            handlers = {FILES_CHANNEL: self._invalidate, HEARD_CHANNEL: self._acknowledge}
             await listen(self._redis, handlers, subscribed=self._begin)
         finally:
             self._level.note_subscribed(False)
-            self._lookup.forget_all()
+            self._lookup.invalidate_all()
 
     async def _begin(self) -> None:
-        self._lookup.forget_all()
+        self._lookup.invalidate_all()
         self._level.note_subscribed(True)
 
-    async def _take(self, raw: str) -> None:
-        """An error of Redis here ends the subscription, which empties memory: no event is lost quietly."""
+    async def _invalidate(self, raw: str) -> None:
+        """An error of Redis here ends the subscription, which empties memory, so that no event is lost."""
         try:
             event = msgspec.json.decode(raw, type=FileChanged)
         except msgspec.MsgspecError as error:
             log.warning("change event unreadable", error=str(error))
-            self._lookup.forget_all()
+            self._lookup.invalidate_all()
             return
         floor = floor_of(event)
-        self._lookup.forget(event.file_id, floor)
-        if floor > 1:  # below the first there is nothing to drop
+        self._lookup.invalidate(event.file_id, floor)
+        if floor > 1:  # revisions begin at 1
             await self._level.drop(event.file_id, floor)
-            # again: a lookup in between may have brought the old revision back from Redis
-            self._lookup.forget(event.file_id, floor)
+            # Again, because a lookup in between may have read the old revision from Redis.
+            self._lookup.invalidate(event.file_id, floor)
 
-    async def _confirm(self, key: str) -> None:
-        """Whoever changed a file waits for this with the acknowledgement."""
+    async def _acknowledge(self, key: str) -> None:
+        """The module that changed the file answers its client only after this."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.rpush(key, 1)
             pipeline.expire(key, HEARD_KEY_EXPIRES_S)

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import pytest
 
 from app.reading.conditions import Plan, validators_of
-from app.reading.fields import content_disposition, content_fields, repr_digest
+from app.reading.headers import content_disposition, content_headers, repr_digest
 from artstore.contracts.files import Attributes
 from artstore.http.ranges import ByteRange
 
@@ -46,7 +46,7 @@ def attributes(**changes: object) -> Attributes:
         ("a\r\nSet-Cookie: x=1", "a__Set-Cookie: x=1"),
     ],
 )
-def test_every_name_comes_back_exactly_and_breaks_no_header(filename: str, likeness: str) -> None:
+def test_every_filename_survives_content_disposition(filename: str, likeness: str) -> None:
     field = content_disposition(filename)
     match = re.fullmatch(r"attachment; filename=\"([^\"\\]*)\"; filename\*=UTF-8''([A-Za-z0-9!#$&+.^_`|~%-]*)", field)
     assert match is not None
@@ -54,7 +54,7 @@ def test_every_name_comes_back_exactly_and_breaks_no_header(filename: str, liken
     assert unquote(match[2], errors="strict") == filename
 
 
-def test_a_name_that_is_no_utf_8_still_gets_a_header() -> None:
+def test_a_name_that_is_not_utf_8_still_gets_a_header() -> None:
     assert content_disposition("a\ud800b") == "attachment; filename=\"a_b\"; filename*=UTF-8''a%3Fb"
 
 
@@ -63,14 +63,14 @@ def test_the_digest_is_the_checksum_in_base64() -> None:
 
 
 @pytest.mark.parametrize("damaged", ["", "text/html\r\nX-Evil: 1", "text/\x00", "текст/html", " text/html"])
-def test_a_content_type_that_would_break_the_header_is_not_passed_on(damaged: str) -> None:
+def test_an_unsafe_content_type_is_replaced(damaged: str) -> None:
     file = attributes(content_type=damaged)
-    assert content_fields(file, validators_of(file), Plan(200))["content-type"] == "application/octet-stream"
+    assert content_headers(file, validators_of(file), Plan(200))["content-type"] == "application/octet-stream"
 
 
-def test_the_fields_of_a_whole_file() -> None:
+def test_the_headers_of_a_whole_file() -> None:
     file = attributes()
-    assert content_fields(file, validators_of(file), Plan(200)) == {
+    assert content_headers(file, validators_of(file), Plan(200)) == {
         "etag": f'"sha256:{EMPTY_SHA256}"',
         "last-modified": "Thu, 01 Jan 2026 12:00:00 GMT",
         "cache-control": "private, no-cache",
@@ -85,19 +85,19 @@ def test_the_fields_of_a_whole_file() -> None:
 
 def test_a_part_carries_the_digest_of_the_whole() -> None:
     file = attributes()
-    fields = content_fields(file, validators_of(file), Plan(206, ByteRange(2, 5)))
+    fields = content_headers(file, validators_of(file), Plan(206, ByteRange(2, 5)))
     assert fields["content-range"] == "bytes 2-5/10"
     assert fields["content-length"] == "4"
     assert fields["repr-digest"] == repr_digest(file.checksum)
 
 
-def test_a_304_has_no_fields_of_a_body() -> None:
+def test_a_304_has_no_headers_of_a_body() -> None:
     file = attributes()
-    fields = content_fields(file, validators_of(file), Plan(304))
+    fields = content_headers(file, validators_of(file), Plan(304))
     assert not fields.keys() & {"content-length", "content-range", "content-type"}
     assert fields["etag"] == f'"sha256:{EMPTY_SHA256}"'
 
 
 @pytest.mark.parametrize(("revision", "strong"), [(1, True), (2, False)])
-def test_only_a_file_never_changed_has_a_date_to_trust(revision: int, strong: bool) -> None:
+def test_only_the_first_revision_has_a_strong_date(revision: int, strong: bool) -> None:
     assert validators_of(attributes(revision=revision)).date_is_strong is strong
