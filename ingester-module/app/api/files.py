@@ -12,10 +12,10 @@ from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, canonical_id, check_changes
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS
 from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import check_keys, without_bom
 from artstore.http.openapi import BYTES_SCHEMA, answer, operation
 from artstore.http.request_headers import CHANGED_BY_REVISION, CONDITIONS, DIGESTS, RANGES
-from artstore.service import DataRoute
 
 from ..changes.change import Delete
 from ..changes.conditional import Precondition

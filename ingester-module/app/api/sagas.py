@@ -14,9 +14,9 @@ from artstore.contracts.files import canonical_id
 from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Permission
 from artstore.errors import NotFound
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import answer, operation
-from artstore.service import DataRoute
 
 from ..core.context import Context
 

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.contracts.schemas import RECORD
+from artstore.http.data_routes import DataRoute
 from artstore.http.openapi import BYTES_SCHEMA, answer, operation, query
 from artstore.http.request_headers import DIGESTS
-from artstore.service import DataRoute
 
 from ..core.context import Context
 from ..idempotency.keys import key_of

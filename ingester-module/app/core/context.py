@@ -19,7 +19,7 @@ from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
 from artstore.redis import open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 from ..admin import Sagas
 from ..elements import Elements

@@ -73,6 +73,6 @@ def test_requests_of_different_routes_files_and_conditions_differ() -> None:
             for content_type in (None, "text/plain"):
                 replace = Replace(NO_CONTEXT, file_id, "somebody", condition, body, content_type)
                 fingerprints.append(replace.fingerprint())
-            for changes in (Changes(), Changes(tags=[]), Changes(metadata={})):
-                fingerprints.append(of_patch(changes, file_id, revisions))
+            changes = (Changes(), Changes(tags=[]), Changes(metadata={}))
+            fingerprints += [of_patch(each, file_id, revisions) for each in changes]
     assert len(set(fingerprints)) == len(fingerprints)

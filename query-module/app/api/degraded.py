@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from artstore.errors import ArtStoreError
 from artstore.health import Health
+from artstore.http.data_routes import Handler
 from artstore.http.problems import problem_response
-from artstore.service import Handler
 
 HEADER = "x-artstore-degraded"
 CATALOG = "catalog"

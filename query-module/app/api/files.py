@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from artstore.contracts.files import canonical_id
 from artstore.errors import ArtStoreError, NotFound
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.request_headers import CONDITIONS, RANGES
-from artstore.service import DataRoute
 
 from ..core.context import Context
 from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client, validators_of

@@ -17,7 +17,7 @@ from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
 from artstore.redis import open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 from ..reading.attributes import AttributesLevel
 from ..reading.catalog import CatalogLevel
