@@ -1,5 +1,5 @@
-"""The ingester: takes a file and does not say yes until it is safe.
+"""The ingester: stores, changes and deletes files, and acknowledges only what is durable.
 
-It parses and checks an upload, places it on a storage element, streams it there and has admin commit the saga; updates
-and deletes it forwards to the element that holds the file. It keeps no state between requests.
+It checks an upload, chooses a storage element, streams the file there and has admin commit the saga. It forwards updates and
+deletes to the element that holds the file. It keeps no state between requests.
 """

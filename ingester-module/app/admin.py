@@ -1,4 +1,4 @@
-"""The sagas of uploads and of changes, as asked of admin. Concurrent uploads share one request; every call may be repeated."""
+"""Calls to admin about sagas of uploads and changes. Concurrent uploads share requests; every call is idempotent."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from artstore.tasks import Tasks
 log = get_logger("ingester.admin")
 
 COMMIT_PAUSES_S = (0.2, 1.0, 3.0)
-"""Between tries of a commit: the bytes are on disk by then, and whether a lost commit took place only a repeat can tell."""
+"""Between attempts of a commit: the bytes are on disk, and only a repeat shows whether a commit without an answer was made."""
 COMMIT_WITHIN_S = 12.0
-"""For all tries together: an admin that hangs is found in half of it."""
+"""For all attempts together. An admin that hangs is detected in half of it."""
 ABORT_PAUSES_S = (0.5, 2.0)
-"""Admin finds a saga whose abort never came by its lease."""
+"""Admin undoes a saga without an abort when its lease ends."""
 QUEUE_PAUSE_S = 0.3
 
 LEASE_S = 300.0
-"""Of an admin that does not say."""
+"""Used when admin states no lease."""
 
 _Result = SagaResult | ArtStoreError
 
 
 class GivenUp(Unavailable):
-    """This upload will not be committed any more."""
+    """This upload cannot be committed any more."""
 
 
 def given_up(saga_id: str, refusal: Conflict) -> GivenUp:
-    """Its lease ran out, or its key is another try's by now: nothing of it stays. The client has done nothing wrong."""
+    """The lease ended or the key belongs to a later attempt. Nothing of the file stays, and the client is not at fault."""
     log.warning("upload given up", saga_id=saga_id, reason=refusal.detail)
     return GivenUp("the upload took too long and was given up: send it again")
 
 
 class Sagas:
-    """Begin, commit and abort of upload sagas; changes that wait for their element."""
+    """Begins, commits and aborts upload sagas, and queues changes."""
 
     def __init__(self, admin: Peer, tasks: Tasks, *, timeout_s: float) -> None:
         self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
@@ -63,21 +63,21 @@ class Sagas:
         self._aborts: Group[tuple[str, UploadSaga], SagaResult] = Group(self._abort_group, max_items=MAX_GROUP)
 
     async def begin(self, saga: UploadSaga) -> float:
-        """Makes the saga known, or renews its lease. Answers the lease's length in seconds. Raises Unavailable, GivenUp."""
+        """Begins the saga or renews its lease. Returns the lease in seconds. Raises Unavailable, GivenUp."""
         try:
             return (await self._begins.add(saga)).lease_s or LEASE_S
         except Conflict as refusal:
             raise given_up(saga.saga_id, refusal) from refusal
 
     async def commit(self, commit: UploadCommit) -> None:
-        """When this returns, the file is acknowledged for good. Raises Unavailable after a few tries, or when it was given up."""
+        """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
         try:
             async with asyncio.timeout(COMMIT_WITHIN_S):
-                await self._commit_in_tries(commit)
+                await self._commit_with_retries(commit)
         except TimeoutError as error:
             raise Unavailable("admin does not answer the commit", away=ADMIN) from error
 
-    async def _commit_in_tries(self, commit: UploadCommit) -> None:
+    async def _commit_with_retries(self, commit: UploadCommit) -> None:
         for pause_s in COMMIT_PAUSES_S:
             try:
                 await self._commit_once(commit)
@@ -96,11 +96,11 @@ class Sagas:
             raise given_up(commit.saga_id, refusal) from refusal
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
-        """Has admin undo the saga, without waiting: a crash before it leaves that to the lease."""
+        """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
         self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
 
     async def queue(self, change: QueueChange) -> bytes:
-        """The saga as JSON, once admin has it for good. Raises admin's refusal, or Unavailable after a second try."""
+        """Returns the saga as JSON, once it is durable. Raises admin's refusal, or Unavailable after a second attempt."""
         body = msgspec.json.encode(change)
         try:
             return await self._queue(body)
@@ -129,7 +129,7 @@ class Sagas:
         return await self._ask("/api/sagas/commit", msgspec.json.encode(CommitUploads(sagas=commits)), len(commits))
 
     async def _abort_group(self, aborts: list[tuple[str, UploadSaga]]) -> Sequence[_Result]:
-        """Hundreds of clients may leave at once. One request for each reason among them."""
+        """One request per reason. Hundreds of clients may disconnect at once."""
         results: dict[str, _Result] = {}
         for reason in dict.fromkeys(reason for reason, _ in aborts):
             sagas = [saga for why, saga in aborts if why == reason]

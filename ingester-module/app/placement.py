@@ -1,4 +1,4 @@
-"""Which elements may take a new file, best first: one pure decision."""
+"""Placement: the elements that may take a new file, best first. A pure decision."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from artstore.errors import StorageFull, Unavailable
 WANTED_MODE: dict[Retention, Mode] = {"permanent": Mode.RW, "temporary": Mode.EDIT}
 AWAY = "away"
 EXPECTED_BYTES = 1 << 30
-"""What is expected of a body whose length nobody states. Small bodies are read before they are placed: this one is large."""
+"""The expected size of a body without a stated length. It is large, because small bodies are read before placement."""
 
 
 def candidates(
     elements: Iterable[Element], *, size_bytes: int | None, retention: Retention, broken: Collection[str]
 ) -> list[Element]:
-    """Elements that may take `size_bytes`, lowest priority number first: one is filled, then the next.
+    """Elements that may take `size_bytes`, lowest priority number first, so that one is filled after the other.
 
-    `size_bytes` is None where nobody knows it: then those without room for EXPECTED_BYTES come last, the roomiest of them
-    first, since half a file that does not fit has been sent in vain. `broken` holds the ids whose breaker is open.
+    `size_bytes` is None when unknown. Then elements without space for EXPECTED_BYTES come last, the largest first, because a file
+    that does not fit is found out only after part of it was sent. `broken` holds ids of elements with an open breaker.
 
-    With none left it raises StorageFull when room is all that lacks, else Unavailable; both say why of every element.
+    Raises StorageFull when space is all that is missing, else Unavailable; both give a reason for every element.
     """
     wanted = WANTED_MODE[retention]
     fit: list[Element] = []
     reasons: dict[str, str] = {}
     for element in elements:
-        if reason := _why_not(element, wanted, size_bytes or 0, element.id in broken):
+        if reason := _obstacle(element, wanted, size_bytes or 0, element.id in broken):
             reasons[element.id] = reason
         else:
             fit.append(element)
     if not fit:
         raise _none_left(wanted, reasons)
-    return sorted(fit, key=_place_of_unknown if size_bytes is None else _place)
+    return sorted(fit, key=_rank_of_unknown if size_bytes is None else _rank)
 
 
-def _place(element: Element) -> tuple[int, str]:
+def _rank(element: Element) -> tuple[int, str]:
     return element.priority, element.id
 
 
-def _place_of_unknown(element: Element) -> tuple[int, int, str]:
-    room = element.capacity.available_bytes
-    return (0, *_place(element)) if room >= EXPECTED_BYTES + MAX_ATTRIBUTES_BYTES else (1, -room, element.id)
+def _rank_of_unknown(element: Element) -> tuple[int, int, str]:
+    free_bytes = element.capacity.available_bytes
+    return (0, *_rank(element)) if free_bytes >= EXPECTED_BYTES + MAX_ATTRIBUTES_BYTES else (1, -free_bytes, element.id)
 
 
-def _why_not(element: Element, wanted: Mode, size_bytes: int, broken: bool) -> str:
+def _obstacle(element: Element, wanted: Mode, size_bytes: int, broken: bool) -> str:
     if element.mode is not wanted:
         return f"mode {element.mode}"
     if element.read_only_reason is not None:

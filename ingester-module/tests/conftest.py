@@ -1,4 +1,4 @@
-"""A running ingester between scripted neighbours, with a real PostgreSQL and Valkey."""
+"""A running ingester with fake neighbours and a real PostgreSQL and Valkey."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Fleet:
             )
 
     async def know(self, *entries: Any) -> None:
-        """Make the ingester know exactly these elements, as admin tells them."""
+        """Gives the ingester exactly these elements, through admin."""
         self.admin.elements = list(entries) or [element.entry() for element in self.elements]
         await self.context.discovery._ask_admin()
 
     async def settled(self, aborts: int) -> None:
-        """Aborts go on after the answer."""
+        """Waits for aborts, which continue after the answer."""
         async with asyncio.timeout(120):
             while len(self.admin.aborted) < aborts:
                 await asyncio.sleep(0.005)
@@ -117,7 +117,7 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
 
 
 async def keep_answer(engine: AsyncEngine, saga_id: str, answer: KeptAnswer) -> bool:
-    """What admin does in its transaction."""
+    """Does what admin does in its transaction."""
     statement = text(
         """UPDATE idempotency_keys SET status = :status, headers = CAST(:headers AS jsonb), body = :body
         WHERE saga_id = CAST(:saga_id AS uuid) RETURNING 1"""
@@ -129,11 +129,11 @@ async def keep_answer(engine: AsyncEngine, saga_id: str, answer: KeptAnswer) -> 
 
 @pytest.fixture
 async def fleet(running: Fleet) -> Fleet:
-    """All neighbours well and empty, no breaker open."""
+    """All neighbours are healthy and empty, and no breaker is open."""
     running.admin.reset()
     for element in running.elements:
         element.reset()
-        running.context.elements._to(element.entry()).breaker.heal()
+        running.context.elements._peer(element.entry()).breaker.heal()
     running.context.sagas._admin.breaker.heal()
     await running.know()
     return running

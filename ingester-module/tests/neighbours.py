@@ -1,7 +1,7 @@
-"""Admin and elements that do as a test tells them: other processes as the ingester sees them, over real sockets.
+"""Fakes of admin and of elements over real sockets.
 
-They keep the contracts (artstore.contracts) and can be told to refuse, stall or break off at a chosen place, which the real
-ones cannot. The real ones are met in the tests of the whole system.
+They keep the contracts (artstore.contracts) and can refuse, stall or break off at a chosen point, which the real ones cannot.
+The tests of the whole system use the real ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OWN = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE, Permission.S
 
 @asynccontextmanager
 async def served(routes: Sequence[Route], port: int = 0) -> AsyncIterator[str]:
-    """The routes behind uvicorn on a free port; gives the base URL."""
+    """Serves the routes with uvicorn on a free port; yields the base URL."""
     app = FastAPI()
     install_problem_handlers(app)
     app.router.routes.extend(routes)
@@ -73,8 +73,8 @@ async def served_app(app: FastAPI, port: int = 0) -> AsyncIterator[str]:
 
 
 class ScriptedAdmin:
-    """Remembers what it was asked. `fail[path]` holds errors for the next calls of that path; `keep` keeps the answer
-    of a keyed saga, and says whether the key was still its own."""
+    """Records its requests. `fail[path]` holds errors for the next calls of that path. `keep` stores the answer of a keyed
+    saga and returns False when the key belongs to a different saga."""
 
     def __init__(self, signer: Signer, keep: Callable[[str, Answer], Awaitable[bool]]) -> None:
         self.signer, self.keep = signer, keep
@@ -132,7 +132,7 @@ class ScriptedAdmin:
         for saga in sagas:
             record = orjson.dumps(saga.attributes, option=orjson.OPT_SORT_KEYS)
             if saga.keyed and not await self.keep(saga.saga_id, uploaded(saga.attributes["file_id"], record)):
-                problem = orjson.loads(Conflict("the key is another's").to_wire())
+                problem = orjson.loads(Conflict("the key belongs to a different saga").to_wire())
                 results.append(SagaResult(saga_id=saga.saga_id, state="begun", problem=problem))
                 continue
             self.committed.append(saga)
@@ -149,7 +149,7 @@ class ScriptedAdmin:
         change = msgspec.json.decode(body, type=QueueChange)
         saga = orjson.dumps({"saga_id": change.saga_id, "state": "queued"})
         if change.keyed and not await self.keep(change.saga_id, accepted(change.saga_id, saga)):
-            raise Conflict("the key is another's")
+            raise Conflict("the key belongs to a different saga")
         self.queued.append(orjson.loads(body))
         return JsonResponse(saga, 202)
 
@@ -225,7 +225,7 @@ class ScriptedElement:
         return JsonResponse(record, 201)
 
     async def _body(self, request: Request) -> bytes:
-        """All of the body, or the failure that the test wants."""
+        """The whole body, or the failure that the test asks for."""
         self.asked += 1
         self.headers = dict(request.headers)
         if self.refuse is not None:
@@ -281,7 +281,7 @@ class ScriptedElement:
         revision = kept[1]["revision"]
         tags = if_match(request.headers.getlist("if-match"))
         if tags is not None and revision not in revisions_in(tags):
-            raise RevisionMismatch("another revision", revision=revision)
+            raise RevisionMismatch("a different revision", revision=revision)
         return kept
 
 

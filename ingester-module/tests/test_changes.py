@@ -82,7 +82,7 @@ async def test_the_type_of_new_content_is_passed_on_only_when_stated(
     assert fleet.elements[1].headers.get("content-type") == passed_on
 
 
-async def test_a_deleted_file_is_gone(fleet: Fleet) -> None:
+async def test_a_deleted_file_is_not_found(fleet: Fleet) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}"
     answer = await fleet.ask("DELETE", path)
@@ -90,7 +90,7 @@ async def test_a_deleted_file_is_gone(fleet: Fleet) -> None:
     assert (await fleet.ask("DELETE", path)).status == 404
 
 
-async def test_what_the_element_refuses_is_told_as_it_said_it(fleet: Fleet, catalog: AsyncEngine) -> None:
+async def test_the_elements_refusal_is_passed_on(fleet: Fleet, catalog: AsyncEngine) -> None:
     record = await upload(fleet)
     await put_in_catalog(catalog, record)
     for error in (ModeForbids("rw"), RevisionMismatch("has 2"), ElementFailed("EIO")):
@@ -107,13 +107,13 @@ async def test_an_unknown_id_is_not_found(fleet: Fleet, file_id: str) -> None:
     assert (await patched(fleet, file_id, {})).status == 404
 
 
-async def test_a_file_whose_upload_is_open_is_not_there_yet(fleet: Fleet, catalog: AsyncEngine) -> None:
+async def test_a_file_of_an_uncommitted_upload_is_not_found(fleet: Fleet, catalog: AsyncEngine) -> None:
     record = await upload(fleet)
     await put_in_catalog(catalog, record, str(uuid7()))
     assert (await fleet.ask("DELETE", f"/api/files/{record['file_id']}")).status == 404
 
 
-async def test_a_file_that_may_be_on_a_silent_element_is_not_called_missing(fleet: Fleet) -> None:
+async def test_a_file_is_not_called_missing_while_an_element_is_silent(fleet: Fleet) -> None:
     fleet.elements[2].refuse = Unavailable("starting")
     answer = await fleet.ask("DELETE", f"/api/files/{uuid7()}")
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
@@ -155,7 +155,7 @@ async def test_if_match_is_a_condition_on_the_revision(fleet: Fleet, given: str,
 
 
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"{}-gzip"', '"7", "{}"'])
-async def test_new_content_may_depend_on_the_tag_of_the_old(fleet: Fleet, form: str) -> None:
+async def test_new_content_may_depend_on_the_old_contents_etag(fleet: Fleet, form: str) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}/content"
     tag = form.format(record["checksum"])
@@ -167,7 +167,7 @@ async def test_new_content_may_depend_on_the_tag_of_the_old(fleet: Fleet, form: 
 
 
 @pytest.mark.parametrize("stated", ["image", "undefined", "*/*", "a/b, c/d", "text/"])
-async def test_new_content_of_no_known_type_is_refused(fleet: Fleet, stated: str) -> None:
+async def test_new_content_of_an_invalid_type_is_refused(fleet: Fleet, stated: str) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}/content"
     answer = await fleet.ask("PUT", path, data=b"new", headers={"content-type": stated})
@@ -192,9 +192,7 @@ WRONG_PATCHES: list[tuple[Any, str, int]] = [
 
 
 @pytest.mark.parametrize(("body", "content_type", "status"), WRONG_PATCHES)
-async def test_a_change_that_breaks_a_rule_reaches_no_element(
-    fleet: Fleet, body: bytes, content_type: str, status: int
-) -> None:
+async def test_an_invalid_change_reaches_no_element(fleet: Fleet, body: bytes, content_type: str, status: int) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}"
     answer = await fleet.ask("PATCH", path, data=body, headers={"content-type": content_type})
@@ -202,7 +200,7 @@ async def test_a_change_that_breaks_a_rule_reaches_no_element(
     assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
 
 
-async def test_new_content_is_never_a_form(fleet: Fleet) -> None:
+async def test_new_content_as_a_form_is_refused(fleet: Fleet) -> None:
     record = await upload(fleet)
     headers = {"content-type": "multipart/form-data; boundary=b"}
     answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=b"x", headers=headers)

@@ -80,13 +80,13 @@ CHOICES: list[tuple[str, list[Element], int | None, Retention, str, list[str]]] 
     [row[1:] for row in CHOICES],
     ids=[row[0] for row in CHOICES],
 )
-def test_candidates_are_those_that_can_take_the_file_in_order(
+def test_candidates_can_take_the_file_and_are_in_order(
     elements: list[Element], size: int | None, retention: Retention, broken: str, expected: list[str]
 ) -> None:
     assert chosen(elements, size, retention, broken) == expected
 
 
-def test_every_element_is_refused_for_the_first_thing_that_is_wrong_with_it() -> None:
+def test_the_first_obstacle_of_every_element_is_given() -> None:
     all_wrong = {"read_only_reason": "EIO", "status": "away", "room": 1}
     elements = [
         element("mode", Mode.RO, **all_wrong),
@@ -129,7 +129,7 @@ REFUSALS: list[tuple[str, list[Element], str, type[ArtStoreError], str]] = [
 @pytest.mark.parametrize(
     ("elements", "broken", "error", "words"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
 )
-def test_with_none_left_the_error_says_why(
+def test_without_candidates_the_error_has_the_reasons(
     elements: list[Element], broken: str, error: type[ArtStoreError], words: str
 ) -> None:
     with pytest.raises(error, match=words) as raised:

@@ -1,4 +1,4 @@
-"""Changes whose element is away, and where a change goes when the catalog does not know or is wrong."""
+"""Changes whose element is unavailable, and changes of files that the catalog lacks or lists wrongly."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def go_away(fleet: Fleet, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["says so", "does not answer", "is not there"])
 @pytest.mark.parametrize(("method", "kind"), [("PATCH", "update"), ("DELETE", "delete")])
-async def test_a_change_whose_element_is_away_is_queued(
+async def test_a_change_is_queued_while_its_element_is_unavailable(
     fleet: Fleet, record: dict[str, Any], method: str, kind: str, how: str
 ) -> None:
     await go_away(fleet, how)
@@ -90,21 +90,21 @@ async def test_a_change_whose_element_is_away_is_queued(
     assert tuple(queued[name] for name in names) == wanted
 
 
-async def test_new_content_is_not_kept_for_an_element_that_is_away(fleet: Fleet, record: dict[str, Any]) -> None:
+async def test_new_content_is_refused_while_its_element_is_unavailable(fleet: Fleet, record: dict[str, Any]) -> None:
     await go_away(fleet, "says so")
     answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=b"new")
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert fleet.admin.queued == []
 
 
-async def test_an_element_known_to_be_away_is_not_waited_for(fleet: Fleet, record: dict[str, Any]) -> None:
+async def test_an_element_registered_as_unavailable_is_not_asked(fleet: Fleet, record: dict[str, Any]) -> None:
     await fleet.know(fleet.elements[0].entry(status="away"))
     asked = fleet.elements[0].asked
     assert (await change(fleet, "DELETE", record)).status == 202
     assert fleet.elements[0].asked == asked
 
 
-async def test_a_change_behind_a_queued_one_waits_too(
+async def test_a_change_after_a_queued_one_is_queued_too(
     fleet: Fleet, catalog: AsyncEngine, record: dict[str, Any]
 ) -> None:
     await put_in_queue(catalog, record["file_id"])
@@ -116,7 +116,7 @@ async def test_a_change_behind_a_queued_one_waits_too(
     assert (content.status, "retry-after" in content.headers) == (503, True)
 
 
-async def test_with_admin_away_too_the_change_is_refused(fleet: Fleet, record: dict[str, Any]) -> None:
+async def test_a_change_is_refused_while_admin_is_unavailable_too(fleet: Fleet, record: dict[str, Any]) -> None:
     await go_away(fleet, "says so")
     fleet.admin.fail["/api/sagas/changes"] = [Unavailable("starting")] * 2
     answer = await change(fleet, "PATCH", record)
@@ -125,7 +125,7 @@ async def test_with_admin_away_too_the_change_is_refused(fleet: Fleet, record: d
     assert (await change(fleet, "PATCH", record)).status == 202, "one answer that is lost is asked for again"
 
 
-async def test_what_a_wait_could_not_bring_is_refused_at_once(fleet: Fleet, catalog: AsyncEngine) -> None:
+async def test_a_change_that_the_mode_forbids_is_refused_not_queued(fleet: Fleet, catalog: AsyncEngine) -> None:
     stored = (await fleet.ask("POST", "/api/files/upload", data=b"x", params={"filename": "a"})).json
     await list_in(catalog, stored)
     fleet.elements[1].refuse = Unavailable("starting")
@@ -133,7 +133,7 @@ async def test_what_a_wait_could_not_bring_is_refused_at_once(fleet: Fleet, cata
     assert (answer.status, answer.json["code"], fleet.admin.queued) == (409, "mode_forbids", [])
 
 
-async def test_a_change_of_nothing_is_not_queued(fleet: Fleet, record: dict[str, Any]) -> None:
+async def test_an_empty_change_is_not_queued(fleet: Fleet, record: dict[str, Any]) -> None:
     await go_away(fleet, "says so")
     answer = await fleet.ask("PATCH", f"/api/files/{record['file_id']}", json={})
     assert (answer.status, fleet.admin.queued) == (422, [])
@@ -148,8 +148,8 @@ async def test_the_catalog_may_name_the_wrong_element(fleet: Fleet, catalog: Asy
     assert (await change(fleet, "DELETE", stored)).status == 503, "it may be on the one that does not answer"
 
 
-async def test_a_file_that_others_change_too_is_changed_once(fleet: Fleet, record: dict[str, Any]) -> None:
-    """The catalog's revision is behind: the element says which it has, and that one is changed."""
+async def test_a_concurrently_changed_file_is_changed_once(fleet: Fleet, record: dict[str, Any]) -> None:
+    """The catalog's revision is stale: the element states its own, and that one is changed."""
     element = fleet.elements[0]
     body, attributes = element.files[record["file_id"]]
     element.files[record["file_id"]] = (body, {**attributes, "revision": 7})
@@ -161,10 +161,10 @@ async def test_a_file_that_others_change_too_is_changed_once(fleet: Fleet, recor
     assert (await change(fleet, "PATCH", record)).status in (409, 412), "not for ever"
 
 
-async def test_a_frozen_database_does_not_hold_up_a_change(
+async def test_a_frozen_database_does_not_delay_a_change(
     fleet: Fleet, postgres: PostgresServer, record: dict[str, Any]
 ) -> None:
-    """Its commands would wait two minutes here."""
+    """The command timeout is two minutes here."""
     frozen = [postgres.process.pid, *children_of(postgres.process.pid)]
     for pid in frozen:
         signal_to(pid, signal.SIGSTOP)
@@ -177,7 +177,7 @@ async def test_a_frozen_database_does_not_hold_up_a_change(
     assert (answer.status, answer.json["tags"]) == (200, ["new"])
 
 
-async def test_a_saga_is_shown_to_its_owner_and_to_who_reads_all(
+async def test_a_saga_is_shown_to_its_owner_and_to_readers_of_all_sagas(
     fleet: Fleet, catalog: AsyncEngine, record: dict[str, Any], signer: Signer
 ) -> None:
     mine, others = await put_in_queue(catalog, record["file_id"]), await put_in_queue(catalog, str(uuid7()), "else")

@@ -38,7 +38,7 @@ def stored(fleet: Fleet) -> dict[str, list[str]]:
 
 
 async def slowly(body: bytes, pause_s: float = 0.01) -> AsyncIterator[bytes]:
-    """A chunked body that takes its time."""
+    """A slow chunked body."""
     for at in range(0, len(body), 2**18):
         yield body[at : at + 2**18]
         await asyncio.sleep(pause_s)
@@ -80,7 +80,7 @@ async def test_a_raw_body_without_a_name_is_named_by_its_id(fleet: Fleet) -> Non
     assert answer.json["filename"] == answer.json["file_id"]
 
 
-async def test_uploads_at_once_share_requests_to_admin(fleet: Fleet) -> None:
+async def test_concurrent_uploads_share_requests_to_admin(fleet: Fleet) -> None:
     bodies = [os.urandom(SMALL) for _ in range(40)]
     answers = await asyncio.gather(*(fleet.ask("POST", UPLOAD, data=body) for body in bodies))
     assert {answer.status for answer in answers} == {201}
@@ -104,7 +104,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "status", "code"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-async def test_what_is_wrong_with_the_request_is_said_before_anyone_is_asked(
+async def test_an_invalid_request_is_refused_before_any_call(
     fleet: Fleet, request_: dict[str, Any], status: int, code: str
 ) -> None:
     answer = await fleet.ask("POST", UPLOAD, **request_)
@@ -112,7 +112,7 @@ async def test_what_is_wrong_with_the_request_is_said_before_anyone_is_asked(
     assert (fleet.admin.requests, stored(fleet)) == (0, {})
 
 
-async def test_who_may_not_write_is_refused_before_the_body(fleet: Fleet) -> None:
+async def test_a_caller_without_permission_is_refused_before_the_body(fleet: Fleet) -> None:
     for token, status in ((fleet.admin.signer.token(Role.READONLY), 403), ("none", 401)):
         answer = await fleet.ask("POST", UPLOAD, data=b"x", headers={"authorization": f"Bearer {token}"})
         assert answer.status == status
@@ -138,7 +138,7 @@ async def test_a_wrong_digest_stores_nothing(fleet: Fleet, size: int, how: str) 
     await fleet.settled(len(fleet.admin.begun))
 
 
-async def test_elements_that_have_just_been_closed_are_no_mistake_of_the_client(fleet: Fleet) -> None:
+async def test_elements_that_were_just_closed_are_answered_503(fleet: Fleet) -> None:
     for element in fleet.elements:
         element.refuse = ModeForbids("an element in mode ro does not create")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
@@ -174,13 +174,13 @@ async def test_the_next_element_is_tried_when_one_cannot_be_reached(fleet: Fleet
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_a_stalled_element_costs_its_timeout_and_no_more(fleet: Fleet, size: int) -> None:
+async def test_a_stalled_element_costs_only_its_timeout(fleet: Fleet, size: int) -> None:
     fleet.elements[1].stalled = True
     answer = await fleet.ask("POST", UPLOAD, data=os.urandom(size))
     assert (answer.status, answer.json["storage_element_id"]) == (201, "se-03")
 
 
-async def test_an_element_that_fails_in_the_middle_of_a_large_body_fails_the_upload(fleet: Fleet) -> None:
+async def test_an_element_that_fails_during_a_large_body_fails_the_upload(fleet: Fleet) -> None:
     fleet.elements[1].fail_after, fleet.elements[1].fail_with = 2**20, StorageFull("full now")
     answer = await fleet.ask("POST", UPLOAD, data=slowly(os.urandom(LARGE)))
     assert (answer.status, answer.json["code"]) == (507, "storage_full")
@@ -189,7 +189,7 @@ async def test_an_element_that_fails_in_the_middle_of_a_large_body_fails_the_upl
 
 
 @pytest.mark.parametrize("error", [InvalidFields("no"), Conflict("no")], ids=lambda error: error.code)
-async def test_what_is_wrong_with_the_file_no_other_element_is_asked(fleet: Fleet, error: ArtStoreError) -> None:
+async def test_an_invalid_file_is_not_sent_to_a_second_element(fleet: Fleet, error: ArtStoreError) -> None:
     fleet.elements[1].refuse = error
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert (answer.status, answer.json["code"]) == (error.status, error.code)
@@ -197,14 +197,14 @@ async def test_what_is_wrong_with_the_file_no_other_element_is_asked(fleet: Flee
     await fleet.settled(1)
 
 
-async def test_an_element_that_refuses_us_is_not_the_clients_fault(fleet: Fleet) -> None:
+async def test_an_element_that_refuses_the_ingester_is_answered_as_our_failure(fleet: Fleet) -> None:
     for element in fleet.elements[1:]:
         element.refuse = Forbidden("no storage:write")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert (answer.status, answer.json["code"]) == (502, "bad_gateway")
 
 
-async def test_with_no_element_left_the_last_reason_is_told(fleet: Fleet) -> None:
+async def test_without_elements_left_the_last_error_is_answered(fleet: Fleet) -> None:
     for element in fleet.elements[1:]:
         element.refuse = StorageFull("full")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
@@ -212,7 +212,7 @@ async def test_with_no_element_left_the_last_reason_is_told(fleet: Fleet) -> Non
     await fleet.settled(2)
 
 
-async def test_an_element_that_stored_something_else_is_not_believed(fleet: Fleet) -> None:
+async def test_an_element_that_stored_a_different_file_fails_the_upload(fleet: Fleet) -> None:
     fleet.elements[1].lie = {"size_bytes": 7}
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert (answer.status, answer.json["code"]) == (502, "bad_gateway")
@@ -221,7 +221,7 @@ async def test_an_element_that_stored_something_else_is_not_believed(fleet: Flee
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_when_admin_cannot_begin_the_upload_fails_and_tries_no_other_element(fleet: Fleet, size: int) -> None:
+async def test_a_failed_begin_fails_the_upload_without_a_second_element(fleet: Fleet, size: int) -> None:
     fleet.admin.fail["/api/sagas/uploads"] = [Unavailable("starting")]
     answer = await fleet.ask("POST", UPLOAD, data=slowly(os.urandom(size)))
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
@@ -230,14 +230,14 @@ async def test_when_admin_cannot_begin_the_upload_fails_and_tries_no_other_eleme
     assert fleet.elements[2].asked == 0
 
 
-async def test_a_commit_without_an_answer_is_asked_again(fleet: Fleet) -> None:
+async def test_a_commit_without_an_answer_is_repeated(fleet: Fleet) -> None:
     fleet.admin.fail["/api/sagas/commit"] = [Unavailable("starting")]
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert answer.status == 201
     assert len(fleet.admin.committed) == 1
 
 
-async def test_a_commit_that_is_refused_is_no_201(fleet: Fleet) -> None:
+async def test_a_refused_commit_is_never_answered_201(fleet: Fleet) -> None:
     fleet.admin.refuse_commit = Conflict("its lease ran out")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
@@ -247,7 +247,7 @@ async def test_a_commit_that_is_refused_is_no_201(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("how", ["raw", "form"])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing(fleet: Fleet, size: int, how: str) -> None:
+async def test_a_client_that_disconnects_leaves_nothing(fleet: Fleet, size: int, how: str) -> None:
     target = urlsplit(fleet.url)
     _, writer = await asyncio.open_connection(target.hostname, target.port)
     token = fleet.session.headers["authorization"]
@@ -277,7 +277,7 @@ async def settled_element(element: ScriptedElement) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_clients_that_break_off_do_not_count_against_the_element(fleet: Fleet) -> None:
+async def test_clients_that_disconnect_do_not_open_the_breaker(fleet: Fleet) -> None:
     for _ in range(7):
         wrong = {"repr-digest": f"sha-512=:{base64.b64encode(bytes(64)).decode()}:"}
         answer = await fleet.ask("POST", UPLOAD, data=os.urandom(LARGE), headers=wrong)

@@ -23,8 +23,8 @@ from ..changes.update import Patch, Replace
 from ..core.context import Context
 from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
-from ..uploads.body import FORM, media_type, open_raw, stated_type
-from ..uploads.receive import Received
+from ..uploads.body import FORM, content_type_of, media_type, open_raw
+from ..uploads.reader import BodyReader
 from .schemas import DIGEST_HEADERS, IDEMPOTENCY_KEY, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER, keyed
 
 MAX_PATCH_BYTES = 64 * 1024
@@ -48,7 +48,7 @@ async def replace_content(request: Request) -> Response:
             raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
         file_id, condition = _file_id(request), _condition(request, of_content=True)
-        replace = Replace(context, file_id, _owner(request), condition, body, stated_type(request))
+        replace = Replace(context, file_id, _owner(request), condition, body, content_type_of(request))
         return await run_or_replay(context.keys, key, replace)
 
 
@@ -78,9 +78,9 @@ async def redirect_to_query(request: Request) -> Response:
 async def _read_changes(request: Request, context: Context) -> Changes:
     if media_type(request) not in PATCH_TYPES:
         raise UnsupportedMediaType("changes must be sent as application/json")
-    received = Received(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
+    reader = BodyReader(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
     pieces = []
-    while piece := await received.next():
+    while piece := await reader.next_chunk():
         pieces.append(piece)
     body = without_bom(b"".join(pieces))
     check_keys(body)

@@ -73,19 +73,19 @@ async def locate_at_elements(context: Context, file_id: str, *, excluded: Elemen
 
 async def load_revision(context: Context, element: Element, file_id: str) -> int:
     """The revision on the element's disk. Raises NotFound, Unavailable."""
-    return msgspec.json.decode(await context.elements.load(element, file_id), type=_Revision).revision
+    return msgspec.json.decode(await context.elements.load_attributes(element, file_id), type=_Revision).revision
 
 
 async def load_record(context: Context, file_id: str) -> bytes:
     """attr.json from the element that holds the file. Raises as `locate`."""
     location = await locate(context, file_id)
     try:
-        return await context.elements.load(location.element, file_id)
+        return await context.elements.load_attributes(location.element, file_id)
     except NotFound:
         if location.confirmed:
             raise
     location = await locate_at_elements(context, file_id, excluded=location.element)
-    return await context.elements.load(location.element, file_id)
+    return await context.elements.load_attributes(location.element, file_id)
 
 
 async def _find_in_catalog(context: Context, file_id: str) -> Location | None:

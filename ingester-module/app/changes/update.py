@@ -141,9 +141,9 @@ class Replace(Update):
 
     async def ask(self, location: Location) -> Answer:
         if self.condition.checksums:
-            record = await self.context.elements.load(location.element, self.file_id)
+            record = await self.context.elements.load_attributes(location.element, self.file_id)
             self.condition = self.condition.resolve(decode(record))
-        await self.body.hold_head()
+        await self.body.buffer_head()
         if self.key is not None:  # the pinned revision shows a later attempt whether this one changed the file
             answer = await self.send_at_one_revision(location)
         else:  # without a condition the last writer wins

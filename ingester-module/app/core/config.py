@@ -11,7 +11,7 @@ from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisS
 
 
 class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
-    """The database is read to find the element that holds a file, and written for requests with an Idempotency-Key."""
+    """The database is read to locate files, and written for requests with an Idempotency-Key."""
 
     database_pool_size: Count = 10
     database_max_overflow: Annotated[int, Field(ge=0)] = 5

@@ -1,4 +1,4 @@
-"""What a running ingester consists of, opened and closed in one place."""
+"""The parts of a running ingester, opened and closed in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from artstore.runtime import Runtime
 from ..admin import Sagas
 from ..elements import Elements
 from ..idempotency.keys import Keys
-from ..uploads.receive import BodyLimits
+from ..uploads.reader import BodyLimits
 from .config import Settings
 
 

@@ -1,1 +1,1 @@
-"""How bytes come in: the body of a request, what it says of itself, and the saga that makes a file of it."""
+"""Uploads: the body of a request, its description of the file, and the saga that stores it."""

@@ -1,7 +1,7 @@
-"""Digests the uploader states (RFC 9530 Content-Digest and Repr-Digest, RFC 1864 Content-MD5) and their check.
+"""Digests in request headers (RFC 9530 Content-Digest and Repr-Digest, RFC 1864 Content-MD5) and their check.
 
-Of a raw body they mean the file, and the element checks them before the file exists. A form's own header may mean the
-whole body or the file; a client library cannot tell them apart, so a match of either is accepted.
+The digest of a raw body is that of the file, which the element checks before the file exists. In a form's own headers it may be
+that of the whole body or of the file, because client libraries do not distinguish them: either match is accepted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HASHES: dict[str, Callable[[], _Hash]] = {
 }
 _SIZES = {"sha-256": 32, "sha-512": 64, "md5": 16}
 _AT_ELEMENT = frozenset({"sha-256", "md5"})
-"""What the element checks itself; it hashes the file anyway."""
+"""Checked by the element, which hashes the file anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Digest:
     value: bytes
 
 
-def stated(headers: Mapping[str, str]) -> tuple[Digest, ...]:
-    """The digests in `headers` (names in lower case). Raises Malformed, also when no algorithm of a field is known:
-    who states a digest counts on its being checked."""
+def digests_in(headers: Mapping[str, str]) -> tuple[Digest, ...]:
+    """`headers` have lower-case names. Raises Malformed, also for a header without a known algorithm, because a client that
+    states a digest relies on its check."""
     found: dict[Digest, None] = {}
     for name in HEADERS:
         if (value := headers.get(name)) is not None:
@@ -52,8 +52,8 @@ def stated(headers: Mapping[str, str]) -> tuple[Digest, ...]:
     return tuple(found)
 
 
-def forwarded(digests: Iterable[Digest]) -> dict[str, str]:
-    """Header fields that ask the element to check what it can of `digests`."""
+def digest_headers(digests: Iterable[Digest]) -> dict[str, str]:
+    """Headers that have the element check the digests it supports."""
     headers: dict[str, str] = {}
     for digest in digests:
         encoded = base64.b64encode(digest.value).decode()
@@ -64,8 +64,8 @@ def forwarded(digests: Iterable[Digest]) -> dict[str, str]:
     return headers
 
 
-class Check:
-    """Hashes only what it must: digests of the file that the element cannot check, and those of a form's body."""
+class DigestCheck:
+    """Hashes only for digests of the file that the element does not check, and for those in a form's own headers."""
 
     def __init__(self, of_either: tuple[Digest, ...] = ()) -> None:
         self._of_file: tuple[Digest, ...] = ()
@@ -73,8 +73,8 @@ class Check:
         self._file = _start(of_either)
         self._body = _start(of_either)
 
-    def expect_of_file(self, digests: tuple[Digest, ...]) -> None:
-        """Before the first byte of the file."""
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """The digests of the file. Must be called before its first byte."""
         self._of_file = tuple(digest for digest in digests if digest.algorithm not in _AT_ELEMENT)
         self._file = _start(self._of_file + self._of_either)
 
@@ -90,11 +90,11 @@ class Check:
         """Raises DigestMismatch."""
         for digest in self._of_file:
             if self._file[digest.algorithm].digest() != digest.value:
-                raise DigestMismatch(f"the file's {digest.algorithm} is another")
+                raise DigestMismatch(f"the file's {digest.algorithm} does not match")
         for digest in self._of_either:
             file, body = self._file[digest.algorithm].digest(), self._body[digest.algorithm].digest()
             if digest.value not in (file, body):
-                raise DigestMismatch(f"{digest.algorithm} is neither the file's nor the whole body's")
+                raise DigestMismatch(f"{digest.algorithm} matches neither the file nor the whole body")
 
 
 def _start(digests: Iterable[Digest]) -> dict[str, _Hash]:
@@ -112,12 +112,12 @@ def _members(name: str, value: str) -> list[Digest]:
     for member in value.split(","):
         match = _MEMBER.fullmatch(member)
         if match is None:
-            raise Malformed(f"{name} is not of the form sha-256=:<base64>:")
+            raise Malformed(f"{name} must be of the form sha-256=:<base64>:")
         algorithm, encoded = match.groups()
         if algorithm in _HASHES:
             known.append(Digest(algorithm, _decoded(name, algorithm, encoded)))
     if not known:
-        raise Malformed(f"{name} names no algorithm known here: {', '.join(_HASHES)}")
+        raise Malformed(f"{name} must name one of {', '.join(_HASHES)}")
     return known
 
 
@@ -125,7 +125,7 @@ def _decoded(name: str, algorithm: str, encoded: str) -> bytes:
     try:
         value = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Malformed(f"{name} is not base64") from error
+        raise Malformed(f"{name} must be base64") from error
     if len(value) != _SIZES[algorithm]:
-        raise Malformed(f"{name}: {algorithm} has {_SIZES[algorithm]} bytes, this has {len(value)}")
+        raise Malformed(f"{name}: {algorithm} must have {_SIZES[algorithm]} bytes, not {len(value)}")
     return value

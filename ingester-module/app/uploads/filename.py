@@ -1,5 +1,7 @@
-"""The name that a Content-Disposition header gives to a file (RFC 6266, RFC 8187, RFC 2047; RFC 7578 and WHATWG for form
-parts). `docs/api.md` has the table of what clients send and what is stored."""
+"""The filename in Content-Disposition (RFC 6266, RFC 8187, RFC 2047; RFC 7578 and WHATWG for form parts).
+
+`docs/api.md` has a table of the forms that clients send and the names that are stored.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +16,26 @@ from multipart import content_disposition_unquote
 from artstore.errors import Malformed, TooManyHeaders
 
 MAX_HEADER_BYTES = 4096
-"""255 bytes of name take 765 in percent-encoding, twice that with the plain form beside it."""
+"""A name of 255 bytes takes 765 in percent-encoding, and twice that with the plain form beside it."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAMETER = re.compile(rf';\s*(?:({_TOKEN})\s*=\s*({_QUOTED}\s*|[^;"]*)|[^;"]*)')
-"""A parameter, or something without `=`, which means nothing. It must reach to the next semicolon or to the end."""
+"""A parameter, or text without `=`, which is ignored. It must extend to the next semicolon or to the end."""
 _CONTINUED = re.compile(r"filename\*\d+\*?")
 _CHARSETS = re.compile(
     r"utf-?8|us-ascii|iso-8859-\d{1,2}|windows-12\d\d|cp12\d\d|cp866|koi8-[ru]|gb18030|gbk|big5|euc-\w+"
 )
-"""Those that Python decodes without state: UTF-7, UTF-16 and ISO-2022 can hide characters in plain ASCII."""
+"""Charsets that Python decodes without state. UTF-7, UTF-16 and ISO-2022 can hide characters in plain ASCII."""
 _WORD = re.compile(r"=\?([!-~]+?)(?:\*[!-~]*)?\?([bBqQ])\?([!->@-~]*)\?=")
 _WORDS = re.compile(rf"(?:{_WORD.pattern})(?:[ \t]*(?:{_WORD.pattern}))*")
 
 
 def filename_of(disposition: str) -> str | None:
-    """`filename*` if it can be read, else `filename`; None when the header has neither.
+    """`filename*` if it is readable, else `filename`; None when the header has neither.
 
-    The name is as the sender wrote it, paths and control characters included: the caller checks it. Raises TooManyHeaders,
-    and Malformed for a header that is not well-formed, for a name that is not UTF-8, and for a `filename*` that cannot be read
-    without a `filename` beside it.
+    The name may hold paths and control characters: the caller must check it. Raises TooManyHeaders, and Malformed for a header
+    that is not well-formed, for a name that is not UTF-8, and for an unreadable `filename*` without `filename`.
     """
     if len(disposition) > MAX_HEADER_BYTES:
         raise TooManyHeaders(f"Content-Disposition is longer than {MAX_HEADER_BYTES} bytes")
@@ -59,8 +60,8 @@ def filename_of(disposition: str) -> str | None:
 
 
 def _parameters(disposition: str) -> dict[str, str]:
-    """By lower-case names, quotes included. Raises Malformed where a reader would have to guess which part is the name: a quote
-    inside a name, a quote that does not end, a parameter stated twice."""
+    """By lower-case name, including quotes. Raises Malformed when the name is ambiguous: a quote inside it, a quote that does
+    not end, a repeated parameter."""
     found: dict[str, str] = {}
     at = disposition.find(";")
     while 0 <= at < len(disposition):
@@ -79,7 +80,7 @@ def _parameters(disposition: str) -> dict[str, str]:
 
 
 def header_text(value: bytes) -> str:
-    """A header as text. Bytes that are not UTF-8 become lone surrogates, which `filename_of` refuses in a name."""
+    """Bytes that are not UTF-8 become lone surrogates, which `filename_of` refuses in a name."""
     return value.decode(errors="surrogateescape")
 
 
@@ -96,9 +97,9 @@ def _plain(name: str) -> str:
 
 
 def _decoded_words(text: str) -> str | None:
-    """RFC 2047 encoded words, as .NET and mail libraries write them. One character may span two words of one charset.
+    """Decodes RFC 2047 encoded words, as .NET and mail libraries write them; None when one cannot be decoded.
 
-    None when a word cannot be decoded.
+    A character may span two words of one charset.
     """
     decoded: list[tuple[str, bytes]] = []
     for charset, encoding, content in _WORD.findall(text):
@@ -123,7 +124,7 @@ def _decoded_words(text: str) -> str | None:
 
 
 def _percent_decoded(name: str) -> str:
-    """RFC 7578 §4.2 lets senders percent-encode (aiohttp does), most do not: decode only when the result is not ASCII."""
+    """Decodes only to non-ASCII: RFC 7578 §4.2 permits percent-encoding (aiohttp does it), but most senders do not."""
     if not name.isascii() or "%" not in name:
         return name
     try:
@@ -134,7 +135,7 @@ def _percent_decoded(name: str) -> str:
 
 
 def _extended(value: str) -> str | None:
-    """RFC 8187, and what .NET makes of it: quotes around the whole value, or encoded inside it. None: not readable."""
+    """Decodes RFC 8187 and its .NET variant, with quotes around the value or encoded in it; None when unreadable."""
     charset, first, rest = value.strip('"').partition("'")
     _, second, encoded = rest.partition("'")
     if not first or not second or not _CHARSETS.fullmatch(charset.lower()):

@@ -1,4 +1,4 @@
-"""What an uploader says of a file, in query parameters or form fields, checked and made a NewFile."""
+"""The description of a new file, from query parameters or form fields to a checked NewFile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from artstore.http.json import check_keys, without_bom
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
 MAX_FIELD_BYTES = 16 * 1024
-"""attr.json has 4 KiB; escapes like \\u0434 and spaces can blow up its JSON four times."""
+"""attr.json has 4 KiB; escapes like \\u0434 and spaces can make its JSON four times as long."""
 MAX_QUERY_BYTES = 3 * MAX_FIELD_BYTES
 """Percent-encoding takes three bytes for one."""
 
@@ -32,41 +32,41 @@ _DAYS = re.compile(r"[0-9]{1,4}")
 
 
 def query_fields(query: bytes) -> dict[str, str]:
-    """The known query parameters. Raises InvalidFields for unknown or repeated ones, Malformed for what is not UTF-8."""
+    """Raises InvalidFields for unknown or repeated parameters, Malformed unless they are UTF-8."""
     if not query:
         return {}
     if len(query) > MAX_QUERY_BYTES:
-        raise InvalidFields(f"the query has {len(query)} bytes, the limit is {MAX_QUERY_BYTES}")
+        raise InvalidFields(f"the query has {len(query)} bytes; the limit is {MAX_QUERY_BYTES}")
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError as error:
-        raise Malformed("the query is not percent-encoded UTF-8") from error
+        raise Malformed("the query must be percent-encoded UTF-8") from error
     fields: dict[str, str] = {}
     for name, value in pairs:
         add_field(fields, name, value)
     return fields
 
 
-def check_alone(fields: Mapping[str, str]) -> None:
-    """What can be found wrong in some of the fields before the others are known. Raises InvalidFields."""
+def check_partial(fields: Mapping[str, str]) -> None:
+    """Checks the fields that can be checked before the others are known. Raises InvalidFields."""
     _retention(fields)
     _json(fields, "tags", list[str], [])
     _json(fields, "metadata", dict[str, Any], {})
 
 
 def add_field(fields: dict[str, str], name: str, value: str) -> None:
-    """Raises InvalidFields for a name that means nothing here and for one that came before."""
+    """Raises InvalidFields for an unknown or repeated name."""
     if name not in FIELDS:
-        raise InvalidFields(f"no such field: {name[:64]!r}; known are {', '.join(sorted(FIELDS))}", fields=[name[:64]])
+        raise InvalidFields(f"unknown field {name[:64]!r}; known are {', '.join(sorted(FIELDS))}", fields=[name[:64]])
     if name in fields:
-        raise InvalidFields(f"{name} is stated twice", fields=[name])
+        raise InvalidFields(f"{name} is given twice", fields=[name])
     fields[name] = value
 
 
 def new_file(
     fields: Mapping[str, str], *, filename: str, content_type: str | None, owner: str, now: datetime
 ) -> NewFile:
-    """Raises InvalidFields. A `filename` among the fields is meant more than the one the body brought."""
+    """Raises InvalidFields. A `filename` field takes precedence over the body's own name."""
     retention = _retention(fields)
     new = NewFile(
         filename=fields.get("filename", filename),
@@ -84,7 +84,7 @@ def new_file(
 def _retention(fields: Mapping[str, str]) -> Retention:
     value = fields.get("retention", "permanent")
     if value not in get_args(Retention):
-        raise InvalidFields(f"retention is one of {', '.join(get_args(Retention))}", fields=["retention"])
+        raise InvalidFields(f"retention must be one of {', '.join(get_args(Retention))}", fields=["retention"])
     return cast(Retention, value)
 
 
@@ -92,11 +92,11 @@ def _expiry(fields: Mapping[str, str], retention: Retention, now: datetime) -> s
     text = fields.get("ttl_days")
     if retention == "permanent":
         if text is not None:
-            raise InvalidFields("ttl_days goes with retention=temporary only", fields=["ttl_days"])
+            raise InvalidFields("ttl_days is allowed with retention=temporary only", fields=["ttl_days"])
         return None
     days = DEFAULT_TTL_DAYS if text is None else int(text) if _DAYS.fullmatch(text) else 0
     if not 1 <= days <= MAX_TTL_DAYS:
-        raise InvalidFields(f"ttl_days is a whole number from 1 to {MAX_TTL_DAYS}", fields=["ttl_days"])
+        raise InvalidFields(f"ttl_days must be a whole number from 1 to {MAX_TTL_DAYS}", fields=["ttl_days"])
     return rfc3339(now + timedelta(days=days))
 
 
@@ -111,4 +111,4 @@ def _json(fields: Mapping[str, str], name: str, type_: Any, absent: Any) -> Any:
     except Malformed as error:
         raise InvalidFields(f"{name}: {error.detail}", fields=[name]) from error
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise InvalidFields(f"{name} is not the JSON it must be: {error}", fields=[name]) from error
+        raise InvalidFields(f"{name} is not valid: {error}", fields=[name]) from error

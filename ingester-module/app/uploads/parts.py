@@ -1,6 +1,6 @@
-"""A multipart/form-data body (RFC 7578), read part by part as it arrives; the file's bytes are never collected.
+"""Reads a multipart/form-data body (RFC 7578) part by part as it arrives, without buffering the file.
 
-The part `file` must be the last one: what comes after it would be known too late, so it is refused, not ignored.
+The part `file` must be the last one. Later fields would be known too late, so they are refused.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from multipart import (
 
 from artstore.errors import InvalidFields, Malformed, TooManyHeaders, UnsupportedMediaType
 
-from .digests import Check, Digest, stated
+from .digests import Digest, DigestCheck, digests_in
 from .filename import MAX_HEADER_BYTES, filename_of, header_text
 from .form import MAX_FIELD_BYTES, add_field
-from .receive import Received, too_large
+from .reader import BodyReader, too_large
 
 FILE_PART = "file"
 MAX_PARTS = 16
 MAX_PART_HEADERS = 8
 MAX_BOUNDARY_BYTES = 200
-"""RFC 2046 says 70; some clients make longer ones."""
+"""RFC 2046 allows 70; some clients use longer ones."""
 PLAIN_ENCODINGS = frozenset({"", "binary", "8bit", "7bit"})
-"""Content-Transfer-Encoding values under which a part's bytes are the bytes themselves (RFC 2045 §6.2)."""
+"""Content-Transfer-Encoding values that leave the bytes as they are (RFC 2045 §6.2)."""
 ONCE = frozenset(
     {"content-disposition", "content-type", "content-transfer-encoding", "content-encoding", "content-length"}
 )
-"""Part headers that may not be repeated: parsers disagree about which one counts."""
+"""Part headers that may not be repeated, because parsers disagree about which one counts."""
 MAX_AROUND_FILE_BYTES = 256 * 1024
 """Preamble, fields, part headers and epilogue together."""
 
 _Event: TypeAlias = MultipartSegment | bytes | None
-"""Of the parser: the head of a part, bytes of it, None at its end. b"" stands for the end of the body here."""
+"""From the parser: the head of a part, its bytes, None at its end. b"" is added here for the end of the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """What the headers of the part `file` say."""
+    """The headers of the part `file`."""
 
     filename: str | None
     content_type: str | None
@@ -52,20 +52,20 @@ class FilePart:
 
 
 class FormBody:
-    """First `read_fields`, then `next_piece` until it gives b"": only then is the whole body sound."""
+    """Call `read_fields`, then `next_piece` until it returns b"": only then is the whole body valid."""
 
     def __init__(
-        self, received: Received, content_type: str, *, max_file_bytes: int, of_body: tuple[Digest, ...]
+        self, reader: BodyReader, content_type: str, *, max_file_bytes: int, of_body: tuple[Digest, ...]
     ) -> None:
-        """Raises Malformed when the content type has no usable boundary."""
-        self._received = received
+        """Raises Malformed without a usable boundary."""
+        self._reader = reader
         self._parser = _parser(content_type)
         self._events: Iterator[_Event] = iter(())
         self._parts = 0
         self._max_file_bytes = max_file_bytes
         self._file_bytes = 0
-        self._stated_bytes: int | None = None
-        self._check = Check(of_either=of_body)
+        self._length_bytes: int | None = None
+        self._check = DigestCheck(of_either=of_body)
         self._at_end = False
 
     async def read_fields(self, fields: dict[str, str]) -> FilePart:
@@ -73,13 +73,13 @@ class FormBody:
         while True:
             segment = await self._next_segment()
             if segment is None:
-                raise Malformed(f"the form has no part named {FILE_PART}")
+                raise Malformed(f"the form must have a part named {FILE_PART}")
             if segment.name == FILE_PART:
                 return self._file_part(segment)
             add_field(fields, segment.name or "", await self._text(segment.name or ""))
 
     async def next_piece(self) -> bytes:
-        """Bytes of the file; b"" once the form has ended as it must and its digests match."""
+        """Bytes of the file; b"" once the form has ended properly and its digests match."""
         if self._at_end:
             return b""
         event = await self._next_event()
@@ -89,22 +89,22 @@ class FormBody:
                 raise too_large(self._max_file_bytes)
             self._check.add_file(event)
             return event
-        if self._stated_bytes not in (None, self._file_bytes):
+        if self._length_bytes not in (None, self._file_bytes):
             raise Malformed(
-                f"part {FILE_PART} has {self._file_bytes} bytes, its Content-Length is {self._stated_bytes}"
+                f"part {FILE_PART} has {self._file_bytes} bytes, but its Content-Length is {self._length_bytes}"
             )
         after = await self._next_segment()
         if after is not None:
-            raise Malformed(f"part {(after.name or '')[:64]!r} comes after {FILE_PART}: fields go before it")
+            raise Malformed(f"part {(after.name or '')[:64]!r} comes after {FILE_PART}; send fields before it")
         self._check.finish()
         self._at_end = True
         return b""
 
     def _file_part(self, segment: MultipartSegment) -> FilePart:
         headers = _headers_of(segment)
-        digests = stated(headers)
-        self._check.expect_of_file(digests)
-        self._stated_bytes = _length(headers.get("content-length"))
+        digests = digests_in(headers)
+        self._check.expect(digests)
+        self._length_bytes = _length(headers.get("content-length"))
         return FilePart(filename_of(headers["content-disposition"]), headers.get("content-type") or None, digests)
 
     async def _text(self, name: str) -> str:
@@ -113,12 +113,12 @@ class FormBody:
         while isinstance(event := await self._next_event(), bytes):
             size += len(event)
             if size > MAX_FIELD_BYTES:
-                raise InvalidFields(f"{name[:64]} has more than {MAX_FIELD_BYTES} bytes", fields=[name[:64]])
+                raise InvalidFields(f"{name[:64]} is larger than {MAX_FIELD_BYTES} bytes", fields=[name[:64]])
             pieces.append(event)
         try:
             return b"".join(pieces).decode()
         except UnicodeDecodeError as error:
-            raise InvalidFields(f"{name[:64]} is not UTF-8", fields=[name[:64]]) from error
+            raise InvalidFields(f"{name[:64]} must be UTF-8", fields=[name[:64]]) from error
 
     async def _next_segment(self) -> MultipartSegment | None:
         """The head of the next part; None at the end of the body."""
@@ -127,7 +127,7 @@ class FormBody:
             return None
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise Malformed(f"a form has {MAX_PARTS} parts at most")
+            raise Malformed(f"a form may have at most {MAX_PARTS} parts")
         _refuse_encoded(_headers_of(event))
         return event
 
@@ -136,18 +136,20 @@ class FormBody:
             try:
                 for event in self._events:
                     return event
-                chunk = await self._received.next()
+                chunk = await self._reader.next_chunk()
                 if not chunk:
                     self._parser.close()
                     return b""
-                if self._received.seen_bytes - len(chunk) - self._file_bytes > MAX_AROUND_FILE_BYTES:
-                    raise Malformed(f"a form has {MAX_AROUND_FILE_BYTES} bytes around the file at most")
+                if self._reader.read_bytes - len(chunk) - self._file_bytes > MAX_AROUND_FILE_BYTES:
+                    raise Malformed(f"a form may have at most {MAX_AROUND_FILE_BYTES} bytes around the file")
                 self._check.add_body(chunk)
                 self._events = self._parser.parse(chunk)
             except ParserLimitReached as error:  # no other limit is set
-                raise TooManyHeaders(f"a part has {MAX_PART_HEADERS} headers of {MAX_HEADER_BYTES} bytes") from error
+                raise TooManyHeaders(
+                    f"a part may have at most {MAX_PART_HEADERS} headers of {MAX_HEADER_BYTES} bytes"
+                ) from error
             except MultipartError as error:
-                # the first argument only: behind it the library puts what it caught, which is not for a caller
+                # the first argument only: the second is the exception that the library caught
                 raise Malformed(f"the form cannot be read: {error.args[0]}") from error
 
 
@@ -162,11 +164,11 @@ def _parser(content_type: str) -> PushMultipartParser:
             boundary, max_header_size=MAX_HEADER_BYTES, max_header_count=MAX_PART_HEADERS, header_charset="latin-1"
         )
     except MultipartError as error:
-        raise Malformed(f"the boundary cannot be used: {error}") from error
+        raise Malformed(f"the boundary is not usable: {error}") from error
 
 
 def _headers_of(segment: MultipartSegment) -> dict[str, str]:
-    """By lower-case names, read as UTF-8. Raises Malformed when one of ONCE is repeated."""
+    """By lower-case name, as UTF-8. Raises Malformed when one of ONCE is repeated."""
     headers: dict[str, str] = {}
     for name, value in segment.headerlist:
         lower = name.lower()
@@ -177,7 +179,7 @@ def _headers_of(segment: MultipartSegment) -> dict[str, str]:
 
 
 def _refuse_encoded(headers: dict[str, str]) -> None:
-    """Raises UnsupportedMediaType: bytes that the sender has encoded would be stored as they came."""
+    """Raises UnsupportedMediaType, because encoded bytes would be stored without decoding."""
     transfer = headers.get("content-transfer-encoding", "").lower()
     if transfer not in PLAIN_ENCODINGS:
         raise UnsupportedMediaType(
@@ -189,13 +191,13 @@ def _refuse_encoded(headers: dict[str, str]) -> None:
     if "transfer-encoding" in headers:
         raise UnsupportedMediaType("Transfer-Encoding of a part is not supported: send the plain bytes")
     if "content-range" in headers:
-        raise Malformed("Content-Range is not supported: a part carries whole content")
+        raise Malformed("Content-Range is not supported: a part must be whole content")
 
 
-def _length(stated: str | None) -> int | None:
+def _length(header: str | None) -> int | None:
     """Content-Length of a part, which some clients send. Raises Malformed."""
-    if stated is None:
+    if header is None:
         return None
-    if not (stated.isascii() and stated.isdigit() and len(stated) < 20):
+    if not (header.isascii() and header.isdigit() and len(header) < 20):
         raise Malformed("the Content-Length of a part must be a number")
-    return int(stated)
+    return int(header)

@@ -38,7 +38,7 @@ from ..admin import given_up
 from ..core.context import Context
 from ..idempotency.keys import HeldKey, fingerprint_of
 from ..placement import candidates
-from .body import Opened, open_upload
+from .body import UploadRequest, open_upload
 from .form import new_file
 
 log = get_logger("ingester.upload")
@@ -68,10 +68,10 @@ class UploadOperation:
     Each attempt on an element has a saga and a file id of its own: remains of a failed attempt belong to a different file.
     """
 
-    def __init__(self, context: Context, opened: Opened, owner: str) -> None:
-        self.owner, self.body = owner, opened.body
+    def __init__(self, context: Context, request: UploadRequest, owner: str) -> None:
+        self.owner, self.body = owner, request.body
         self.saga_id, self.file_id = str(uuid7()), str(uuid7())
-        self._context, self._opened = context, opened
+        self._context, self._request = context, request
         self._key: HeldKey | None = None
 
     @classmethod
@@ -115,7 +115,7 @@ class UploadOperation:
 
     def _elements_for(self, new: NewFile) -> list[Element]:
         known = self._context.discovery.elements
-        broken = [element.id for element in known if self._context.elements.refuses(element)]
+        broken = [element.id for element in known if self._context.elements.breaker_open(element)]
         size_bytes = self.body.at_most_bytes
         return candidates(known, size_bytes=size_bytes, retention=new.retention, broken=broken)[:MAX_ELEMENTS]
 
@@ -169,9 +169,9 @@ class UploadOperation:
 
     def _new_file(self, *, unnamed: str, owner: str, now: datetime) -> NewFile:
         """Raises InvalidFields. A file without a name is named `unnamed`."""
-        opened = self._opened
-        filename = unnamed if opened.filename is None else opened.filename
-        return new_file(opened.fields, filename=filename, content_type=opened.content_type, owner=owner, now=now)
+        request = self._request
+        filename = unnamed if request.filename is None else request.filename
+        return new_file(request.fields, filename=filename, content_type=request.content_type, owner=owner, now=now)
 
 
 async def under_lease(begin: Callable[[], Awaitable[float]], transfer: Coroutine[Any, Any, T]) -> T:

@@ -1,5 +1,7 @@
-"""PATCH, PUT content and DELETE under an Idempotency-Key between scripted neighbours. What a dead try leaves is put into the
-row by hand here; real deaths are tried on the whole system (tests/faults)."""
+"""PATCH, PUT content and DELETE under an Idempotency-Key with fake neighbours.
+
+The row that a dead attempt leaves is written by the test. Real kills are tested on the whole system (tests/faults).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ class Keyed:
         return await self.fleet.ask(self.method, path, headers=headers, **{"data": data, **changed})
 
     async def died_after(self, **set_to: Any) -> None:
-        """The row as a dead try leaves it: no answer, the lease over."""
+        """Leaves the row as a dead attempt does: no answer, the lease ended."""
         columns = ", ".join(f"{name} = :{name}" for name in {"status": None, **set_to})
         engine = create_async_engine(self.fleet.database_url)
         async with engine.begin() as connection:
@@ -52,7 +54,7 @@ class Keyed:
 
     @property
     def revision(self) -> int | None:
-        """At the element; None: gone."""
+        """On the element; None when the file is deleted."""
         kept = self.fleet.elements[0].files.get(self.file_id)
         return None if kept is None else int(kept[1]["revision"])
 
@@ -90,7 +92,7 @@ async def test_a_change_is_made_once_and_answered_the_same(keyed: Keyed) -> None
     assert keyed.revision == after(keyed)
 
 
-async def test_another_change_under_the_key_is_refused(keyed: Keyed) -> None:
+async def test_a_different_change_under_the_key_is_refused(keyed: Keyed) -> None:
     await keyed.send()
     others = [{"headers": {"if-match": '"2"'}}]
     if keyed.method == "PATCH":
@@ -105,7 +107,7 @@ async def test_another_change_under_the_key_is_refused(keyed: Keyed) -> None:
 
 
 @pytest.mark.parametrize("error", [ModeForbids("rw"), NotFound("gone")])
-async def test_a_refusal_is_not_kept(keyed: Keyed, error: ArtStoreError) -> None:
+async def test_a_refusal_is_not_stored(keyed: Keyed, error: ArtStoreError) -> None:
     keyed.fleet.elements[0].refuse = error
     assert (await keyed.send()).status == error.status
     assert await keyed.row() is None
@@ -113,30 +115,30 @@ async def test_a_refusal_is_not_kept(keyed: Keyed, error: ArtStoreError) -> None
     assert (await keyed.send()).status in (200, 204)
 
 
-async def test_a_failure_of_the_element_leaves_the_key_to_the_repeat(keyed: Keyed) -> None:
+async def test_a_failed_element_leaves_the_key_to_the_repeat(keyed: Keyed) -> None:
     keyed.fleet.elements[0].refuse = ElementFailed("disk")
     keyed.fleet.admin.fail["/api/sagas/changes"] = [Unavailable("x") for _ in range(9)]
     assert (await keyed.send()).status == 503
     assert (await keyed.send(headers={"if-match": '"1"'})).status == 422
     keyed.fleet.elements[0].refuse = None
-    keyed.fleet.context.elements._to(keyed.fleet.elements[0].entry()).breaker.heal()
+    keyed.fleet.context.elements._peer(keyed.fleet.elements[0].entry()).breaker.heal()
     assert (await keyed.send()).status in (200, 204)
     assert keyed.revision == after(keyed)
 
 
-async def test_a_try_that_died_before_the_element_was_asked_is_gone_on_with(keyed: Keyed) -> None:
+async def test_a_repeat_continues_an_attempt_that_died_before_the_element_was_asked(keyed: Keyed) -> None:
     keyed.fleet.elements[0].refuse = ElementFailed("disk")
     keyed.fleet.admin.fail["/api/sagas/changes"] = [Unavailable("x") for _ in range(9)]
     await keyed.send()
     keyed.fleet.elements[0].refuse = None
-    keyed.fleet.context.elements._to(keyed.fleet.elements[0].entry()).breaker.heal()
+    keyed.fleet.context.elements._peer(keyed.fleet.elements[0].entry()).breaker.heal()
     for pinned in ({}, {"from_revision": 1}) if keyed.method != "DELETE" else ({},):
         await keyed.died_after(**pinned)
     assert (await keyed.send()).status in (200, 204)
     assert keyed.revision == after(keyed)
 
 
-async def test_a_try_that_died_after_the_change_is_answered_as_it_would_have_been(keyed: Keyed) -> None:
+async def test_an_attempt_that_died_after_the_change_gets_its_answer(keyed: Keyed) -> None:
     first = await keyed.send()
     await keyed.died_after(**({} if keyed.method == "DELETE" else {"from_revision": 1}))
     again = await keyed.send()
@@ -147,7 +149,7 @@ async def test_a_try_that_died_after_the_change_is_answered_as_it_would_have_bee
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["after ours", "instead of ours"])
-async def test_when_the_file_has_gone_on_it_is_said_and_nothing_is_changed(keyed: Keyed, ours: bool) -> None:
+async def test_a_repeat_changes_nothing_when_the_file_was_changed_since(keyed: Keyed, ours: bool) -> None:
     if keyed.method == "DELETE":
         return  # of a file that is gone nothing goes on
     await keyed.send()
@@ -165,7 +167,7 @@ async def test_when_the_file_has_gone_on_it_is_said_and_nothing_is_changed(keyed
     assert keyed.revision == revision
 
 
-async def test_a_change_for_an_element_that_is_away_is_queued_once(keyed: Keyed) -> None:
+async def test_a_change_for_an_unavailable_element_is_queued_once(keyed: Keyed) -> None:
     if keyed.method == "PUT":
         return  # nobody keeps its bytes
     keyed.fleet.elements[0].refuse = Unavailable("starting")
@@ -177,7 +179,7 @@ async def test_a_change_for_an_element_that_is_away_is_queued_once(keyed: Keyed)
     assert (queued["keyed"], first.headers["location"]) == (True, f"/api/sagas/{queued['saga_id']}")
 
 
-async def test_a_queueing_after_a_dead_try_asks_for_the_revision_that_it_pinned(keyed: Keyed) -> None:
+async def test_a_change_queued_after_a_dead_attempt_has_the_pinned_revision(keyed: Keyed) -> None:
     if keyed.method != "PATCH":
         return
     keyed.fleet.elements[0].refuse = Unavailable("starting")
@@ -188,7 +190,7 @@ async def test_a_queueing_after_a_dead_try_asks_for_the_revision_that_it_pinned(
     assert [queued["if_revisions"] for queued in keyed.fleet.admin.queued] == [[1]]
 
 
-async def test_a_repeat_under_a_tag_of_content_that_is_gone_gets_the_first_answer(fleet: Fleet) -> None:
+async def test_a_repeat_under_the_old_contents_etag_gets_the_first_answer(fleet: Fleet) -> None:
     record = await upload(fleet)
     one = Keyed(fleet, "PUT", record["file_id"], "tagged")
     tag = f'"{record["checksum"]}"'

@@ -7,7 +7,7 @@ import pytest
 from app.changes.change import Delete
 from app.changes.conditional import Precondition
 from app.changes.update import Patch, Replace
-from app.uploads.body import Body, Opened
+from app.uploads.body import Body, UploadRequest
 from app.uploads.upload import UploadOperation
 from artstore.contracts.files import Changes
 
@@ -24,12 +24,12 @@ NO_CONTEXT: Any = None
 
 def opened(
     fields: dict[str, str], filename: str | None = "a.pdf", content_type: str | None = "application/pdf"
-) -> Opened:
+) -> UploadRequest:
     body = Body(source=None, size_bytes=None, at_most_bytes=None, digests=())  # type: ignore[arg-type]
-    return Opened(body, fields, filename, content_type)
+    return UploadRequest(body, fields, filename, content_type)
 
 
-def of_upload(opened: Opened) -> str:
+def of_upload(opened: UploadRequest) -> str:
     return UploadOperation(NO_CONTEXT, opened, "somebody").fingerprint()
 
 
@@ -59,7 +59,7 @@ def test_equal_requests_in_different_notation_have_one_fingerprint() -> None:
         opened(FIELDS, content_type="text/plain"),
     ],
 )
-def test_an_upload_with_other_fields_has_a_different_fingerprint(other: Opened) -> None:
+def test_an_upload_with_other_fields_has_a_different_fingerprint(other: UploadRequest) -> None:
     assert of_upload(other) != of_upload(opened(FIELDS))
 
 

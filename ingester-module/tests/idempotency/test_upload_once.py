@@ -1,4 +1,4 @@
-"""Uploads under an Idempotency-Key between scripted neighbours; the kills are tried on the whole system (tests/faults)."""
+"""Uploads under an Idempotency-Key with fake neighbours. Kills are tested on the whole system (tests/faults)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_repeat_gets_the_first_answer_and_stores_nothing(fleet: Fleet, s
     body, key = os.urandom(size), new_key()
 
     def data() -> Any:
-        """A form's boundary is another at each try."""
+        """A form has a new boundary for each request."""
         if how == "raw":
             return body
         form = aiohttp.FormData()
@@ -81,7 +81,7 @@ async def test_a_repeat_gets_the_first_answer_and_stores_nothing(fleet: Fleet, s
     ],
     ids=str,
 )
-async def test_another_request_under_the_key_is_refused(fleet: Fleet, changed: dict[str, Any]) -> None:
+async def test_a_different_request_under_the_key_is_refused(fleet: Fleet, changed: dict[str, Any]) -> None:
     key = new_key()
     await send(fleet, key)
     other = await send(fleet, key, **changed)
@@ -89,7 +89,7 @@ async def test_another_request_under_the_key_is_refused(fleet: Fleet, changed: d
     assert files(fleet) == 1
 
 
-async def test_a_digest_that_does_not_match_a_replayed_body_is_told(fleet: Fleet) -> None:
+async def test_a_wrong_digest_of_a_replayed_body_is_refused(fleet: Fleet) -> None:
     key = new_key()
     await send(fleet, key)
     right = base64.b64encode(hashlib.sha256(b"content").digest()).decode()
@@ -100,7 +100,7 @@ async def test_a_digest_that_does_not_match_a_replayed_body_is_told(fleet: Fleet
         assert (await send(fleet, key, headers=header)).json["code"] == "digest_mismatch"
 
 
-async def test_one_still_running_is_409_until_its_lease_ends(fleet: Fleet) -> None:
+async def test_a_repeat_is_409_while_the_first_request_runs(fleet: Fleet) -> None:
     key = new_key()
     fleet.elements[1].stalled = fleet.elements[2].stalled = True
     running = asyncio.create_task(send(fleet, key))
@@ -118,7 +118,7 @@ async def test_one_still_running_is_409_until_its_lease_ends(fleet: Fleet) -> No
 
 
 @pytest.mark.parametrize("error", [Unavailable("x"), ElementFailed("x"), StorageFull("x"), InvalidFields("x")])
-async def test_a_failure_is_not_kept(fleet: Fleet, error: ArtStoreError) -> None:
+async def test_a_failure_is_not_stored(fleet: Fleet, error: ArtStoreError) -> None:
     key = new_key()
     for element in fleet.elements:
         element.refuse = error
@@ -126,13 +126,13 @@ async def test_a_failure_is_not_kept(fleet: Fleet, error: ArtStoreError) -> None
     for element in fleet.elements:
         element.refuse = None
     for breaker in fleet.elements:
-        fleet.context.elements._to(breaker.entry()).breaker.heal()
+        fleet.context.elements._peer(breaker.entry()).breaker.heal()
     first = await send(fleet, key, b"other bytes", params={"filename": "b"})
     assert (first.status, "idempotent-replayed" in first.headers) == (201, False)
     assert files(fleet) == 1
 
 
-async def test_the_next_element_gets_ids_that_the_row_names(fleet: Fleet) -> None:
+async def test_the_next_element_gets_the_ids_of_the_row(fleet: Fleet) -> None:
     key = new_key()
     fleet.elements[1].refuse = ElementFailed("disk")
     first = await send(fleet, key)
@@ -144,8 +144,8 @@ async def test_the_next_element_gets_ids_that_the_row_names(fleet: Fleet) -> Non
     assert len({saga.saga_id for saga in fleet.admin.begun}) == len({saga.file_id for saga in fleet.admin.begun}) == 2
 
 
-async def test_a_commit_without_an_answer_leaves_the_key_to_who_comes_next(fleet: Fleet) -> None:
-    """It came first, and its answer is there; or the key is free, and it is refused if it comes late."""
+async def test_a_commit_without_an_answer_leaves_the_key_to_the_next_request(fleet: Fleet) -> None:
+    """Either it came first and its answer is stored, or the key is free and a late commit is refused."""
     key = new_key()
     fleet.admin.fail["/api/sagas/commit"] = [Unavailable("x") for _ in range(4)]
     assert (await send(fleet, key)).status == 503
@@ -154,7 +154,7 @@ async def test_a_commit_without_an_answer_leaves_the_key_to_who_comes_next(fleet
     assert len(fleet.admin.committed) == 1
 
 
-async def test_each_way_a_request_meets_its_key_is_counted(fleet: Fleet) -> None:
+async def test_every_key_decision_is_counted(fleet: Fleet) -> None:
     key, store = new_key(), fleet.context.keys.store
     dead = Scope(OWNER, new_key())
     before = await counted(fleet)
@@ -176,8 +176,8 @@ async def test_each_way_a_request_meets_its_key_is_counted(fleet: Fleet) -> None
     assert counts == {"first": 1, "replayed": 1, "running": 1, "mismatch": 2, "taken_over": 1}
 
 
-async def test_who_lost_the_key_while_it_ran_is_refused(fleet: Fleet) -> None:
-    """As an ingester that was paused: the key is another's when it comes to commit."""
+async def test_a_request_that_lost_its_key_while_running_is_refused(fleet: Fleet) -> None:
+    """Like an ingester that was paused: the key belongs to a different attempt when it commits."""
     key, store = new_key(), fleet.context.keys.store
     scope = Scope(OWNER, key)
 
@@ -199,7 +199,7 @@ async def test_who_lost_the_key_while_it_ran_is_refused(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "ж", "x" * 256, "a\tb"])
-async def test_a_key_that_is_none_is_refused_before_the_body(fleet: Fleet, key: str) -> None:
+async def test_an_invalid_key_is_refused_before_the_body(fleet: Fleet, key: str) -> None:
     refused = await send(fleet, key)
     assert (refused.status, refused.json["code"], refused.json["fields"]) == (
         422,
@@ -209,13 +209,13 @@ async def test_a_key_that_is_none_is_refused_before_the_body(fleet: Fleet, key: 
     assert files(fleet) == 0
 
 
-async def test_two_keys_in_one_request_are_none(fleet: Fleet) -> None:
+async def test_two_keys_in_one_request_are_refused(fleet: Fleet) -> None:
     headers = [("idempotency-key", "a"), ("idempotency-key", "b")]
     assert (await fleet.ask("POST", UPLOAD, data=b"x", headers=headers)).status == 400
     assert files(fleet) == 0
 
 
-async def test_the_longest_key_and_every_visible_character_do(fleet: Fleet) -> None:
+async def test_the_longest_key_and_every_visible_character_are_accepted(fleet: Fleet) -> None:
     for key in ("x" * 255, "".join(chr(code) for code in range(0x21, 0x7F))):
         assert (await send(fleet, key + "")).status == 201
     assert files(fleet) == 2

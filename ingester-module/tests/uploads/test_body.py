@@ -1,4 +1,4 @@
-"""Bodies over real sockets: uvicorn in front, the reader behind, the test writes the wire bytes itself."""
+"""Bodies over real sockets: the test writes the bytes of the request, behind uvicorn is the reader."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.uploads.body import HELD_BYTES, PIECE_BYTES, open_upload
-from app.uploads.receive import BodyLimits
+from app.uploads.body import BUFFER_BYTES, PIECE_BYTES, open_upload
+from app.uploads.reader import BodyLimits
 from artstore.clock import Clock
 from artstore.http.body import RateLimits
 from artstore.http.json import JsonResponse
@@ -31,7 +31,7 @@ B = "Xy7"
 
 
 class Seen(msgspec.Struct):
-    """What the handler got of a body, and what it passed on of one that failed in the end."""
+    """The body as the handler received it."""
 
     filename: str | None
     content_type: str | None
@@ -62,7 +62,7 @@ class Answer:
 class Server:
     port: int
     passed_on: list[int]
-    """Bytes that each request let go before it ended or failed."""
+    """Bytes that each request sent on before it ended or failed."""
 
     async def send(self, head: str, *pieces: bytes, pause_s: float = 0.0, cut: bool = False) -> Answer:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -107,7 +107,7 @@ async def server() -> AsyncIterator[Server]:
         sizes: list[int] = []
         hashed = hashlib.sha256()
         passed_on.append(0)
-        async for piece in opened.body.pieces() if not opened.body.held else _once(opened.body.held_bytes):
+        async for piece in opened.body.pieces() if not opened.body.buffered else _once(opened.body.buffered_bytes):
             sizes.append(len(piece))
             passed_on[-1] += len(piece)
             hashed.update(piece)
@@ -116,7 +116,7 @@ async def server() -> AsyncIterator[Server]:
                 opened.filename,
                 opened.content_type,
                 opened.fields,
-                opened.body.held,
+                opened.body.buffered,
                 opened.body.size_bytes,
                 hashed.hexdigest(),
                 sizes,
@@ -152,7 +152,18 @@ def file_part(body: bytes, filename: str = "a.bin", headers: str = "") -> bytes:
 
 
 END = f"--{B}--\r\n".encode()
-SIZES = [0, 1, HELD_BYTES - 1, HELD_BYTES, HELD_BYTES + 1, PIECE_BYTES, PIECE_BYTES + 1, 2**20, 2**20 + 1, 3 * 2**20]
+SIZES = [
+    0,
+    1,
+    BUFFER_BYTES - 1,
+    BUFFER_BYTES,
+    BUFFER_BYTES + 1,
+    PIECE_BYTES,
+    PIECE_BYTES + 1,
+    2**20,
+    2**20 + 1,
+    3 * 2**20,
+]
 
 
 def digest(body: bytes) -> str:
@@ -160,21 +171,21 @@ def digest(body: bytes) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_raw_body_comes_through_as_it_is(server: Server, size: int) -> None:
+async def test_a_raw_body_arrives_unchanged(server: Server, size: int) -> None:
     body = os.urandom(size)
     seen = (await server.raw(body, "content-type: a/b\r\n")).seen
     assert (seen.sha256, seen.size_bytes, seen.content_type) == (hashlib.sha256(body).hexdigest(), size, "a/b")
-    assert seen.held == (size <= HELD_BYTES)
+    assert seen.held == (size <= BUFFER_BYTES)
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_form_gives_the_file_as_it_is(server: Server, size: int) -> None:
+async def test_the_file_of_a_form_arrives_unchanged(server: Server, size: int) -> None:
     body = os.urandom(size)
     sent = part("tags", b'["a"]') + file_part(body, "Договор №5.pdf", "Content-Type: application/pdf\r\n") + END
     seen = (await server.form(sent, slices=20)).seen
     assert (seen.sha256, seen.filename) == (hashlib.sha256(body).hexdigest(), "Договор №5.pdf")
     assert (seen.fields, seen.content_type) == ({"tags": '["a"]'}, "application/pdf")
-    assert seen.held == (size <= HELD_BYTES)
+    assert seen.held == (size <= BUFFER_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,7 @@ async def test_a_chunked_body_has_no_known_size_and_arrives_whole(server: Server
     assert (seen.size_bytes, seen.sha256) == (None, hashlib.sha256(chunk * 5).hexdigest())
 
 
-async def test_names_come_from_the_header_or_from_nowhere(server: Server) -> None:
+async def test_the_name_comes_from_the_header_only(server: Server) -> None:
     named = "content-disposition: attachment; filename*=UTF-8''%D0%94.pdf\r\n"
     assert (await server.raw(b"x", named)).seen.filename == "Д.pdf"
     assert (await server.raw(b"x", 'content-disposition: attachment; filename="Ж🗂️"\r\n')).seen.filename == "Ж🗂️"
@@ -268,7 +279,7 @@ BAD_FORMS: list[tuple[str, bytes, int, str]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "code"), [row[1:] for row in BAD_FORMS], ids=[row[0] for row in BAD_FORMS])
-async def test_a_form_that_is_not_right_is_refused_and_never_ends_well(
+async def test_an_invalid_form_is_refused_before_its_end_is_sent_on(
     server: Server, body: bytes, status: int, code: str
 ) -> None:
     server.passed_on.clear()
@@ -277,7 +288,7 @@ async def test_a_form_that_is_not_right_is_refused_and_never_ends_well(
     assert sum(server.passed_on) < max(len(body), 1)
 
 
-async def test_what_is_wrong_with_a_form_is_said_in_words(server: Server) -> None:
+async def test_the_error_of_an_invalid_form_names_the_problem(server: Server) -> None:
     answer = await server.form(file_part(b"x").replace(b"a.bin", b"\xff.bin") + END)
     assert (
         orjson.loads(answer.body)["detail"]
@@ -295,7 +306,7 @@ async def test_what_is_wrong_with_a_form_is_said_in_words(server: Server) -> Non
         "Content-Length: 8",
     ],
 )
-async def test_a_part_that_is_not_encoded_is_taken_to_the_byte(server: Server, headers: str) -> None:
+async def test_an_unencoded_part_arrives_unchanged(server: Server, headers: str) -> None:
     answer = await server.form(file_part(b"AAECAwT/", headers=f"{headers}\r\n") + END)
     assert answer.status == 200
 
@@ -306,17 +317,17 @@ async def test_a_form_without_a_usable_boundary_is_malformed(server: Server, bou
     assert (await server.send(head)).status in (400, 431)
 
 
-async def test_a_body_that_is_cut_off_never_gives_its_end(server: Server) -> None:
+async def test_the_end_of_a_truncated_body_is_never_sent_on(server: Server) -> None:
     for size in (100, 1_000_000):
         server.passed_on.clear()
         head = f" HTTP/1.1\r\nhost: t\r\ncontent-length: {size}"
         await server.send(head, b"x" * (size - 1), cut=True)
         await asyncio.sleep(0.05)
-        assert sum(server.passed_on) < size - 1 or size < HELD_BYTES
+        assert sum(server.passed_on) < size - 1 or size < BUFFER_BYTES
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000])
-async def test_digests_of_a_form_may_mean_the_file_or_the_body(server: Server, size: int) -> None:
+async def test_a_digest_of_a_form_may_be_that_of_the_file_or_the_body(server: Server, size: int) -> None:
     file = os.urandom(size)
     sent = file_part(file) + END
     for right in (digest(file), digest(sent)):
@@ -327,7 +338,7 @@ async def test_digests_of_a_form_may_mean_the_file_or_the_body(server: Server, s
     assert sum(server.passed_on) < size
 
 
-async def test_sha512_of_a_raw_body_is_checked_before_its_end_is_let_go(server: Server) -> None:
+async def test_sha512_of_a_raw_body_is_checked_before_its_end_is_sent_on(server: Server) -> None:
     file = os.urandom(1_000_000)
     right = base64.b64encode(hashlib.sha512(file).digest()).decode()
     assert (await server.raw(file, f"repr-digest: sha-512=:{right}:\r\n")).status == 200
@@ -336,23 +347,23 @@ async def test_sha512_of_a_raw_body_is_checked_before_its_end_is_let_go(server: 
     assert sum(server.passed_on) < len(file)
 
 
-async def test_too_large_is_said_before_the_body_when_its_length_is_stated(server: Server) -> None:
+async def test_a_body_with_a_too_large_length_is_refused_unread(server: Server) -> None:
     head = f" HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: {LIMITS.max_file_bytes + 1}"
     answer = await server.send(head)
     assert (answer.status, answer.code, answer.interim) == (413, "too_large", False)
 
 
-async def test_too_large_is_said_in_the_middle_when_it_is_not(server: Server) -> None:
+async def test_a_chunked_body_that_grows_too_large_is_refused(server: Server) -> None:
     chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
     answer = await server.send(" HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked", *([chunk] * 9))
     assert (answer.status, answer.code) == (413, "too_large")
 
 
-async def test_a_body_that_is_wanted_is_asked_for(server: Server) -> None:
+async def test_an_expected_body_is_asked_for_with_100_continue(server: Server) -> None:
     answer = await server.send(" HTTP/1.1\r\nhost: t\r\nexpect: 100-continue\r\ncontent-length: 5")
     assert answer.interim
 
 
-async def test_a_client_that_stalls_is_told_and_cut_off(server: Server) -> None:
+async def test_a_client_that_stalls_gets_408_and_is_disconnected(server: Server) -> None:
     answer = await server.send(" HTTP/1.1\r\nhost: t\r\ncontent-length: 100", b"x")
     assert (answer.status, answer.code) == (408, "too_slow")

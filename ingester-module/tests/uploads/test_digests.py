@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from app.uploads.digests import Check, Digest, forwarded, stated
+from app.uploads.digests import Digest, DigestCheck, digest_headers, digests_in
 from artstore.errors import DigestMismatch, Malformed
 
 FILE, BODY = b"the file", b"--b\r\n\r\nthe file\r\n--b--"
@@ -20,15 +20,15 @@ MD5 = hashlib.md5(FILE, usedforsecurity=False).digest()
 
 
 def test_each_header_is_read() -> None:
-    assert stated({"content-md5": b64(MD5)}) == (Digest("md5", MD5),)
-    assert stated({"repr-digest": f"sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
+    assert digests_in({"content-md5": b64(MD5)}) == (Digest("md5", MD5),)
+    assert digests_in({"repr-digest": f"sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
     both = f"sha-256=:{b64(SHA256)}:, sha-512=:{b64(SHA512)}:;q=1"
-    assert stated({"content-digest": both, "repr-digest": both}) == (
+    assert digests_in({"content-digest": both, "repr-digest": both}) == (
         Digest("sha-256", SHA256),
         Digest("sha-512", SHA512),
     )
-    assert stated({"content-digest": f"crc32c=:AAAAAA==:,sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
-    assert stated({}) == ()
+    assert digests_in({"content-digest": f"crc32c=:AAAAAA==:,sha-256=:{b64(SHA256)}:"}) == (Digest("sha-256", SHA256),)
+    assert digests_in({}) == ()
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_each_header_is_read() -> None:
 )
 def test_a_digest_that_cannot_be_checked_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(Malformed):
-        stated(headers)
+        digests_in(headers)
 
 
 def test_the_element_is_asked_to_check_what_it_can() -> None:
     given = (Digest("sha-256", SHA256), Digest("sha-512", SHA512), Digest("md5", MD5))
-    assert forwarded(given) == {"repr-digest": f"sha-256=:{b64(SHA256)}:", "content-md5": b64(MD5)}
+    assert digest_headers(given) == {"repr-digest": f"sha-256=:{b64(SHA256)}:", "content-md5": b64(MD5)}
 
 
-def run(check: Check, file: bytes = FILE) -> None:
+def run(check: DigestCheck, file: bytes = FILE) -> None:
     for at in range(len(BODY)):
         check.add_body(BODY[at : at + 1])
     for at in range(len(file)):
@@ -62,19 +62,19 @@ def run(check: Check, file: bytes = FILE) -> None:
     check.finish()
 
 
-def test_of_a_form_either_the_file_or_the_whole_body_may_match() -> None:
-    run(Check((Digest("sha-256", SHA256),)))
-    run(Check((Digest("sha-256", hashlib.sha256(BODY).digest()),)))
-    run(Check((Digest("sha-256", hashlib.sha256(BODY).digest()), Digest("md5", MD5))))
+def test_a_forms_digest_may_match_the_file_or_the_whole_body() -> None:
+    run(DigestCheck((Digest("sha-256", SHA256),)))
+    run(DigestCheck((Digest("sha-256", hashlib.sha256(BODY).digest()),)))
+    run(DigestCheck((Digest("sha-256", hashlib.sha256(BODY).digest()), Digest("md5", MD5))))
     with pytest.raises(DigestMismatch):
-        run(Check((Digest("sha-256", bytes(32)),)))
+        run(DigestCheck((Digest("sha-256", bytes(32)),)))
 
 
-def test_what_the_element_cannot_check_is_checked_here() -> None:
-    check = Check()
-    check.expect_of_file((Digest("sha-512", SHA512),))
+def test_digests_that_the_element_cannot_check_are_checked_here() -> None:
+    check = DigestCheck()
+    check.expect((Digest("sha-512", SHA512),))
     run(check)
-    check = Check()
-    check.expect_of_file((Digest("sha-512", SHA512),))
+    check = DigestCheck()
+    check.expect((Digest("sha-512", SHA512),))
     with pytest.raises(DigestMismatch):
         run(check, b"another")

@@ -62,12 +62,12 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("header", "expected"), NAMES)
-def test_the_name_is_read_as_the_sender_wrote_it(header: str, expected: str | None) -> None:
+def test_the_filename_is_read_as_sent(header: str, expected: str | None) -> None:
     assert filename_of(header) == expected
 
 
 @pytest.mark.parametrize("value", ["UTF-8''%FF", "UTF-8'no-second-quote", "utf-7''a", "plain"])
-def test_an_extended_name_that_cannot_be_read_is_refused(value: str) -> None:
+def test_an_unreadable_extended_name_is_refused(value: str) -> None:
     with pytest.raises(Malformed):
         filename_of(f"attachment; filename*={value}")
 
@@ -84,7 +84,7 @@ def test_an_extended_name_that_cannot_be_read_is_refused(value: str) -> None:
         'x="" "',
     ],
 )
-def test_a_header_that_leaves_open_where_its_name_ends_is_refused(parameters: str) -> None:
+def test_a_header_with_an_ambiguous_name_is_refused(parameters: str) -> None:
     with pytest.raises(Malformed, match="cannot be read"):
         filename_of(f"attachment; {parameters}")
 
@@ -92,12 +92,12 @@ def test_a_header_that_leaves_open_where_its_name_ends_is_refused(parameters: st
 @pytest.mark.parametrize(
     "twice", ['filename="a"; filename="b"', "filename*=UTF-8''a; FILENAME*=UTF-8''b", "name=file; name=x"]
 )
-def test_a_parameter_that_is_stated_twice_is_refused(twice: str) -> None:
+def test_a_repeated_parameter_is_refused(twice: str) -> None:
     with pytest.raises(Malformed, match="twice"):
         filename_of(f"form-data; {twice}")
 
 
-def test_a_name_in_continuations_is_never_lost_in_silence() -> None:
+def test_a_name_in_continuations_is_refused_not_ignored() -> None:
     continued = "attachment; filename*0*=UTF-8''%D0%B0; filename*1=\"b.txt\""
     with pytest.raises(Malformed):
         filename_of(continued)
@@ -106,7 +106,7 @@ def test_a_name_in_continuations_is_never_lost_in_silence() -> None:
     assert filename_of(f'{continued}; filename="ok.txt"') == "ok.txt"
 
 
-def test_a_name_of_megabytes_is_refused_by_its_length() -> None:
+def test_a_name_that_is_too_long_is_refused() -> None:
     with pytest.raises(TooManyHeaders):
         filename_of('attachment; filename="' + "x" * 5_000_000 + '"')
 
@@ -128,11 +128,11 @@ def test_no_header_breaks_the_reader(header: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Договор.pdf".encode("cp1251"), b"caf\xe9", b"\x81\x98", "я".encode()[:1]])
-def test_a_name_in_a_code_page_is_refused_by_a_word_on_utf8(name: bytes) -> None:
+def test_a_name_in_a_code_page_is_refused_with_the_remedy(name: bytes) -> None:
     with pytest.raises(Malformed, match="filename is not UTF-8"):
         filename_of(header_text(b'attachment; filename="' + name + b'"'))
 
 
-def test_an_extended_name_makes_up_for_a_plain_one_in_a_code_page() -> None:
+def test_an_extended_name_replaces_a_plain_one_in_a_code_page() -> None:
     header = b"attachment; filename=\"\xc4\"; filename*=UTF-8''%D0%94"
     assert filename_of(header_text(header)) == "Д"

@@ -15,13 +15,13 @@ def described(**fields: str) -> object:
     return new_file(fields, filename="a.pdf", content_type="application/pdf", owner="me", now=NOW)
 
 
-def test_without_fields_a_file_is_permanent_and_bare() -> None:
+def test_a_file_without_fields_is_permanent() -> None:
     new = new_file({}, filename="a.pdf", content_type=None, owner="me", now=NOW)
     assert (new.filename, new.content_type, new.owner) == ("a.pdf", "application/octet-stream", "me")
     assert (new.tags, new.metadata, new.retention, new.expires_at) == ([], {}, "permanent", None)
 
 
-def test_fields_say_what_the_file_is() -> None:
+def test_fields_describe_the_file() -> None:
     fields = {"tags": '["договор", "b"]', "metadata": '{"n": {"x": [1, null]}}', "filename": "Ж.pdf"}
     new = new_file(fields, filename="a.pdf", content_type="text/plain; charset=utf-8", owner="me", now=NOW)
     assert (new.filename, new.tags, new.metadata) == ("Ж.pdf", ["договор", "b"], {"n": {"x": [1, None]}})
@@ -29,7 +29,7 @@ def test_fields_say_what_the_file_is() -> None:
 
 
 @pytest.mark.parametrize(("ttl", "expires"), [(None, "2026-01-31"), ("1", "2026-01-02"), ("365", "2027-01-01")])
-def test_a_temporary_file_expires_after_its_days(ttl: str | None, expires: str) -> None:
+def test_a_temporary_file_expires_after_ttl_days(ttl: str | None, expires: str) -> None:
     fields = {"retention": "temporary"} | ({} if ttl is None else {"ttl_days": ttl})
     new = new_file(fields, filename="a", content_type=None, owner="me", now=NOW)
     assert new.expires_at == f"{expires}T00:00:00.000000Z"
@@ -65,13 +65,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "named"), WRONG)
-def test_a_field_that_breaks_a_rule_is_named(fields: dict[str, str], named: str) -> None:
+def test_an_invalid_field_is_named(fields: dict[str, str], named: str) -> None:
     with pytest.raises(InvalidFields) as raised:
         described(**fields)
     assert raised.value.fields["fields"] == [named]
 
 
-def test_a_name_of_exactly_255_bytes_is_taken() -> None:
+def test_a_name_of_exactly_255_bytes_is_accepted() -> None:
     described(filename="я" * 127 + "a")
 
 
@@ -91,6 +91,6 @@ def test_the_query_is_read_as_utf8() -> None:
         (b"&".join([b"tags=1"] * 1000), ArtStoreError),
     ],
 )
-def test_a_query_that_says_nothing_clear_is_refused(query: bytes, error: type[ArtStoreError]) -> None:
+def test_an_ambiguous_query_is_refused(query: bytes, error: type[ArtStoreError]) -> None:
     with pytest.raises(error):
         query_fields(query)

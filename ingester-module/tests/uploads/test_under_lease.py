@@ -9,7 +9,7 @@ from artstore.errors import StorageFull, Unavailable
 
 
 class Begins:
-    """Counts begins; fails those it is told to. Admin says how long its lease is."""
+    """Counts begins, and fails the given ones."""
 
     def __init__(self, *failing: int, lease_s: float = 300) -> None:
         self.count, self.failing, self.lease_s = 0, failing, lease_s
@@ -47,18 +47,18 @@ async def test_a_begin_that_fails_stops_the_transfer() -> None:
     assert seen == ["cancelled"]
 
 
-async def test_a_transfer_that_fails_says_why_even_when_the_lease_is_fine() -> None:
+async def test_a_failed_transfer_raises_its_own_error() -> None:
     with pytest.raises(StorageFull):
         await under_lease(Begins(), failing())
 
 
-async def test_a_long_transfer_renews_whatever_lease_admin_gives_and_survives_a_lost_renewal() -> None:
+async def test_a_long_transfer_renews_its_lease_and_survives_a_failed_renewal() -> None:
     begins = Begins(2, 3, lease_s=0.05)
     assert await under_lease(begins, moving(0.2)) == "moved"
     assert begins.count > 3
 
 
-async def test_a_caller_that_leaves_takes_the_transfer_along() -> None:
+async def test_a_cancelled_caller_cancels_the_transfer() -> None:
     seen: list[str] = []
     task = asyncio.create_task(under_lease(Begins(), moving(60, seen)))
     await asyncio.sleep(0.01)

@@ -1,7 +1,4 @@
-"""A request's body as it arrives: bounded in size, idle time and slowness, and never mistaken for whole when it was cut off.
-
-uvicorn itself waits for a slow body without end (uvicorn#157).
-"""
+"""Reads a request's body within limits on size, idle time and rate, and detects a truncated one."""
 
 from __future__ import annotations
 
@@ -20,36 +17,36 @@ class BodyLimits:
     rate: RateLimits
 
 
-class Received:
-    """The body's bytes, chunk by chunk. Nothing is read, and no 100-continue sent, before the first `next`."""
+class BodyReader:
+    """Reads nothing, and so sends no 100-continue, before the first `next_chunk`."""
 
     def __init__(self, request: Request, limits: BodyLimits, *, max_bytes: int, clock: Clock) -> None:
-        """Raises TooLarge when the stated length is over `max_bytes`, LengthRequired when none is stated."""
-        self.stated_bytes = stated_length(request)
-        self.seen_bytes = 0
+        """Raises TooLarge when Content-Length exceeds `max_bytes`, LengthRequired without a length."""
+        self.length_bytes = stated_length(request)
+        self.read_bytes = 0
         self._receive = request.receive
         self._rate = limits.rate
         self._max_bytes = max_bytes
         self._clock = clock
         self._pace = limits.rate.pace()
         self._ended = False
-        if self.stated_bytes is not None and self.stated_bytes > max_bytes:
+        if self.length_bytes is not None and self.length_bytes > max_bytes:
             raise too_large(max_bytes)
 
-    async def next(self) -> bytes:
-        """The next chunk, never empty; b"" at the end. Raises Malformed (cut off), TooSlow, TooLarge."""
+    async def next_chunk(self) -> bytes:
+        """Never empty before the end, then b"". Raises Malformed (truncated), TooSlow, TooLarge."""
         while not self._ended:
             chunk, more = await next_chunk(self._receive, self._rate, self._pace, self._clock.monotonic_s)
             self._ended = not more
-            self.seen_bytes += len(chunk)
-            if self.seen_bytes > self._max_bytes:
+            self.read_bytes += len(chunk)
+            if self.read_bytes > self._max_bytes:
                 raise too_large(self._max_bytes)
             if self._ended:
-                check_length(self.seen_bytes, self.stated_bytes)
+                check_length(self.read_bytes, self.length_bytes)
             if chunk:
                 return chunk
         return b""
 
 
 def too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"a file may have {max_bytes} bytes", limit_bytes=max_bytes)
+    return TooLarge(f"larger than the limit of {max_bytes} bytes", limit_bytes=max_bytes)
