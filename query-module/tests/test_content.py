@@ -1,4 +1,4 @@
-"""Downloads over real sockets: bytes, ranges, conditions, and what happens when one of the two sides goes away."""
+"""Downloads over real sockets: bytes, ranges, conditions, and what happens when one of the two sides disconnects."""
 
 from __future__ import annotations
 

@@ -42,14 +42,14 @@ async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) 
     """Raises what the operation raises and, with a key, KeyInUse, KeyReused, DatabaseAway."""
     if key is None:
         return _response(await operation.run())
-    # The claim. A crash after it: the lease runs out, and a repeat takes over.
-    held = await keys.acquire(Scope(operation.owner, key), operation.fingerprint(), operation.file_id)
-    if isinstance(held, Answer):
+    # The claim. A crash after it: the lease ends, and a repeat takes over.
+    acquired = await keys.acquire(Scope(operation.owner, key), operation.fingerprint(), operation.file_id)
+    if isinstance(acquired, Answer):
         if operation.body is not None:
-            await _require_same(operation.body, held)
-        return _response(held, replayed=True)
-    async with keys.hold(held):
-        return _response(await operation.run_under(held))
+            await _require_same(operation.body, acquired)
+        return _response(acquired, replayed=True)
+    async with keys.hold(acquired):
+        return _response(await operation.run_under(acquired))
 
 
 async def content_of(body: Body) -> tuple[str, int]:

@@ -169,7 +169,7 @@ async def test_a_repeat_changes_nothing_when_the_file_was_changed_since(keyed: K
 
 async def test_a_change_for_an_unavailable_element_is_queued_once(keyed: Keyed) -> None:
     if keyed.method == "PUT":
-        return  # nobody keeps its bytes
+        return  # only the client keeps its bytes
     keyed.fleet.elements[0].refuse = Unavailable("starting")
     first = await keyed.send()
     again = await keyed.send()
