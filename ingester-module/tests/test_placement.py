@@ -87,7 +87,7 @@ def test_candidates_can_take_the_file_and_are_in_order(
 
 
 def test_the_first_obstacle_of_every_element_is_given() -> None:
-    all_wrong = {"read_only_reason": "EIO", "status": "away", "room": 1}
+    all_wrong: dict[str, Any] = {"read_only_reason": "EIO", "status": "away", "room": 1}
     elements = [
         element("mode", Mode.RO, **all_wrong),
         element("disk", **all_wrong),

@@ -94,7 +94,7 @@ async def test_a_change_is_made_once_and_answered_the_same(keyed: Keyed) -> None
 
 async def test_a_different_change_under_the_key_is_refused(keyed: Keyed) -> None:
     await keyed.send()
-    others = [{"headers": {"if-match": '"2"'}}]
+    others: list[dict[str, Any]] = [{"headers": {"if-match": '"2"'}}]
     if keyed.method == "PATCH":
         others += [{"data": b'{"tags": []}'}]
     if keyed.method == "PUT":

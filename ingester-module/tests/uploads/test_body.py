@@ -84,9 +84,11 @@ class Server:
         finally:
             writer.close()
 
-    async def raw(self, body: bytes, headers: str = "", query: str = "", **options: float) -> Answer:
+    async def raw(
+        self, body: bytes, headers: str = "", query: str = "", pause_s: float = 0.0, cut: bool = False
+    ) -> Answer:
         head = f"{query} HTTP/1.1\r\nhost: t\r\ncontent-length: {len(body)}\r\n{headers}".removesuffix("\r\n")
-        return await self.send(head, body, **options)
+        return await self.send(head, body, pause_s=pause_s, cut=cut)
 
     async def form(self, body: bytes, headers: str = "", query: str = "", slices: int = 1) -> Answer:
         head = (

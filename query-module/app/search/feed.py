@@ -18,7 +18,7 @@ from artstore.clock import rfc3339
 from artstore.database import Database
 from artstore.errors import CursorExpired, Unavailable
 
-from .parse import decode_cursor, encode_cursor, integer, refuse
+from .parse import NOT_OURS, decode_cursor, encode_cursor, integer, refuse
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -156,7 +156,7 @@ def decode_position(cursor: str) -> Position:
     match decode_cursor(cursor):
         case ["changes", txid, position] if all(type(n) is int and 0 <= n < 2**63 for n in (txid, position)):
             return Position(txid, position)
-    raise ValueError("must be a next_cursor of this list")
+    raise ValueError(NOT_OURS)
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

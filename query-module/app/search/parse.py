@@ -23,6 +23,7 @@ MAX_FILTERS = 32
 DEFAULT_SORT = "created_at"
 MAX_SIZE = 2**63 - 1
 METADATA = "metadata."
+NOT_OURS = "must be a next_cursor of this list"
 TIMES = ("created_at", "updated_at")
 SORTS = (*TIMES, "filename", "size_bytes")
 
@@ -92,7 +93,10 @@ def encode_cursor(content: Sequence[Any]) -> str:
 
 def decode_cursor(cursor: str) -> Any:
     """Raises ValueError. The content may be forged."""
-    return orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    try:
+        return orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+    except ValueError as error:
+        raise ValueError(NOT_OURS) from error
 
 
 def cursor_after(search: Search, value: SortValue, file_id: str) -> str:
@@ -176,7 +180,7 @@ def _cursor(value: str) -> tuple[str, SortValue, str]:
             raise ValueError("not canonical")
         return order, _sort_value(order.removeprefix("-"), sort_value), file_id
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError("must be a next_cursor of this list") from error
+        raise ValueError(NOT_OURS) from error
 
 
 def _sort_value(sort: str, value: Any) -> SortValue:

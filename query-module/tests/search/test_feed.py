@@ -88,7 +88,8 @@ async def test_a_page_continues_where_the_last_one_ended(rig: Rig, from_here: st
     for file in files[:3]:
         await rig.note(file)
     await rig.note(*files[3:])
-    cursor, seen = from_here, []
+    cursor = from_here
+    seen: list[str] = []
     while True:
         items, cursor = await read(rig, cursor, limit=2)
         seen += [item["file_id"] for item in items]
@@ -124,7 +125,8 @@ async def test_a_reader_of_six_concurrent_writers_misses_nothing(rig: Rig, from_
             made.append(file.file_id)
 
     writers = [asyncio.create_task(write()) for _ in range(6)]
-    cursor, seen = from_here, []
+    cursor = from_here
+    seen: list[str] = []
     while not all(writer.done() for writer in writers) or len(seen) < len(made):
         items, cursor = await read(rig, cursor, wait_s=1)
         seen += [item["file_id"] for item in items]

@@ -38,7 +38,7 @@ async def stored(rig: Rig, *changes: dict[str, Any]) -> list[Attributes]:
     return files
 
 
-FILES = [
+FILES: list[dict[str, Any]] = [
     {"filename": "Договор №5.pdf", "tags": ["contract", "2026"], "metadata": {"number": "5"}},
     {"filename": "договор 100%.pdf", "tags": ["contract"], "metadata": {"number": 5, "signed": True}},
     {"filename": "photo_1.jpg", "content_type": "image/jpeg", "owner": "camera"},
