@@ -26,5 +26,5 @@ class Sealer:
             return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
         except InvalidTag as error:
             raise ValueError(
-                f"{name} cannot be decrypted: KEY_ENCRYPTION_KEY is not the one it was made with"
+                f"{name} cannot be decrypted: KEY_ENCRYPTION_KEY is not the key that encrypted it"
             ) from error

@@ -88,7 +88,7 @@ def verify_files(paths: Sequence[Path], admin_key: str | None = None) -> Verdict
         except OSError as error:
             raise Refused(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refused(f"{path} is no export of the audit log: {error!r}") from error
+            raise Refused(f"{path} is not an export of the audit log: {error!r}") from error
         if previous is not None:
             findings += read.follows(previous)
         elif admin_key is not None and read.chains.get(ADMIN_CHAIN) != admin_key:

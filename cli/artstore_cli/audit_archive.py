@@ -96,7 +96,7 @@ def _find_checkpoint(admin: Admin, moment: datetime) -> int:
         else:
             low = middle
     if low == 0:
-        raise Refused("no checkpoint is as old as that; nothing was archived")
+        raise Refused("no checkpoint is that old; nothing was archived")
     return low
 
 

@@ -70,7 +70,7 @@ class Verdict:
 def verify(folder: Path) -> Verdict:
     """Raises Refused when `folder` is not an element's."""
     if not (folder / "files").is_dir():
-        raise Refused(f"{folder} holds no element: there is no folder files/ in it")
+        raise Refused(f"{folder} is not the folder of an element: it has no folder files/")
     verdict = Verdict(_text(str(folder)))
     _read_identity(folder, verdict)
     with ThreadPoolExecutor(os.cpu_count()) as threads:

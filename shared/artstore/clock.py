@@ -33,11 +33,11 @@ def parse_rfc3339(text: str) -> datetime:
     """Raises ValueError for anything that is not a date-time with an offset, or is outside the years 1 to 9999 in UTC."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
-        raise ValueError("a time without an offset")
+        raise ValueError("the time must have an offset")
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("a time before the year 1 or after 9999") from error
+        raise ValueError("the year must be between 1 and 9999") from error
 
 
 def uuid7(unix_ms: int | None = None) -> UUID:

@@ -42,5 +42,5 @@ def check_change(mode: Mode, wanted: Mode) -> bool:
     if wanted is mode:
         return False
     if NEXT_BY_API.get(mode) is not wanted:
-        raise Conflict(f"no way from {mode} to {wanted} while running", mode=mode, wanted=wanted)
+        raise Conflict(f"a running element cannot go from mode {mode} to {wanted}", mode=mode, wanted=wanted)
     return True

@@ -58,14 +58,14 @@ def _wish(given: QueueChange) -> Wish:
     """Raises InvalidFields."""
     for name in ("saga_id", "file_id"):
         if not _is_id(getattr(given, name)):
-            raise InvalidFields(f"{name} is not in its canonical form", fields=[name])
+            raise InvalidFields(f"{name} must be a UUID in lower case", fields=[name])
     if len(given.owner) > MAX_OWNER_CHARS or "\x00" in given.owner:
-        raise InvalidFields("owner is no client_id", fields=["owner"])
+        raise InvalidFields("owner must be a client_id", fields=["owner"])
     revisions = given.if_revisions
     if revisions is not None and not (
         0 < len(revisions) <= MAX_REVISIONS and all(0 < one < 2**31 for one in revisions)
     ):
-        raise InvalidFields(f"if_revisions are 1 to {MAX_REVISIONS} revisions", fields=["if_revisions"])
+        raise InvalidFields(f"if_revisions must hold 1 to {MAX_REVISIONS} revisions", fields=["if_revisions"])
     wanted: dict[str, Any] = {"if_revisions": revisions}
     if given.kind is SagaKind.UPDATE and given.changes is not None:
         check_changes(given.changes)
@@ -74,7 +74,7 @@ def _wish(given: QueueChange) -> Wish:
         # As text: jsonb would make other numbers of some of them.
         wanted["changes"] = msgspec.json.encode(given.changes).decode()
     elif given.kind is not SagaKind.DELETE or given.changes is not None:
-        raise InvalidFields("an update has changes, a delete has none", fields=["kind", "changes"])
+        raise InvalidFields("an update needs changes, a delete must have none", fields=["kind", "changes"])
     return Wish(given.saga_id, given.kind, given.file_id, given.storage_element_id, given.owner, wanted)
 
 

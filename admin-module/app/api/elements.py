@@ -147,9 +147,9 @@ async def report(request: Request, element_id: str) -> Response:
     context = _context(request)
     announced = await read_json(request, ElementReport)
     if announced.id != element_id:
-        raise InvalidFields("the report is of another element", fields=["id"])
+        raise InvalidFields("the report belongs to a different element", fields=["id"])
     if (caller := principal_of(request).client_id) != element_id:
-        refusal = Forbidden("an element reports only of itself")
+        refusal = Forbidden("an element may only report about itself")
         await note_denied(request, refusal, caller)
         raise refusal
     serving = await context.commands.find_serving(announced)

@@ -12,7 +12,7 @@ def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("a time before the year 1 or after 9999") from error
+        raise ValueError("the year must be between 1 and 9999") from error
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]

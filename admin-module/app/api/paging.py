@@ -28,7 +28,7 @@ def known_only(*names: str) -> Any:
         given = [name for name, _ in request.query_params.multi_items()]
         wrong = sorted({name for name in given if name not in known or given.count(name) > 1})
         if wrong:
-            raise InvalidFields(f"not known here, or given twice: {', '.join(wrong)}"[:1000], fields=wrong[:MAX_NAMED])
+            raise InvalidFields(f"unknown or repeated: {', '.join(wrong)}"[:1000], fields=wrong[:MAX_NAMED])
 
     return Depends(check)
 
@@ -40,7 +40,7 @@ def parse_cursor(cursor: str | None, parse: Callable[[str], C]) -> C | None:
     try:
         return parse(cursor)
     except (ValueError, OverflowError) as error:
-        raise Malformed("the cursor is not one of ours") from error
+        raise Malformed("the cursor was not issued by this service") from error
 
 
 def cut(rows: list[T], limit: int, cursor_of: Callable[[T], Any]) -> tuple[list[T], str | None]:

@@ -144,15 +144,15 @@ def _checked(saga: UploadSaga) -> UploadSaga:
     _check_id(saga.saga_id)
     _check_id(saga.file_id)
     if not ELEMENT_ID.fullmatch(saga.storage_element_id):
-        raise ValueError("storage_element_id is no element's id")
+        raise ValueError("storage_element_id must be an element id")
     if len(saga.owner) > MAX_OWNER_CHARS or "\x00" in saga.owner:
-        raise ValueError("owner is no client_id")
+        raise ValueError("owner must be a client_id")
     return saga
 
 
 def _check_id(given: str) -> None:
     if str(UUID(given)) != given:
-        raise ValueError("an id is not in its canonical form")
+        raise ValueError("ids must be UUIDs in lower case")
 
 
 def _context(request: Request) -> Context:

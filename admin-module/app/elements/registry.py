@@ -77,7 +77,7 @@ async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode,
     }
     row = (await conn.execute(_REGISTER, values)).mappings().first()
     if row is None:
-        raise Conflict("an element of this id is registered")
+        raise Conflict("an element with this id is registered already")
     return element_of(row)
 
 
@@ -159,7 +159,7 @@ async def grow(conn: AsyncConnection) -> int:
 
 def _found(row: Mapping[str, Any] | Any | None) -> Element:
     if row is None:
-        raise NotFound("there is no such element")
+        raise NotFound("no element has this id")
     return element_of(row)
 
 

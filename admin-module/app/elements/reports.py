@@ -133,12 +133,12 @@ async def accept_root(conn: AsyncConnection, element_id: str) -> tuple[Element, 
     values = {"element_id": element_id, "now_s": REPORTS_NOW_S}
     refused = (await conn.execute(_REFUSED_NOW, values)).first()
     if refused is None:
-        raise Conflict("no refused root of this element reports at the moment")
+        raise Conflict("no refused root of this element has reported within the last minute")
     await grow(conn)
     accepted = {"element_id": element_id, "root_id": refused.root_id, "incarnation": refused.incarnation}
     row = (await conn.execute(_ACCEPT, accepted)).mappings().first()
     if row is None:
-        raise NotFound("there is no such element")
+        raise NotFound("no element has this id")
     await conn.execute(_FORGET_ACCEPTED, {"element_id": element_id})
     changed = {
         "root_id": refused.root_id,

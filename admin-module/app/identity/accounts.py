@@ -102,7 +102,7 @@ async def load_account(conn: AsyncConnection, account_id: UUID, *, for_update: b
     rows = await conn.execute(_BY_ID_LOCKED if for_update else _BY_ID, {"account_id": account_id})
     row = rows.mappings().first()
     if row is None:
-        raise NotFound("there is no such account")
+        raise NotFound("no account has this id")
     return _account(row)
 
 
@@ -113,10 +113,10 @@ async def list_accounts(conn: AsyncConnection, after: UUID | None, limit: int) -
 
 
 async def insert_account(conn: AsyncConnection, account: Account) -> None:
-    """Raises Conflict when the client_id is taken."""
+    """Raises Conflict when the client_id exists already."""
     check_permissions(account.role, account.own_permissions)
     if (await conn.execute(_INSERT, _values(account))).first() is None:
-        raise Conflict("the client_id is taken", client_id=account.client_id)
+        raise Conflict("the client_id exists already", client_id=account.client_id)
 
 
 async def update_account(conn: AsyncConnection, account: Account) -> None:

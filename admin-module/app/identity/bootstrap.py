@@ -43,10 +43,10 @@ def read_first_accounts(path: Path) -> list[FirstAccount]:
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}: {path}") from error
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} is no list of accounts: {error}") from error
+        raise ValueError(f"{path} must be a list of accounts: {error}") from error
     for account in accounts:
         if not CLIENT_ID.fullmatch(account.client_id):
-            raise ValueError(f"{path} holds a client_id that is not valid")
+            raise ValueError(f"{path} contains an invalid client_id")
         if not MIN_SECRET_CHARS <= len(account.client_secret) <= MAX_SECRET_CHARS:
             raise ValueError(f"{path}: the secret of {account.client_id} has fewer than {MIN_SECRET_CHARS} characters")
         try:

@@ -100,7 +100,7 @@ def _from_basic(authorization: str, in_form: str | None) -> Credentials:
     scheme, _, encoded = authorization.partition(" ")
     try:
         if scheme.lower() != "basic":
-            raise ValueError("another scheme")
+            raise ValueError("not Basic")
         decoded = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
     except (ValueError, binascii.Error) as error:
         raise OAuthError("invalid_client", "the Authorization header is not Basic", status=401, basic=True) from error

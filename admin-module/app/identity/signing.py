@@ -94,7 +94,7 @@ async def rotate(
     now = min((await conn.execute(_NOW)).scalar_one(), ours)
     ages = [KeyAge(key.kid, key.state, key.since) for key in await load_keys(conn)]
     if revoke is not None and all(age.kid != revoke for age in ages):
-        raise NotFound("there is no such signing key")
+        raise NotFound("no signing key has this id")
     due = plan(ages, now, schedule, force=force, revoke=revoke)
     if due.empty or len(spares) < len(due.create):
         return due
@@ -121,7 +121,7 @@ def to_signer(key: StoredKey, sealer: Sealer) -> Signer:
     """Raises ValueError when it cannot be decrypted."""
     private_key = load_der_private_key(sealer.open(key.kid, key.private_sealed), password=None)
     if not isinstance(private_key, RSAPrivateKey):
-        raise ValueError(f"the signing key {key.kid} is no RSA key")
+        raise ValueError(f"the signing key {key.kid} is not an RSA key")
     header = orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TOKEN_TYPE})
     return Signer(key.kid, private_key, base64url(header).encode())
 
@@ -156,5 +156,5 @@ def _new_row(state: KeyState, private_key: RSAPrivateKey, sealer: Sealer) -> dic
 def _public(der: bytes) -> RSAPublicKey:
     public_key = load_der_public_key(der)
     if not isinstance(public_key, RSAPublicKey):
-        raise ValueError("a signing key is no RSA key")
+        raise ValueError("a signing key is not an RSA key")
     return public_key

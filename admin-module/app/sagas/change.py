@@ -110,7 +110,7 @@ class QueuedChanges:
                 return
             except RevisionMismatch:
                 continue
-        raise Unavailable("others change the file at the same time", away=peer.name)
+        raise Unavailable("other requests change the file at the same time", away=peer.name)
 
     async def _delete(self, saga: Claimed, peer: Peer) -> None:
         """What is not there is deleted: an id is never given out twice."""

@@ -62,7 +62,7 @@ async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> 
 async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
     """The answer that was kept with this saga. Raises Conflict when its key is another try's; else locks the row."""
     if not await hold_keys(conn, [saga_id]):
-        raise Conflict("the Idempotency-Key is another try's by now")
+        raise Conflict("the Idempotency-Key now belongs to another attempt")
     row = (await conn.execute(_KEPT, {"saga_id": saga_id})).one_or_none()
     return None if row is None else Answer(status=row.status, headers=row.headers, body=row.body)
 

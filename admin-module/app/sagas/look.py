@@ -45,7 +45,7 @@ async def load_saga(conn: AsyncConnection, saga_id: UUID) -> dict[str, Any]:
     """Raises NotFound."""
     saga = await find_saga(conn, str(saga_id))
     if saga is None:
-        raise NotFound("there is no such saga")
+        raise NotFound("no saga has this id")
     return saga
 
 

@@ -72,5 +72,5 @@ async def queue_change(conn: AsyncConnection, wish: Wish) -> dict[str, Any]:
     saga = await load_saga(conn, UUID(wish.saga_id))
     known = (saga["kind"], saga["file_id"], saga["owner"])
     if known != (wish.kind, wish.file_id, wish.owner) or advance(SagaState(saga["state"]), SagaEvent.QUEUE) is None:
-        raise Conflict("the saga is another one", state=saga["state"])
+        raise Conflict("the saga is for another change, or already closed", state=saga["state"])
     return saga

@@ -122,7 +122,7 @@ class Resume:
         """Raises Unavailable."""
         element_id = saga.storage_element_id
         if element_id not in urls:
-            raise Unavailable(f"{element_id} is away", away=element_id)
+            raise Unavailable(f"{element_id} is unavailable", away=element_id)
         return self._peers.to(element_id, urls[element_id])
 
     async def _undo(self, saga: Claimed, urls: Mapping[str, str]) -> None:

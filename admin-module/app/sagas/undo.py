@@ -69,7 +69,7 @@ async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[st
 async def _remove(peers: Peers, saga: Claimed, element_id: str, urls: Mapping[str, str], call_timeout_s: float) -> None:
     """The element removes the file if this saga put it there; it answers the same when nothing is there."""
     if element_id not in urls:
-        raise Unavailable(f"{element_id} is away, or has not reconciled with this catalog yet", away=element_id)
+        raise Unavailable(f"{element_id} is unavailable, or has not reconciled with this catalog yet", away=element_id)
     peer = peers.to(element_id, urls[element_id])
     headers = {SAGA_HEADER: saga.saga_id}
     try:

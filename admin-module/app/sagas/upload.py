@@ -159,7 +159,7 @@ class UploadSagas:
         failpoint("admin.committed")
         return [
             [
-                _refused(one.saga_id, "unknown", "the Idempotency-Key is another try's by now")
+                _refused(one.saga_id, "unknown", "the Idempotency-Key now belongs to another attempt")
                 if one.saga_id in lost
                 else _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, states)
                 for one in request

@@ -187,7 +187,7 @@ class AuditWriter:
                 displaced = await ship_events(connection, self.chain, self._public_key, batch)
         except SQLAlchemyError as error:
             # The tables are not there yet, or not any more: they come with admin's migrations.
-            raise Unavailable("the audit log's tables do not take the events", away="database") from error
+            raise Unavailable("PostgreSQL refuses the audit events", away="database") from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
         await self._keep(displaced)
         failpoint("audit.shipped")

@@ -119,10 +119,10 @@ def bearer_token(connection: HTTPConnection) -> str:
     """RFC 6750 §2.1: the header only, never a query parameter."""
     values = connection.headers.getlist("authorization")
     if len(values) != 1:
-        raise Unauthenticated("one Authorization header is needed" if values else "no access token was sent")
+        raise Unauthenticated("send exactly one Authorization header" if values else "the access token is missing")
     scheme, _, token = values[0].partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated("the Authorization header is no bearer token")
+        raise Unauthenticated("the Authorization header must be: Bearer TOKEN")
     return token.strip()
 
 

@@ -146,7 +146,7 @@ class ServiceTokens:
         try:
             return msgspec.json.decode(answer, type=TokenAnswer)
         except msgspec.MsgspecError as error:
-            raise BadGateway("admin answered no access token") from error
+            raise BadGateway("admin answered without an access token") from error
 
 
 def open_account(

@@ -34,10 +34,10 @@ class Revocations:
         """
         told = orjson.loads(document).get(MEMBER, {})
         if not isinstance(told, dict):
-            raise ValueError("the revocations are no object")
+            raise ValueError("the revocations must be an object")
         accounts, keys = told.get("accounts", {}), told.get("keys", [])
         if not _is_moments(accounts) or not isinstance(keys, list) or not all(isinstance(kid, str) for kid in keys):
-            raise ValueError("the revocations have another shape")
+            raise ValueError("the revocations have an unexpected shape")
         merged = {subject: max(moment, self.accounts.get(subject, 0)) for subject, moment in accounts.items()}
         kept = {subject: moment for subject, moment in self.accounts.items() if moment >= forget_before_s}
         self.accounts = dict(list({**kept, **merged}.items())[-MAX_REVOKED:])

@@ -25,12 +25,12 @@ def open_jwks(signed: bytes, known: Mapping[str, RSAPublicKey]) -> bytes:
     try:
         header = jwt.get_unverified_header(signed)
         if header.get("typ") != TYPE:
-            raise ValueError("it is no copy of the keys")
+            raise ValueError("it is not a copy of the keys")
         key = known.get(str(header.get("kid")))
         if known and key is None:
-            raise ValueError("no known key has signed it")
+            raise ValueError("it is not signed by a known key")
         options = {"verify_signature": key is not None}
         document: bytes = _JWS.decode(signed, key or "", algorithms=[ALGORITHM], options=options)  # type: ignore[arg-type]
     except jwt.PyJWTError as error:
-        raise ValueError("it is not signed by who it says") from error
+        raise ValueError("the signature does not match its key id") from error
     return document

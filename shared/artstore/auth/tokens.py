@@ -63,7 +63,7 @@ class TokenVerifier:
             cached = await self._remember(digest, token, now_s)
         _, kid, principal = cached
         if not self._keys.valid(kid, principal.subject, principal.issued_at_s):
-            raise Unauthenticated("the token was taken back")
+            raise Unauthenticated("the token was revoked")
         return principal
 
     async def _remember(self, digest: bytes, token: str, now_s: float) -> tuple[float, str, Principal]:
@@ -85,7 +85,7 @@ class TokenVerifier:
         kid = _checked_kid(token)
         key = await self._keys.find(kid)
         if key is None:
-            raise Unauthenticated("the token's key is not known")
+            raise Unauthenticated("the token's key id is unknown")
         try:
             claims = jwt.decode(
                 token,

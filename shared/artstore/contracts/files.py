@@ -116,7 +116,7 @@ def decode(encoded: bytes) -> Attributes:
     except RecursionError as error:
         raise ValueError("attr.json is nested too deeply") from error
     if not isinstance(raw, dict):
-        raise ValueError("attr.json is no object")
+        raise ValueError("attr.json must be an object")
     attributes = msgspec.convert({name: raw[name] for name in _KNOWN & raw.keys()}, Attributes)
     _check_decoded(attributes)
     unknown = {name: value for name, value in raw.items() if name not in _KNOWN}
@@ -127,11 +127,11 @@ def _check_decoded(attributes: Attributes) -> None:
     if attributes.schema_version != SCHEMA_VERSION:
         raise ValueError(f"schema_version {attributes.schema_version} is not known")
     if not _FILE_ID.fullmatch(attributes.file_id):
-        raise ValueError("file_id is not in its canonical form")
+        raise ValueError("file_id must be a UUID in lower case")
     if attributes.revision < 1 or attributes.size_bytes < 0:
         raise ValueError("revision or size_bytes is out of range")
     if not _CHECKSUM.fullmatch(attributes.checksum):
-        raise ValueError("checksum is not sha256:<hex>")
+        raise ValueError("checksum must be sha256:<hex>")
     for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
         if moment is not None:
             parse_rfc3339(moment)
@@ -170,7 +170,7 @@ def check_new_file(new: NewFile) -> None:
     check_metadata(new.metadata)
     canonical_type(new.content_type)
     if (new.retention == "temporary") != (new.expires_at is not None):
-        raise InvalidFields("a temporary file has an expiry, a permanent one has none", fields=["retention"])
+        raise InvalidFields("expires_at must be set for a temporary file, and only for that", fields=["retention"])
 
 
 def check_changes(changes: Changes) -> None:
@@ -225,13 +225,13 @@ def _check_value(value: Any, depth_left: int) -> None:
         raise InvalidFields(f"metadata is nested deeper than {MAX_METADATA_DEPTH}", fields=["metadata"])
     if isinstance(value, str):
         if "\x00" in value or not _is_utf8(value):
-            raise InvalidFields("metadata holds text that cannot be kept", fields=["metadata"])
+            raise InvalidFields("metadata must not contain U+0000 or unpaired surrogates", fields=["metadata"])
     elif isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            raise InvalidFields("metadata holds an integer over 64 bits", fields=["metadata"])
+            raise InvalidFields("integers in metadata must fit in 64 bits", fields=["metadata"])
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise InvalidFields("metadata holds a number that JSON cannot say", fields=["metadata"])
+            raise InvalidFields("numbers in metadata must be finite", fields=["metadata"])
     elif isinstance(value, dict):
         for key, inner in value.items():
             _check_value(key, depth_left)

@@ -70,13 +70,13 @@ async def next_chunk(
         async with asyncio.timeout(limits.idle_timeout_s):
             message = await receive()
     except TimeoutError as error:
-        raise TooSlow(f"nothing of the body came for {limits.idle_timeout_s:g} s") from error
+        raise TooSlow(f"no content was received for {limits.idle_timeout_s:g} s") from error
     if message["type"] == "http.disconnect":
         raise Malformed("the body was cut off")
     chunk: bytes = message.get("body", b"")
     if not pace.keeps(now_s() - began_s, len(chunk)):
         least = limits.min_rate_bytes_per_s
-        raise TooSlow(f"the body comes slower than {least} bytes/s", limit_bytes_per_s=least)
+        raise TooSlow(f"the body arrives slower than {least} bytes/s", limit_bytes_per_s=least)
     return chunk, message.get("more_body", False)
 
 
@@ -97,7 +97,7 @@ def check_length(received_bytes: int, stated_bytes: int | None) -> None:
     """At the end of content, wherever it is read. The parser promises this; content is acknowledged by it, so it is checked
     apart from the parser. Raises Malformed."""
     if stated_bytes is not None and received_bytes != stated_bytes:
-        raise Malformed(f"the body has {received_bytes} bytes, {stated_bytes} were stated")
+        raise Malformed(f"the body has {received_bytes} bytes, but {stated_bytes} were stated")
 
 
 def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_content: bool = True) -> Receive:
@@ -108,7 +108,7 @@ def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_
     """
     stated_bytes = stated_length(request) if takes_content or "content-length" in request.headers else None
     if stated_bytes is not None and stated_bytes > max_bytes:
-        raise TooLarge(f"the body may have {max_bytes} bytes", limit_bytes=max_bytes)
+        raise TooLarge(f"the body is larger than the limit of {max_bytes} bytes", limit_bytes=max_bytes)
     seen = 0
     whole_by_s = asyncio.get_running_loop().time() + JSON_TIMEOUT_S
 
@@ -118,10 +118,10 @@ def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_
             async with asyncio.timeout_at(whole_by_s):
                 message = await request.receive()
         except TimeoutError as error:
-            raise TooSlow(f"the body did not come within {JSON_TIMEOUT_S:g} s") from error
+            raise TooSlow(f"the body did not arrive within {JSON_TIMEOUT_S:g} s") from error
         seen += len(message.get("body", b""))
         if seen > max_bytes:
-            raise TooLarge(f"the body may have {max_bytes} bytes", limit_bytes=max_bytes)
+            raise TooLarge(f"the body is larger than the limit of {max_bytes} bytes", limit_bytes=max_bytes)
         if message["type"] == "http.request" and not message.get("more_body", False):
             check_length(seen, stated_bytes)
         return message

@@ -55,12 +55,12 @@ def find_framing_fault(method: str, version: str, fields: _Fields) -> ArtStoreEr
 def find_head_fault(scope: Scope) -> ArtStoreError | None:
     """What the edge answers; None for a head that keeps the rules."""
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
-        return UriTooLong(f"the path and the query may have {MAX_URL_BYTES} bytes")
+        return UriTooLong(f"the path and the query are longer than {MAX_URL_BYTES} bytes")
     fields = scope["headers"]
     if len(fields) > MAX_FIELDS:
-        return TooManyHeaders(f"there may be {MAX_FIELDS} header fields")
+        return TooManyHeaders(f"the request has more than {MAX_FIELDS} header fields")
     if sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
-        return TooManyHeaders(f"the header fields may have {MAX_HEAD_BYTES} bytes")
+        return TooManyHeaders(f"the header fields are longer than {MAX_HEAD_BYTES} bytes")
     single = []
     for name, value in fields:
         if name in _SINGLE:
@@ -68,16 +68,16 @@ def find_head_fault(scope: Scope) -> ArtStoreError | None:
         elif (rule := _RULES.get(name)) is not None and (fault := rule(scope, value)) is not None:
             return fault
     if b"host" not in single and scope["http_version"] == "1.1":
-        return Malformed("a request has exactly one Host field")
+        return Malformed("send exactly one Host field")
     for name in single if len(single) > len(set(single)) else ():
         if single.count(name) > 1:
-            return Malformed(f"a request has at most one {name.decode()} field")
+            return Malformed(f"send at most one {name.decode()} field")
     return None
 
 
 def _expect(scope: Scope, value: bytes) -> ArtStoreError | None:
     known = scope["http_version"] == "1.0" or value.strip(b" \t").lower() == b"100-continue"
-    return None if known else ExpectationFailed("the only expectation known here is 100-continue")
+    return None if known else ExpectationFailed("the only supported expectation is 100-continue")
 
 
 def _content_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:

@@ -51,7 +51,7 @@ def choose_range(field: str, size_bytes: int) -> ByteRange | None:
 
 def _suffix(length: int, size_bytes: int) -> ByteRange | None:
     if length == 0:
-        raise RangeNotSatisfiable("the last 0 bytes are no range", size_bytes=size_bytes)
+        raise RangeNotSatisfiable("a range of the last 0 bytes is empty", size_bytes=size_bytes)
     if size_bytes == 0:
         return None
     return ByteRange(max(0, size_bytes - length), size_bytes - 1)

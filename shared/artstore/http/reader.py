@@ -82,7 +82,7 @@ class RequestReader:
             raise self._fault
         self._pending_bytes = 0 if progress != self._progress else self._pending_bytes + len(piece)
         if self._pending_bytes > MAX_PENDING_BYTES:
-            raise TooManyHeaders(f"the header fields may have {MAX_HEAD_BYTES} bytes")
+            raise TooManyHeaders(f"the header fields are longer than {MAX_HEAD_BYTES} bytes")
         head, self._head = self._head, None
         if head is not None and self.whole and head.stated_bytes is None and head.method in WITH_CONTENT:
             _check_nothing_follows(data, end)
@@ -178,5 +178,5 @@ def _check_nothing_follows(data: bytes, at: int) -> None:
 
 def _malformed(error: Exception) -> Malformed:
     if "PRI/Upgrade" in str(error):
-        return Malformed("HTTP/2 is not spoken here: use HTTP/1.1")
-    return Malformed("the bytes are not an HTTP request")
+        return Malformed("HTTP/2 is not supported: use HTTP/1.1")
+    return Malformed("the data is not an HTTP request")

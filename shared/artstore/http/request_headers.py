@@ -34,7 +34,7 @@ def check(method: str, fields: Iterable[tuple[bytes, bytes]], honoured: Collecti
     for name, value in fields:
         if name in refused and (shown := name.decode()) not in honoured:
             if name == b"if-none-match" and value.strip() == b"*" and "if-match" in honoured:
-                raise RevisionMismatch("If-None-Match: * asks that there is nothing here to change")
+                raise RevisionMismatch("If-None-Match: * demands that the file does not exist")
             remedy = _REMEDIES.get(shown)
             raise UnsupportedHeader(
                 f"{shown} is not supported on this {method}{f': {remedy}' if remedy else ''}", header=shown

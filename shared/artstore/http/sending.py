@@ -94,7 +94,7 @@ class BodySender:
         if slow:
             if self._output is not None:
                 self._output.abort()
-            raise TooSlow("the answer is read too slowly", limit_bytes_per_s=self._limits.min_rate_bytes_per_s)
+            raise TooSlow("the client reads the answer too slowly", limit_bytes_per_s=self._limits.min_rate_bytes_per_s)
 
     def _is_slow(self, waited_s: float, unsent_bytes: int) -> bool:
         pending_bytes = 0 if self._output is None else self._output.pending_bytes()

@@ -77,7 +77,7 @@ class Limits:
         connection.scope.setdefault("state", {})[FAILED] = True
         decision = await self.limiter.take(f"logins:{client_id}", self._failed_logins)
         if not decision.allowed:
-            raise RateLimited("too many logins of this client_id fail", retry_after_s=decision.retry_after_s)
+            raise RateLimited("too many failed logins of this client_id", retry_after_s=decision.retry_after_s)
 
     async def _count(self, connection: HTTPConnection, key: str, rate_per_minute: int | None) -> None:
         decision = await self.limiter.take(key, self._quota_of(rate_per_minute))
@@ -217,7 +217,7 @@ class _Answer:
                 return refused
             decision = await self._limits.fail(self._limits.address_of(self._scope))
             wait_s = 0 if decision.allowed else decision.retry_after_s
-        return RateLimited("too many failures came from this address", retry_after_s=wait_s) if wait_s else None
+        return RateLimited("too many failed requests from this address", retry_after_s=wait_s) if wait_s else None
 
     async def _met(self) -> RateLimited | None:
         decision = await self._limits.meet(self._limits.address_of(self._scope))

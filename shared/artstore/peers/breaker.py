@@ -66,7 +66,7 @@ class Breaker:
     async def guard(self) -> AsyncIterator[None]:
         """Raises Unavailable without trying while open. Only the failures named at the start count."""
         if self.refuses:
-            raise Unavailable(f"{self.edge} is away", retry_after_s=self.retry_after_s, away=self._named)
+            raise Unavailable(f"{self.edge} is unavailable", retry_after_s=self.retry_after_s, away=self._named)
         probe = self._half_open
         self._probing = self._probing or probe
         try:

@@ -135,7 +135,7 @@ class Peer:
                         source.wait_for_peer()
                         return await _whole(response)
         except TimeoutError as error:
-            fault = PeerFault(Unavailable(f"{self.name} does not take the body", away=self.name))
+            fault = PeerFault(Unavailable(f"{self.name} does not accept the body", away=self.name))
             self.breaker.count(fault)
             raise fault.error from error
 
@@ -187,7 +187,7 @@ class Peer:
                 raise self._error(response.status, await response.content.read(MAX_ANSWER_BYTES))
             yield response
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise Unavailable(f"{self.name} broke off its answer", away=self.name) from error
+            raise Unavailable(f"{self.name} ended its answer early", away=self.name) from error
         finally:
             response.release() if response.content.at_eof() else response.close()
 

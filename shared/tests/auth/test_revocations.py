@@ -52,7 +52,7 @@ async def test_a_verified_and_cached_token_is_refused_as_soon_as_it_is_taken_bac
     principal = await verifier.verify(token)
     documents.append(document(signer, accounts={principal.subject: int(principal.issued_at_s)}))
     await keys.refresh()
-    with pytest.raises(Unauthenticated, match="taken back"):
+    with pytest.raises(Unauthenticated, match="revoked"):
         await verifier.verify(token)
 
 
