@@ -1,7 +1,7 @@
-"""Makes .venv from a hash lock. Standard library only: it runs under the machine's Python, before anything is installed.
+"""Creates .venv from a hash lock. Standard library only: it runs under the machine's Python, before anything is installed.
 
-The copy of the lock inside .venv is its stamp, taken away first and written last: an installation that was killed has
-none and is made anew. A file lock lets a second ./artstore wait for the first.
+The copy of the lock inside .venv is its stamp. It is removed first and written last, so that an interrupted installation is
+repeated. A file lock makes a second ./artstore wait for the first.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> subpro
 
 
 def find_uv() -> str | None:
-    """uv installs ten times faster than pip. None when it is neither here nor to be had."""
+    """uv installs ten times faster than pip. None when it is neither installed nor available."""
     found = shutil.which("uv") or shutil.which("uv", path=TOOLS / "bin")
     if found:
         return found
@@ -61,7 +61,7 @@ def find_uv() -> str | None:
 
 
 def uv_environment() -> dict[str, str]:
-    """uv does not read pip's settings; those of where packages come from hold for it too."""
+    """The environment with pip's settings of package sources translated for uv, which does not read them."""
     environment = dict(os.environ)
     for pips, uvs in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
         if pips in environment:

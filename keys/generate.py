@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the secrets of one ArtStore system in a folder: only what is missing, so running it again changes nothing.
+"""Creates the secrets of one ArtStore system in a folder. Existing files are kept, so running it again changes nothing.
 
 Standard library only: it runs before anything else does, on the host for `./artstore up` and in a container for compose.
-Every file is written whole or not at all (temporary file, fsync, rename) and is never readable by others.
+Every file is written atomically (temporary file, fsync, rename) and is never readable by others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ADMIN_CLIENT_ID = "admin"
 ADMIN_RATE_PER_MINUTE = 600_000
-"""The account that sets all others up is not to lock itself out at 100 a minute (docs/decisions)."""
+"""The account that creates all others must not be limited to 100 requests a minute (docs/decisions)."""
 SERVICE_PERMISSIONS = {
     "se-01": ["elements:report"],
     "se-02": ["elements:report"],
@@ -31,7 +31,7 @@ SERVICE_PERMISSIONS = {
 
 SHARED_GROUP, ADMIN_GROUP, ELEMENT_GROUP, INGESTER_GROUP, QUERY_GROUP = 10000, 10001, 10002, 10003, 10004
 MIGRATIONS_GROUP = 10005
-"""Group ids that the images' users have; only meaningful with --containers."""
+"""Group ids of the images' users; only used with --containers."""
 
 DATABASE_LOGINS = {
     "admin": ADMIN_GROUP,
@@ -43,7 +43,7 @@ DATABASE_LOGINS = {
 
 
 class Unusable(Exception):
-    """The folder holds something that must not be overwritten and cannot be used."""
+    """The folder holds a file that is unusable and must not be overwritten."""
 
 
 def secret_text() -> str:
@@ -70,7 +70,7 @@ class Folder:
         self.owner, self.group = path.stat().st_uid, path.stat().st_gid
 
     def keep(self, name: str, make: Callable[[], str], *, group: int | None = None) -> str:
-        """The content of `name`, made first if it is not there."""
+        """The content of `name`, which is created if it is missing."""
         path = self.path / name
         if path.exists():
             self._hand_over(path, group)
@@ -78,11 +78,11 @@ class Folder:
             self.write(name, make(), group=group)
         text = path.read_text()
         if not text.strip():
-            raise Unusable(f"{path} is empty: remove it and it is made anew")
+            raise Unusable(f"{path} is empty: remove it, and it is created again")
         return text
 
     def write(self, name: str, text: str, *, group: int | None = None) -> None:
-        """Writes `name` whole; leaves it alone when it already has this content."""
+        """Write `name` atomically, unless it already has this content."""
         path = self.path / name
         if not (path.exists() and path.read_text() == text):
             temporary = self.path / f".{name}.{os.getpid()}.tmp"
@@ -98,14 +98,14 @@ class Folder:
             self._hand_over(path, group)
 
     def _hand_over(self, path: Path, group: int | None) -> None:
-        """Sets the mode whatever the umask was, and whatever a copy has made of it."""
+        """Set owner and mode, whatever the umask was or a copy has changed."""
         if self.containers:
             os.chown(path, self.owner, self.group if group is None else group)
         path.chmod(0o640 if self.containers and group is not None else 0o600)
 
 
 def known_secret(folder: Folder, client_id: str) -> str:
-    """The secret this account was made with, when only its own file was lost; a new account's first one otherwise."""
+    """The account's secret in accounts.json, if only its own file was lost; otherwise a new one."""
     try:
         kept = {
             one["client_id"]: str(one["client_secret"])
@@ -117,7 +117,7 @@ def known_secret(folder: Folder, client_id: str) -> str:
 
 
 def keep_admin(folder: Folder) -> dict[str, str]:
-    """The first ADMIN account's credentials: the body of a token request, as it stands."""
+    """The first ADMIN account's credentials, stored as the body of a token request."""
 
     def make() -> str:
         return json.dumps({"client_id": ADMIN_CLIENT_ID, "client_secret": known_secret(folder, ADMIN_CLIENT_ID)}) + "\n"
@@ -131,7 +131,7 @@ def keep_admin(folder: Folder) -> dict[str, str]:
 
 
 def keep_accounts(folder: Folder) -> None:
-    """The list that admin creates its first accounts from. It follows from the other files."""
+    """The list from which admin creates its first accounts. Derived from the other files."""
     accounts: list[dict[str, object]] = [
         {**keep_admin(folder), "role": "ADMIN", "permissions": [], "rate_per_minute": ADMIN_RATE_PER_MINUTE}
     ]
@@ -144,7 +144,7 @@ def keep_accounts(folder: Folder) -> None:
 
 
 def keep_s3(folder: Folder) -> None:
-    """One S3 identity, and SeaweedFS's list of identities: without it its S3 is open to everyone."""
+    """One S3 identity, and SeaweedFS's list of identities, without which its S3 is open to everyone."""
     access = folder.keep("s3-access-key-id", lambda: secrets.token_hex(10), group=ELEMENT_GROUP)
     secret = folder.keep("s3-secret-access-key", secret_text, group=ELEMENT_GROUP)
     identity = {

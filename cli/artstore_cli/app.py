@@ -14,9 +14,9 @@ from . import documents
 from .audit import commands as audit
 from .data_folder import DataFolder
 from .detach import detached
-from .down import down as stop
-from .refusal import Refused
-from .status import status as look
+from .errors import CommandError
+from .running import down as stop
+from .running import status as find_status
 from .testing import Chaos, test, test_named
 from .up import up as start
 from .verify import lines_of, verify
@@ -24,16 +24,18 @@ from .verify import lines_of, verify
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA = ROOT / ".artstore"
 NOT_RUNNING = 3
-"""Exit code of `status` when nothing runs, as init scripts have it."""
+"""Exit code of `status` when nothing runs, as for init scripts."""
 NO_ELEMENT = 2
-"""Exit code of `verify` for a folder that is no element's."""
+"""Exit code of `verify` for a folder without an element."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(audit, name="audit")
-Data = Annotated[Path, typer.Option("--data", help="Folder of everything that is kept.", show_default=".artstore")]
+Data = Annotated[
+    Path, typer.Option("--data", help="The folder with all data, keys and logs.", show_default=".artstore")
+]
 
 
-def refuse(error: Refused) -> typer.Exit:
+def refuse(error: CommandError) -> typer.Exit:
     print(f"artstore: {error}", file=sys.stderr)
     return typer.Exit(1)
 
@@ -45,10 +47,10 @@ def up(
     detach: Annotated[
         bool,
         typer.Option(
-            "--detach", help="Return when it is ready, or with exit code 4 when a part is not; stop it with down."
+            "--detach", help="Return when the system is ready, with exit code 4 if a part is not; stop it with down."
         ),
     ] = False,
-    s3: Annotated[bool, typer.Option("--s3", help="Keep the files of se-03 in S3 (SeaweedFS).")] = False,
+    s3: Annotated[bool, typer.Option("--s3", help="Store the files of se-03 in S3 (SeaweedFS).")] = False,
 ) -> None:
     """Start the whole system; Ctrl-C stops it."""
     folder = DataFolder(data.absolute())
@@ -66,7 +68,7 @@ def down(data: Data = DEFAULT_DATA) -> None:
     """Stop the system that runs on a folder."""
     try:
         stopped = stop(DataFolder(data.absolute()))
-    except Refused as error:
+    except CommandError as error:
         raise refuse(error) from None
     print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
@@ -74,7 +76,7 @@ def down(data: Data = DEFAULT_DATA) -> None:
 @app.command()
 def status(data: Data = DEFAULT_DATA) -> None:
     """Show what runs on a folder; exit code 0 when all of it is ready."""
-    lines = look(ROOT, DataFolder(data.absolute()))
+    lines = find_status(ROOT, DataFolder(data.absolute()))
     if not lines:
         print(f"nothing runs on {data}")
         raise typer.Exit(NOT_RUNNING)
@@ -88,15 +90,20 @@ def status(data: Data = DEFAULT_DATA) -> None:
 @app.command("test")
 def check(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Only these, for instance storage-element or static.")
+        list[str] | None, typer.Argument(help="Only these parts, for instance storage-element or static.")
     ] = None,
     keyword: Annotated[
-        str | None, typer.Option("-k", help="Only tests whose names match, as with pytest -k; their parts' types too.")
+        str | None,
+        typer.Option(
+            "-k", help="Only tests whose names match, as with pytest -k; also checks the types of these parts."
+        ),
     ] = None,
     long: Annotated[
-        bool, typer.Option("--long", help="Try every fault that the short form samples: `test faults --long`.")
+        bool, typer.Option("--long", help="Test every fault instead of a sample: `test faults --long`.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the chaos run: the same seed, the same faults.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the chaos run: the same seed gives the same faults.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="How long `test chaos --long` lasts.")] = None,
 ) -> None:
     """Run the static checks and all tests."""
@@ -104,7 +111,7 @@ def check(
         if keyword:
             raise typer.Exit(test_named(ROOT, parts or [], keyword))
         raise typer.Exit(test(ROOT, parts or [], long=long, chaos=Chaos(seed, minutes)))
-    except Refused as error:
+    except CommandError as error:
         raise refuse(error) from None
 
 
@@ -117,13 +124,13 @@ def write_documents() -> None:
 
 @app.command("verify")
 def verify_folder(
-    folder: Annotated[Path, typer.Argument(help="An element's folder, or a copy of one. Nothing needs to run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The whole verdict as JSON.")] = False,
+    folder: Annotated[Path, typer.Argument(help="The folder of an element, or a copy of it. No service needs to run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
-    """Check attr.json and hash of each file, and look for halves and leftovers; exit code 1 when something is damaged."""
+    """Check attr.json and hash of each file, and report incomplete files and leftovers. Exit code 1 when there is damage."""
     try:
         verdict = verify(folder)
-    except Refused as error:
+    except CommandError as error:
         refuse(error)
         raise typer.Exit(NO_ELEMENT) from None
     print(verdict.as_json().decode() if as_json else "\n".join(lines_of(verdict)))

@@ -20,8 +20,8 @@ from artstore.audit.check import ADMIN_CHAIN, Checker, Finding
 from artstore.audit.event import fingerprint, hash_of
 from artstore.audit.seal import SEALS, check_seals
 
-from .audit_archive import Admin, prune_sealed, write_archive
-from .refusal import Refused
+from .audit_archive import AdminClient, prune_sealed, write_archive
+from .errors import CommandError
 
 CREDENTIALS = Path(".artstore/keys/admin-client.json")
 
@@ -36,39 +36,40 @@ def _audit() -> None:
 @commands.command("verify")
 def verify(
     files: Annotated[
-        list[Path], typer.Argument(help="What GET /api/audit?format=ndjson answered; archives before it, oldest first.")
+        list[Path],
+        typer.Argument(help="An answer of GET /api/audit?format=ndjson, after the archives before it, oldest first."),
     ],
     admin_key: Annotated[
-        str | None, typer.Option(help="The fingerprint admin's key must have, as the checkpoints in its log say.")
+        str | None, typer.Option(help="The required fingerprint of admin's key, as in the checkpoints that admin logs.")
     ] = None,
 ) -> None:
-    """Check exported audit logs, offline; exit code 1 when something was done to them."""
+    """Verify exported audit logs offline. Exit code 1 when a change was found."""
     try:
-        verdict = verify_files(files, admin_key)
-    except Refused as error:
+        report = verify_files(files, admin_key)
+    except CommandError as error:
         print(f"artstore: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    for one in verdict.findings:
+    for one in report.findings:
         print(f"{one.what}: {one.chain} {one.seq}: {one.detail}")
-    part = "" if verdict.whole else " of a part of the log, so that gaps and ends say nothing"
-    print(f"{verdict.events} events{part}, {len(verdict.chains)} chains, {verdict.checkpoints} checkpoints")
-    if verdict.sealed:
-        print(f"what came before checkpoint {verdict.sealed} is in archives that were not given")
-    print(f"admin's key: {verdict.admin_key}")
-    print(f"{len(verdict.findings)} findings" if verdict.findings else "nothing was changed")
-    raise typer.Exit(1 if verdict.findings else 0)
+    part = "" if report.whole else " of a part of the log, so that gaps are not checked"
+    print(f"{report.events} events{part}, {len(report.chains)} chains, {report.checkpoints} checkpoints")
+    if report.sealed:
+        print(f"events before checkpoint {report.sealed} are in archives that were not given")
+    print(f"admin's key: {report.admin_key}")
+    print(f"{len(report.findings)} findings" if report.findings else "no change was found")
+    raise typer.Exit(1 if report.findings else 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`admin_key`: fingerprint of the key that signs the checkpoints; who knows it from elsewhere knows the export is ours."""
+class ExportReport:
+    """`admin_key`: fingerprint of the key that signs the checkpoints. Compare it with a copy from elsewhere."""
 
     events: int
     checkpoints: int
     chains: dict[str, str]
     whole: bool
     sealed: int
-    """The checkpoint that the first file begins after; 0: it begins with the log."""
+    """The checkpoint after which the first file begins; 0 for the beginning of the log."""
     findings: list[Finding]
 
     @property
@@ -76,26 +77,28 @@ class Verdict:
         return self.chains.get(ADMIN_CHAIN, "")
 
 
-def verify_files(paths: Sequence[Path], admin_key: str | None = None) -> Verdict:
-    """Each file, and that each goes on where the one before it ended. Raises Refused for a file that is no export.
-    `admin_key`: the fingerprint that admin's key must have."""
-    verdict: Verdict | None = None
+def verify_files(paths: Sequence[Path], admin_key: str | None = None) -> ExportReport:
+    """Check each file, and that each continues where the previous one ended.
+
+    `admin_key`: the required fingerprint of admin's key. Raises CommandError for a file that is not an export.
+    """
+    report: ExportReport | None = None
     previous: _File | None = None
     for path in paths:
         try:
             read = _File(path)
             findings = read.check()
         except OSError as error:
-            raise Refused(f"{path} cannot be read: {error.strerror}") from error
+            raise CommandError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Refused(f"{path} is not an export of the audit log: {error!r}") from error
+            raise CommandError(f"{path} is not an export of the audit log: {error!r}") from error
         if previous is not None:
             findings += read.follows(previous)
         elif admin_key is not None and read.chains.get(ADMIN_CHAIN) != admin_key:
             detail = f"its key is {read.chains.get(ADMIN_CHAIN)}, not {admin_key}"
             findings.append(Finding("wrong_key", ADMIN_CHAIN, 0, detail))
-        before = verdict or Verdict(0, 0, {}, True, read.began, [])
-        verdict = Verdict(
+        before = report or ExportReport(0, 0, {}, True, read.began, [])
+        report = ExportReport(
             before.events + read.checker.events,
             before.checkpoints + read.checker.checkpoints,
             {**before.chains, **read.chains},
@@ -104,12 +107,12 @@ def verify_files(paths: Sequence[Path], admin_key: str | None = None) -> Verdict
             [*before.findings, *findings],
         )
         previous = read
-    assert verdict is not None  # noqa: S101  (typer asks for one file at least)
-    return verdict
+    assert report is not None  # noqa: S101  (typer asks for one file at least)
+    return report
 
 
 class _File:
-    """One export or archive, read line by line: keys, seal and checkpoints come before the events."""
+    """One export or archive, read line by line. Keys, seal and checkpoints come before the events."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.whole = path, False
@@ -159,12 +162,12 @@ class _File:
         return check_seals([self.seal], key, linked=False)[1]
 
     def follows(self, before: _File) -> list[Finding]:
-        """The seal with which this file begins must be that of the archive before it."""
+        """Findings unless this file begins with the seal of the archive `before`."""
         if self.keys.get(ADMIN_CHAIN) != before.keys.get(ADMIN_CHAIN):
             return [Finding("wrong_key", ADMIN_CHAIN, 0, f"{self.path} and {before.path} are signed by different keys")]
         last = before.checker.last
         if self.seal is None or last is None or hash_of(self.seal["checkpoint"]) != hash_of(last):
-            return [Finding("deleted", SEALS, 0, f"{self.path} does not go on where {before.path} ends")]
+            return [Finding("deleted", SEALS, 0, f"{self.path} does not continue where {before.path} ends")]
         if self.seal["archive"]["sha256"] != before.digest.hexdigest():
             return [Finding("changed", SEALS, self.seal["number"], f"{before.path} is not the file that was sealed")]
         return []
@@ -172,29 +175,29 @@ class _File:
 
 @commands.command("archive")
 def archive(
-    file: Annotated[Path, typer.Argument(help="The archive to write; an existing one is sealed if it was not yet.")],
-    before_days: Annotated[int, typer.Option(help="Archive what is older than so many days.")] = 90,
+    file: Annotated[Path, typer.Argument(help="The archive to write. An existing file is only sealed.")],
+    before_days: Annotated[int, typer.Option(help="Archive events older than this many days.")] = 90,
     url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
 ) -> None:
-    """Export the oldest part of the log, check it, and have it sealed. Nothing is deleted; run it again after a failure."""
-    _run(lambda: write_archive(Admin(url, credentials), file, before_days))
+    """Export the oldest part of the log and have admin verify and seal it. Deletes nothing; run it again after a failure."""
+    _run(lambda: write_archive(AdminClient(url, credentials), file, before_days))
 
 
 @commands.command("prune")
 def prune(
-    file: Annotated[Path, typer.Argument(help="The archive of the newest seal: what is deleted is in it.")],
+    file: Annotated[Path, typer.Argument(help="The archive of the newest seal, which contains all that is deleted.")],
     url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
 ) -> None:
-    """Delete from PostgreSQL what the newest seal covers, after checking that FILE is that seal's archive."""
-    _run(lambda: prune_sealed(Admin(url, credentials), file))
+    """Delete from PostgreSQL the events below the newest seal, after checking that FILE is the archive of that seal."""
+    _run(lambda: prune_sealed(AdminClient(url, credentials), file))
 
 
 def _run(work: Callable[[], str]) -> None:
     try:
         print(work())
-    except Refused as error:
+    except CommandError as error:
         print(f"artstore: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Writing and pruning archives of the audit log, against a running admin. Each step may be repeated after a failure."""
+"""Writes archives of the audit log and prunes the log, through a running admin. Each step can be repeated after a failure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .refusal import Refused
+from .errors import CommandError
 
 TIMEOUT_S = 3600
-"""Admin checks a stretch before it seals it: a tenth of a millisecond for each event."""
+"""Admin verifies an archive before it seals it, which takes 0.1 ms per event."""
 COPY_BYTES = 1 << 20
 
 
-class Admin:
-    """Admin's API for one ADMIN account."""
+class AdminClient:
+    """Calls admin's API with one ADMIN account."""
 
     def __init__(self, url: str, credentials: Path) -> None:
         self._url, self._credentials, self._token = url.rstrip("/"), credentials, ""
@@ -31,12 +31,12 @@ class Admin:
             return json.load(answer)
 
     def open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Raises Refused with admin's words."""
+        """Raises CommandError with the detail of admin's answer."""
         if not self._token and path != "/api/auth/token":
             try:
                 client = json.loads(self._credentials.read_text())
             except (OSError, ValueError) as error:
-                raise Refused(f"{self._credentials} cannot be read: {error}") from error
+                raise CommandError(f"{self._credentials} cannot be read: {error}") from error
             self._token = self.call("POST", "/api/auth/token", client)["access_token"]
         request = urllib.request.Request(self._url + path, method=method)  # noqa: S310  (the operator's own URL)
         request.add_header("Content-Type", "application/json")
@@ -50,13 +50,13 @@ class Admin:
                 detail = json.load(error).get("detail")
             except ValueError:
                 detail = error.reason
-            raise Refused(f"{method} {path}: {error.code}: {detail}") from error
+            raise CommandError(f"{method} {path}: {error.code}: {detail}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise Refused(f"{self._url} cannot be reached: {error}") from error
+            raise CommandError(f"{self._url} cannot be reached: {error}") from error
 
 
-def write_archive(admin: Admin, file: Path, before_days: int) -> str:
-    """The file is there whole or not at all before the seal is asked for."""
+def write_archive(admin: AdminClient, file: Path, before_days: int) -> str:
+    """Write the file atomically, then request the seal."""
     if file.exists():
         number = int(json.loads(_first_line(file))["until"])
     else:
@@ -71,11 +71,11 @@ def write_archive(admin: Admin, file: Path, before_days: int) -> str:
     return f"seal {seal['number']}: {seal['archive']['events']} events up to checkpoint {number} are in {file}"
 
 
-def prune_sealed(admin: Admin, file: Path) -> str:
-    """Deletes nothing unless the file at hand is the sealed one."""
+def prune_sealed(admin: AdminClient, file: Path) -> str:
+    """Deletes nothing unless `file` is the sealed archive."""
     seals = admin.call("GET", "/api/audit/seals?limit=1")["items"]
     if not seals or seals[0]["archive"]["sha256"] != _sha256(file):
-        raise Refused(f"{file} is not the archive of the newest seal; nothing was deleted")
+        raise CommandError(f"{file} is not the archive of the newest seal; nothing was deleted")
     deleted, left = 0, True
     while left:
         answer = admin.call("POST", "/api/audit/prune", {"seal": seals[0]["number"]})
@@ -83,8 +83,8 @@ def prune_sealed(admin: Admin, file: Path) -> str:
     return f"{deleted} rows below seal {seals[0]['number']} were deleted; keep {file}"
 
 
-def _find_checkpoint(admin: Admin, moment: datetime) -> int:
-    """The newest checkpoint that is not younger: numbers grow with time, so it is found by halving."""
+def _find_checkpoint(admin: AdminClient, moment: datetime) -> int:
+    """The newest checkpoint not younger than `moment`, found by binary search."""
     newest = admin.call("GET", "/api/audit/checkpoints?limit=1")["items"]
     high = int(newest[0]["number"]) if newest else 0
     low = 0
@@ -96,7 +96,7 @@ def _find_checkpoint(admin: Admin, moment: datetime) -> int:
         else:
             low = middle
     if low == 0:
-        raise Refused("no checkpoint is that old; nothing was archived")
+        raise CommandError("no checkpoint is that old; nothing was archived")
     return low
 
 
@@ -110,4 +110,4 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}") from error
+        raise CommandError(f"{file} cannot be read: {error.strerror}") from error

@@ -1,6 +1,6 @@
-"""What `test` runs, as data: static checks of every part, then every part's tests, each in a process of its own.
+"""The checks that `test` runs: static checks, then the tests of every part, each in a separate process.
 
-The modules' packages are all called `app`, so no two of them can share an interpreter.
+All modules name their package `app`, so no two of them can share an interpreter.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from artstore.postgres_wheel import WHEELS
+from artstore.local.postgres import WHEELS
 
 MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
 PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli"}
 TOGETHER = "tests"
-"""The folder of tests that need more than one module; each folder in it with tests is run by itself."""
+"""Tests that need more than one module. Each subfolder is a check of its own."""
 PROOFS = "tests/faults"
-"""Of the storage element. Short by itself; ARTSTORE_FAULTS=long tries all that the short form samples."""
+"""Fault tests of the storage element. They sample the faults; with ARTSTORE_FAULTS=long they test all of them."""
 FLEETS = "tests/faults"
-"""Minutes of rotations, revocations, outages and repeats of whole fleets, by name only: CI runs them after the rest."""
+"""Long tests with whole fleets: rotations, revocations, outages. They run only when named; CI runs them last."""
 CHAOS = "chaos"
 CHAOS_TEST = "faults/test_chaos.py"
-"""Short by itself; `test chaos --long --seed N --minutes M` goes on for as long as is wanted."""
+"""Short by default; `test chaos --long --seed N --minutes M` sets its length."""
 LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module", "tests/contract"})
-"""Begun first, so that none of them is what everything waits for at the end."""
+"""Started first, so that the run does not end with one long check."""
 OLDER_POSTGRES = "17"
 OLDER = f"postgres{OLDER_POSTGRES}"
-"""The version of compose, for the tests that run the statements of sagas, registry, roles, audit log, catalog and search."""
+"""The version that compose runs; tests with SQL also run on it."""
 ON_OLDER_POSTGRES = {
     "admin-module": ("tests/sagas", "tests/elements", "tests/audit/test_archives.py", "tests/test_schema.py"),
     "query-module": ("tests/search",),
@@ -40,7 +40,7 @@ SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A process that has to end with status 0. `counted` ones are pytest and count their tests."""
+    """A process that must end with status 0. `counted`: it is pytest, and its tests are counted."""
 
     name: str
     part: str
@@ -52,7 +52,7 @@ class Check:
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
-    """All checks of the wanted parts, in the order to start them; when none is named all but those of FLEETS."""
+    """The checks of the named parts, in start order. Without names: all checks except FLEETS."""
     every = sorted(
         [*_static(root), *_own_tests(root), *_on_older_postgres(root), *_tests_together(root)],
         key=lambda check: check.name not in LONGEST,
@@ -80,7 +80,7 @@ def _own_tests(root: Path) -> list[Check]:
 
 
 def _on_older_postgres(root: Path) -> list[Check]:
-    """Empty where the wheel has no build for this machine."""
+    """Empty if the wheel has no build for this machine."""
     if importlib.util.find_spec(WHEELS[OLDER_POSTGRES][0]) is None:
         return []
     return [
@@ -102,7 +102,7 @@ def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
 
 
 def _tests_together(root: Path) -> list[Check]:
-    """Each folder by itself, and of FLEETS each file or folder, since each has a fleet of its own."""
+    """One check per folder; in FLEETS one per file or folder, because each starts its own fleet."""
     folder = root / TOGETHER
     fleets = root / FLEETS
     names = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("test_*.py") if path.parent != folder}

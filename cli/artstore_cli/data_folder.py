@@ -1,4 +1,4 @@
-"""The folder that holds everything a local system keeps: its layout, its lock, and the record of what runs in it."""
+"""The data folder of a local system: its layout, its lock, and the record of its running processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .errors import CommandError, disk_error
 from .processes import ProcessId, boot_id
-from .refusal import Refused, refused_by_disk
 
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 """PostgreSQL's first files and write-ahead log take about 60 MiB; below this a first start would fail half-way.
-A later one needs no room of its own, and what is on the disk can be read."""
+A later start needs no additional space."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DataFolder:
 
     @property
     def known(self) -> Path:
-        """What services remember of others for a start without them: public keys, the registry."""
+        """Copies of public keys and the registry, with which services can start while others are unavailable."""
         return self.path / "known"
 
     @property
@@ -58,66 +58,66 @@ class DataFolder:
 
     @property
     def ports(self) -> Path:
-        """The ports of PostgreSQL and Valkey, the same at each start while they are free."""
+        """The ports of PostgreSQL and Valkey, which stay the same while they are free."""
         return self.path / "ports.json"
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
     def prepare(self) -> None:
-        """Makes the folders. Raises Refused when the place cannot be used."""
+        """Create the folders. Raises CommandError when the location cannot be used."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (self.logs, self.known, self.elements):
                 folder.mkdir(exist_ok=True)
             if not os.access(self.path, os.W_OK | os.X_OK):
-                raise Refused(f"cannot write to {self.path}: Permission denied")
+                raise CommandError(f"cannot write to {self.path}: Permission denied")
             free = shutil.disk_usage(self.path).free
         except OSError as error:
-            raise refused_by_disk(error, self.path) from error
+            raise disk_error(error, self.path) from error
         if free < LEAST_FREE_BYTES and not (self.postgres / "PG_VERSION").exists():
-            raise Refused(
+            raise CommandError(
                 f"no space left on the disk of {self.path}: {free >> 20} MiB free, {LEAST_FREE_BYTES >> 20} needed"
             )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises Refused when another `up` has it."""
+        """Lock the folder for this process. Raises CommandError when another `up` has locked it."""
         try:
             lock = (self.path / "lock").open("a")
         except OSError as error:
-            raise refused_by_disk(error, self.path) from error
+            raise disk_error(error, self.path) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Refused(
+                raise CommandError(
                     f"a system already runs on {self.path}; stop it with: ./artstore down --data {self.path}"
                 ) from None
             yield
 
     def is_locked(self) -> bool:
-        """Whether a launcher is at work here."""
+        """Whether a launcher is running on this folder."""
         if not (self.path / "lock").exists():
             return False
         try:
             with self.locked():
                 return False
-        except Refused:
+        except CommandError:
             return True
 
 
 @dataclass(slots=True)
 class Record:
-    """What runs on a data folder, kept in running.json so that `down`, `status` and the next `up` find it."""
+    """The processes that run on a data folder. Stored in running.json for `down`, `status` and the next `up`."""
 
     port_base: int
     launcher: ProcessId
     ready: bool = False
     processes: dict[str, ProcessId] = field(default_factory=dict)
-    """In the order of their start."""
+    """In start order."""
     faults: dict[str, str] = field(default_factory=dict)
-    """Of parts that died and are not ready since: how, and how often."""
+    """By part that died and has not become ready since: how and how often it died."""
 
     def save(self, folder: DataFolder) -> None:
         text = json.dumps({"boot_id": boot_id(), **asdict(self)}, indent=1)
@@ -138,7 +138,7 @@ def find_record(folder: DataFolder) -> Record | None:
 
 
 def find_ports(folder: DataFolder) -> dict[str, int]:
-    """The inner ports of last time; empty when there was none."""
+    """The internal ports of the last start; empty when there was none."""
     try:
         return {str(name): int(port) for name, port in json.loads(folder.ports.read_text()).items()}
     except (OSError, ValueError, AttributeError):
@@ -146,7 +146,7 @@ def find_ports(folder: DataFolder) -> dict[str, int]:
 
 
 def keep_ports(folder: DataFolder, ports: dict[str, int]) -> None:
-    """Writes nothing when nothing changed: a full disk must not end a start that needs no room."""
+    """Writes only when a port has changed, so that a start works on a full disk."""
     if find_ports(folder) != ports:
         _replace(folder.ports, json.dumps(ports, indent=1))
 

@@ -1,4 +1,4 @@
-"""`up --detach`: the same `up` in a session of its own; the command returns when the system is ready."""
+"""`up --detach`: runs `up` in a new session; the command returns when the system is ready."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 READY, PARTLY = b"r", b"p"
 PARTLY_CODE = 4
-"""Exit code of `up --detach` when the system runs and a part of it is not ready."""
+"""Exit code of `up --detach` when the system runs but a part is not ready."""
 
 Run = Callable[[Callable[[bool], None]], int]
 
 
 def detached(run: Run, log: Path) -> int:
-    """Runs `run` in the background and returns as soon as it calls what it was given: 0, or PARTLY_CODE when that is false.
-    A run that ends before gives its own exit code.
+    """Run `run` in the background. Returns when it calls its argument: 0, or PARTLY_CODE if it passes false.
 
-    Until then it shows its progress here, and an interrupt here is passed on to it."""
+    A run that ends earlier gives its own exit code. Until then its output appears here, and interrupts are passed on to it.
+    """
     reading, writing = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -51,7 +51,7 @@ def _in_background(run: Run, writing: int, log: Path) -> int:
 
 
 def _redirect(log: Path) -> None:
-    """From here on nobody reads the terminal: what is said goes to the log."""
+    """Send all further output to the log."""
     sys.stdout.flush()
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)

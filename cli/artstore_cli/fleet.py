@@ -1,4 +1,4 @@
-"""The local system as data: which services, on which ports, with which settings, after which others."""
+"""The local system as data: its services with their ports, settings and dependencies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from artstore.local.ports import LOOPBACK
+from artstore.local.seaweedfs import BUCKET
+
 from .data_folder import DataFolder
-from .ports import LOOPBACK
-from .seaweed import BUCKET
 
 POSTGRES, VALKEY, SEAWEEDFS = "postgres", "valkey", "seaweedfs"
 STORES = (POSTGRES, VALKEY)
@@ -18,18 +19,18 @@ DATABASE_LOGINS = {
     "ingester-module": "ingester",
     "query-module": "query",
 }
-"""The ending of database-url-… by module, as keys/generate.py names them."""
+"""The suffix of database-url-… by module, as keys/generate.py names the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where this system lives."""
+    """The location of this system: source, data folder, ports."""
 
     root: Path
     data: DataFolder
     port_base: int
     s3_port: int | None = None
-    """Set when se-03 keeps its files in S3."""
+    """Set when se-03 stores its files in S3."""
 
     def url(self, offset: int) -> str:
         return f"http://{LOOPBACK}:{self.port_base + offset}"
@@ -43,7 +44,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One of ArtStore's processes. `needs` are the names of what has to be ready before it starts."""
+    """One of ArtStore's processes. It starts when the parts named in `needs` are ready."""
 
     name: str
     module: str
@@ -77,7 +78,7 @@ ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET = 0, 20, 30
 
 
 def fleet(site: Site) -> list[Service]:
-    """All services, each after what it needs."""
+    """All services, each after its dependencies."""
     admin = Service("admin", "admin-module", ADMIN_OFFSET, _admin(site), STORES)
     elements = [_element(site, element) for element in ELEMENTS]
     callers = [
@@ -98,7 +99,7 @@ def _admin(site: Site) -> dict[str, str]:
 
 
 def _client(site: Site, client_id: str) -> dict[str, str]:
-    """The settings of every module that calls admin with an account of its own."""
+    """The settings of every module with a service account."""
     return {
         "ADMIN_URL": site.url(ADMIN_OFFSET),
         "SERVICE_CLIENT_ID": client_id,
@@ -137,8 +138,8 @@ def _element(site: Site, element: Element) -> Service:
     return Service(element.id, "storage-element", element.port_offset, settings, needs)
 
 
-def surrounded(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[str, str]:
-    """A service's environment: its own settings over the user's (LOG_LEVEL, OTEL_…), where NAME and NAME_FILE are one setting."""
+def merge_environment(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[str, str]:
+    """The user's variables (LOG_LEVEL, OTEL_…), overridden by the service's own. NAME and NAME_FILE are one setting."""
     names = {name.removesuffix("_FILE") for name in own}
     kept = {name: value for name, value in outer.items() if name.removesuffix("_FILE") not in names}
     return {**kept, **own}

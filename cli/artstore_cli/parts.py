@@ -1,29 +1,31 @@
-"""What the launcher starts and watches: each part with how to run it and how to tell that it is ready."""
+"""The processes of a local system: how each is started, and how its readiness is determined."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from artstore.postgres_wheel import CannotRun, find_account, load_program
+from artstore.local import postgres, seaweedfs, valkey
+from artstore.local.ports import LOOPBACK
 
-from . import postgres, seaweed, valkey
-from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, surrounded
-from .ports import LOOPBACK
+from .data_folder import DataFolder
+from .errors import CommandError, disk_error
+from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, merge_environment
 from .processes import Command
-from .refusal import Refused
 
 READY_TIMEOUT_S = 2
-"""For one answer of /health/ready, which is kept by a background loop and instant."""
+"""For one answer of /health/ready, which a background loop keeps up to date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A process of the system. `find_unready` takes its pid: the checks that fail with their texts, none when it is ready."""
+    """A process of the system. `find_unready` takes its pid and returns the failing checks with their texts."""
 
     name: str
     command: Callable[[], Command]
@@ -31,46 +33,67 @@ class Part:
     needs: Sequence[str] = ()
     url: str = ""
     port: int | None = None
-    """Of a service that answers /health/ready."""
+    """The port of a service with /health/ready."""
 
 
 def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
-    """PostgreSQL (its data folder made first, if need be), Valkey, and SeaweedFS when it is wanted."""
+    """PostgreSQL (its cluster is created first, if need be), Valkey, and SeaweedFS if the site uses S3."""
     data = site.data
     try:
-        account = find_account(data.postgres)
-        program = load_program(account)
-    except CannotRun as error:
-        raise Refused(str(error)) from None
-    postgres.initialise(data.postgres, program, account, _secret(site, "postgres-password"))
+        account = postgres.find_account(data.postgres)
+        program = postgres.load_program(account)
+        postgres.create_cluster(data.postgres, program, account, _secret(site, "postgres-password"))
+    except postgres.CannotRun as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise disk_error(error, data.postgres) from error
     password = _secret(site, "redis-password")
     parts = [
         Part(
             POSTGRES,
-            lambda: postgres.serve(data.postgres, program, account, ports[POSTGRES], data.log(POSTGRES)),
+            lambda: serve_postgres(data, program, account, ports[POSTGRES]),
             lambda pid: _unready_unless(postgres.is_ready(data.postgres, pid)),
         ),
         Part(
             VALKEY,
-            lambda: valkey.serve(data.valkey, ports[VALKEY], password, data.log(VALKEY)),
+            lambda: serve_valkey(data, ports[VALKEY], password),
             lambda _: _unready_unless(valkey.is_ready(ports[VALKEY], password)),
         ),
     ]
     if site.s3_port is not None:
-        identities = data.keys / "s3-identities.json"
         parts.append(
             Part(
                 SEAWEEDFS,
-                lambda: seaweed.serve(data.seaweedfs, ports, identities, data.log(SEAWEEDFS)),
-                lambda _: _unready_unless(seaweed.is_ready(ports)),
+                lambda: serve_seaweedfs(data, ports),
+                lambda _: _unready_unless(seaweedfs.is_ready(ports)),
             )
         )
     return parts
 
 
+def serve_postgres(data: DataFolder, program: Path, account: postgres.Account | None, port: int) -> Command:
+    """SIGINT is PostgreSQL's fast shutdown: it disconnects clients and loses nothing."""
+    command, log = postgres.server_command(program, port), data.log(POSTGRES)
+    return Command(command, postgres.ENVIRONMENT, data.postgres, log, signal.SIGINT, account)
+
+
+def serve_valkey(data: DataFolder, port: int, password: str) -> Command:
+    """On SIGTERM Valkey saves its data and ends."""
+    configuration = valkey.write_configuration(data.valkey, port, password)
+    command = [str(valkey.find_server()), str(configuration)]
+    return Command(command, valkey.ENVIRONMENT, data.valkey, data.log(VALKEY))
+
+
+def serve_seaweedfs(data: DataFolder, ports: Mapping[str, int]) -> Command:
+    folder = data.seaweedfs
+    folder.mkdir(mode=0o700, exist_ok=True)
+    command = seaweedfs.command(folder, ports, data.keys / "s3-identities.json")
+    return Command(command, seaweedfs.environment(folder), folder, data.log(SEAWEEDFS))
+
+
 def port_names(s3: bool) -> Sequence[str]:
-    """Of the ports that nobody outside has to know."""
-    return (*STORES, *seaweed.PORTS) if s3 else STORES
+    """The internal ports."""
+    return (*STORES, *seaweedfs.PORTS) if s3 else STORES
 
 
 def services(site: Site) -> list[Part]:
@@ -84,7 +107,7 @@ def _service(site: Site, service: Service) -> Part:
 
     def command() -> Command:
         arguments = [sys.executable, "-m", "app.main"]
-        return Command(arguments, surrounded(own, os.environ), folder, site.data.log(service.name))
+        return Command(arguments, merge_environment(own, os.environ), folder, site.data.log(service.name))
 
     return Part(
         service.name, command, lambda _: unready_checks(port), service.needs, site.url(service.port_offset), port
@@ -96,7 +119,7 @@ def _unready_unless(ready: bool) -> dict[str, str]:
 
 
 def unready_checks(port: int) -> dict[str, str]:
-    """The checks that keep a service from being ready, with their details; empty when it is. No answer is a check too."""
+    """The failing readiness checks of a service with their details; empty when it is ready. No answer counts as a check."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=READY_TIMEOUT_S)
     try:
         connection.request("GET", "/health/ready")
@@ -122,7 +145,7 @@ def _failing(body: bytes) -> dict[str, str]:
 
 
 def describe(unready: Mapping[str, str]) -> str:
-    """In one line."""
+    """The failing checks in one line."""
     return "; ".join(f"{name}: {detail}" if name else detail for name, detail in unready.items())
 
 

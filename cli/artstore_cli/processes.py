@@ -1,4 +1,4 @@
-"""Child processes that never outlive their launcher, and process ids that cannot be mistaken for somebody else's."""
+"""Child processes that end with their launcher, and process ids that are never confused with a later process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from artstore.postgres_wheel import Account
+from artstore.local.postgres import Account
 
 PR_SET_PDEATHSIG = 1
 TAIL_BYTES = 64 * 1024
@@ -22,7 +22,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A pid with its start time in clock ticks since boot: together never reused before the next boot."""
+    """A pid with its start time in clock ticks since boot. The pair is never reused before the next boot."""
 
     pid: int
     started: int
@@ -31,7 +31,7 @@ class ProcessId:
         return find_started(self.pid) == self.started
 
     def send(self, number: int) -> None:
-        """Does nothing when the process is gone or the pid is another's."""
+        """Send a signal, unless the process has ended."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -55,13 +55,13 @@ def find_started(pid: int) -> int | None:
 
 
 def boot_id() -> str:
-    """Changes with each boot: process ids from before mean nothing."""
+    """Changes with each boot, which makes earlier process ids meaningless."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `stop_signal` asks it to end in good order, and is what the kernel sends when the launcher dies."""
+    """A program to run. `stop_signal` asks it to shut down; the kernel also sends it when the launcher dies."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
@@ -72,8 +72,8 @@ class Command:
 
 
 def spawn(command: Command) -> subprocess.Popen[bytes]:
-    """Starts it in a session of its own, so that Ctrl-C reaches the launcher alone. Call from the main thread only:
-    the kernel ties the death signal to the thread that forked."""
+    """Start the program in its own session, so that Ctrl-C reaches only the launcher. Call from the main thread only,
+    because the kernel ties the death signal to the thread that forked."""
     launcher = os.getpid()
     libc = ctypes.CDLL(None)
     account = command.account
@@ -100,7 +100,7 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
 
 
 def _open_log(path: Path) -> BinaryIO:
-    """A service without a log is better than none: a full disk may not even take an empty file."""
+    """Falls back to /dev/null, because a full disk may not take even an empty file and the service should still run."""
     try:
         return path.open("ab")
     except OSError:
@@ -108,7 +108,7 @@ def _open_log(path: Path) -> BinaryIO:
 
 
 def identify(process: subprocess.Popen[bytes]) -> ProcessId:
-    """Its id with the start time; a child that has already ended gets a start time that fits nothing."""
+    """The id of a child. If it has already ended, its start time is -1, which matches no process."""
     return ProcessId(process.pid, find_started(process.pid) or -1)
 
 
@@ -123,7 +123,7 @@ def tail(log: Path, lines: int = 15) -> list[str]:
 
 
 def describe_end(status: int) -> str:
-    """Words for Popen.returncode."""
+    """Describe Popen.returncode in words."""
     if status >= 0:
         return f"ended with status {status}"
     return f"was killed by {signal.Signals(-status).name}"

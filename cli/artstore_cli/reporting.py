@@ -1,4 +1,4 @@
-"""What `up` shows while it works: a spinner on a terminal, plain lines elsewhere."""
+"""The output of `up`: a spinner on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from rich.spinner import Spinner
 from .system import MAX_DEATHS, Death
 
 SAY_WAITING_EVERY_S = 10.0
-"""Where there is no terminal, a start that waits says so this often."""
+"""Without a terminal, a waiting start prints a line this often."""
 
 
-class Unbroken(Console):
-    """Goes on in silence when nobody reads any more (`up --detach | head`): no reason to stop a system."""
+class PipeSafeConsole(Console):
+    """Continues silently when its reader has ended (`up --detach | head`)."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
     def say(self, text: str, **options: Any) -> None:
-        """A line that a full disk does not take is lost."""
+        """Print a line. It is lost when the disk is full."""
         with contextlib.suppress(OSError):
             self.print(text, highlight=False, soft_wrap=True, **options)
 
 
 class Progress:
-    """Implements system.Reporter. The spinner turns only when `waiting` is called: no thread of its own."""
+    """Implements system.Reporter. Has no thread: the spinner turns only when `waiting` is called."""
 
-    def __init__(self, console: Unbroken, errors: Unbroken) -> None:
+    def __init__(self, console: PipeSafeConsole, errors: PipeSafeConsole) -> None:
         self.console = console
         self.errors = errors
         self._live: Live | None = None
         self._said_s: float | None = None
 
     def waiting(self, parts: Sequence[str]) -> None:
-        """`parts`: each that is not ready, with its reason."""
+        """`parts`: the parts that are not ready, with their reasons."""
         if not self.console.is_terminal:
             self._say_waiting(parts)
             return
@@ -92,7 +92,7 @@ class Progress:
         self.errors.say(f"artstore: {text}", style="red", markup=False)
 
     def end(self) -> None:
-        """Takes the spinner away."""
+        """Remove the spinner."""
         if self._live is not None:
             self._live.stop()
             self._live = None

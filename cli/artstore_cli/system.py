@@ -1,7 +1,7 @@
-"""Starts the parts of a system in the order of their needs, keeps them running, and stops them in the reverse order.
+"""Starts the parts of a system in dependency order, keeps them running, and stops them in the reverse order.
 
-No part ends another: one that cannot start or dies is started again with growing pauses, for ever, while the others serve.
-One thread, no locks: the kernel's death signal of a child is tied to the thread that started it.
+A part that cannot start or dies is restarted with growing pauses, for ever, while the others keep running. There is only one
+thread, because the kernel ties the death signal of a child to the thread that started it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .data_folder import DataFolder, Record
+from .log_rotation import rotate
 from .parts import Part, describe
 from .processes import POLL_S, Command, ProcessId, describe_end, identify, spawn, tail
-from .rotation import rotate
 
 START_TIMEOUT_S = 60
-"""A start waits no longer than this for parts that make no progress; a recovery that counts on makes progress."""
+"""How long a start waits for parts without progress. A recovery whose count advances makes progress."""
 NEED_TIMEOUT_S = 15
-"""After this a part starts without what it needs: every service works, as far as it can, without its neighbours."""
+"""After this time a part starts without its dependencies, because every service can start without its neighbours."""
 STOP_TIMEOUT_S = 60
-"""After it a part that was asked to stop is killed. Longer than the time running requests get (SHUTDOWN_TIMEOUT_S, 10 s)
-and a checkpoint on a slow disk together."""
+"""After this time a part that was asked to stop is killed. Longer than the time for running requests (SHUTDOWN_TIMEOUT_S,
+10 s) plus a checkpoint on a slow disk."""
 MAX_DEATHS = 3
-"""A start does not wait for a part that has died this often, and its last lines are shown no more."""
+"""A start does not wait for a part that has died this often, and stops printing its last lines."""
 MAX_PAUSE_S = 60.0
 STEADY_S = 60.0
-"""A part that ran this long has its deaths forgotten."""
-ASK_EVERY_S = 1.0
-"""How often a part that is not ready is asked, and logs are rotated, once the start has ended."""
+"""After running this long a part has its deaths forgotten."""
+CHECK_EVERY_S = 1.0
+"""How often unready parts are checked and logs rotated after the start."""
 CONFIGURATION_STATUS = 2
-"""Exit status of a service that refuses its settings: no later start would go better."""
+"""Exit status of a service that refuses its settings, so that a restart would not help."""
 
 
 class Interrupted(Exception):
-    """SIGINT, SIGTERM or SIGHUP came."""
+    """SIGINT, SIGTERM or SIGHUP was received."""
 
 
 class Misconfigured(Exception):
-    """A part refused its settings at its first start. The text is what it said."""
+    """A part refused its settings at its first start. The text is its message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a part ended by itself, or why it could not be started."""
+    """How a part ended on its own, or why it could not be started."""
 
     name: str
     how: str
@@ -59,7 +59,7 @@ class Death:
 
 
 class Reporter(Protocol):
-    """What is told to the user; `up` shows it."""
+    """Receives the messages for the user; `up` prints them."""
 
     def waiting(self, parts: Sequence[str]) -> None: ...
 
@@ -73,7 +73,7 @@ class Reporter(Protocol):
 
 
 @dataclass(slots=True)
-class Running:
+class RunningPart:
     part: Part
     command: Command | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -82,10 +82,10 @@ class Running:
     ready: bool = False
     was_ready: bool = False
     unready: dict[str, str] = field(default_factory=dict)
-    """The checks that keep it from being ready, as it last said."""
+    """The failing readiness checks of its last answer."""
     deaths: int = 0
     start_again_s: float | None = None
-    """Set once it has died: when it is to be started again."""
+    """When it is to be started again. Set after it has died."""
 
     @property
     def alive(self) -> bool:
@@ -103,23 +103,23 @@ class System:
     folder: DataFolder
     record: Record
     reporter: Reporter
-    running: dict[str, Running] = field(default_factory=dict)
-    """Those begun so far, in the order of their first start."""
+    running: dict[str, RunningPart] = field(default_factory=dict)
+    """The parts started so far, in the order of their first start."""
     _waiting: list[Part] = field(default_factory=list)
     _began_s: float = 0.0
     _progress_s: float = 0.0
-    _asked_s: float = 0.0
+    _checked_s: float = 0.0
     _record_failed: bool = False
 
     def start(self, parts: Sequence[Part]) -> list[str]:
-        """Returns when all are ready, or when the others make no progress: those, each with its reason, in words.
+        """Returns when all parts are ready, or when the others make no progress. Returns those with their reasons.
         Raises Interrupted and Misconfigured."""
         self._waiting = list(parts)
         self._began_s = self._progress_s = time.monotonic()
         while True:
             self._start_waiting()
-            self._look_after_dead()
-            self._ask_unready()
+            self._restart_dead()
+            self._check_unready()
             unready = {name: one for name, one in self.running.items() if not one.ready}
             if not unready and not self._waiting:
                 return []
@@ -135,15 +135,15 @@ class System:
         """Keeps the system running until it is interrupted."""
         while True:
             time.sleep(POLL_S * 4)
-            self._look_after_dead()
-            if time.monotonic() >= self._asked_s + ASK_EVERY_S:
-                self._asked_s = time.monotonic()
-                self._ask_unready()
+            self._restart_dead()
+            if time.monotonic() >= self._checked_s + CHECK_EVERY_S:
+                self._checked_s = time.monotonic()
+                self._check_unready()
                 for name in ("artstore", *self.running):
                     rotate(self.folder.log(name))
 
     def stop(self) -> None:
-        """Stops all, those first that others do not need. Nothing is left running when it returns."""
+        """Stop all parts, dependants first. Nothing is left running on return."""
         for wave in stop_order([one.part for one in self.running.values()]):
             alive = [self.running[name] for name in wave if self.running[name].alive]
             ids = [(one.id, one.command.stop_signal) for one in alive if one.id is not None and one.command is not None]
@@ -158,15 +158,15 @@ class System:
         for part in list(self._waiting):
             if late or all(self._is_settled(need) for need in part.needs):
                 self._waiting.remove(part)
-                self.running[part.name] = Running(part)
+                self.running[part.name] = RunningPart(part)
                 self._start(self.running[part.name])
 
     def _is_settled(self, name: str) -> bool:
-        """Ready, or in no hurry to become it."""
+        """Whether dependants need not wait for this part: it is ready or has died."""
         one = self.running.get(name)
         return one is not None and (one.ready or one.deaths > 0)
 
-    def _start(self, one: Running) -> None:
+    def _start(self, one: RunningPart) -> None:
         one.start_again_s, one.started_s, one.ready, one.unready = None, time.monotonic(), False, {}
         if one.deaths == 0:  # a part that dies again and again makes no progress
             self._progress_s = time.monotonic()
@@ -181,7 +181,7 @@ class System:
         self.record.processes[one.part.name] = one.id
         self._save()
 
-    def _look_after_dead(self) -> None:
+    def _restart_dead(self) -> None:
         for one in self.running.values():
             if one.alive:
                 continue
@@ -194,7 +194,7 @@ class System:
             elif one.start_again_s is not None and one.start_again_s <= time.monotonic():
                 self._start(one)
 
-    def _note_death(self, one: Running, how: str, last_lines: Sequence[str]) -> None:
+    def _note_death(self, one: RunningPart, how: str, last_lines: Sequence[str]) -> None:
         now_s = time.monotonic()
         one.deaths = 1 if one.was_ready and now_s - one.started_s > STEADY_S else one.deaths + 1
         pause_s = min(MAX_PAUSE_S, 2.0 ** (one.deaths - 1))
@@ -206,7 +206,7 @@ class System:
         self.record.faults[one.part.name] = f"{how}, {one.deaths} times in a row{last}"
         self._save()
 
-    def _ask_unready(self) -> None:
+    def _check_unready(self) -> None:
         for name, one in self.running.items():
             if one.ready or not one.alive or one.process is None:
                 continue
@@ -223,7 +223,7 @@ class System:
                 self._save()
 
     def _save(self) -> None:
-        """The parts run on when the disk does not take the record."""
+        """A failure to write the record does not stop the parts."""
         try:
             self.record.save(self.folder)
             self._record_failed = False
@@ -236,7 +236,7 @@ class System:
 
 
 def stop_order(parts: Sequence[Part]) -> Iterator[list[str]]:
-    """Waves of names: each holds what no part of a later wave needs any more."""
+    """Waves of names: the parts of a wave are not needed by any later wave."""
     left = {part.name: set(part.needs) for part in parts}
     while left:
         needed = set().union(*left.values())
@@ -249,7 +249,7 @@ def stop_order(parts: Sequence[Part]) -> Iterator[list[str]]:
 def stop_processes(
     processes: Sequence[tuple[ProcessId, signal.Signals]], waiting_for: Sequence[subprocess.Popen[bytes]] = ()
 ) -> None:
-    """Asks each to end by its signal, and kills those that have not after STOP_TIMEOUT_S."""
+    """Send each process its signal, and kill those that have not ended after STOP_TIMEOUT_S."""
     for identity, number in processes:
         identity.send(number)
     deadline = time.monotonic() + STOP_TIMEOUT_S

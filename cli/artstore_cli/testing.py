@@ -1,4 +1,4 @@
-"""`test`: runs the checks, a few at a time, and adds up what they counted."""
+"""`test`: runs the checks, a few at a time, and adds up their results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .checks import FLEETS, OLDER, Check, environment, plan
+from .errors import CommandError
 from .processes import POLL_S
-from .refusal import Refused
 
-AT_ONCE = 3
-"""On two cores: much of a test's time is waiting for a disk, a lease or a process that starts."""
-FLEETS_AT_ONCE = 2
-"""Each is a dozen processes."""
+MAX_RUNNING = 3
+"""For two cores, since tests mostly wait for disks, leases and starting processes."""
+MAX_RUNNING_FLEETS = 2
+"""Each fleet has a dozen processes."""
 CHECK_TIMEOUT_S = 1800
 LONG_TIMEOUT_S = 4 * 3600
 LONG = "ARTSTORE_FAULTS"
 NOTHING_SELECTED = 5
-"""pytest's exit status."""
+"""Exit status of pytest when no test matches."""
 SHOWN_LINES = 200
-"""Of the output of a check that failed."""
+"""Lines printed of the output of a failed check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Started:
 
 @dataclass(frozen=True, slots=True)
 class Chaos:
-    """What is wanted of the chaos run; None: a new seed, its own length."""
+    """Options of the chaos run. None: a random seed, the default length."""
 
     seed: int | None
     minutes: float | None
@@ -62,9 +62,9 @@ class Chaos:
 
 
 def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
-    """Prints each outcome, then all failures, and as the last line the sums. Returns the exit code.
+    """Run checks; print each outcome, then all failures, and the totals as the last line. Returns the exit code.
 
-    `long`: the proofs of the store whole, and what they counted.
+    `long`: test every fault, and print the output of all checks.
     """
     if long:
         os.environ[LONG] = "long"
@@ -72,7 +72,7 @@ def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
     checks = plan(root, wanted)
     if not checks:
         known = sorted({check.part for check in plan(root, [])})
-        raise Refused(f"no checks are called {', '.join(wanted)}; there are: {', '.join(known)}")
+        raise CommandError(f"no checks are called {', '.join(wanted)}; there are: {', '.join(known)}")
     with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
         outcomes = _run_all(checks, root, Path(scratch))
     failures = [outcome for outcome in outcomes if outcome.failed]
@@ -84,10 +84,10 @@ def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
 
 
 def test_named(root: Path, wanted: Sequence[str], keyword: str) -> int:
-    """Runs the tests whose names match `keyword` (pytest -k), with pytest's own output, while mypy checks the same parts."""
+    """Run the tests whose names match `keyword` (pytest -k) with pytest's output, while mypy checks the same parts."""
     checks = [check for check in plan(root, wanted) if check.counted and check.part != OLDER]
     if not checks:
-        raise Refused(f"no tests are called {', '.join(wanted)}")
+        raise CommandError(f"no tests are called {', '.join(wanted)}")
     folders = {str(check.folder.relative_to(root)) for check in checks}
     arguments = [sys.executable, "-m", "artstore_cli.types", *folders]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "cli"), str(root / "shared")))}
@@ -99,7 +99,7 @@ def test_named(root: Path, wanted: Sequence[str], keyword: str) -> int:
     said, _ = types.communicate()
     print(said, end="")
     if set(statuses) == {NOTHING_SELECTED}:
-        raise Refused(f"no test matches {keyword!r}")
+        raise CommandError(f"no test matches {keyword!r}")
     return 1 if types.returncode or set(statuses) - {0, NOTHING_SELECTED} else 0
 
 
@@ -123,7 +123,7 @@ def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome
 
 def _may_start(check: Check, running: Sequence[_Started]) -> bool:
     fleets = sum(one.check.part == FLEETS for one in running)
-    return len(running) < AT_ONCE and (check.part != FLEETS or fleets < FLEETS_AT_ONCE)
+    return len(running) < MAX_RUNNING and (check.part != FLEETS or fleets < MAX_RUNNING_FLEETS)
 
 
 def _start(check: Check, root: Path, scratch: Path) -> _Started:
@@ -147,7 +147,7 @@ def _has_ended(one: _Started) -> bool:
     timeout_s = LONG_TIMEOUT_S if LONG in os.environ else CHECK_TIMEOUT_S
     if one.process.poll() is None and time.monotonic() - one.since_s > timeout_s:
         with one.output.open("a") as output:
-            output.write(f"\nstopped: it took longer than {timeout_s} s\n")
+            output.write(f"\nstopped after {timeout_s} s\n")
         os.killpg(one.process.pid, signal.SIGKILL)
         one.process.wait()
     return one.process.poll() is not None
@@ -162,7 +162,7 @@ def _outcome(one: _Started) -> Outcome:
 
 
 def _counted(report: Path) -> tuple[int, int, int]:
-    """Passed, failed and skipped of a JUnit report; nothing of one that was never written."""
+    """Passed, failed and skipped tests of a JUnit report; zeros if there is none."""
     if not report.exists():
         return 0, 0, 0
     suites = list(ElementTree.parse(report).iter("testsuite"))  # noqa: S314  (written by our own pytest)

@@ -1,7 +1,7 @@
-"""`python -m artstore_cli.types [PART…]`: mypy over every part, or over those named.
+"""`python -m artstore_cli.types [PART…]`: runs mypy over all parts or the named ones.
 
-Each has its own cache, begun as a copy of the common library's. The modules' packages are all called `app`, so they cannot
-share one cache; what takes the time is what they have in common.
+Each part has its own cache, because all modules name their package `app`. A new cache starts as a copy of the shared
+library's, which holds most of the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TARGETS = {
 
 
 def check_types(root: Path, parts: Sequence[str]) -> int:
-    """0 when every part passes; what mypy says goes to standard output."""
+    """0 when every part passes. mypy prints to standard output."""
     caches = root / ".mypy_cache"
     failed = 0
     for part, targets in TARGETS.items():

@@ -1,49 +1,52 @@
-"""`up`: makes the data folder ready, starts everything, stays with it until it is stopped."""
+"""`up`: prepares the data folder, starts everything, and watches it until it is stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
-from . import leftovers
+from artstore.local.ports import LOOPBACK, choose_ports, is_free
+
 from .data_folder import DataFolder, Record, find_ports, keep_ports
-from .fleet import POSTGRES, VALKEY, Site, fleet
+from .errors import CommandError, disk_error
+from .fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET, VALKEY, Site, fleet
 from .parts import port_names, services, stores
-from .ports import LOOPBACK, choose, require_free
 from .processes import ProcessId, find_started
-from .refusal import Refused, refused_by_disk
-from .reporting import Progress, Unbroken
+from .reporting import PipeSafeConsole, Progress
+from .running import stop_leftovers
 from .system import Interrupted, Misconfigured, System
-from .welcome import welcome
 
 KEYS_TIMEOUT_S = 30
 KEYS_OF_THE_DATABASE = ("postgres-password", "key-encryption-key", "secret-hash-key", "accounts.json")
-"""What a database was made with: new ones would not open it."""
+"""The keys that an existing database depends on; new ones would not open it."""
+
+BEARER = '-H "Authorization: Bearer $TOKEN"'
 
 
 def up(
     root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_started: Callable[[bool], None] = lambda ready: None
 ) -> int:
-    """Runs the system until it is interrupted. Returns the exit code. `on_started` is called once, with whether all is ready."""
-    progress = Progress(Unbroken(), Unbroken(stderr=True))
+    """Run the system until it is interrupted. Returns the exit code. `on_started` is called once, with whether all is ready."""
+    progress = Progress(PipeSafeConsole(), PipeSafeConsole(stderr=True))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         folder.prepare()
         with folder.locked():
             return _hold(root, folder, port_base, s3, progress, on_started)
-    except Refused as error:
+    except CommandError as error:
         progress.error(str(error))
     except Interrupted:
         progress.error("interrupted")
     except OSError as error:
-        progress.error(str(refused_by_disk(error, folder.path)))
+        progress.error(str(disk_error(error, folder.path)))
     return 1
 
 
@@ -54,8 +57,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _hold(
     root: Path, folder: DataFolder, port_base: int, s3: bool, progress: Progress, on_started: Callable[[bool], None]
 ) -> int:
-    leftovers.clear(folder)
-    ports = choose(port_names(s3), find_ports(folder))
+    stop_leftovers(folder)
+    ports = choose_ports(port_names(s3), find_ports(folder))
     site = Site(root, folder, port_base, ports["s3.port"] if s3 else None)
     require_free({service.name: port_base + service.port_offset for service in fleet(site)})
     keep_ports(folder, ports)
@@ -78,9 +81,9 @@ def _hold(
     except Interrupted:
         pass
     except Misconfigured as error:
-        raise Refused(str(error).removeprefix("artstore: ")) from None
+        raise CommandError(str(error).removeprefix("artstore: ")) from None
     finally:
-        # A second Ctrl-C must not leave half of the system running: stopping has its own time limit.
+        # Ignore a second Ctrl-C, which would leave half of the system running. Stopping has its own time limit.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         system.stop()
@@ -90,8 +93,8 @@ def _hold(
 def _require_keys(folder: DataFolder) -> None:
     lost = [name for name in KEYS_OF_THE_DATABASE if not (folder.keys / name).exists()]
     if lost and (folder.postgres / "PG_VERSION").exists():
-        raise Refused(
-            f"{folder.keys / lost[0]} is missing, and {folder.postgres} was made with it; put it back, "
+        raise CommandError(
+            f"{folder.keys / lost[0]} is missing, and {folder.postgres} was created with it; restore it, "
             "or move the database away to start with an empty one"
         )
 
@@ -101,4 +104,62 @@ def _make_keys(site: Site, postgres_port: int, valkey_port: int) -> None:
     program = [sys.executable, str(site.root / "keys" / "generate.py"), str(site.data.keys), *addresses]
     done = subprocess.run(program, capture_output=True, text=True, timeout=KEYS_TIMEOUT_S)
     if done.returncode != 0:
-        raise Refused(done.stderr.strip().splitlines()[-1])
+        raise CommandError(done.stderr.strip().splitlines()[-1])
+
+
+def require_free(wanted: Mapping[str, int]) -> None:
+    """Raises CommandError for the first service whose port is not free."""
+    for name, port in wanted.items():
+        if not 1 <= port <= 65535:
+            raise CommandError(f"port {port} for {name} does not exist; choose another --port-base")
+        if not is_free(port):
+            raise CommandError(f"port {port} for {name} is taken by another program; choose another --port-base")
+
+
+def welcome(site: Site) -> str:
+    addresses = [
+        ("admin", ADMIN_OFFSET),
+        *((element.id, element.port_offset) for element in ELEMENTS),
+        ("ingester", INGESTER_OFFSET),
+        ("query", QUERY_OFFSET),
+    ]
+    lines = [
+        "",
+        "ArtStore is ready.",
+        "",
+        *(f"  {name:<12} {site.url(offset)}/docs" for name, offset in addresses),
+        "",
+        f"  credentials  {site.data.keys / 'admin-client.json'}",
+        f"  logs         {site.data.logs}",
+        "",
+        "Store this project's README and get it back:",
+        "",
+        *first_file(site),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def first_file(site: Site) -> list[str]:
+    """Three shell lines: get a token, upload a file and print its record, download it and compare."""
+    client = f"@{_near(site.data.keys / 'admin-client.json')}"
+    readme = _near(site.root / "README.md")
+    token = f"{site.url(ADMIN_OFFSET)}/api/auth/token -H 'Content-Type: application/json' -d {shlex.quote(client)}"
+    upload = f"{site.url(INGESTER_OFFSET)}/api/files/upload {BEARER} -F {shlex.quote(f'file=@{readme}')}"
+    download = f"{site.url(QUERY_OFFSET)}/api/files/$ID/content {BEARER}"
+    return [
+        f"TOKEN=$(curl -sS {token} | {_member('access_token')})",
+        f"ID=$(curl -sS {upload} | tee /dev/stderr | {_member('file_id')})",
+        f"curl -sS {download} | cmp - {shlex.quote(readme)} && echo identical",
+    ]
+
+
+def _member(name: str) -> str:
+    """A shell filter for one text member of a JSON object, because jq may not be installed."""
+    return f"""sed -E 's/.*"{name}": ?"([^"]*)".*/\\1/'"""
+
+
+def _near(path: Path) -> str:
+    """The path relative to the working directory if it is below it, else the absolute path."""
+    near = os.path.relpath(path)
+    return str(path) if near.startswith("..") else near

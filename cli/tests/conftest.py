@@ -1,4 +1,4 @@
-"""Folders that a server which runs as another user can use, and the generator of keys as a command."""
+"""Folders that servers under another user can enter, and the key generator as a command."""
 
 from __future__ import annotations
 

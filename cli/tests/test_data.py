@@ -1,4 +1,4 @@
-"""Pure decisions of the launcher, and that the files that describe the same system agree."""
+"""Pure decisions of the launcher, and agreement of the files that describe the same system."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from artstore.local.ports import choose_ports, is_free
 from artstore_cli.data_folder import DataFolder
-from artstore_cli.fleet import ELEMENTS, Site, fleet, surrounded
-from artstore_cli.ports import choose, is_free, require_free
-from artstore_cli.refusal import Refused, refused_by_disk
-from artstore_cli.welcome import first_file
+from artstore_cli.errors import CommandError, disk_error
+from artstore_cli.fleet import ELEMENTS, Site, fleet, merge_environment
+from artstore_cli.up import first_file, require_free
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def site(**changes: object) -> Site:
 def test_the_launchers_settings_win_over_the_users(
     own: Mapping[str, str], outer: Mapping[str, str], expected: Mapping[str, str]
 ) -> None:
-    assert surrounded(own, outer) == expected
+    assert merge_environment(own, outer) == expected
 
 
 def test_every_service_has_a_port_and_needs_only_what_comes_before_it() -> None:
@@ -58,19 +58,19 @@ def test_a_taken_port_is_refused_by_name_and_number() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(Refused, match=f"port {port} for admin is taken"):
+        with pytest.raises(CommandError, match=f"port {port} for admin is taken"):
             require_free({"admin": port})
     assert is_free(port)
 
 
 def test_inner_ports_stay_the_same_while_they_are_free() -> None:
-    first = choose(["a", "b", "c"], {})
+    first = choose_ports(["a", "b", "c"], {})
     assert len(set(first.values())) == 3
-    assert choose(["a", "b", "c"], first) == first
+    assert choose_ports(["a", "b", "c"], first) == first
     with socket.socket() as other:
         other.bind(("127.0.0.1", first["a"]))
         other.listen()
-        moved = choose(["a", "b", "c"], first)
+        moved = choose_ports(["a", "b", "c"], first)
     assert moved["a"] != first["a"]
     assert (moved["b"], moved["c"]) == (first["b"], first["c"])
 
@@ -84,8 +84,8 @@ def test_inner_ports_stay_the_same_while_they_are_free() -> None:
         (errno.EIO, "/d: "),
     ],
 )
-def test_an_error_of_the_disk_is_told_in_one_line(number: int, words: str) -> None:
-    text = str(refused_by_disk(OSError(number, "because"), Path("/d")))
+def test_a_disk_error_is_reported_in_one_line(number: int, words: str) -> None:
+    text = str(disk_error(OSError(number, "because"), Path("/d")))
     assert text.startswith(words)
     assert "\n" not in text
 

@@ -47,7 +47,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, generate: Generate, ma
     assert (tmp_path / "keys").stat().st_mode & 0o777 == (0o711 if containers else 0o700)
 
 
-def test_a_file_that_a_copy_has_opened_to_others_is_closed_again(tmp_path: Path, generate: Generate) -> None:
+def test_a_file_mode_widened_by_a_copy_is_restored(tmp_path: Path, generate: Generate) -> None:
     generate(tmp_path / "keys")
     for path in (tmp_path / "keys").iterdir():
         path.chmod(0o666)
@@ -146,7 +146,7 @@ def test_an_empty_or_damaged_secret_is_refused_in_one_line(tmp_path: Path, gener
         assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_place_that_cannot_be_written_is_refused_in_one_line(generate: Generate) -> None:
+def test_an_unwritable_folder_is_refused_in_one_line(generate: Generate) -> None:
     refused = generate(Path("/proc/artstore-keys"))
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1

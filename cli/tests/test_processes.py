@@ -1,4 +1,4 @@
-"""Process ids that cannot be mistaken, and children that do not outlive their launcher."""
+"""Process ids are never confused with later processes, and children end with their launcher."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "words"), [(0, "ended with status 0"), (2, "ended with status 2"), (-9, "was killed by SIGKILL")]
 )
-def test_an_end_is_told_in_words(status: int, words: str) -> None:
+def test_an_exit_status_is_described_in_words(status: int, words: str) -> None:
     assert describe_end(status) == words
 
 
-def test_what_a_part_says_goes_into_its_log(tmp_path: Path) -> None:
+def test_the_output_of_a_process_goes_to_its_log(tmp_path: Path) -> None:
     process = spawn(command(tmp_path, SLEEP))
     deadline = time.monotonic() + 10
     while not (log := tmp_path / "part.log").read_text() and time.monotonic() < deadline:

@@ -16,12 +16,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 
-from artstore.postgres_wheel import DEFAULT_VERSION, WHEELS, copy_wheel, find_account, load_program
-from artstore_cli import postgres, valkey
+from artstore.local import postgres, valkey
+from artstore.local.ports import choose_ports
+from artstore.local.postgres import DEFAULT_VERSION, WHEELS, CannotRun, copy_wheel, find_account, load_program
 from artstore_cli.data_folder import DataFolder
-from artstore_cli.ports import choose
+from artstore_cli.parts import serve_postgres, serve_valkey
 from artstore_cli.processes import Command, spawn
-from artstore_cli.refusal import Refused
 
 PASSWORD = "a-secret-of-this-test"
 
@@ -39,9 +39,9 @@ def run(command: Command, is_ready: Callable[[int], bool]) -> subprocess.Popen[b
 def run_postgres(folder: DataFolder) -> tuple[subprocess.Popen[bytes], int]:
     account = find_account(folder.postgres)
     program = load_program(account)
-    postgres.initialise(folder.postgres, program, account, PASSWORD)
-    port = choose(["postgres"], {})["postgres"]
-    command = postgres.serve(folder.postgres, program, account, port, folder.log("postgres"))
+    postgres.create_cluster(folder.postgres, program, account, PASSWORD)
+    port = choose_ports(["postgres"], {})["postgres"]
+    command = serve_postgres(folder, program, account, port)
     return run(command, lambda pid: postgres.is_ready(folder.postgres, pid)), port
 
 
@@ -49,7 +49,7 @@ async def connect(port: int, password: str = PASSWORD) -> asyncpg.Connection:
     return await asyncpg.connect(host="127.0.0.1", port=port, user="artstore", database="artstore", password=password)
 
 
-async def test_postgres_asks_for_the_password_and_keeps_what_it_is_given(folder: DataFolder) -> None:
+async def test_postgres_requires_the_password_and_keeps_its_data(folder: DataFolder) -> None:
     for expected in (1, 2):
         process, port = run_postgres(folder)
         try:
@@ -62,7 +62,7 @@ async def test_postgres_asks_for_the_password_and_keeps_what_it_is_given(folder:
             assert await connection.fetchval("SELECT lower('ДОГОВОР')") == "договор"
             await connection.close()
         finally:
-            process.send_signal(postgres.serve(Path(), Path(), None, 0, Path()).stop_signal)
+            process.send_signal(serve_postgres(folder, Path(), None, 0).stop_signal)
             assert process.wait(120) == 0
 
 
@@ -70,15 +70,15 @@ def test_a_data_folder_that_was_only_half_made_is_made_anew(folder: DataFolder) 
     unfinished = folder.path / "postgres.new"
     (unfinished / "base").mkdir(parents=True)
     account = find_account(folder.postgres)
-    postgres.initialise(folder.postgres, load_program(account), account, PASSWORD)
+    postgres.create_cluster(folder.postgres, load_program(account), account, PASSWORD)
     assert (folder.postgres / "PG_VERSION").exists()
     assert not unfinished.exists()
 
 
 def test_a_failed_initialisation_leaves_nothing(folder: DataFolder) -> None:
     account = find_account(folder.postgres)
-    with pytest.raises(Refused):
-        postgres.initialise(folder.postgres, load_program(account), account, "breaks the ' statement")
+    with pytest.raises(CannotRun):
+        postgres.create_cluster(folder.postgres, load_program(account), account, "breaks the ' statement")
     assert not folder.postgres.exists()
     assert not (folder.path / "postgres.new").exists()
 
@@ -86,8 +86,8 @@ def test_a_failed_initialisation_leaves_nothing(folder: DataFolder) -> None:
 def test_a_folder_that_holds_something_else_is_refused_and_kept(folder: DataFolder) -> None:
     folder.postgres.mkdir()
     (folder.postgres / "base").write_text("somebody's")
-    with pytest.raises(Refused, match="PG_VERSION"):
-        postgres.initialise(folder.postgres, Path(), None, PASSWORD)
+    with pytest.raises(CannotRun, match="PG_VERSION"):
+        postgres.create_cluster(folder.postgres, Path(), None, PASSWORD)
     assert (folder.postgres / "base").read_text() == "somebody's"
 
 
@@ -102,10 +102,10 @@ def test_postgres_runs_below_a_folder_that_its_user_may_not_enter(tmp_path: Path
     process.wait(120)
 
 
-async def test_valkey_asks_for_the_password_and_keeps_its_data(folder: DataFolder) -> None:
-    port = choose(["valkey"], {})["valkey"]
+async def test_valkey_requires_the_password_and_keeps_its_data(folder: DataFolder) -> None:
+    port = choose_ports(["valkey"], {})["valkey"]
     for round_number in (0, 1):
-        command = valkey.serve(folder.valkey, port, PASSWORD, folder.log("valkey"))
+        command = serve_valkey(folder, port, PASSWORD)
         process = run(command, lambda _: valkey.is_ready(port, PASSWORD))
         assert not valkey.is_ready(port, "wrong")
         async with Redis(port=port, password=PASSWORD, decode_responses=True) as redis:

@@ -1,4 +1,4 @@
-"""The order in which parts start and stop, and what happens when one dies. Real processes, small ones."""
+"""Start and stop order of the parts, and restarts after a death. Uses small real processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from artstore_cli import leftovers
 from artstore_cli.data_folder import DataFolder, Record, find_record
+from artstore_cli.errors import CommandError
 from artstore_cli.parts import Part
 from artstore_cli.processes import Command, ProcessId, find_started
-from artstore_cli.refusal import Refused
+from artstore_cli.running import stop_leftovers
 from artstore_cli.system import MAX_DEATHS, Death, Interrupted, Misconfigured, System, stop_order
 
 STAYS = "import time; print('up', flush=True); time.sleep(600)"
@@ -24,7 +24,7 @@ DIES = "import sys; sys.exit('no such luck')"
 
 
 class Told:
-    """A reporter that remembers."""
+    """A reporter that records its calls."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -87,7 +87,7 @@ def test_parts_start_after_what_they_need_and_stop_before_it(system: System) -> 
 
 
 def watch_until(system: System, true: Callable[[], bool]) -> None:
-    """Lets the system be watched until `true`, as a signal ends it for the user."""
+    """Watch the system until `true` holds; then interrupt it as a signal would."""
     sleep = time.sleep
 
     def interrupt(seconds: float) -> None:
@@ -119,7 +119,7 @@ def test_a_part_that_cannot_start_is_named_and_the_others_run(system: System) ->
     assert not system.running
 
 
-def test_a_program_that_is_not_there_stops_no_other_part(system: System) -> None:
+def test_a_missing_program_stops_no_other_part(system: System) -> None:
     folder = system.folder
     nowhere = Part(
         "nowhere", lambda: Command(["/no/such/program"], {}, folder.path, folder.log("nowhere")), lambda _: {}
@@ -143,15 +143,17 @@ def test_a_part_is_tried_again_until_it_can_run(system: System, tmp_path: Path) 
     system.stop()
 
 
-def test_settings_that_a_part_refuses_end_the_first_start_with_its_words(system: System) -> None:
+def test_settings_that_a_part_refuses_end_the_first_start_with_its_message(system: System) -> None:
     refuses = "import sys; print('artstore: cannot start: LOG_LEVEL is wrong', file=sys.stderr); sys.exit(2)"
     with pytest.raises(Misconfigured, match="LOG_LEVEL is wrong"):
         system.start([part(system.folder, "good"), part(system.folder, "wrong", refuses)])
     system.stop()
 
 
-def test_a_start_waits_for_a_recovery_as_long_as_it_counts_on(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far longer than a part without progress is waited for."""
+def test_a_start_waits_for_a_recovery_as_long_as_it_makes_progress(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recovery takes far longer than a start waits for a part without progress."""
     monkeypatch.setattr("artstore_cli.system.START_TIMEOUT_S", 0.5)
     steps = iter(range(1, 101))
 
@@ -164,9 +166,7 @@ def test_a_start_waits_for_a_recovery_as_long_as_it_counts_on(system: System, mo
     system.stop()
 
 
-def test_a_start_does_not_wait_for_a_recovery_that_stands_still(
-    system: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_does_not_wait_for_a_recovery_without_progress(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("artstore_cli.system.START_TIMEOUT_S", 0.5)
     stuck = Part("stuck", part(system.folder, "stuck").command, lambda _: {"recovery": "replaying the log 3/100"})
     assert system.start([stuck]) == ["stuck (recovery: replaying the log 3/100)"]
@@ -207,14 +207,14 @@ def test_a_part_that_ignores_the_request_to_stop_is_killed(system: System, monke
     assert not identity.alive()
 
 
-def test_what_a_killed_launcher_left_is_ended_and_nothing_else(system: System) -> None:
+def test_processes_of_a_killed_launcher_are_ended_and_no_others(system: System) -> None:
     system.start([part(system.folder, "left"), part(system.folder, "stranger")])
     left, stranger = system.running["left"].id, system.running["stranger"].id
     assert left is not None
     assert stranger is not None
     system.record.processes["stranger"] = ProcessId(stranger.pid, stranger.started - 1)
     system.record.save(system.folder)
-    assert leftovers.clear(system.folder) == ["left"]
+    assert stop_leftovers(system.folder) == ["left"]
     assert not left.alive()
     assert stranger.alive()
     system.stop()
@@ -223,7 +223,7 @@ def test_what_a_killed_launcher_left_is_ended_and_nothing_else(system: System) -
 def test_two_launchers_never_share_a_folder(folder: DataFolder) -> None:
     with folder.locked():
         assert folder.is_locked()
-        with pytest.raises(Refused, match="already runs"), folder.locked():
+        with pytest.raises(CommandError, match="already runs"), folder.locked():
             raise AssertionError("both have it")
     assert not folder.is_locked()
 
@@ -239,6 +239,6 @@ def test_two_launchers_never_share_a_folder(folder: DataFolder) -> None:
         ({"a": ["b"], "b": ["a"]}, [["a", "b"]]),
     ],
 )
-def test_what_is_needed_stops_last(needs: dict[str, list[str]], waves: list[list[str]], folder: DataFolder) -> None:
+def test_dependencies_stop_last(needs: dict[str, list[str]], waves: list[list[str]], folder: DataFolder) -> None:
     parts = [part(folder, name, needs=wanted) for name, wanted in needs.items()]
     assert list(stop_order(parts)) == waves

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from artstore.local.ports import is_free
 from artstore_cli.data_folder import DataFolder, find_record
-from artstore_cli.ports import is_free
 from artstore_cli.processes import ProcessId
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ SETTLE_S = 120
 
 @dataclass(frozen=True)
 class Place:
-    """Where a system of a test runs."""
+    """Data folder and ports of a test's system."""
 
     folder: DataFolder
     base: int
@@ -61,7 +61,7 @@ def until_gone(processes: Sequence[ProcessId]) -> bool:
 
 
 def ready(started: subprocess.Popen[str]) -> bool:
-    """Reads what a foreground `up` prints until it says that it is ready."""
+    """Read the output of a foreground `up` until it reports that it is ready."""
     assert started.stdout is not None
     return any(line.startswith("ArtStore is ready") for line in started.stdout)
 
@@ -73,7 +73,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="module")
 def detached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, str]]:
-    """A system that runs during the tests of this file, and what its start printed."""
+    """A system that runs during the tests of this file, and the output of its start."""
     place = Place(DataFolder(tmp_path_factory.mktemp("detached") / "data"), free_base())
     started = place.artstore("up", "--detach")
     assert started.returncode == 0, started.stdout + started.stderr
@@ -176,7 +176,7 @@ def test_a_taken_port_is_refused_in_one_line_before_anything_runs(place: Place) 
     assert not place.processes()
 
 
-def test_a_data_folder_that_cannot_be_is_refused_in_one_line(place: Place) -> None:
+def test_an_unusable_data_folder_is_refused_in_one_line(place: Place) -> None:
     place.folder.path.write_text("a file")
     refused = place.artstore("up")
     assert refused.returncode != 0

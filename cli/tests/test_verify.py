@@ -57,7 +57,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_sound_folder_is_called_sound(tmp_path: Path) -> None:
+def test_an_undamaged_folder_passes(tmp_path: Path) -> None:
     for size in (0, 1, 70_000, 3_000_000):
         put(tmp_path, os.urandom(size))
     done = run(tmp_path)
@@ -94,7 +94,7 @@ def test_each_damage_is_named_and_the_exit_code_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["tmp", "quarantine"])
-def test_leftovers_are_remarks_and_no_damage(tmp_path: Path, folder: str) -> None:
+def test_leftovers_are_reported_as_remarks(tmp_path: Path, folder: str) -> None:
     put(tmp_path, b"sound")
     (tmp_path / folder).mkdir()
     (tmp_path / folder / f"{uuid7()}.1").write_bytes(b"left")
@@ -103,13 +103,13 @@ def test_leftovers_are_remarks_and_no_damage(tmp_path: Path, folder: str) -> Non
     assert [one["damage"] for one in json.loads(done.stdout)["findings"]] == [False]
 
 
-def test_a_folder_that_is_no_elements_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_an_element_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "files/" in done.stderr
 
 
-def test_nothing_is_written(tmp_path: Path) -> None:
+def test_verify_writes_nothing(tmp_path: Path) -> None:
     data = put(tmp_path, b"sound")
     os.truncate(data, 1)
     before = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
@@ -120,7 +120,7 @@ def test_nothing_is_written(tmp_path: Path) -> None:
 STRAYS = [".DS_Store", "Thumbs.db", ".nfs00000000deadbeef", "lost+found", "@eaDir", "desktop.ini", "~$report.docx"]
 
 
-def test_what_other_programs_leave_is_a_stray_and_no_damage(tmp_path: Path) -> None:
+def test_foreign_files_are_strays_not_damage(tmp_path: Path) -> None:
     data = put(tmp_path, b"sound")
     other = str(uuid7())
     names = [
@@ -184,7 +184,7 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path, "--json").stdout)["findings"] == []
 
 
-def test_what_cannot_be_opened_is_one_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_one_finding_and_the_check_continues(tmp_path: Path) -> None:
     pipe, folder, loop, sound = (put(tmp_path, b"x") for _ in range(4))
     for path, make in (
         (pipe, os.mkfifo),

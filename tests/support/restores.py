@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from artstore.postgres_wheel import find_account, load_program
+from artstore.local.postgres import find_account, load_program
 
 from .fleet import Fleet, make_database
 

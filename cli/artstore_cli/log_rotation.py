@@ -1,8 +1,7 @@
-"""Keeps each log below a size while its process writes to it: the content is copied away and the file cut to nothing.
+"""Limits the size of each log while its process writes to it: copies the content and truncates the file.
 
-The file itself stays, so that no process has to open it again; all of them append, so what they write next is at its begin.
-Lines written in the microseconds between the last read and the cut are lost, and of a process that writes faster than its log is
-copied those beyond the size of a piece.
+The file stays the same, so that no process has to reopen it; all processes append. Lost are lines written in the microseconds
+between the last read and the truncation, and lines beyond the size of a piece of a process that writes faster than the copy.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from pathlib import Path
 MAX_BYTES = 10 * 1024 * 1024
 KEPT = 2
 """Older pieces of each log: NAME.log.1 and NAME.log.2, each of at most two times MAX_BYTES: its last MAX_BYTES, and what was
-written while these were copied. NAME.log itself has MAX_BYTES, and what is written between two looks of the launcher (1 s)."""
+written while these were copied. NAME.log itself grows to MAX_BYTES plus what is written between two checks (1 s)."""
 COPY_BYTES = 1024 * 1024
 
 
 def rotate(log: Path) -> bool:
-    """Whether it was rotated. A disk that cannot take the copy costs the lines: a log must not fill what is left."""
+    """Rotate the log if it is too large; returns whether it was. On a full disk the lines are dropped."""
     try:
         if log.stat().st_size <= MAX_BYTES:
             return False
@@ -33,7 +32,7 @@ def rotate(log: Path) -> bool:
 
 
 def _copy_away(descriptor: int, log: Path) -> None:
-    """Only the last MAX_BYTES of a log that grew faster than it was looked at. The copy ends, however fast the log grows."""
+    """Copy the last MAX_BYTES of the log. The copy is bounded, so it ends however fast the log grows."""
     fresh = log.with_name(f"{log.name}.new")
     try:
         os.lseek(descriptor, -MAX_BYTES, os.SEEK_END)

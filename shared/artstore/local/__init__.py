@@ -1,0 +1,1 @@
+"""PostgreSQL, Valkey and SeaweedFS from their wheels, on the loopback address: for `./artstore up` and for tests."""

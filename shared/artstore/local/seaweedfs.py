@@ -1,0 +1,64 @@
+"""SeaweedFS from its wheel, as an S3 service. Its defaults, open to everyone and with telemetry, are switched off."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from artstore.local.ports import LOOPBACK
+
+BUCKET = "artstore"
+PORTS = tuple(f"{part}{kind}" for part in ("master", "volume", "filer", "s3") for kind in (".port", ".port.grpc"))
+"""Its four servers have two ports each; named as its options."""
+ANSWER_TIMEOUT_S = 2
+
+
+def command(data: Path, ports: Mapping[str, int], identities: Path, volume_limit_mb: int = 1024) -> list[str]:
+    """`ports`: one for each of PORTS. `identities`: its file of S3 accounts."""
+    return [
+        str(Path(sys.executable).parent / "weed"),
+        "server",
+        f"-dir={data}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        "-master.telemetry=false",
+        f"-master.volumeSizeLimitMB={volume_limit_mb}",
+        "-volume.max=0",
+        "-volume.preStopSeconds=0",
+        "-filer",
+        "-s3",
+        f"-s3.config={identities}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}={ports[name]}" for name in PORTS),
+    ]
+
+
+def environment(data: Path) -> dict[str, str]:
+    return {"PATH": os.defpath, "HOME": str(data)}
+
+
+def is_healthy(port: int) -> bool:
+    """Whether the S3 server at `port` answers."""
+    return _has_status(port, "GET", "/healthz", (HTTPStatus.OK,))
+
+
+def is_ready(ports: Mapping[str, int]) -> bool:
+    """Whether S3 answers and has the bucket. Creates the bucket through the filer, which stores buckets as folders."""
+    exists = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.CONFLICT)
+    return is_healthy(ports["s3.port"]) and _has_status(ports["filer.port"], "POST", f"/buckets/{BUCKET}/", exists)
+
+
+def _has_status(port: int, method: str, path: str, wanted: Collection[int]) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=ANSWER_TIMEOUT_S)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().status in wanted
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
