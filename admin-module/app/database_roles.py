@@ -1,6 +1,6 @@
 """PostgreSQL roles: one login per module with exactly the grants its statements need, applied after every migration.
 
-The migration login owns the schema. At run time nobody has its rights, admin neither: admin may insert audit rows but not
+The migration login owns the schema. No service has its rights at run time, admin included: admin may insert audit rows but not
 change or delete them. Only `artstore_pruner`, which admin assumes for pruning alone, may delete, and the trigger of
 migration 0006 limits that to rows below a seal.
 """
@@ -25,7 +25,7 @@ log = get_logger("admin.schema")
 ADMIN, ELEMENT, INGESTER, QUERY = "artstore_admin", "artstore_element", "artstore_ingester", "artstore_query"
 LOGINS = (ADMIN, ELEMENT, INGESTER, QUERY)
 PRUNER = "artstore_pruner"
-"""Cannot log in. Admin switches to it (SET LOCAL ROLE) in the transactions that prune."""
+"""Cannot log in. Admin assumes it (SET LOCAL ROLE) in the transactions that prune."""
 SCRAM_ITERATIONS = 4096
 
 READ = "SELECT"
@@ -59,7 +59,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "signing_keys": {ADMIN: CHANGE},
     "storage_elements": {ADMIN: CHANGE},
 }
-"""By table. A new table is admin's alone until it stands here; a test keeps the list complete."""
+"""By table. A table that is not listed is admin's alone; a test keeps the list complete."""
 
 REFILL = ("refill_files(jsonb)", "take_back_refilled(jsonb)")
 """All that query may write into the catalog."""
@@ -69,7 +69,7 @@ _OWNS_DATABASE = text("SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHER
 _TABLES = text(
     "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND pg_has_role(tableowner, 'USAGE')"
 )
-# In a setting of the transaction, so that no error message or log line shows it.
+# Passed as a setting of the transaction, so that no error message or log line contains it.
 _VERIFIER = text("SELECT set_config('artstore.verifier', :verifier, true)")
 
 
@@ -82,8 +82,8 @@ def read_passwords(path: Path) -> dict[str, str]:
 
 
 async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | None) -> None:
-    """As the owner of the schema, in the migration's transaction. Roles are made when their passwords are given; otherwise
-    those that an operator has made get their grants, and without any role nothing happens."""
+    """Called as the owner of the schema, in the migration's transaction. Creates the roles when their passwords are given;
+    otherwise roles that an operator has created get their grants, and without any role nothing happens."""
     known = set((await conn.execute(_KNOWN, {"names": [*LOGINS, PRUNER]})).scalars())
     if passwords:
         await _make_roles(conn, known, passwords)
@@ -118,7 +118,7 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
 
 
 async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping[str, str]) -> None:
-    """Needs CREATEROLE or superuser. Passwords are sent as SCRAM verifiers: no server log ever holds one."""
+    """Needs CREATEROLE or superuser. Sends passwords as SCRAM verifiers, so that no server log contains one."""
     for name in LOGINS:
         if name not in known:
             await conn.execute(text(f"CREATE ROLE {name} LOGIN"))
@@ -131,7 +131,7 @@ async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL stores of a password (RFC 5802, RFC 7677). ASCII only, so that SASLprep changes nothing."""
+    """The form in which PostgreSQL stores a password (RFC 5802, RFC 7677). ASCII only, so that SASLprep changes nothing."""
     salt = salt or os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, SCRAM_ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

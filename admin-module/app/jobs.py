@@ -1,4 +1,4 @@
-"""Every periodic task of admin, in one list. Each may run in all instances at once: PostgreSQL's locks put them in order."""
+"""Every periodic task of admin. All instances run all tasks; PostgreSQL's locks serialise them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from artstore.redis import listen
 from artstore.service import Runtime
 from artstore.tasks import Tasks
 
-from .audit.heads import LOOK_EVERY_S
+from .audit import truncation
 from .core.config import Settings
 from .core.context import Context, open_context
-from .elements.generations import CHECK_EVERY_S
-from .elements.presence import Presence
-from .feed import KEEP_CHANGES_S, purge_changes
+from .elements import generations
+from .elements.liveness import Liveness
 from .identity.bootstrap import make_first_accounts, read_first_accounts
 from .identity.revocations import forget_revocations
-from .sagas.keyed import purge_keys
+from .purge import KEEP_CHANGES_S, purge_changes
+from .sagas.idempotency import purge_keys
 
 PREPARE_EVERY_S = 30.0
-"""A database that was made anew under a running admin gets its schema and first accounts again after this long."""
+"""A database that is replaced under a running admin gets its schema and first accounts within this time."""
 PREPARE_RETRY_S = 0.5
 AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
-SWEEP_EVERY_S = 60.0
+UNDO_ORPHANS_EVERY_S = 60.0
 PURGE_EVERY_S = 60.0
 
 LOOP_PAUSE_S = 0.02
-"""Between two rounds of a task that waits for work by itself; changes that come meanwhile share the next round."""
+"""Pause between two rounds of a task that waits for work itself; changes in between share the next round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`every_s` None: the work waits by itself and is begun again when it ends."""
+    """`every_s` None: the work waits for its own events and is started again when it ends."""
 
     name: str
     every_s: float | None
@@ -48,23 +48,23 @@ class Job:
 
 
 def jobs(context: Context) -> list[Job]:
-    """All but `prepare`, for which they wait."""
+    """All periodic tasks that wait for `prepare`."""
     settings = context.settings
-    presence = Presence(
-        context.database, context.clock, settings.element_away_after_s, context.publisher.kick, context.registry
+    liveness = Liveness(
+        context.database, context.clock, settings.element_away_after_s, context.publisher.wake, context.registry
     )
     return [
         Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
-        Job("signing-keys-changed", None, partial(_hear_of_keys, context)),
+        Job("signing-keys-changed", None, partial(_follow_key_changes, context)),
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
-        Job("audit-heads", LOOK_EVERY_S, context.heads.look),
+        Job("audit-heads", truncation.CHECK_EVERY_S, context.truncation.check),
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
-        Job("elements-away", min(AWAY_CHECK_EVERY_S, settings.element_away_after_s / 2), presence.look),
+        Job("elements-away", min(AWAY_CHECK_EVERY_S, settings.element_away_after_s / 2), liveness.check),
         Job("publish-registry", None, context.publisher.run),
-        Job("check-generation", CHECK_EVERY_S, context.generations.check),
-        Job("resume-sagas", None, context.resume.run),
-        Job("count-sagas", COUNT_EVERY_S, context.upkeep.count),
-        Job("sweep-sagas", min(SWEEP_EVERY_S, settings.saga_lease_s), context.upkeep.sweep),
+        Job("check-generation", generations.CHECK_EVERY_S, context.generations.check),
+        Job("resume-sagas", None, context.saga_worker.run),
+        Job("count-sagas", COUNT_EVERY_S, context.maintenance.update_metrics),
+        Job("sweep-sagas", min(UNDO_ORPHANS_EVERY_S, settings.saga_lease_s), context.maintenance.undo_orphans),
         Job("purge-sagas", PURGE_EVERY_S, partial(_purge_sagas, context)),
         Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),
@@ -96,7 +96,7 @@ def start_jobs(context: Context, tasks: Tasks) -> None:
 
 
 async def _prepare(context: Context) -> None:
-    """Schema, audit chain, generation, first accounts; again and again until PostgreSQL is there."""
+    """Schema, audit chain, generation, first accounts. Retried until PostgreSQL is available."""
     path = context.settings.bootstrap_accounts_file
     accounts = await asyncio.to_thread(read_first_accounts, path) if path else []
     while True:
@@ -113,9 +113,9 @@ async def _prepare(context: Context) -> None:
             await asyncio.sleep(PREPARE_RETRY_S)
 
 
-async def _hear_of_keys(context: Context) -> None:
+async def _follow_key_changes(context: Context) -> None:
     keyring = context.keyring
-    await listen(context.redis, {JWKS_CHANNEL: keyring.heard}, subscribed=keyring.refresh)
+    await listen(context.redis, {JWKS_CHANNEL: keyring.on_keys_changed}, subscribed=keyring.refresh)
 
 
 async def _forget_revocations(context: Context) -> None:
@@ -124,7 +124,7 @@ async def _forget_revocations(context: Context) -> None:
 
 
 async def _purge_sagas(context: Context) -> None:
-    await context.upkeep.purge(context.clock.now())
+    await context.maintenance.purge(context.clock.now())
 
 
 async def _purge_changes(context: Context) -> None:

@@ -1,6 +1,6 @@
-"""`python -m app.migrate`: brings the schema up to date as its owner, so that no running module needs the owner's login.
+"""`python -m app.migrate`: migrates the schema as its owner, so that no running module needs the owner's login.
 
-Waits until PostgreSQL is there, and ends.
+Waits until PostgreSQL is available, migrates, and ends.
 """
 
 from __future__ import annotations

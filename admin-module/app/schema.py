@@ -1,5 +1,4 @@
-"""Brings the schema and the grants of the modules' roles up to date. Several admins may try at once: an advisory lock
-lets one do it."""
+"""Brings the schema and the grants of the modules' roles up to date. With several admins, an advisory lock lets one do it."""
 
 from __future__ import annotations
 
@@ -44,22 +43,23 @@ _MAY_MIGRATE = text(
 
 
 class Schema:
-    """`url`: the login that owns the schema, or admin's own. With the latter the migrations may have to be run apart
-    (`python -m app.migrate`); then this only waits for them."""
+    """`url`: the login that owns the schema, or admin's own. If that login may not migrate, `migrate` only checks that
+    `python -m app.migrate` has run."""
 
     def __init__(self, url: str, roles_file: Path | None) -> None:
         self._url, self._roles_file = url, roles_file
         self._granted = False
 
     async def migrate(self) -> None:
-        """To the newest revision with its grants, in one transaction: a crash leaves all as it was. Raises Unavailable."""
+        """Upgrade to the newest revision and apply its grants in one transaction. Raises Unavailable."""
         async with self._connect() as conn:
             await conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
             was, newest = await conn.run_sync(_revisions)
             if not await conn.scalar(_MAY_MIGRATE):
                 if was is None or was < newest:
                     raise Unavailable(
-                        f"the schema is at {was}, {newest} is needed: run the migrations", away=AWAY_FIELD
+                        f"the schema is at revision {was}, but {newest} is required: run the migrations",
+                        away=AWAY_FIELD,
                     )
                 return
             if was != newest:
@@ -73,7 +73,7 @@ class Schema:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
-        """A connection of its own, without the pool's command timeout: building an index may take long."""
+        """A separate connection without the pool's command timeout, because building an index may take long."""
         engine = create_async_engine(
             for_sqlalchemy(self._url),
             poolclass=NullPool,

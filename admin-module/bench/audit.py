@@ -21,7 +21,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tokens import CLIENT, cpu_s, running_admin
 
-from app.seal import Sealer
+from app.key_cipher import KeyCipher
 from artstore.audit.check import ADMIN_CHAIN
 from artstore.audit.event import Event, Head, Signed, hash_of, sign_event
 
@@ -51,7 +51,7 @@ async def fill(database_url: str, sealing_key: str, count: int) -> None:
     async with connection.transaction():
         await connection.execute("LOCK TABLE audit_events IN EXCLUSIVE MODE")
         sealed = await connection.fetchval("SELECT private_sealed FROM audit_keys WHERE chain = $1", ADMIN_CHAIN)
-        opened = Sealer(base64.b64decode(sealing_key)).open(f"audit:{ADMIN_CHAIN}", sealed)
+        opened = KeyCipher(base64.b64decode(sealing_key)).decrypt(f"audit:{ADMIN_CHAIN}", sealed)
         row = await connection.fetchrow(
             "SELECT seq, hash FROM audit_events WHERE chain = $1 ORDER BY seq DESC", ADMIN_CHAIN
         )

@@ -47,7 +47,7 @@ ACCOUNTS = [
 
 @dataclass(slots=True)
 class Admin:
-    """One admin process, a client for it, and ways past it to its database and its Redis."""
+    """One admin process with a client, and direct access to its database and Redis."""
 
     url: str
     database_url: str
@@ -118,7 +118,7 @@ def started() -> Iterator[Start]:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """For admins of one test: they would go on sweeping, purging and rotating beside the next."""
+    """Admins of one test. They are ended with it, because their periodic tasks would disturb the next test."""
     with started() as start_one:
         yield start_one
 
@@ -136,7 +136,7 @@ def given_environment() -> Callable[..., dict[str, str]]:
 
 @pytest.fixture
 def run() -> Callable[[dict[str, str]], subprocess.CompletedProcess[str]]:
-    """Runs an admin that is expected to end by itself."""
+    """Runs an admin that is expected to end on its own."""
     return partial(run_forked, MODULE)
 
 
@@ -168,7 +168,7 @@ async def admin(
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], Any]], Any]:
-    """Asks again and again until the answer is true, for at most two minutes; gives the answer."""
+    """Repeats a question until its answer is true, for at most two minutes. Returns the answer."""
 
     async def ask(question: Callable[[], Any]) -> Any:
         async with asyncio.timeout(120):
@@ -196,7 +196,7 @@ def second_admin(admin: Admin, start: Start) -> Callable[..., Any]:
 async def own_admin(
     postgres: PostgresServer, valkey: ValkeyServer, tmp_path: Path, start: Start
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Starts an admin on a database of the test's own, or the next one there after the first has died."""
+    """Starts an admin on a database of the test, or another one there after the first has died."""
     database_url = postgres.url(await postgres.new_database())
     redis = Redis.from_url(valkey.url(6), decode_responses=True)
     await redis.flushdb()

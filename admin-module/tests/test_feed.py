@@ -8,16 +8,16 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.feed import PURGE_AT_ONCE, purge_changes
+from app.purge import PURGE_CHANGES_BATCH, purge_changes
 from artstore.database import Database, DatabaseAway
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
 
-OLD = 2 * PURGE_AT_ONCE + 3
+OLD = 2 * PURGE_CHANGES_BATCH + 3
 YOUNG = 50
 
 
-async def test_old_changes_go_in_one_round_and_their_place_is_kept(admin: Any) -> None:
+async def test_old_changes_are_purged_and_the_position_is_stored(admin: Any) -> None:
     await admin.sql("TRUNCATE changes")
     await admin.sql(
         """INSERT INTO changes (txid, change, file_id, revision, at)

@@ -1,4 +1,4 @@
-"""admin is killed at each of its points; the next one finds all of it or nothing, and goes on."""
+"""admin is killed at each of its failpoints. The next one finds the change complete or not at all, and continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def record(saga: dict[str, str]) -> dict[str, Any]:
 
 
 async def killed_by(admin: Any, request: Any) -> None:
-    """The request, or what it sets off, kills the process; nobody gets an answer to say otherwise."""
+    """The request, or the work that it starts, kills the process, so the request gets no answer."""
     try:
         await request
     except httpx.TransportError:
@@ -47,7 +47,7 @@ async def look(admin: Any, saga: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(("point", "found"), [("admin.commit_written", "begun"), ("admin.committed", "committed")])
-async def test_a_killed_commit_happened_whole_or_not_at_all(own_admin: Any, point: str, found: str) -> None:
+async def test_a_killed_commit_is_atomic(own_admin: Any, point: str, found: str) -> None:
     armed, saga = await own_admin(ARTSTORE_POINT=f"{point}:kill"), new_saga()
     await armed.call("POST", "/api/sagas/uploads", by="ingester", json={"sagas": [saga]})
     await killed_by(armed, commit(armed, saga))

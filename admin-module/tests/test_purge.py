@@ -15,8 +15,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.purge import BATCH, purge
-from app.sagas import keyed, upkeep
+from app.purge import BATCH_ROWS, purge
+from app.sagas import idempotency, maintenance
 from artstore.database import Database, DatabaseAway
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
@@ -24,8 +24,8 @@ from artstore.testing.services import PostgresServer
 
 MODULE = Path(__file__).parent.parent
 ROWS = 60_000
-"""What 2 000 uploads a second leave behind in half a minute."""
-STATEMENTS = {"sagas": upkeep._PURGE, "idempotency_keys": keyed._PURGE}
+"""The rows of half a minute at 2 000 uploads a second."""
+STATEMENTS = {"sagas": maintenance._PURGE, "idempotency_keys": idempotency._PURGE}
 FILL = {
     "sagas": """INSERT INTO sagas (saga_id, kind, state, file_id, storage_element_id, owner, due_at, updated_at)
         SELECT gen_random_uuid(), 'upload', 'committed', gen_random_uuid(), 'se-01', 'owner', NULL,
@@ -39,7 +39,7 @@ KEEP = {"keep_s": 24 * 3600.0, "now": datetime(2100, 1, 1, tzinfo=UTC)}
 
 @pytest.fixture(scope="module")
 async def database_url(postgres: PostgresServer) -> str:
-    """Of a database whose rows nobody else deletes: an admin that runs purges each minute."""
+    """A database without a running admin, which would purge every minute."""
     url = postgres.url(await postgres.new_database())
     engine = create_async_engine(url)
     async with engine.begin() as connection:
@@ -102,7 +102,7 @@ async def test_several_admins_share_the_work_and_delete_each_row_once(
 
 
 @pytest.mark.parametrize("table", STATEMENTS)
-async def test_a_row_that_somebody_holds_is_passed_over_and_holds_nobody_up(
+async def test_a_locked_row_is_skipped_without_waiting(
     database_url: str, databases: list[Database], table: str
 ) -> None:
     await sql(database_url, FILL[table], 10)
@@ -125,7 +125,7 @@ async def test_a_batch_is_found_by_an_index(database_url: str, databases: list[D
         ":after": "'1970-01-01Z'",
         ":now": "'2100-01-01Z'",
         ":keep_s": "86400",
-        ":batch": str(BATCH),
+        ":batch": str(BATCH_ROWS),
     }.items():
         statement = statement.replace(name, value)
     plan = "\n".join(row[0] for row in await sql(database_url, f"EXPLAIN {statement}"))

@@ -56,7 +56,7 @@ async def test_a_database_made_anew_has_a_higher_registry_version_than_the_one_b
     assert row["now_ms"] - 3_600_000 < row["version"] <= row["now_ms"]
 
 
-async def test_rows_of_before_are_searched_like_new_ones(postgres: PostgresServer) -> None:
+async def test_rows_from_before_the_migration_are_searchable(postgres: PostgresServer) -> None:
     """Names in decomposed form, and content types with capitals and parameters, as earlier versions kept them."""
     engine = create_async_engine(postgres.url(await postgres.new_database()))
     decomposed = unicodedata.normalize("NFD", "Йод – отчёт")
@@ -87,7 +87,7 @@ async def test_rows_of_before_are_searched_like_new_ones(postgres: PostgresServe
 async def test_a_cluster_from_before_the_roles_is_taken_over_without_manual_steps(
     valkey: ValkeyServer, tmp_path: Path, start: Any, given_environment: Any, eventually: Any, with_roles: bool
 ) -> None:
-    """One superuser `artstore` owns everything. Admin gets that login alone, as before, or also the roles to make."""
+    """One superuser `artstore` owns everything. Admin gets only that login, as before, or also the roles to create."""
     with temporary_folder("artstore-before-") as folder:
         postgres = await asyncio.to_thread(start_postgres, folder)
         try:

@@ -22,12 +22,13 @@ from artstore.database import Database
 from artstore.logs import get_logger
 from artstore.redis import CountedRedis
 from artstore.runtime import Runtime
+from artstore.tasks import wait_or_timeout
 
 log = get_logger("artstore.outbox")
 
 BATCH = 500
 GATHER_S = 0.01
-"""After a kick: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
+"""After a wake: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
 POLL_EVERY_S = 1.0
 """For messages of a process that died before it published them. Younger ones are left to whoever wrote them."""
 
@@ -42,28 +43,25 @@ _DONE = text(
 
 
 class Outbox:
-    """The relay. `kick()` after a commit publishes at once; without it the next poll does."""
+    """The relay. `wake()` after a commit publishes at once; without it the next poll does."""
 
     def __init__(self, runtime: Runtime, database: Database, redis: Redis) -> None:
         self._database, self._redis = database, redis
-        self._kicked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
         runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
 
-    def kick(self) -> None:
-        self._kicked.set()
+    def wake(self) -> None:
+        self._woken.set()
 
     async def _relay(self) -> None:
-        older_than_s = 0.0
-        try:
-            async with asyncio.timeout(POLL_EVERY_S):
-                await self._kicked.wait()
-                await asyncio.sleep(GATHER_S)
-        except TimeoutError:
-            older_than_s = POLL_EVERY_S
+        older_than_s = POLL_EVERY_S
+        if await wait_or_timeout(self._woken, POLL_EVERY_S):
+            older_than_s = 0.0
+            await asyncio.sleep(GATHER_S)
         if isinstance(self._redis, CountedRedis):
             await self._redis.wait_until_accepting()
-        self._kicked.clear()
+        self._woken.clear()
         while await self._publish_batch(older_than_s) == BATCH:
             pass
 

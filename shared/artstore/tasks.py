@@ -41,6 +41,16 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         log.debug("task ended with an error", task=task.get_name(), error=str(error) or type(error).__name__)
 
 
+async def wait_or_timeout(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait until `event` is set, for at most `timeout_s`. True when it was set. Does not clear it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class Tasks:
     """All background tasks of a process. Opened once; at its end every task is cancelled and awaited."""
 

@@ -81,7 +81,7 @@ class Token:
     async def __call__(self) -> str:
         return "token"
 
-    def void(self, token: str) -> None:
+    def invalidate(self, token: str) -> None:
         """There is no other."""
 
 

@@ -96,7 +96,7 @@ async def test_what_is_committed_is_published_and_then_gone(
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey) as heard:
         async with database.begin() as connection:
             await notify(connection, CHANNEL, messages)
-        outbox.kick()
+        outbox.wake()
         await until_heard(heard, set(messages))
         await until_empty(database)
 
@@ -109,7 +109,7 @@ async def test_what_is_rolled_back_is_never_published(
             await _give_up(database)
         async with database.begin() as connection:
             await notify(connection, CHANNEL, ["afterwards"])
-        outbox.kick()
+        outbox.wake()
         await until_heard(heard, {"afterwards"})
 
 
@@ -121,7 +121,7 @@ async def test_a_redis_outage_delays_a_message_and_does_not_lose_it(
         valkey.stop()
         async with database.begin() as connection:
             await notify(connection, CHANNEL, ["meanwhile"])
-        outbox.kick()
+        outbox.wake()
         await asyncio.sleep(0.1)
         valkey = start_valkey(tmp_path, valkey.port)
         try:
@@ -144,7 +144,7 @@ async def test_a_changed_file_has_left_the_cache_before_its_event_is_heard(
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
         async with database.begin() as connection:
             await forget(connection, [event])
-        outbox.kick()
+        outbox.wake()
         await until_heard(heard, {msgspec.json.encode(event).decode()})
         assert not await client.exists(record_key(file_id))
         assert await client.get(floor_key(file_id)) == "2"
@@ -166,10 +166,10 @@ async def test_while_redis_refuses_writes_no_event_is_published_and_afterwards_e
         await operator.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
         async with database.begin() as connection:
             await notify(connection, FILES_CHANNEL, [message])
-        outbox.kick()
+        outbox.wake()
         await until_redis(runtime, ok=False)
         for _ in range(5):
-            outbox.kick()
+            outbox.wake()
             await asyncio.sleep(0.1)
         assert heard == []
         await operator.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]

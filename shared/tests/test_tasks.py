@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artstore.tasks import Tasks, spawn
+from artstore.tasks import Tasks, spawn, wait_or_timeout
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -149,3 +149,11 @@ def test_every_task_of_every_module_is_made_where_its_exception_is_retrieved() -
         if "testing" not in path.parts and re.search(r"asyncio\.(create_task|ensure_future)", path.read_text())
     }
     assert made == {"shared/artstore/tasks.py"}
+
+
+async def test_a_wait_ends_with_the_event_or_with_the_timeout() -> None:
+    event = asyncio.Event()
+    assert await wait_or_timeout(event, 0.01) is False
+    event.set()
+    assert await wait_or_timeout(event, 120) is True
+    assert event.is_set()

@@ -56,7 +56,7 @@ class PostgresCatalog:
         return CatalogEntry(row.saga_id, row.available)
 
     def notify(self) -> None:
-        self._outbox.kick()
+        self._outbox.wake()
 
     async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
         """One result per item. A group with a row that PostgreSQL refuses is halved until the row is alone."""

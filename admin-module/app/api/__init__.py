@@ -1,1 +1,1 @@
-"""One file per resource: shapes at the edge, and which part of admin answers."""
+"""HTTP routes, one file per resource: parse the request, call the room that does the work, return."""

@@ -1,4 +1,4 @@
-"""/api/service-accounts. A client secret is in an answer once: when it is made."""
+"""/api/service-accounts. A client secret is returned only once, when it is created."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.clock import rfc3339, uuid7
 from artstore.contracts.tokens import Audience, Permission, Role
-from artstore.http.json import JsonResponse, page
+from artstore.http.json import JsonResponse
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..identity import accounts as stored
 from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
-from ..identity.revocations import revoke_account, takes_back
+from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
-from .moments import Moment
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
+from .parameters import DEFAULT_LIMIT, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 DEFAULT_GRACE_S = 24 * 3600
 """How long the old secret stays valid after a rotation when the request does not say."""
@@ -39,7 +38,7 @@ Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class NewAccount(BaseModel):
-    """Without a client_id one is made."""
+    """Without a client_id one is generated."""
 
     model_config = ConfigDict(extra="forbid")
     client_id: Annotated[str, Field(pattern=f"^{CLIENT_ID.pattern}$")] | None = None
@@ -48,11 +47,11 @@ class NewAccount(BaseModel):
     name: Name = ""
     description: Description = ""
     rate_per_minute: RateLimit | None = None
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
 
 
 class AccountChange(BaseModel):
-    """What is absent stays; null removes a rate or an expiry."""
+    """Absent fields stay unchanged; null removes a rate or an expiry."""
 
     model_config = ConfigDict(extra="forbid")
     role: Role = Role.USER
@@ -61,11 +60,11 @@ class AccountChange(BaseModel):
     description: Description = ""
     suspended: bool = False
     rate_per_minute: RateLimit | None = None
-    expires_at: Moment | None = None
+    expires_at: Timestamp | None = None
 
 
 class SecretRotation(BaseModel):
-    """`grace_s`: how long the old secret stays valid beside the new one; 0 ends it at once, with the tokens got by it."""
+    """`grace_s`: how long the old secret stays valid. 0 ends it at once and revokes the account's tokens."""
 
     model_config = ConfigDict(extra="forbid")
     grace_s: Annotated[int, Field(ge=0, le=MAX_GRACE_S)] | None = None
@@ -75,19 +74,19 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base, one = "/api/service-accounts", "/api/service-accounts/{account_id}"
     tags: list[Any] = ["accounts"]
-    routes.post(base, tags=tags, status_code=201, summary="Make an account; the answer holds its secret")(create)
-    routes.get(base, tags=tags, summary="All accounts", dependencies=[known_only()])(list_all)
+    routes.post(base, tags=tags, status_code=201, summary="Create an account; the answer contains its secret")(create)
+    routes.get(base, tags=tags, summary="All accounts", dependencies=[allow_only()])(list_all)
     routes.get(one, tags=tags, summary="One account")(show)
     routes.patch(one, tags=tags, summary="Change role, permissions, limits; suspend")(change)
     routes.delete(one, tags=tags, status_code=204, summary="Delete an account")(delete)
-    routes.post(f"{one}/rotate-secret", tags=tags, summary="A new secret; the old one stays valid for the grace")(
-        rotate_secret
-    )
+    routes.post(
+        f"{one}/rotate-secret", tags=tags, summary="Create a new secret; the old one stays valid for the grace period"
+    )(rotate_secret)
     return routes
 
 
 async def create(request: Request, new: NewAccount) -> Response:
-    context = _context(request)
+    context = context_of(request)
     secret, now = new_secret(os.urandom), context.clock.now()
     account_id = uuid7()
     account = Account(
@@ -115,19 +114,18 @@ async def create(request: Request, new: NewAccount) -> Response:
 
 async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     after = parse_cursor(cursor, UUID)
-    async with _context(request).database.begin() as conn:
+    async with context_of(request).database.begin() as conn:
         rows = await stored.list_accounts(conn, after, limit + 1)
-    shown, following = cut(rows, limit, lambda account: account.account_id)
-    return page([_view(account) for account in shown], following)
+    return answer_page(rows, limit, lambda account: account.account_id, _view)
 
 
 async def show(request: Request, account_id: UUID) -> Response:
-    async with _context(request).database.begin() as conn:
+    async with context_of(request).database.begin() as conn:
         return JsonResponse(_view(await stored.load_account(conn, account_id)))
 
 
 async def change(request: Request, account_id: UUID, wanted: AccountChange) -> Response:
-    context = _context(request)
+    context = context_of(request)
     given = {name: getattr(wanted, name) for name in wanted.model_fields_set}
     if "permissions" in given:
         given["own_permissions"] = tuple(dict.fromkeys(given.pop("permissions")))
@@ -140,18 +138,18 @@ async def change(request: Request, account_id: UUID, wanted: AccountChange) -> R
         if _is_admin(before, now) and not _is_admin(after, now):
             await stored.check_an_admin_remains(conn, account_id)
         await stored.update_account(conn, after)
-        if takes_back(before, after):
+        if revokes_tokens(before, after):
             await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
         was, became = _shown(before), _shown(after)
         changed = {name: [was[name], became[name]] for name in became if was[name] != became[name]}
         await context.auditor.record(conn, _event(request, "account.update", after, {"changed": changed}))
-    if takes_back(before, after):
+    if revokes_tokens(before, after):
         await context.keyring.changed()
     return JsonResponse(_view(after))
 
 
 async def delete(request: Request, account_id: UUID) -> Response:
-    context = _context(request)
+    context = context_of(request)
     async with context.database.begin() as conn:
         account = await stored.load_account(conn, account_id, for_update=True)
         if account.role is Role.ADMIN:
@@ -164,7 +162,7 @@ async def delete(request: Request, account_id: UUID) -> Response:
 
 
 async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRotation | None = None) -> Response:
-    context = _context(request)
+    context = context_of(request)
     given = rotation.grace_s if rotation else None
     grace_s = DEFAULT_GRACE_S if given is None else given
     secret, now = new_secret(os.urandom), context.clock.now()
@@ -197,7 +195,7 @@ def _view(account: Account) -> dict[str, Any]:
 
 
 def _shown(account: Account) -> dict[str, Any]:
-    """What may be seen of an account: by callers and in the audit log."""
+    """The members of an account that callers and the audit log may see."""
     return {
         "client_id": account.client_id,
         "role": account.role.value,
@@ -222,8 +220,3 @@ def _is_admin(account: Account, now: datetime) -> bool:
 
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else rfc3339(moment)
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context

@@ -18,9 +18,8 @@ from artstore.http.json import JsonResponse, page
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
-from ..core.context import Context
-from .moments import Moment
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
+from ..core.context import context_of
+from .parameters import DEFAULT_LIMIT, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
 FILTERS = tuple(field.name for field in fields(Filters))
@@ -33,44 +32,44 @@ def router() -> APIRouter:
     routes.get(
         base,
         tags=["audit"],
-        summary="Audit events, newest first; or all of them as NDJSON, chain after chain",
-        dependencies=[known_only("format", *FILTERS)],
+        summary="Audit events, newest first; or all of them as NDJSON, chain by chain",
+        dependencies=[allow_only("format", *FILTERS)],
         responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
     )(list_all)
     routes.get(
         f"{base}/verify",
         tags=["audit"],
-        summary="Check every chain, from its begin or from a checkpoint on; what was done to them is named",
-        dependencies=[known_only("from_checkpoint")],
+        summary="Verify every chain, from its beginning or from a checkpoint, and report every change",
+        dependencies=[allow_only("from_checkpoint")],
     )(verify_chains)
     routes.get(
         f"{base}/checkpoints",
         tags=["audit"],
-        summary="Signed ends of all chains, newest first",
-        dependencies=[known_only()],
+        summary="Signed heads of all chains, newest first",
+        dependencies=[allow_only()],
     )(checkpoints)
     routes.get(
         f"{base}/archive",
         tags=["audit"],
-        summary="Everything after the newest seal, up to a checkpoint, as NDJSON: the same bytes each time",
-        dependencies=[known_only("until")],
+        summary="Everything after the newest seal, up to a checkpoint, as NDJSON: the same bytes at every request",
+        dependencies=[allow_only("until")],
         responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
     )(archive)
-    routes.get(f"{base}/seals", tags=["audit"], summary="Seals, newest first", dependencies=[known_only()])(list_seals)
+    routes.get(f"{base}/seals", tags=["audit"], summary="Seals, newest first", dependencies=[allow_only()])(list_seals)
     routes.post(
         f"{base}/seals",
         tags=["audit"],
-        summary="Check the archive up to a checkpoint again and seal it",
+        summary="Verify the archive up to a checkpoint and seal it",
         status_code=201,
     )(seal)
     routes.post(
-        f"{base}/prune", tags=["audit"], summary="Delete rows below the newest seal; again while `left` is true"
+        f"{base}/prune", tags=["audit"], summary="Delete rows below the newest seal; repeat while `left` is true"
     )(prune)
     return routes
 
 
 class SealRequest(BaseModel):
-    """`sha256`: of the archive up to this checkpoint, as the caller holds it."""
+    """`sha256`: the digest of the caller's archive up to this checkpoint."""
 
     model_config = ConfigDict(extra="forbid")
     checkpoint: Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
@@ -91,10 +90,10 @@ def filters(
     service: Filter = None,
     chain: Filter = None,
     resource: Filter = None,
-    since: Annotated[Moment | None, Query()] = None,
-    until: Annotated[Moment | None, Query()] = None,
+    since: Annotated[Timestamp | None, Query()] = None,
+    until: Annotated[Timestamp | None, Query()] = None,
 ) -> Filters:
-    """`since` is inside, `until` is not."""
+    """`since` is inclusive, `until` is exclusive."""
     return Filters(
         action=action,
         user_id=user_id,
@@ -114,33 +113,32 @@ async def list_all(
     cursor: Cursor = None,
     format: Annotated[Literal["json", "ndjson"] | None, Query()] = None,
 ) -> Response:
-    context = _context(request)
+    context = context_of(request)
     if format == "ndjson" or (format is None and NDJSON in request.headers.get("accept", "")):
         headers = {"content-disposition": 'attachment; filename="audit.ndjson"'}
         return StreamingResponse(
             export(context.database, context.seals, context.clock, wanted), media_type=NDJSON, headers=headers
         )
     before = parse_cursor(cursor, _row_id)
-    shown, following = await list_events(context.database, before, limit, wanted)
-    return page([event for _, event in shown], None if following is None else str(following))
+    shown, next_cursor = await list_events(context.database, before, limit, wanted)
+    return page([event for _, event in shown], None if next_cursor is None else str(next_cursor))
 
 
 async def verify_chains(
     request: Request, from_checkpoint: Annotated[int | None, Query(ge=1, le=MAX_ROW_ID)] = None
 ) -> Response:
-    return JsonResponse(await _context(request).verification.run(from_checkpoint))
+    return JsonResponse(await context_of(request).verification.run(from_checkpoint))
 
 
 async def checkpoints(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     before = parse_cursor(cursor, _row_id)
-    async with _context(request).database.begin() as conn:
+    async with context_of(request).database.begin() as conn:
         found = await list_checkpoints(conn, MAX_ROW_ID if before is None else before, limit + 1)
-    shown, following = cut(found, limit, lambda checkpoint: checkpoint["number"])
-    return page(shown, following)
+    return answer_page(found, limit, lambda checkpoint: checkpoint["number"])
 
 
 async def archive(request: Request, until: Annotated[int, Query(ge=1, le=MAX_ROW_ID)]) -> Response:
-    context = _context(request)
+    context = context_of(request)
     checkpoint = await find_checkpoint(context.database, until)
     headers = {"content-disposition": f'attachment; filename="audit-{until}.ndjson"'}
     return StreamingResponse(context.seals.archive(checkpoint), media_type=NDJSON, headers=headers)
@@ -148,18 +146,19 @@ async def archive(request: Request, until: Annotated[int, Query(ge=1, le=MAX_ROW
 
 async def list_seals(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
     before = parse_cursor(cursor, _row_id)
-    found = [one for one in reversed(await _context(request).seals.load()) if before is None or one["number"] < before]
-    shown, following = cut(found, limit, lambda one: one["number"])
-    return page(shown, following)
+    found = [
+        one for one in reversed(await context_of(request).seals.load()) if before is None or one["number"] < before
+    ]
+    return answer_page(found, limit, lambda one: one["number"])
 
 
 async def seal(request: Request, wanted: SealRequest) -> Response:
-    made = await _context(request).seals.seal(wanted.checkpoint, wanted.sha256, principal_of(request).client_id)
+    made = await context_of(request).seals.seal(wanted.checkpoint, wanted.sha256, principal_of(request).client_id)
     return JsonResponse(made, 201)
 
 
 async def prune(request: Request, wanted: PruneRequest) -> Response:
-    return JsonResponse(await _context(request).seals.prune(wanted.seal, principal_of(request).client_id))
+    return JsonResponse(await context_of(request).seals.prune(wanted.seal, principal_of(request).client_id))
 
 
 def _row_id(cursor: str) -> int:
@@ -167,8 +166,3 @@ def _row_id(cursor: str) -> int:
     if not 0 <= value <= MAX_ROW_ID:
         raise ValueError("out of range")
     return value
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context

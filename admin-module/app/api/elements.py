@@ -1,4 +1,4 @@
-"""/api/storage-elements: the registry for operators and for modules without Redis, and the elements' own reports."""
+"""/api/storage-elements: the registry for operators and for modules without Redis, and the reports of elements."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from artstore.http.json import JsonResponse, read_json
 from artstore.logs import get_logger
 from artstore.peers.addresses import MAX_URL_CHARS
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..elements import registry, reports
 from ..elements.registry import ELEMENT_ID
 from ..elements.reports import Reported
-from ..sagas.claim import wake
+from ..sagas.claim import make_due
 from .changes import accepted
-from .paging import DEFAULT_LIMIT, Cursor, Limit, cut, known_only, parse_cursor
+from .parameters import DEFAULT_LIMIT, Cursor, Limit, allow_only, parse_cursor, split_page
 
 log = get_logger("admin.elements")
 
@@ -36,7 +36,7 @@ Url = Annotated[str, Field(max_length=MAX_URL_CHARS)]
 
 
 class NewElement(BaseModel):
-    """An element that is to come; it is away until it announces itself."""
+    """An element that has not reported yet; it is away until it does."""
 
     model_config = ConfigDict(extra="forbid")
     id: Annotated[str, Field(pattern=f"^{ELEMENT_ID.pattern}$")]
@@ -46,7 +46,7 @@ class NewElement(BaseModel):
 
 
 class ElementChange(BaseModel):
-    """A priority set here goes before what the element announces."""
+    """A priority set here overrides the one that the element reports."""
 
     model_config = ConfigDict(extra="forbid")
     url: Url | None = None
@@ -54,7 +54,7 @@ class ElementChange(BaseModel):
 
 
 class RebuildOrder(BaseModel):
-    """`force`: also where the element's disk looks empty, or most of its rows would go."""
+    """`force`: rebuild even if the element's disk looks empty or most of its rows would be deleted."""
 
     model_config = ConfigDict(extra="forbid")
     force: bool = False
@@ -69,37 +69,39 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base, one = "/api/storage-elements", "/api/storage-elements/{element_id}"
     tags: list[Any] = ["elements"]
-    routes.get(base, tags=tags, summary="The registry, in the order of filling", dependencies=[known_only()])(list_all)
-    routes.post(base, tags=tags, status_code=201, summary="Register an element before it announces itself")(register)
+    routes.get(base, tags=tags, summary="The registry, in the order of filling", dependencies=[allow_only()])(list_all)
+    routes.post(base, tags=tags, status_code=201, summary="Register an element before its first report")(register)
     routes.get(one, tags=tags, summary="One element")(show)
     routes.patch(one, tags=tags, summary="Change url or priority")(change)
-    routes.delete(one, tags=tags, status_code=204, summary="Take an empty element off the registry")(delete)
-    routes.post(f"{one}/report", tags=tags, summary="An element announces itself")(report)
+    routes.delete(one, tags=tags, status_code=204, summary="Remove an empty element from the registry")(delete)
+    routes.post(f"{one}/report", tags=tags, summary="The report of an element")(report)
     routes.post(
         f"{one}/mode",
         tags=tags,
         summary="Move the element to the next mode: rw to ro, ro to ar",
         responses={202: {"description": "The element is away: the change is queued, its saga is at Location"}},
     )(change_mode)
-    routes.post(f"{one}/rebuild", tags=tags, summary="Let the element rebuild the catalog from its disk")(rebuild)
-    routes.post(f"{one}/verify", tags=tags, summary="Let the element verify its files")(verify)
-    routes.post(f"{one}/accept-root", tags=tags, summary="Take the refused root that reports now as the element's")(
+    routes.post(f"{one}/rebuild", tags=tags, summary="Make the element rebuild its part of the catalog from its disk")(
+        rebuild
+    )
+    routes.post(f"{one}/verify", tags=tags, summary="Make the element verify its files")(verify)
+    routes.post(f"{one}/accept-root", tags=tags, summary="Accept the refused root that is reporting as the element's")(
         accept_root
     )
     return routes
 
 
 async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    async with _context(request).database.begin() as conn:
+    async with context_of(request).database.begin() as conn:
         snapshot = await registry.load_snapshot(conn)
     ids = [element.id for element in snapshot.elements]
     begin = parse_cursor(cursor, ids.index)
     begin = 0 if begin is None else begin + 1
-    shown, following = cut(snapshot.elements[begin : begin + limit + 1], limit, lambda element: element.id)
+    shown, next_cursor = split_page(snapshot.elements[begin : begin + limit + 1], limit, lambda element: element.id)
     return JsonResponse(
         {
             "items": shown,
-            "next_cursor": following,
+            "next_cursor": next_cursor,
             "version": snapshot.version,
             "generation": snapshot.generation,
             "published_at": snapshot.published_at,
@@ -108,48 +110,48 @@ async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Curso
 
 
 async def register(request: Request, new: NewElement) -> Response:
-    context = _context(request)
+    context = context_of(request)
     async with context.database.begin() as conn:
         element = await registry.register(conn, new.id, new.url, new.mode, new.priority)
         event = _event(request, "element.register", new.id, {"url": element.url, "priority": element.priority})
         await context.auditor.record(conn, event)
-    context.publisher.kick()
+    context.publisher.wake()
     return JsonResponse(element, 201, {"location": f"/api/storage-elements/{new.id}"})
 
 
 async def show(request: Request, element_id: str) -> Response:
-    async with _context(request).database.begin() as conn:
+    async with context_of(request).database.begin() as conn:
         return JsonResponse(await registry.load_element(conn, element_id))
 
 
 async def change(request: Request, element_id: str, wanted: ElementChange) -> Response:
-    context = _context(request)
+    context = context_of(request)
     async with context.database.begin() as conn:
         element = await registry.change(conn, element_id, url=wanted.url, priority=wanted.priority)
         given = wanted.model_dump(exclude_none=True)
         await context.auditor.record(conn, _event(request, "element.update", element_id, given))
-    context.publisher.kick()
+    context.publisher.wake()
     return JsonResponse(element)
 
 
 async def delete(request: Request, element_id: str) -> Response:
-    context = _context(request)
+    context = context_of(request)
     async with context.database.begin() as conn:
         await registry.remove(conn, element_id)
         await context.auditor.record(conn, _event(request, "element.delete", element_id, {}))
-    context.publisher.kick()
+    context.publisher.wake()
     return Response(status_code=204)
 
 
 @reads_body
 async def report(request: Request, element_id: str) -> Response:
-    """The account that reports must be the element's own: its client_id is the element's id."""
-    context = _context(request)
+    """The reporting account must be the element's own: its client_id is the element's id."""
+    context = context_of(request)
     announced = await read_json(request, ElementReport)
     if announced.id != element_id:
-        raise InvalidFields("the report belongs to a different element", fields=["id"])
+        raise InvalidFields("the report is for a different element", fields=["id"])
     if (caller := principal_of(request).client_id) != element_id:
-        refusal = Forbidden("an element may only report about itself")
+        refusal = Forbidden("an account may report only for the element with its own id")
         await note_denied(request, refusal, caller)
         raise refusal
     serving = await context.commands.find_serving(announced)
@@ -157,9 +159,9 @@ async def report(request: Request, element_id: str) -> Response:
         reported = await reports.report(conn, announced, serving)
         state = None
         if reported.element is not None:
-            state = await context.generations.take_report(conn, announced)
+            state = await context.generations.record_report(conn, announced)
         if reported.element is not None and reported.element.status == registry.ONLINE:
-            await wake(conn, element_id)
+            await make_due(conn, element_id)
         if reported.refused_anew and reported.refusal is not None:
             metadata = {"code": reported.refusal.code, "root_id": announced.root_id, "url": announced.url}
             refused = Event(
@@ -168,7 +170,7 @@ async def report(request: Request, element_id: str) -> Response:
             await context.auditor.record(conn, refused)
         if reported.element is not None and reported.audited:
             await context.auditor.record(conn, _announced(request, reported, reported.element, announced))
-    context.publisher.kick()
+    context.publisher.wake()
     if reported.refusal is not None:
         if reported.refused_anew:
             log.warning("root refused", element_id=element_id, reason=reported.refusal.detail, url=announced.url)
@@ -178,27 +180,27 @@ async def report(request: Request, element_id: str) -> Response:
     if reported.was_away or reported.mode_before is None:
         element = reported.element
         log.info("element online", element_id=element_id, mode=element.mode.value, url=element.url)
-    context.resume.kick()
+    context.saga_worker.wake()
     return JsonResponse({**msgspec.to_builtins(reported.element), "registry": state})
 
 
 async def accept_root(request: Request, element_id: str) -> Response:
-    """Files that only the root before had are answered 503 or 404 from now on, until a rebuild takes their rows away."""
-    context = _context(request)
+    """Files that only the previous root had are answered 503 or 404 until a rebuild deletes their rows."""
+    context = context_of(request)
     async with context.database.begin() as conn:
         element, changed = await reports.accept_root(conn, element_id)
         await context.auditor.record(conn, _event(request, "element.accept-root", element_id, changed))
-    context.publisher.kick()
+    context.publisher.wake()
     return JsonResponse(element)
 
 
 async def change_mode(request: Request, element_id: str, wanted: ModeChange) -> Response:
-    context = _context(request)
+    context = context_of(request)
     done = await context.commands.change_mode(element_id, wanted.mode, principal_of(request).client_id)
     if not isinstance(done, Element):
-        context.resume.kick()
+        context.saga_worker.wake()
         return accepted(done)
-    context.publisher.kick()
+    context.publisher.wake()
     return JsonResponse(done)
 
 
@@ -211,7 +213,7 @@ async def verify(request: Request, element_id: str) -> Response:
 
 
 async def _run(request: Request, element_id: str, task: str, order: dict[str, Any]) -> Response:
-    answer = await _context(request).commands.run(element_id, task, order, principal_of(request).client_id)
+    answer = await context_of(request).commands.run(element_id, task, order, principal_of(request).client_id)
     return JsonResponse(answer.body, answer.status)
 
 
@@ -225,8 +227,3 @@ def _announced(request: Request, reported: Reported, element: Element, announced
 
 def _event(request: Request, action: str, element_id: str, metadata: dict[str, Any]) -> Event:
     return Event(action, principal_of(request).client_id, f"storage-elements/{element_id}", metadata=metadata)
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context

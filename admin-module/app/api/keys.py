@@ -1,4 +1,4 @@
-"""The signing keys: their public parts for everyone, their states and rotation for operators."""
+"""Signing keys: the public JWKS document; states, rotation and revocation for operators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import Unavailable
 from artstore.http.json import JsonResponse, page
 
-from ..core.context import Context
+from ..core.context import Context, context_of
 
 JWKS_MAX_AGE_S = 15
 Kid = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -25,35 +25,33 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     routes.get("/.well-known/jwks.json", tags=["keys"], summary="The public keys (RFC 7517)")(jwks)
     routes.get("/api/auth/keys", tags=["keys"], summary="The signing keys and their states")(list_keys)
-    routes.post("/api/auth/keys/rotate", tags=["keys"], summary="Rotate now; the old key verifies on for its grace")(
-        rotate
-    )
-    routes.post("/api/auth/keys/{kid}/revoke", tags=["keys"], summary="Take a key back at once: its tokens are void")(
-        revoke
-    )
+    routes.post(
+        "/api/auth/keys/rotate", tags=["keys"], summary="Rotate now; the old key still verifies for its grace period"
+    )(rotate)
+    routes.post("/api/auth/keys/{kid}/revoke", tags=["keys"], summary="Revoke a key and its tokens at once")(revoke)
     return routes
 
 
 async def jwks(request: Request) -> Response:
-    keyring = _context(request).keyring
+    keyring = context_of(request).keyring
     if not keyring.keys:
         raise Unavailable("no signing key is loaded yet", away="database")
     return JsonResponse(keyring.jwks, headers={"cache-control": f"public, max-age={JWKS_MAX_AGE_S}"})
 
 
 async def list_keys(request: Request) -> Response:
-    return _listed(_context(request))
+    return _listed(context_of(request))
 
 
 async def rotate(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     await context.keyring.rotate_now(principal_of(request).client_id)
     return _listed(context)
 
 
 async def revoke(request: Request, kid: Kid) -> Response:
-    """For a key that may have leaked. The caller's own token may be one of its tokens."""
-    context = _context(request)
+    """For a key that may have leaked. This may revoke the caller's own token too."""
+    context = context_of(request)
     await context.keyring.revoke(kid, principal_of(request).client_id)
     return _listed(context)
 
@@ -64,8 +62,3 @@ def _listed(context: Context) -> Response:
         for key in context.keyring.keys
     ]
     return page(items, None)
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context

@@ -1,4 +1,4 @@
-"""POST /api/auth/token: a plain route, since every module and every user passes here."""
+"""POST /api/auth/token: a data route, since every module and every user calls it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.denied import LOGIN, note_denied
-from artstore.errors import PROBLEM_JSON, ArtStoreError, Unavailable
+from artstore.errors import ArtStoreError, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.json import JsonResponse
+from artstore.http.openapi import PROBLEM_RESPONSE, TEXT_SCHEMA, answer, object_schema, operation
 from artstore.http.problems import problem_response
 from artstore.limits.gate import Limits
 from artstore.service import DataRoute
 
-from ..core.context import Context
-from ..identity.credentials import FORM, JSON, Credentials, OAuthError, parse_credentials, plausible
-from ..identity.issue import Refused
+from ..core.context import Context, context_of
+from ..identity.credentials import FORM, GRANT_TYPE, JSON, Credentials, OAuthError, is_well_formed, parse_credentials
+from ..identity.issue import LoginRefused
 
 MAX_BODY_BYTES = 8192
 MAX_NAME_CHARS = 128
-"""Of a client_id in the audit log; anybody can send anything as one."""
+"""Longest client_id written to the audit log, since callers can send any text."""
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
 
 async def give_token(request: Request) -> Response:
-    context: Context = request.app.state.context
+    context = context_of(request)
     form = request.headers.get("content-type", "").lower().startswith(FORM)
     try:
         body = await Request(request.scope, limited_receive(request, MAX_BODY_BYTES)).body()
@@ -35,7 +36,7 @@ async def give_token(request: Request) -> Response:
         access_token, lifetime_s = await _login(request, context, credentials)
     except OAuthError as error:
         return _oauth_problem(error)
-    except Refused as error:
+    except LoginRefused as error:
         if form:
             return _oauth_problem(OAuthError("invalid_client", error.detail, status=401, basic=credentials.basic))
         return _no_store(problem_response(error))
@@ -48,26 +49,26 @@ async def give_token(request: Request) -> Response:
 
 
 def _authorization(request: Request) -> str | None:
-    """Raises OAuthError: of two, nobody knows which one a proxy in front has looked at."""
+    """Raises OAuthError for two headers, because a proxy in front may have checked the other one."""
     values = request.headers.getlist("authorization")
     if len(values) > 1:
-        raise OAuthError("invalid_request", "one Authorization header is enough")
+        raise OAuthError("invalid_request", "there must be at most one Authorization header")
     return values[0] if values else None
 
 
 async def _login(request: Request, context: Context, credentials: Credentials) -> tuple[str, int]:
     limits: Limits = request.app.state.limits
     try:
-        if not plausible(credentials):
-            raise Refused("malformed")
+        if not is_well_formed(credentials):
+            raise LoginRefused("malformed")
         account = await context.issuer.authenticate(credentials.client_id, credentials.client_secret)
-    except Refused as error:
+    except LoginRefused as error:
         shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
         name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
         await note_denied(request, error, name, action=LOGIN, reason=error.reason, account=error.account)
         await limits.fail_login(request, name)
         raise
-    # Before the signature, which is what a login costs.
+    # Before the signature, which is the expensive part of a login.
     await limits.admit_login(request, str(account.account_id), account.rate_per_minute)
     return context.issuer.issue(account)
 
@@ -84,58 +85,34 @@ def _no_store(response: Response) -> Response:
     return response
 
 
-_CREDENTIALS: dict[str, Any] = {
-    "type": "object",
-    "required": ["client_id", "client_secret"],
-    "properties": {"client_id": {"type": "string"}, "client_secret": {"type": "string"}},
-}
-_FORM: dict[str, Any] = {
-    "type": "object",
-    "required": ["grant_type"],
-    "properties": {**_CREDENTIALS["properties"], "grant_type": {"type": "string", "enum": ["client_credentials"]}},
-}
-_TOKEN: dict[str, Any] = {
-    "type": "object",
-    "required": ["access_token", "token_type", "expires_in"],
-    "properties": {
-        "access_token": {"type": "string"},
+_CREDENTIALS = {"client_id": TEXT_SCHEMA, "client_secret": TEXT_SCHEMA}
+_FORM = object_schema({"grant_type": {"type": "string", "enum": [GRANT_TYPE]}}, _CREDENTIALS)
+_TOKEN = object_schema(
+    {
+        "access_token": TEXT_SCHEMA,
         "token_type": {"type": "string", "enum": ["Bearer"]},
         "expires_in": {"type": "integer"},
-    },
-}
-_OAUTH_ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}, "error_description": {"type": "string"}},
-}
+    }
+)
+_OAUTH_ERROR = object_schema({"error": TEXT_SCHEMA}, {"error_description": TEXT_SCHEMA})
 
 
 def _refusal(description: str) -> dict[str, Any]:
-    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {"description": description, "content": {JSON: {"schema": _OAUTH_ERROR}, PROBLEM_JSON: problem}}
+    refusal = answer(description, _OAUTH_ERROR)
+    refusal["content"].update(PROBLEM_RESPONSE["content"])
+    return refusal
 
 
-ROUTES = [
-    DataRoute(
-        path="/api/auth/token",
-        methods=["POST"],
-        handler=give_token,
-        openapi={
-            "post": {
-                "tags": ["tokens"],
-                "summary": "An access token for client credentials: JSON, or the form of RFC 6749 with or without Basic",
-                "operationId": "give_token",
-                "requestBody": {
-                    "required": True,
-                    "content": {JSON: {"schema": _CREDENTIALS}, FORM: {"schema": _FORM}},
-                },
-                "responses": {
-                    "200": {"description": "The token", "content": {JSON: {"schema": _TOKEN}}},
-                    "400": _refusal("A request that cannot be understood"),
-                    "401": _refusal("The credentials are not valid"),
-                    "503": _refusal("The accounts cannot be read now"),
-                },
-            }
-        },
-    )
-]
+_GIVE_TOKEN = operation(
+    "An access token for client credentials: JSON, or the form of RFC 6749 with or without Basic",
+    operation_id="give_token",
+    tag="tokens",
+    body={JSON: object_schema(_CREDENTIALS), FORM: _FORM},
+    responses={
+        "200": answer("The token", _TOKEN),
+        "400": _refusal("The request is malformed"),
+        "401": _refusal("The credentials are not valid"),
+        "503": _refusal("The accounts cannot be read now"),
+    },
+)
+ROUTES = [DataRoute("/api/auth/token", ["POST"], give_token, {"post": _GIVE_TOKEN})]

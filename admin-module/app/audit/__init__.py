@@ -1,1 +1,1 @@
-"""What was changed, by whom, in a chain that cannot be rewritten unseen."""
+"""The audit log: signed hash chains in which every later change can be detected."""

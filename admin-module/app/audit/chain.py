@@ -1,7 +1,7 @@
 """Admin's audit chain, and the key that signs it and the checkpoints (DESIGN §12).
 
-All admin instances write one chain, in order under an advisory lock, in the transaction of the change they record. The
-lock is taken last in every transaction, so that it is held shortly and never waits for another.
+All admin instances write one chain, serialised by an advisory lock, in the transaction of the change that they record. The
+lock is taken last in every transaction, so that it is held briefly and never waits for another lock.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from artstore.database import Database
 from artstore.errors import Unavailable
 from artstore.groups import Group
 
-from ..seal import Sealer
+from ..key_cipher import KeyCipher
 
 SERVICE = "admin"
 CHAIN_LOCK = 0x6172_7473_0003
-EVENTS_AT_ONCE = 128
+MAX_BATCH_EVENTS = 128
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 _KEY = text("SELECT private_sealed FROM audit_keys WHERE chain = :chain")
@@ -35,10 +35,10 @@ _HEAD = text("SELECT seq, hash FROM audit_events WHERE chain = :chain ORDER BY s
 class Auditor:
     """Writes the chain. One per process."""
 
-    def __init__(self, database: Database, sealer: Sealer, clock: Clock) -> None:
-        self._database, self._sealer, self._clock = database, sealer, clock
+    def __init__(self, database: Database, cipher: KeyCipher, clock: Clock) -> None:
+        self._database, self._cipher, self._clock = database, cipher, clock
         self._key: Ed25519PrivateKey | None = None
-        self._group: Group[Event, None] = Group(self._write, max_items=EVENTS_AT_ONCE)
+        self._group: Group[Event, None] = Group(self._write, max_items=MAX_BATCH_EVENTS)
 
     @property
     def key(self) -> Ed25519PrivateKey:
@@ -48,32 +48,30 @@ class Auditor:
         return self._key
 
     async def load(self, conn: AsyncConnection) -> None:
-        """Takes the chain's signing key, made by the first admin that comes."""
+        """Load the chain's signing key. The first admin creates it."""
         await conn.execute(_LOCK, {"lock": CHAIN_LOCK})
         sealed = (await conn.execute(_KEY, {"chain": ADMIN_CHAIN})).scalar()
         if sealed is None:
             key = Ed25519PrivateKey.generate()
-            sealed = self._sealer.seal(f"audit:{ADMIN_CHAIN}", key.private_bytes_raw())
+            sealed = self._cipher.encrypt(f"audit:{ADMIN_CHAIN}", key.private_bytes_raw())
             values = {"chain": ADMIN_CHAIN, "public_key": key.public_key().public_bytes_raw(), "sealed": sealed}
             await conn.execute(_INSERT_KEY, values)
-        self._key = Ed25519PrivateKey.from_private_bytes(self._sealer.open(f"audit:{ADMIN_CHAIN}", sealed))
+        self._key = Ed25519PrivateKey.from_private_bytes(self._cipher.decrypt(f"audit:{ADMIN_CHAIN}", sealed))
 
     async def record(self, conn: AsyncConnection, *events: Event) -> None:
-        """Appends to the chain in the caller's transaction: the change and its record are committed together."""
+        """Append to the chain in the caller's transaction, so that the change and its record are committed together."""
         await conn.execute(_LOCK, {"lock": CHAIN_LOCK})
         row = (await conn.execute(_HEAD, {"chain": ADMIN_CHAIN})).first()
         head = Head(row.seq, row.hash) if row else Head()
         signed: list[Signed] = []
         for event in events:
-            moment = self._clock.now()
-            signed.append(
-                sign_event(event, service=SERVICE, chain=ADMIN_CHAIN, after=head, moment=moment, key=self.key)
-            )
+            now = self._clock.now()
+            signed.append(sign_event(event, service=SERVICE, chain=ADMIN_CHAIN, after=head, moment=now, key=self.key))
             head = head_after(signed[-1])
         await append_events(conn, signed)
 
     async def note(self, event: Event) -> None:
-        """Appends in a transaction of its own, shared by concurrent callers: for what changes nothing, as a denied login."""
+        """Append in a separate transaction, shared by concurrent callers: for events without a change, such as a denied login."""
         await self._group.add(event)
 
     async def _write(self, events: list[Event]) -> Sequence[None]:

@@ -1,4 +1,4 @@
-"""Every minute admin signs what every chain ends with. Stored and logged: who cuts off an end has to change the logs too."""
+"""Checkpoints: every minute admin signs the heads of all chains. They are stored and logged, so that cutting a chain shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from artstore.database import Database
 from artstore.errors import NotFound
 from artstore.logs import get_logger
 
-from ..core.redis import keep_checkpoint_number, known_checkpoint_number
+from ..core.redis import load_checkpoint_number, store_checkpoint_number
 from .chain import Auditor
 from .read import ROW_COLUMNS, to_event
 
@@ -29,7 +29,7 @@ log = get_logger("admin.checkpoints")
 CHECKPOINT_LOCK = 0x6172_7473_0005
 EPOCH = "1970-01-01T00:00:00.000000Z"
 SLACK = 0.9
-"""Of several admins each asks every minute: the second one finds a checkpoint that is younger than this part of a minute."""
+"""With several admins, only the first per period writes: a checkpoint younger than this part of a period is new enough."""
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 _LAST = text("SELECT number, body FROM audit_checkpoints ORDER BY number DESC LIMIT 1")
@@ -45,12 +45,12 @@ _PAGE = text(
 _NEXT = text(
     """SELECT number, body FROM audit_checkpoints WHERE number > :after AND number <= :until ORDER BY number LIMIT :limit"""
 )
-READ_AT_ONCE = 500
+CHECKPOINT_BATCH = 500
 MAX_NUMBER = 2**63 - 1
 
 
 class Checkpoints:
-    """One per process; remembers the newest it has signed, as Redis does: a table that ends before it was cut."""
+    """One per process. Remembers, as Redis does, the newest number that was signed: a table that ends earlier was cut."""
 
     def __init__(self, database: Database, redis: Redis, auditor: Auditor, clock: Clock, every_s: float) -> None:
         self._database, self._redis, self._auditor, self._clock = database, redis, auditor, clock
@@ -58,7 +58,7 @@ class Checkpoints:
         self._signed = 0
 
     async def write(self) -> None:
-        """The periodic task. Another admin may have done it just now."""
+        """The periodic task. Writes nothing when another admin has just done so."""
         async with self._database.begin() as conn:
             await conn.execute(_LOCK, {"lock": CHECKPOINT_LOCK})
             checkpoint = await self._next(conn)
@@ -68,14 +68,14 @@ class Checkpoints:
         self._signed = max(self._signed, checkpoint["number"])
         log.info("audit checkpoint", checkpoint=checkpoint, hash=hash_of(checkpoint))
         try:
-            await keep_checkpoint_number(self._redis, checkpoint["number"])
+            await store_checkpoint_number(self._redis, checkpoint["number"])
         except RedisError as error:
-            log.warning("checkpoint number not kept in redis", error=str(error))
+            log.warning("checkpoint number not stored in redis", error=str(error))
 
     async def known_number(self) -> int:
-        """The newest checkpoint that was signed, as far as this process and Redis remember."""
+        """The newest checkpoint number that this process or Redis remembers."""
         try:
-            kept = await known_checkpoint_number(self._redis)
+            kept = await load_checkpoint_number(self._redis)
         except RedisError:
             kept = 0
         return max(self._signed, kept)
@@ -101,20 +101,20 @@ class Checkpoints:
 
 
 async def list_checkpoints(conn: AsyncConnection, before: int, limit: int) -> list[Signed]:
-    """Newest first, those before the number `before`."""
+    """Newest first, starting below the number `before`."""
     rows = (await conn.execute(_PAGE, {"before": before, "limit": limit})).all()
     return await asyncio.to_thread(_read_all, rows)
 
 
 async def walk_checkpoints(database: Database, after: int = 0, until: int = MAX_NUMBER) -> AsyncIterator[list[Signed]]:
-    """In their order, those after number `after` up to `until`, in pieces that are parsed in a thread: one minute's or ten
-    years' of them take the same memory."""
+    """Checkpoints with numbers above `after` up to `until`, in order. Read and parsed (in a thread) in pieces, so that memory
+    stays constant."""
     while True:
         async with database.begin() as conn:
-            rows = (await conn.execute(_NEXT, {"after": after, "until": until, "limit": READ_AT_ONCE})).all()
+            rows = (await conn.execute(_NEXT, {"after": after, "until": until, "limit": CHECKPOINT_BATCH})).all()
         if rows:
             yield await asyncio.to_thread(_read_all, rows)
-        if len(rows) < READ_AT_ONCE:
+        if len(rows) < CHECKPOINT_BATCH:
             return
         after = rows[-1].number
 
@@ -123,7 +123,12 @@ async def find_checkpoint(database: Database, number: int) -> Signed:
     """Raises NotFound."""
     async for page in walk_checkpoints(database, number - 1, number):
         return page[0]
-    raise NotFound(f"there is no checkpoint {number}")
+    raise NotFound(f"checkpoint {number} does not exist")
+
+
+def end_seqs(checkpoint: Signed) -> dict[str, int]:
+    """The last `seq` of each chain that the checkpoint names."""
+    return {chain: head["seq"] for chain, head in checkpoint["heads"].items()}
 
 
 def _read_all(rows: Sequence[Any]) -> list[Signed]:
@@ -131,7 +136,7 @@ def _read_all(rows: Sequence[Any]) -> list[Signed]:
 
 
 def _read(number: int, body: str) -> Signed:
-    """What is no checkpoint any more becomes one that nobody has signed: the check names it, and the next one follows."""
+    """An unreadable checkpoint is returned as an unsigned one, so that the check reports it and continues."""
     try:
         checkpoint = orjson.loads(body)
         msgspec.convert(checkpoint, _Shape)

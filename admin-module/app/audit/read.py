@@ -1,13 +1,15 @@
-"""The audit log for AUDITOR and ADMIN: pages, newest first; and whole chains, in order, for the check and the export."""
+"""Reads the audit log: pages, newest first, and whole chains in order for the check and the export."""
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,19 +19,19 @@ from artstore.database import Database
 
 ROW_COLUMNS = """least(greatest(e."timestamp", '0002-01-01Z'), '9998-12-31Z') AS "timestamp", e.service, e.action, e.user_id,
     e.resource, e.result, e.metadata, e.signature, e.chain, e.seq, e.prev"""
-"""Moments that Python has not, which only a forger writes, are brought into its range: the check then names them."""
-WALK_AT_ONCE = 1000
-LIST_AT_ONCE = 20_000
-"""Rows that one statement of a filtered list passes over."""
-LIST_PATIENCE_S = 3.0
-"""After it a list gives what it has found, with the cursor at which it stopped."""
-COUNT_AT_ONCE = 50_000
+"""Timestamps outside Python's range, which only a forger writes, are clamped, so that the check reports them."""
+WALK_BATCH_ROWS = 1000
+LIST_BATCH_ROWS = 20_000
+"""Rows that one statement of a filtered list scans."""
+LIST_TIMEOUT_S = 3.0
+"""After this time a list returns what it has found, with the cursor at which it stopped."""
+COUNT_BATCH_ROWS = 50_000
 MAX_SEQ = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """None: whatever it is."""
+    """None matches everything."""
 
     action: str | None = None
     user_id: str | None = None
@@ -62,8 +64,8 @@ _PAGE = text(
 _OLDEST = text(
     """SELECT min(id) FROM (SELECT id FROM audit_events WHERE id < :before ORDER BY id DESC LIMIT :limit) AS page"""
 )
-# By id last: if two rows stand in one place, both are seen. The window is found by the index alone, then what matches is read:
-# no statement passes over more than WALK_AT_ONCE rows, however few match.
+# Ordered by seq, then id, so that two rows with one seq are both read. The window is found by an index-only scan, then its
+# matching rows are read: no statement scans more than WALK_BATCH_ROWS rows, however few match.
 _WINDOW = text(
     """SELECT count(*) AS rows, max(seq) AS seq, max(id) FILTER (WHERE seq = last) AS id FROM (
         SELECT seq, id, max(seq) OVER () AS last FROM (
@@ -87,13 +89,15 @@ _KEYS = text("SELECT chain, public_key FROM audit_keys ORDER BY chain")
 async def list_events(
     database: Database, before: int | None, limit: int, filters: Filters
 ) -> tuple[list[tuple[int, Signed]], int | None]:
-    """At most `limit` of (row id, event exactly as it was signed), those before row `before`; and the row id at which the next
-    page goes on, None at the end. A page may be short when few of very many rows match."""
+    """At most `limit` pairs of row id and event as it was signed, below row `before`; and the row id of the next page or None.
+
+    A page may be short when few of very many rows match.
+    """
     found: list[tuple[int, Signed]] = []
-    place, deadline_s = MAX_SEQ if before is None else before, time.monotonic() + LIST_PATIENCE_S
+    place, deadline_s = MAX_SEQ if before is None else before, time.monotonic() + LIST_TIMEOUT_S
     while time.monotonic() < deadline_s:
         async with database.begin() as conn:
-            oldest = await conn.scalar(_OLDEST, {"before": place, "limit": LIST_AT_ONCE})
+            oldest = await conn.scalar(_OLDEST, {"before": place, "limit": LIST_BATCH_ROWS})
             if oldest is None:
                 return found, None
             values = {"before": place, "oldest": oldest, "limit": limit + 1 - len(found), **_values(filters)}
@@ -108,8 +112,10 @@ async def list_events(
 async def walk_events(
     database: Database, filters: Filters, known: Mapping[str, int] | None = None, until: Mapping[str, int] | None = None
 ) -> AsyncIterator[list[Signed]]:
-    """Every event, chain after chain, in pieces; no transaction stays open between them. `known`: by chain the `seq` of the
-    last event that is left out. `until`: only these chains, and each only as far."""
+    """Every event, chain by chain, in pieces; no transaction stays open between them.
+
+    `known`: by chain, the `seq` of the last event to skip. `until`: only these chains, each up to this `seq`.
+    """
     chain = ""
     while (chain := await _next_chain(database, chain)) != "":
         if (until is not None and chain not in until) or (filters.chain is not None and filters.chain != chain):
@@ -119,7 +125,7 @@ async def walk_events(
         while True:
             async with database.begin() as conn:
                 window = (
-                    await conn.execute(_WINDOW, {**place, "chain": chain, "until": last, "limit": WALK_AT_ONCE})
+                    await conn.execute(_WINDOW, {**place, "chain": chain, "until": last, "limit": WALK_BATCH_ROWS})
                 ).one()
                 if not window.rows:
                     break
@@ -129,25 +135,25 @@ async def walk_events(
             if rows:
                 yield [to_event(row) for row in rows]
             place = {"after_seq": window.seq, "after_id": window.id}
-            if window.rows < WALK_AT_ONCE:
+            if window.rows < WALK_BATCH_ROWS:
                 break
 
 
 async def _next_chain(database: Database, after: str) -> str:
-    """By the index, without passing over the events of a chain. "" after the last."""
+    """Found by the index without scanning the events of a chain. "" after the last one."""
     async with database.begin() as conn:
         return await conn.scalar(_NEXT_CHAIN, {"after": after}) or ""
 
 
 async def count_events(database: Database, chain: str, after: int, until: int) -> int:
-    """How many events of the chain stand after `after`, up to `until`."""
+    """The number of events of the chain with `seq` above `after`, up to `until`."""
     total = 0
     while True:
-        values = {"chain": chain, "after": after, "until": until, "limit": COUNT_AT_ONCE}
+        values = {"chain": chain, "after": after, "until": until, "limit": COUNT_BATCH_ROWS}
         async with database.begin() as conn:
             page = (await conn.execute(_COUNT, values)).one()
         total += int(page.rows)
-        if page.rows < COUNT_AT_ONCE:
+        if page.rows < COUNT_BATCH_ROWS:
             return total
         after = page.seq
 
@@ -160,6 +166,15 @@ async def find_event(conn: AsyncConnection, chain: str, seq: int) -> Signed | No
 async def load_public_keys(conn: AsyncConnection) -> dict[str, bytes]:
     """Raw Ed25519 public keys by chain."""
     return {row.chain: row.public_key for row in await conn.execute(_KEYS)}
+
+
+def key_line(chain: str, public_key: bytes) -> Signed:
+    """A public key as a line of an export."""
+    return {"type": "key", "chain": chain, "public_key": base64.b64encode(public_key).decode()}
+
+
+def ndjson(values: Iterable[Signed]) -> bytes:
+    return b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
 
 
 def to_event(row: Any) -> Signed:

@@ -1,17 +1,17 @@
-"""Archiving old stretches of the audit log: archive (export up to a checkpoint) → seal → prune.
+"""Archives old parts of the audit log: archive (export up to a checkpoint) → seal → prune.
 
-    archive   a file that follows from the rows alone: the same bytes whenever it is asked for
-    seal      admin reads the stretch again, checks it, and signs the checkpoint with the archive's SHA-256
+    archive   a file that is determined by the rows alone: the same bytes at every request
+    seal      admin reads the part again, checks it, and signs the checkpoint with the archive's SHA-256
     prune     rows below the newest seal are deleted in batches, each with its audit event in one transaction
 
-A crash after any step leaves a whole log: before the seal nothing has changed; after it the chains are checked from the seal on,
-whatever part of the rows below is deleted; the next prune goes on. The last event of each chain and the sealed checkpoint stay.
+The log verifies after a crash at any step. Before the seal nothing has changed. After it, chains are checked from the seal on,
+whichever rows below it are already deleted, and the next prune continues. The last event of each chain and the sealed checkpoint
+are never deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -30,13 +30,13 @@ from artstore.failpoints import failpoint
 
 from ..database_roles import PRUNER
 from .chain import Auditor
-from .checkpoints import find_checkpoint, walk_checkpoints
-from .read import Filters, load_public_keys, walk_events
+from .checkpoints import end_seqs, find_checkpoint, walk_checkpoints
+from .read import Filters, key_line, load_public_keys, ndjson, walk_events
 
 SEAL_LOCK = 0x6172_7473_0007
 PRUNE_BATCH = 5_000
 PRUNE_BATCHES = 20
-"""Of one request: it ends within seconds, and is sent again while `left` is true."""
+"""Batches of one request, so that it ends within seconds. The client repeats it while `left` is true."""
 PAUSE_S = 0.05
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
@@ -54,45 +54,41 @@ _PRUNE_CHECKPOINTS = text(
 
 
 class Seals:
-    """One per process. One archive is checked at a time: each takes a core for as long as it lasts."""
+    """One per process. Checks one archive at a time, because a check occupies a core."""
 
     def __init__(self, database: Database, auditor: Auditor, clock: Clock) -> None:
         self._database, self._auditor, self._clock = database, auditor, clock
         self._turn = asyncio.Lock()
 
     async def load(self) -> list[Signed]:
-        """All of them; there is one for each archive."""
+        """All seals, in order; there is one for each archive."""
         async with self._database.begin() as conn:
             return await _load(conn)
 
     async def newest(self) -> tuple[Signed | None, list[Finding]]:
-        """The newest seal that admin has signed, and what is wrong with any."""
+        """The newest seal with a valid signature, and findings about all seals."""
         return check_seals(await self.load(), self._auditor.key.public_key())
 
     async def archive(self, checkpoint: Signed, checker: Checker | None = None) -> AsyncIterator[bytes]:
-        """NDJSON of everything after the newest seal, up to `checkpoint`; given to `checker` on the way."""
+        """NDJSON of everything after the newest seal, up to `checkpoint`. Feeds `checker` with the same events."""
         last, _ = await self.newest()
-        before, until = _heads(last), {chain: head["seq"] for chain, head in checkpoint["heads"].items()}
+        before, until = {} if last is None else end_seqs(last["checkpoint"]), end_seqs(checkpoint)
         first = 0 if last is None else last["checkpoint"]["number"]
         async with self._database.begin() as conn:
             keys = await load_public_keys(conn)
         head: Signed = {"type": "archive", "whole": True, "from": first, "until": checkpoint["number"]}
-        lines = [
-            {"type": "key", "chain": chain, "public_key": _base64(keys[chain])}
-            for chain in sorted(until)
-            if chain in keys
-        ]
-        yield _ndjson([head, *([last] if last else []), *lines])
+        lines = [key_line(chain, keys[chain]) for chain in sorted(until) if chain in keys]
+        yield ndjson([head, *([last] if last else []), *lines])
         async for page in walk_checkpoints(self._database, first, checkpoint["number"]):
-            yield await asyncio.to_thread(_pass, page, checker and checker.add_checkpoint)
+            yield await asyncio.to_thread(_feed, page, checker and checker.add_checkpoint)
         async for page in walk_events(self._database, Filters(), before, until):
-            yield await asyncio.to_thread(_pass, page, checker and checker.add)
+            yield await asyncio.to_thread(_feed, page, checker and checker.add)
         failpoint("admin.audit_archived")
 
     async def seal(self, number: int, sha256: str, by: str) -> Signed:
-        """Raises NotFound for a checkpoint that is not there, Conflict when the archive does not verify or is another one.
+        """Sealing the same archive again returns its existing seal.
 
-        Sealing the same archive again gives the seal that is there.
+        Raises NotFound for an unknown checkpoint, Conflict when the archive does not verify or has a different SHA-256.
         """
         async with self._turn:
             last, findings = await self.newest()
@@ -101,7 +97,7 @@ class Seals:
             if last is not None and last["checkpoint"]["number"] >= number:
                 if (last["checkpoint"]["number"], last["archive"]["sha256"]) == (number, sha256):
                     return last
-                raise Conflict(f"checkpoint {last['checkpoint']['number']} is sealed already")
+                raise Conflict(f"checkpoint {last['checkpoint']['number']} is already sealed")
             checkpoint = await find_checkpoint(self._database, number)
             async with self._database.begin() as conn:
                 keys = await load_public_keys(conn)
@@ -113,7 +109,7 @@ class Seals:
             findings = await asyncio.to_thread(checker.finish)
             if findings:
                 raise Conflict(
-                    f"the stretch does not verify: {findings[0].what}: {findings[0].chain} {findings[0].seq}"
+                    f"the archive does not verify: {findings[0].what}: {findings[0].chain} {findings[0].seq}"
                 )
             if digest.hexdigest() != sha256:
                 raise Conflict(f"the archive's SHA-256 is {digest.hexdigest()}, not {sha256}")
@@ -126,17 +122,17 @@ class Seals:
         async with self._database.begin() as conn:
             await conn.execute(_LOCK, {"lock": SEAL_LOCK})
             if len(await _load(conn)) != seal["number"] - 1:
-                raise Conflict("another seal was made meanwhile")
+                raise Conflict("another seal was created at the same time")
             await conn.execute(_INSERT, {"number": seal["number"], "body": canonical(seal).decode()})
             metadata = {"checkpoint": seal["checkpoint"]["number"], **seal["archive"]}
             await self._auditor.record(conn, Event("audit.seal", by, str(seal["number"]), metadata=metadata))
             failpoint("admin.audit_seal_written")
 
     async def prune(self, number: int, by: str) -> dict[str, Any]:
-        """Deletes rows below the newest seal, whose number the caller must name. {"deleted", "left"}; again while `left`."""
+        """Delete rows below the newest seal, which the caller must name. Returns {"deleted", "left"}; repeat while `left`."""
         seal, findings = await self.newest()
         if seal is None or findings or seal["number"] != number:
-            raise NotFound(f"seal {number} is not the newest one")
+            raise NotFound(f"seal {number} is not the newest seal")
         deleted = 0
         for _ in range(PRUNE_BATCHES):
             batch = await self._prune_batch(seal, by)
@@ -148,7 +144,7 @@ class Seals:
         return {"deleted": deleted, "left": True}
 
     async def _prune_batch(self, seal: Signed, by: str) -> int:
-        """One transaction: rows of one table, and the event that says so."""
+        """One transaction: deletes rows and records that in the audit log."""
         async with self._database.begin() as conn:
             await conn.execute(_LOCK, {"lock": SEAL_LOCK})
             switched = not await conn.scalar(_MAY_DELETE)
@@ -184,20 +180,8 @@ def _read(number: int, body: str) -> Signed:
     return seal if isinstance(seal, dict) and seal.get("number") == number else {"number": number}
 
 
-def _heads(seal: Signed | None) -> dict[str, int]:
-    return {} if seal is None else {chain: head["seq"] for chain, head in seal["checkpoint"]["heads"].items()}
-
-
-def _pass(page: list[Signed], add: Any) -> bytes:
+def _feed(page: list[Signed], add: Any) -> bytes:
     if add is not None:
         for value in page:
             add(value)
-    return _ndjson(page)
-
-
-def _ndjson(values: list[Signed]) -> bytes:
-    return b"".join(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE) for value in values)
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
+    return ndjson(page)

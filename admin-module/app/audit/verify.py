@@ -1,4 +1,4 @@
-"""Checks the audit log as it lies in PostgreSQL: all of it, or what came after a checkpoint."""
+"""Verifies the audit log in PostgreSQL: all of it, or the part after a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,32 +14,37 @@ from artstore.errors import NotFound
 from artstore.failpoints import failpoint
 
 from .chain import Auditor
-from .checkpoints import Checkpoints, find_checkpoint, walk_checkpoints
-from .heads import Heads
+from .checkpoints import Checkpoints, end_seqs, find_checkpoint, walk_checkpoints
 from .read import Filters, count_events, find_event, load_public_keys, walk_events
 from .seals import Seals
+from .truncation import TruncationMonitor
 
 MAX_RUNS = 3
-"""Of one verification. Seals are made every few months; one during each of three runs is no reason to go on."""
+"""Runs of one verification. Seals are made every few months, so a seal during every run is not expected."""
 
 
 class Verification:
-    """One check at a time in a process: each takes a core for as long as it lasts."""
+    """One per process. Runs one check at a time, because a check occupies a core."""
 
     def __init__(
-        self, database: Database, auditor: Auditor, checkpoints: Checkpoints, heads: Heads, seals: Seals
+        self,
+        database: Database,
+        auditor: Auditor,
+        checkpoints: Checkpoints,
+        truncation: TruncationMonitor,
+        seals: Seals,
     ) -> None:
-        self._database, self._auditor, self._checkpoints, self._heads = database, auditor, checkpoints, heads
+        self._database, self._auditor, self._checkpoints, self._truncation = database, auditor, checkpoints, truncation
         self._seals = seals
         self._turn = asyncio.Lock()
 
     async def run(self, from_checkpoint: int | None = None) -> dict[str, Any]:
         """{"ok", "events", "chains", "checkpoints", "from_checkpoint", "from_seal", "last_checkpoint", "findings": [{"what",
-        "chain", "seq", "detail"}]}. With `from_checkpoint` the events before it, which an earlier check has vouched for, are only
-        counted.
+        "chain", "seq", "detail"}]}. With `from_checkpoint`, events before it are only counted, because an earlier check has
+        verified them.
 
-        Takes 0.1 ms an event. Raises NotFound for a checkpoint that is not there. A seal made meanwhile allows events to be
-        deleted during the check: a verdict with findings is then void, and the log is checked again from that seal.
+        Takes 0.1 ms per event. A seal made during the check allows events to be deleted meanwhile. Findings are then not valid,
+        and the log is checked again from that seal. Raises NotFound for an unknown checkpoint.
         """
         async with self._turn:
             for _ in range(MAX_RUNS - 1):
@@ -50,34 +55,34 @@ class Verification:
             return await self._run(from_checkpoint)
 
     async def _run(self, from_checkpoint: int | None) -> dict[str, Any]:
-        # 1. what is remembered elsewhere, before what is to be checked by it
-        known_number, known_ends = await self._checkpoints.known_number(), await self._heads.known()
+        # 1. read what is remembered outside PostgreSQL, before the rows that are compared with it
+        known_number, known_ends = await self._checkpoints.known_number(), await self._truncation.load_ends()
         async with self._database.begin() as conn:
             keys = await load_public_keys(conn)
-        # 2. admin's own key comes out of its seal, not from the table an attacker can write
+        # 2. take admin's own key from memory, not from the table, which an attacker may have changed
         own = self._auditor.key.public_key()
         seal, findings = await self._seals.newest()
         failpoint("admin.audit_verify_begun")
         if keys.get(ADMIN_CHAIN) != own.public_bytes_raw():
             findings.append(Finding("wrong_key", ADMIN_CHAIN, 0, "its public key was replaced"))
-        # 3. where it begins: the newest seal, or the checkpoint of an earlier check
+        # 3. find the start: the newest seal, or the checkpoint of an earlier check
         sealed = None if seal is None else seal["checkpoint"]
-        began = sealed
+        start = sealed
         if from_checkpoint is not None:
             if sealed is not None and from_checkpoint < sealed["number"]:
-                raise NotFound(f"the log begins at checkpoint {sealed['number']}: what was before is archived")
-            began = await find_checkpoint(self._database, from_checkpoint)
-            if not is_signed_by(began, own):
+                raise NotFound(f"the log begins at checkpoint {sealed['number']}: earlier events are archived")
+            start = await find_checkpoint(self._database, from_checkpoint)
+            if not is_signed_by(start, own):
                 findings.append(
-                    Finding("changed", CHECKPOINTS, began["number"], "its signature does not fit what it says")
+                    Finding("changed", CHECKPOINTS, start["number"], "its signature does not match its content")
                 )
-        if began is not None:
-            findings += await self._look_back(began, {} if sealed is None else _ends(sealed))
-        checker = Checker({**keys, ADMIN_CHAIN: own.public_bytes_raw()}, began=began)
-        # 4. in threads and in pieces: checking a thousand takes longer than a request may wait
-        async for checkpoints in walk_checkpoints(self._database, 0 if began is None else began["number"]):
+        if start is not None:
+            findings += await self._check_earlier(start, {} if sealed is None else end_seqs(sealed))
+        checker = Checker({**keys, ADMIN_CHAIN: own.public_bytes_raw()}, began=start)
+        # 4. check in threads and in pieces: a thousand events take longer than other requests may wait
+        async for checkpoints in walk_checkpoints(self._database, 0 if start is None else start["number"]):
             await asyncio.to_thread(_add_all, checker.add_checkpoint, checkpoints)
-        async for events in walk_events(self._database, Filters(), {} if began is None else _ends(began)):
+        async for events in walk_events(self._database, Filters(), {} if start is None else end_seqs(start)):
             await asyncio.to_thread(_add_all, checker.add, events)
         last = checker.last
         findings += await asyncio.to_thread(checker.finish, known_number=known_number, known_ends=known_ends)
@@ -92,25 +97,23 @@ class Verification:
             "findings": [asdict(one) for one in findings],
         }
 
-    async def _look_back(self, began: Signed, kept_from: dict[str, int]) -> list[Finding]:
-        """Whether what an earlier check has seen is still there, as far as counting tells; the ends to the byte. What a seal
-        covers may be gone, but for the last event of each chain: `kept_from`."""
+    async def _check_earlier(self, start: Signed, kept_from: dict[str, int]) -> list[Finding]:
+        """Compares the number of events before the start, and the last event of each chain byte by byte.
+
+        Events below a seal may be deleted, except the last event of each chain (`kept_from`).
+        """
         found = []
-        for chain, seq in sorted(_ends(began).items()):
+        for chain, seq in sorted(end_seqs(start).items()):
             first = max(1, kept_from.get(chain, 1))
             there = await count_events(self._database, chain, first - 1, seq)
             if there < seq - first + 1:
-                what = f"of {seq - first + 1} events before checkpoint {began['number']} there are {there}"
+                what = f"only {there} of {seq - first + 1} events before checkpoint {start['number']} exist"
                 found.append(Finding("deleted", chain, 0, what))
             async with self._database.begin() as conn:
                 event = await find_event(conn, chain, seq)
-            if event is None or hash_of(event) != began["heads"][chain]["hash"]:
-                found.append(Finding("changed", chain, seq, f"checkpoint {began['number']} saw another event here"))
+            if event is None or hash_of(event) != start["heads"][chain]["hash"]:
+                found.append(Finding("changed", chain, seq, f"checkpoint {start['number']} saw a different event here"))
         return found
-
-
-def _ends(checkpoint: Signed) -> dict[str, int]:
-    return {chain: head["seq"] for chain, head in checkpoint["heads"].items()}
 
 
 def _add_all(add: Callable[[Signed], None], values: list[Signed]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +18,14 @@ from artstore.safe_secrets import check_private
 
 from ..database_roles import read_passwords
 from ..identity.bootstrap import read_first_accounts
+from ..identity.rotation import Schedule
 
 KEY_BYTES = 32
 """AES-256 and HMAC-SHA256 keys."""
 
 
 class SchemaSettings(BaseSettings):
-    """The login that migrates, and the roles that its migrations make."""
+    """The login that runs the migrations, and the roles that they create."""
 
     model_config = BEHAVIOUR
 
@@ -74,11 +76,23 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings,
     saga_lease_s: Seconds = 300
     """An upload whose saga is neither renewed nor committed for this long is undone."""
 
+    @property
+    def migration_url(self) -> str:
+        return (self.database_owner_url or self.database_url).get_secret_value()
+
+    @property
+    def key_schedule(self) -> Schedule:
+        return Schedule(
+            rotate_every=timedelta(seconds=self.signing_key_rotate_every_s),
+            publish_lead=timedelta(seconds=self.signing_key_publish_lead_s),
+            grace=timedelta(seconds=self.signing_key_grace_s),
+        )
+
     @model_validator(mode="after")
     def _keys_outlive_tokens(self) -> Settings:
         if self.signing_key_grace_s < self.access_token_lifetime_s:
             raise ValueError(
-                "SIGNING_KEY_GRACE_S is shorter than ACCESS_TOKEN_LIFETIME_S: valid tokens would be refused"
+                "SIGNING_KEY_GRACE_S must be at least ACCESS_TOKEN_LIFETIME_S, or valid tokens would be refused"
             )
         return self
 
@@ -101,18 +115,18 @@ class MigrationSettings(ServiceSettings, SchemaSettings):
     """Settings of `python -m app.migrate`."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    """Not used: nothing listens."""
+    """Not used, because this program does not listen."""
     database_owner_url: SecretStr
 
 
 def decode_key(value: SecretStr) -> bytes:
-    """Raises ValueError for what is not base64 of KEY_BYTES bytes that could be random."""
+    """Raises ValueError unless `value` is base64 of KEY_BYTES random-looking bytes."""
     try:
         key = base64.b64decode(value.get_secret_value(), validate=True)
     except binascii.Error as error:
-        raise ValueError("is not base64") from error
+        raise ValueError("must be base64") from error
     if len(key) != KEY_BYTES:
         raise ValueError(f"must be base64 of {KEY_BYTES} bytes")
     if len(set(key)) < KEY_BYTES // 4:
-        raise ValueError("is not random")
+        raise ValueError("must be random")
     return key

@@ -1,4 +1,4 @@
-"""What admin keeps in Redis: the published registry, a copy of the JWKS, and how far the audit log went. All can be lost."""
+"""Admin's keys in Redis: the published registry, a copy of the JWKS, and the ends of the audit log. All of them may be lost."""
 
 from __future__ import annotations
 
@@ -30,44 +30,46 @@ redis.call('SET', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[4], ARGV[1])
 return {1, generation, version}
 """
-"""Atomic, so that of two admins the one with the older registry does not overwrite the newer."""
+"""Atomic, so that an admin with an older registry does not overwrite a newer one."""
 
 
 async def publish_if_newer(redis: Redis, snapshot: Snapshot) -> tuple[bool, tuple[int, int]]:
-    """Whether Redis had an older registry or none, and now has this one and has told the channel; and the (generation,
-    version) that Redis has now. Raises RedisError."""
+    """Store and publish the snapshot unless Redis has a newer one or the same.
+
+    Returns whether it was published, and the (generation, version) that Redis has now. Raises RedisError.
+    """
     encoded, order = msgspec.json.encode(snapshot), [str(number) for number in snapshot.order]
     done, generation, version = await cast(Any, redis.eval(_PUBLISH, 1, SNAPSHOT_KEY, encoded, *order, CONFIG_CHANNEL))
     return bool(done), (int(generation), int(version))
 
 
-async def keep_jwks(redis: Redis, signed_jwks: bytes) -> None:
+async def store_jwks(redis: Redis, signed_jwks: bytes) -> None:
     """For verifiers that cannot reach admin. Raises RedisError."""
     await redis.set(JWKS_KEY, signed_jwks)
 
 
-async def tell_of_keys(redis: Redis) -> None:
-    """Verifiers and the other admins then ask for the keys and revocations at once. Raises RedisError."""
+async def announce_key_change(redis: Redis) -> None:
+    """Make verifiers and other admins fetch keys and revocations now. Raises RedisError."""
     await redis.publish(JWKS_CHANNEL, "changed")
 
 
-async def keep_checkpoint_number(redis: Redis, number: int) -> None:
-    """A second memory of how far the audit checkpoints go. Raises RedisError."""
+async def store_checkpoint_number(redis: Redis, number: int) -> None:
+    """Remember the number of the newest audit checkpoint outside PostgreSQL. Raises RedisError."""
     await redis.set(CHECKPOINT_KEY, number)
 
 
-async def known_checkpoint_number(redis: Redis) -> int:
-    """0 when Redis knows none. Raises RedisError."""
+async def load_checkpoint_number(redis: Redis) -> int:
+    """0 when Redis has none. Raises RedisError."""
     kept = await redis.get(CHECKPOINT_KEY)
     return int(kept) if kept else 0
 
 
-async def keep_audit_heads(redis: Redis, log_id: str, ends: Mapping[str, int]) -> None:
-    """A second memory of how far each audit chain goes. Raises RedisError."""
+async def store_chain_ends(redis: Redis, log_id: str, ends: Mapping[str, int]) -> None:
+    """Remember the last `seq` of each audit chain outside PostgreSQL. Raises RedisError."""
     await cast(Any, redis.hset(HEADS_KEY.format(log_id), mapping={chain: str(seq) for chain, seq in ends.items()}))
 
 
-async def known_audit_heads(redis: Redis, log_id: str) -> dict[str, int]:
+async def load_chain_ends(redis: Redis, log_id: str) -> dict[str, int]:
     """Raises RedisError."""
     kept = await cast(Any, redis.hgetall(HEADS_KEY.format(log_id)))
     return {chain: int(seq) for chain, seq in kept.items() if seq.isascii() and seq.isdigit()}

@@ -1,1 +1,1 @@
-"""The registry of storage elements, and how the other modules learn of it."""
+"""The registry of storage elements, its publication to the other modules, and commands to elements."""

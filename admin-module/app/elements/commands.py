@@ -1,4 +1,4 @@
-"""What admin tells an element to do, with a token of its own. The element decides; its refusal is passed on as it is."""
+"""Commands that admin sends to an element with its own token. The element decides; its refusal is passed on unchanged."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ from artstore.peers.client import PeerAnswer
 from artstore.peers.session import Peers
 
 from ..audit.chain import Auditor
-from ..sagas.queue import Wish, find_last_queued, lock_queue, queue_change
-from .registry import ONLINE, load_element, note_mode
+from ..sagas.queue import ChangeRequest, find_last_queued, lock_queue, queue_change
+from .registry import ONLINE, load_element, record_mode
 from .reports import find_serving
 
 log = get_logger("admin.commands")
 
 SERVING_TIMEOUT_S = 2.0
-"""Shorter than an element waits for the answer to its report."""
+"""Shorter than the time that an element waits for the answer to its report."""
 
 
 class _Serving(msgspec.Struct, frozen=True):
     instance: str = ""
 
 
-class Commands:
+class ElementCommands:
     """One per process."""
 
     def __init__(self, database: Database, peers: Peers, auditor: Auditor, timeout_s: float) -> None:
         self._database, self._peers, self._auditor, self._timeout_s = database, peers, auditor, timeout_s
 
     async def change_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
-        """The element in its mode; or, while it is away, the saga that will take it there.
+        """The element in its new mode; or, while it is away, the saga that will apply the change.
 
-        Raises NotFound, the element's refusal, and Conflict for what can never be. Asking for the mode it has changes
-        nothing.
+        Asking for the present mode changes nothing. Raises NotFound, the element's refusal, and Conflict for a change that
+        modes do not allow.
         """
-        # 1. a change that waits already goes first, and an element that is away is not waited for
+        # 1. a change behind a queued one is queued too, as is one for an element that is away
         async with self._database.begin() as conn:
             element = await load_element(conn, element_id)
             waiting = await find_last_queued(conn, element_id)
         if waiting is None and element.status == ONLINE:
             try:
-                # 2. the element keeps the mode on its disk before it answers
+                # 2. the element stores the mode on its disk before it answers
                 await self._ask(element, "mode", {"mode": mode.value})
-                # 3. the registry follows; a crash before this is made good by the element's next report
+                # 3. the registry follows; after a crash before this point, the element's next report brings the mode
                 return await self._note_mode(element_id, mode, by)
             except (Unavailable, BadGateway) as error:
-                log.warning("element away, mode change is queued", element_id=element_id, error=error.detail)
+                log.warning("element unavailable, mode change queued", element_id=element_id, error=error.detail)
             except ArtStoreError as error:
                 await self._note_failure(element_id, "mode", {"mode": mode.value}, by, error)
                 raise
         return await self._queue_mode(element_id, mode, by)
 
     async def run(self, element_id: str, task: str, order: dict[str, Any], by: str) -> PeerAnswer:
-        """`rebuild` or `verify`: the element's own answer. Raises what the element raises."""
+        """Run the task `rebuild` or `verify`. Returns the element's answer, or raises its error."""
         async with self._database.begin() as conn:
             element = await load_element(conn, element_id)
         try:
@@ -74,9 +74,10 @@ class Commands:
         return answer
 
     async def find_serving(self, announced: ElementReport) -> str | None:
-        """The process that serves at the registry's URL, when this report is of a newer one elsewhere with the same root.
+        """The instance that serves at the registered URL, when this report comes from a newer process at another URL.
 
-        None also when it does not answer: then the newer one may take over. Outside any transaction.
+        None when the report needs no such check, or when the registered process does not answer, so that the newer one may
+        take over. Outside any transaction.
         """
         async with self._database.begin() as conn:
             url = await find_serving(conn, announced)
@@ -87,7 +88,9 @@ class Commands:
             answer = await peer.call("GET", "/api/element", timeout_s=SERVING_TIMEOUT_S)
             return msgspec.json.decode(answer.body, type=_Serving).instance
         except (ArtStoreError, msgspec.MsgspecError) as error:
-            log.warning("the element's former process does not answer", element_id=announced.id, error=str(error))
+            log.warning(
+                "the registered process of the element does not answer", element_id=announced.id, error=str(error)
+            )
             return None
 
     async def _ask(self, element: Element, what: str, body: dict[str, Any]) -> PeerAnswer:
@@ -97,22 +100,22 @@ class Commands:
 
     async def _note_mode(self, element_id: str, mode: Mode, by: str) -> Element:
         async with self._database.begin() as conn:
-            element = await note_mode(conn, element_id, mode)
+            element = await record_mode(conn, element_id, mode)
             event = Event("element.mode", by, f"storage-elements/{element_id}", metadata={"mode": mode.value})
             await self._auditor.record(conn, event)
         return element
 
     async def _queue_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
-        """Judged by the mode that the element will have by then: a mode only goes forward, so a refusal now is for good."""
+        """Checked against the mode that the element will have by then. Modes only go forward, so a refusal is final."""
         async with self._database.begin() as conn:
             await lock_queue(conn, element_id)
             element = await load_element(conn, element_id)
             waiting = await find_last_queued(conn, element_id)
             if not check_change(Mode(waiting["wanted"]["mode"]) if waiting else element.mode, mode):
                 return waiting or element
-            wish = Wish(str(uuid7()), SagaKind.MODE, None, element_id, by, {"mode": mode.value})
-            saga = await queue_change(conn, wish)
-            metadata = {"mode": mode.value, "saga_id": wish.saga_id}
+            change = ChangeRequest(str(uuid7()), SagaKind.MODE, None, element_id, by, {"mode": mode.value})
+            saga = await queue_change(conn, change)
+            metadata = {"mode": mode.value, "saga_id": change.saga_id}
             event = Event("element.mode", by, f"storage-elements/{element_id}", "queued", metadata)
             await self._auditor.record(conn, event)
         return saga

@@ -1,7 +1,7 @@
-"""Generations: notices that the catalog went back in time, and starts a new generation (docs/decisions/0008).
+"""Detects that the catalog was rolled back, and starts a new generation (docs/decisions/0008).
 
-A generation starts under the registry's row lock and only if the evidence still holds there, so that of two admins with the
-same evidence one starts it.
+A generation starts under the registry's row lock, and only if the evidence still holds there. Of two admins with the same
+evidence only one starts it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from artstore.database import Database
 from artstore.logs import get_logger
 
 from ..audit.chain import SERVICE, Auditor
-from .evidence import Known, find_contradiction
-from .lineage import Lineage, LineageQuery, is_same
+from .database_identity import DatabaseIdentity, IdentityReader, is_same
 from .registry import lock_registry
+from .rollback import CatalogState, find_rollback
 
 log = get_logger("admin.generations")
 
 CHECK_EVERY_S = 1.0
-OTHER_DATABASE = "the database is another one than before"
-MAX_TOLD = 32
-"""Versions kept for an element whose acknowledgements do not arrive; older ones are no evidence any more."""
+OTHER_DATABASE = "the database is not the one that was used before"
+MAX_SENT = 32
+"""Versions kept for an element whose acknowledgements do not arrive."""
 
 _COLUMNS = "version, generation, generation_started_at, identity"
 _REGISTRY = text(f"SELECT {_COLUMNS} FROM registry")
@@ -58,14 +58,14 @@ _BEHIND = text(
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The registry row, and which database and server process have answered."""
+    """The registry row, and the database and server process that answered."""
 
     version: int
     generation: int
     started_at: datetime
     identity: str | None
-    """As stored when this generation started; None in a registry that no admin has seen yet."""
-    live: Lineage
+    """The database identity stored when this generation started; None before the first admin."""
+    database: DatabaseIdentity
 
     @property
     def order(self) -> tuple[int, int]:
@@ -73,7 +73,7 @@ class Current:
 
     @property
     def is_other_database(self) -> bool:
-        return self.identity is not None and not is_same(self.identity, self.live.identity)
+        return self.identity is not None and not is_same(self.identity, self.database.value)
 
     @property
     def first_saga_id(self) -> str:
@@ -88,22 +88,22 @@ class Generations:
         self, database: Database, auditor: Auditor, registry: CollectorRegistry, started: Callable[[], None]
     ) -> None:
         self._database, self._auditor, self._started = database, auditor, started
-        self._lineage = LineageQuery()
+        self._identity = IdentityReader()
         self._generation = Gauge(
-            "catalog_generation", "1, and 1 more for each time the catalog went back in time", registry=registry
+            "catalog_generation", "Generation of the catalog: 1, and 1 more for each rollback", registry=registry
         )
         self._behind = Gauge(
             "catalog_unreconciled_elements",
-            "Elements that have not reconciled: since the catalog went back or was lost, it may lack files of theirs",
+            "Elements that have not reconciled since the catalog was rolled back or lost; it may lack some of their files",
             registry=registry,
         )
 
     async def check(self) -> None:
-        """Compares the database's identity with the one stored in it, and counts. Raises Unavailable."""
+        """Compare the database's identity with the stored one, and update the metrics. Raises Unavailable."""
         async with self._database.begin() as conn:
             current = await self.load(conn)
             if current.identity is None:
-                await conn.execute(_STORE_IDENTITY, {"identity": current.live.identity})
+                await conn.execute(_STORE_IDENTITY, {"identity": current.database.value})
             counted = (await conn.execute(_BEHIND)).one()
         self._generation.set(counted.generation)
         self._behind.set(counted.behind)
@@ -111,7 +111,7 @@ class Generations:
             await self.start(OTHER_DATABASE, lambda now: now.is_other_database)
 
     async def start(self, reason: str, still: Callable[[Current], bool], seen: tuple[int, int] = (0, 0)) -> None:
-        """Starts a new generation, above `seen` (generation, version), if `still` holds under the lock. Raises Unavailable."""
+        """Start a new generation above `seen` (generation, version), if `still` holds under the lock. Raises Unavailable."""
         async with self._database.begin() as conn:
             await lock_registry(conn)
             current = await self.load(conn)
@@ -123,20 +123,20 @@ class Generations:
 
     async def load(self, conn: AsyncConnection) -> Current:
         row = (await conn.execute(_REGISTRY)).one()
-        return _current(row, await self._lineage.ask(conn))
+        return _current(row, await self._identity.read(conn))
 
     async def find_reconciled(self, conn: AsyncConnection, current: Current) -> list[str]:
-        """Elements that agree with this database about the present generation, since this server process runs."""
-        return list((await conn.execute(_RECONCILED, {"run": current.live.run})).scalars())
+        """Elements that have confirmed the present generation to this run of the database server."""
+        return list((await conn.execute(_RECONCILED, {"run": current.database.server_run})).scalars())
 
-    async def take_report(self, conn: AsyncConnection, announced: ElementReport) -> RegistryState:
-        """In the transaction of the report, after it is noted: the registry is locked and its version has grown."""
+    async def record_report(self, conn: AsyncConnection, announced: ElementReport) -> RegistryState:
+        """Called in the transaction of the report, after it is stored: the registry is locked and has a new version."""
         current = await self.load(conn)
         if announced.catalog is None and announced.away_reason is not None:
-            return _state(current)  # its store is not open: it cannot say what it remembers
+            return _state(current)  # its store is not open, so it cannot send its memory
         memory = announced.catalog or CatalogMemory(empty=announced.capacity.files == 0)
         followed = (await conn.execute(_FOLLOWED, {"element_id": announced.id})).one()
-        reason = find_contradiction(memory, Known(current.generation, current.version, followed.told))
+        reason = find_rollback(memory, CatalogState(current.generation, current.version, followed.told))
         if current.is_other_database:
             reason = OTHER_DATABASE
         if reason is not None:
@@ -147,16 +147,16 @@ class Generations:
         values = {
             "element_id": announced.id,
             "generation": current.generation if memory.empty else reconciled,
-            "told": told[-MAX_TOLD:],
-            "reported_to": current.live.run,
+            "told": told[-MAX_SENT:],
+            "reported_to": current.database.server_run,
         }
         await conn.execute(_FOLLOW, values)
         return _state(current)
 
     async def _start(self, conn: AsyncConnection, before: Current, reason: str, seen: tuple[int, int]) -> Current:
-        """With the registry locked. A crash before the commit leaves the evidence, which starts it again."""
-        values = {"generation": seen[0], "version": seen[1], "identity": before.live.identity}
-        started = _current((await conn.execute(_START, values)).one(), before.live)
+        """Needs the registry lock. After a crash before the commit, the same evidence starts it again."""
+        values = {"generation": seen[0], "version": seen[1], "identity": before.database.value}
+        started = _current((await conn.execute(_START, values)).one(), before.database)
         metadata = {
             "generation": started.generation,
             "version": started.version,
@@ -164,7 +164,7 @@ class Generations:
             "reason": reason,
         }
         await self._auditor.record(conn, Event("catalog:generation", SERVICE, "catalog", metadata=metadata))
-        log.warning("new generation of the catalog: elements reconcile", **metadata)
+        log.warning("new catalog generation started", **metadata)
         return started
 
 
@@ -173,5 +173,5 @@ def _state(current: Current) -> RegistryState:
     return RegistryState(generation=current.generation, generation_started_at=started_at, version=current.version)
 
 
-def _current(row: Any, live: Lineage) -> Current:
-    return Current(row.version, row.generation, row.generation_started_at, row.identity, live)
+def _current(row: Any, database: DatabaseIdentity) -> Current:
+    return Current(row.version, row.generation, row.generation_started_at, row.identity, database)

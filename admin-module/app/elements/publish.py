@@ -1,7 +1,7 @@
-"""Publishing the registry: after each change the whole of it goes to the channel and to the snapshot key.
+"""Publishes the registry: after each change the whole registry goes to the Redis channel and the snapshot key.
 
-PostgreSQL is the truth; what Redis could not take is published as soon as it is back, since every round compares versions.
-A version above PostgreSQL's, in Redis or published by this process before, shows that PostgreSQL went back in time.
+PostgreSQL is authoritative. Every round compares versions, so an update that Redis could not take is published when it is back.
+A version above PostgreSQL's, in Redis or published by this process earlier, shows that PostgreSQL was rolled back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from artstore.database import Database
 from artstore.logs import get_logger
+from artstore.tasks import wait_or_timeout
 
 from ..core.redis import publish_if_newer
 from .generations import Generations
@@ -21,11 +22,11 @@ from .registry import load_snapshot
 log = get_logger("admin.publish")
 
 COMPARE_EVERY_S = 2.0
-"""How long a snapshot key that was lost (FLUSHALL, a new Redis, one with an old dump) stays lost, at most."""
+"""Longest time until a lost snapshot key (FLUSHALL, a new Redis, an old dump) is restored."""
 
 
 class Publisher:
-    """`run` is the task that does the work after the `changed` event, which is set after the commit of a change."""
+    """`run` is the periodic task. `wake` is called after the commit of a change."""
 
     def __init__(
         self,
@@ -33,24 +34,20 @@ class Publisher:
         redis: Redis,
         generations: Generations,
         changed: asyncio.Event,
-        taken: Callable[[Collection[str]], None],
+        retain: Callable[[Collection[str]], None],
     ) -> None:
-        """`taken` is called with the ids of all elements whenever the registry has been read."""
+        """`retain` is called with the ids of all elements whenever the registry has been read."""
         self._database, self._redis, self._generations = database, redis, generations
-        self._changed, self._taken = changed, taken
+        self._changed, self._retain = changed, retain
         self._seen = (0, 0)
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         self._changed.set()
 
     async def run(self) -> None:
         """One round: wait for a change or COMPARE_EVERY_S, then publish what is newer than what Redis has."""
-        try:
-            async with asyncio.timeout(COMPARE_EVERY_S):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-        # Cleared before the registry is read: a change that comes now kicks the next round.
+        await wait_or_timeout(self._changed, COMPARE_EVERY_S)
+        # Cleared before the registry is read: a change that arrives now wakes the next round.
         self._changed.clear()
         done = False
         try:
@@ -58,13 +55,13 @@ class Publisher:
             done = True
         finally:
             if not done:
-                self._changed.set()  # not lost: the next round tries again
+                self._changed.set()  # the next round tries again
 
     async def publish(self) -> bool:
         """Whether Redis had an older registry or none. Raises RedisError, Unavailable."""
         async with self._database.begin() as conn:
             snapshot = await load_snapshot(conn)
-        self._taken({element.id for element in snapshot.elements})
+        self._retain({element.id for element in snapshot.elements})
         if snapshot.order < self._seen:
             await self._went_back("this admin", self._seen)
             return False
@@ -78,6 +75,6 @@ class Publisher:
         return published
 
     async def _went_back(self, witness: str, seen: tuple[int, int]) -> None:
-        """Not so when another admin has published meanwhile: then PostgreSQL has that version by now."""
-        reason = f"{witness} knows a later version of the registry"
+        """Starts a new generation, unless another admin has published meanwhile and PostgreSQL has that version by now."""
+        reason = f"{witness} has a later version of the registry"
         await self._generations.start(reason, lambda now: now.order < seen, seen)

@@ -1,7 +1,7 @@
 """The registry of storage elements: the tables `storage_elements` and `registry`. Reports of elements are in `reports.py`.
 
-Every change makes the registry's version grow in the same transaction; the row lock on the version puts changes in order.
-Times are the database's, so that admins with different clocks agree on who is away.
+Every change increments the registry's version in the same transaction; the row lock on the version serialises changes.
+Times are the database's, so that admins with different clocks agree on which elements are away.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.clock import rfc3339
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, RefusedRoot, Snapshot
 from artstore.errors import Conflict, InvalidFields, NotFound
+from artstore.modes import ROW
 from artstore.peers.addresses import find_fault
 
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-ORDER = tuple(Mode)
-"""The one way a mode can go."""
 ONLINE = "online"
 
 COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
     read_only_reason, root_id, incarnation, away_reason, generation"""
 REFUSED = """(SELECT to_jsonb(refused) FROM refused_roots AS refused
     WHERE refused.element_id = storage_elements.element_id) AS refused"""
-"""The last report that was refused, for statements that show an element."""
+"""Column with the last refused report, for statements that return an element."""
 _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
 _LOCK = text("SELECT version FROM registry FOR UPDATE")
 _VERSION = text("SELECT version, generation, now() AS moment FROM registry")
@@ -64,7 +63,7 @@ _GONE_SILENT = text(
 
 
 async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode, priority: int) -> Element:
-    """An element that has not announced itself yet; it is away until it does. Raises Conflict, InvalidFields."""
+    """Register an element before its first report; it is away until then. Raises Conflict, InvalidFields."""
     check_element(element_id, url)
     await grow(conn)
     nothing = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
@@ -77,12 +76,12 @@ async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode,
     }
     row = (await conn.execute(_REGISTER, values)).mappings().first()
     if row is None:
-        raise Conflict("an element with this id is registered already")
-    return element_of(row)
+        raise Conflict("an element with this id is already registered")
+    return to_element(row)
 
 
 async def change(conn: AsyncConnection, element_id: str, *, url: str | None, priority: int | None) -> Element:
-    """None leaves as it is; a priority set here stays whatever the element announces. Raises NotFound, InvalidFields."""
+    """None changes nothing. A priority set here overrides the element's own. Raises NotFound, InvalidFields."""
     if url is not None:
         check_element(element_id, url)
     await grow(conn)
@@ -90,16 +89,16 @@ async def change(conn: AsyncConnection, element_id: str, *, url: str | None, pri
     return _found((await conn.execute(_CHANGE, values)).mappings().first())
 
 
-async def note_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Element:
-    """The element has taken `mode`. A mode further along that it reported meanwhile stays. Raises NotFound."""
+async def record_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Element:
+    """Record that the element has taken `mode`, unless it has reported a later mode since. Raises NotFound."""
     await grow(conn)
-    before = [earlier.value for earlier in ORDER[: ORDER.index(mode)]]
+    before = [earlier.value for earlier in ROW[: ROW.index(mode)]]
     values = {"element_id": element_id, "mode": mode.value, "before": before}
     return _found((await conn.execute(_SET_MODE, values)).mappings().first())
 
 
 async def remove(conn: AsyncConnection, element_id: str) -> None:
-    """Raises NotFound, and Conflict while the catalog or an open saga names the element."""
+    """Raises NotFound, and Conflict while the catalog or an open saga refers to the element."""
     await grow(conn)
     await load_element(conn, element_id)
     used = (await conn.execute(_IN_USE, {"element_id": element_id})).one()
@@ -109,7 +108,7 @@ async def remove(conn: AsyncConnection, element_id: str) -> None:
 
 
 async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
-    """Elements silent for longer than `after_s` seconds; those that were online until now are returned."""
+    """Mark elements as away that have not reported for `after_s` seconds. Returns those that were online until now."""
     await lock_registry(conn)
     values = {"after_s": after_s, "reason": f"no report for {after_s:g} s"}
     gone = [row.element_id for row in await conn.execute(_GONE_SILENT, values)]
@@ -124,10 +123,10 @@ async def load_element(conn: AsyncConnection, element_id: str) -> Element:
 
 
 async def load_snapshot(conn: AsyncConnection) -> Snapshot:
-    """The version is read first: what is published under it is never older than it."""
+    """Reads the version first, so that the elements are never older than the version."""
     version = (await conn.execute(_VERSION)).one()
     rows = await conn.execute(_ALL)
-    elements = [element_of(row) for row in rows.mappings()]
+    elements = [to_element(row) for row in rows.mappings()]
     return Snapshot(
         version=version.version,
         published_at=rfc3339(version.moment),
@@ -137,22 +136,21 @@ async def load_snapshot(conn: AsyncConnection) -> Snapshot:
 
 
 def check_element(element_id: str, url: str) -> None:
-    """Raises InvalidFields. The URL is only an origin: admin calls it, so nothing may hide in it."""
+    """Raises InvalidFields. The URL must be a plain origin, because admin calls it."""
     if not ELEMENT_ID.fullmatch(element_id):
-        raise InvalidFields("an element's id is 1 to 63 of a-z, 0-9 and -", fields=["id"])
+        raise InvalidFields("an element id is 1 to 63 characters of a-z, 0-9 and -", fields=["id"])
     fault = find_fault(url)
     if fault is not None:
         raise InvalidFields(fault, fields=["url"])
 
 
 async def lock_registry(conn: AsyncConnection) -> None:
-    """The registry, then elements, then sagas: whoever locks more than one of them takes them in this order, as a report
-    does, or two wait for each other."""
+    """Lock order to avoid deadlocks: the registry, then elements, then sagas."""
     await conn.execute(_LOCK)
 
 
 async def grow(conn: AsyncConnection) -> int:
-    """The next version. Locks the registry."""
+    """Increment the registry's version. Locks the registry."""
     version: int = (await conn.execute(_GROW)).scalar_one()
     return version
 
@@ -160,10 +158,10 @@ async def grow(conn: AsyncConnection) -> int:
 def _found(row: Mapping[str, Any] | Any | None) -> Element:
     if row is None:
         raise NotFound("no element has this id")
-    return element_of(row)
+    return to_element(row)
 
 
-def element_of(row: Mapping[str, Any] | Any) -> Element:
+def to_element(row: Mapping[str, Any] | Any) -> Element:
     return Element(
         id=row["element_id"],
         url=row["url"],

@@ -1,7 +1,7 @@
-"""Reports of elements: what they say of themselves enters the registry, unless it comes from the wrong root.
+"""Reports of elements: stores what they report in the registry, unless they report from the wrong root.
 
-A refused report changes nothing but `refused_roots`, and the element's status when the refused process is the one that
-callers are sent to. The verdict is made under the registry's lock, so of two processes one is refused whatever the order.
+A refused report changes only `refused_roots`, and the element's status if callers are sent to the refused process. The decision
+is made under the registry's lock, so that of two processes exactly one is accepted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.contracts.elements import Element, ElementReport, Mode
 from artstore.errors import ArtStoreError, Conflict, Fenced, NotFound, UnknownRoot
 
-from .registry import COLUMNS, ONLINE, REFUSED, check_element, element_of, grow, load_element, lock_registry
-from .verdict import Judged, KnownRoot, Verdict, judge, mode_to_keep
+from .admission import Admission, Decision, KnownRoot, decide_admission, mode_to_keep
+from .registry import COLUMNS, ONLINE, REFUSED, check_element, grow, load_element, lock_registry, to_element
 
 REPORTS_NOW_S = 60.0
-"""A refused element reports every few seconds: an older refusal is not of a process that runs."""
+"""A refused element reports every few seconds, so an older refusal belongs to a process that has ended."""
 
 _BEFORE = text(
     """SELECT mode, url, status, away_reason, root_id, incarnation, instance FROM storage_elements
@@ -72,28 +72,28 @@ _COUNT_REFUSED = text("""SELECT element_id, code FROM refused_roots WHERE at > n
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What a report changed. `mode_before` and `url_before` are None for an element that was not known."""
+    """The result of a report. `mode_before` and `url_before` are None for an element that was not known."""
 
     element: Element | None
-    """None: the element may make a root, and then reports again."""
+    """None: the element may create a root, and then reports again."""
     mode_before: Mode | None = None
     url_before: str | None = None
     was_away: bool = False
     refusal: ArtStoreError | None = None
-    """The answer to a report that was refused. The transaction is to be committed all the same."""
+    """The answer to a refused report. The transaction must be committed nevertheless."""
     refused_anew: bool = False
     """The first refusal of this process."""
 
     @property
     def audited(self) -> bool:
-        """A mode taken by configuration at the element's start, or another place that callers are sent to with their tokens."""
+        """Whether the audit log records the report: the mode or the URL that callers are sent to has changed."""
         if self.element is None:
             return False
         return self.mode_before is not self.element.mode or self.url_before != self.element.url
 
 
 async def find_serving(conn: AsyncConnection, announced: ElementReport) -> str | None:
-    """The URL at which another process may be serving this root; None when the report needs no such question."""
+    """The URL at which another process may be serving this root; None when the report needs no such check."""
     row = (await conn.execute(_SERVING, {"element_id": announced.id})).first()
     if row is None or row.root_id != announced.root_id or announced.incarnation <= row.incarnation:
         return None
@@ -101,39 +101,39 @@ async def find_serving(conn: AsyncConnection, announced: ElementReport) -> str |
 
 
 async def report(conn: AsyncConnection, announced: ElementReport, serving_instance: str | None = None) -> Reported:
-    """Takes what the element says of itself. Raises InvalidFields."""
+    """Store or refuse the element's report. Raises InvalidFields."""
     check_element(announced.id, announced.url)
     await lock_registry(conn)
     before = (await conn.execute(_BEFORE, {"element_id": announced.id})).first()
     known = None if before is None else KnownRoot(before.root_id, before.incarnation, before.instance)
-    judged = judge(known, announced, serving_instance)
-    if judged.verdict is Verdict.MAKE_ROOT:
+    decision = decide_admission(known, announced, serving_instance)
+    if decision.admission is Admission.MAKE_ROOT:
         return Reported(None)
-    if judged.verdict is not Verdict.ACCEPTED:
-        return await _refuse(conn, announced, judged, None if before is None else before.url)
+    if decision.admission is not Admission.ACCEPTED:
+        return await _refuse(conn, announced, decision, None if before is None else before.url)
     mode_before = None if before is None else Mode(before.mode)
     await grow(conn)
     await conn.execute(
         _FORGET_REFUSED, {"element_id": announced.id, "instance": announced.instance, "url": announced.url.rstrip("/")}
     )
     values = _values(announced, mode_to_keep(mode_before, announced))
-    element = element_of((await conn.execute(_REPORT, values)).mappings().one())
+    element = to_element((await conn.execute(_REPORT, values)).mappings().one())
     if before is None:
         return Reported(element)
     return Reported(element, mode_before, before.url, before.status != ONLINE and element.status == ONLINE)
 
 
 async def accept_root(conn: AsyncConnection, element_id: str) -> tuple[Element, dict[str, Any]]:
-    """The root that reports now is the element's from here on. Returns what was replaced by what, for the audit log.
+    """Accept the refused root that is reporting. Returns the element, and the change for the audit log.
 
-    Raises NotFound, and Conflict when no refused root reports at the moment.
+    Raises NotFound, and Conflict when no refused root is reporting.
     """
     await lock_registry(conn)
     before = await load_element(conn, element_id)
     values = {"element_id": element_id, "now_s": REPORTS_NOW_S}
     refused = (await conn.execute(_REFUSED_NOW, values)).first()
     if refused is None:
-        raise Conflict("no refused root of this element has reported within the last minute")
+        raise Conflict("no refused root of this element is reporting")
     await grow(conn)
     accepted = {"element_id": element_id, "root_id": refused.root_id, "incarnation": refused.incarnation}
     row = (await conn.execute(_ACCEPT, accepted)).mappings().first()
@@ -146,24 +146,24 @@ async def accept_root(conn: AsyncConnection, element_id: str) -> tuple[Element, 
         "url": refused.url,
         "before": {"root_id": before.root_id, "incarnation": before.incarnation, "files": before.capacity.files},
     }
-    return element_of(row), changed
+    return to_element(row), changed
 
 
 async def refused_now(conn: AsyncConnection) -> Mapping[str, str]:
-    """The code of each element that is refused at the moment."""
+    """The error code of each element that is being refused."""
     rows = await conn.execute(_COUNT_REFUSED, {"now_s": REPORTS_NOW_S})
     return {row.element_id: row.code for row in rows}
 
 
-async def _refuse(conn: AsyncConnection, announced: ElementReport, judged: Judged, url: str | None) -> Reported:
-    """Nothing of the report is taken. Where callers would be sent to the refused process, they are not any more."""
-    refusal: ArtStoreError = Fenced(judged.reason)
-    if judged.verdict is Verdict.ROOT_REFUSED:
-        refusal = UnknownRoot(judged.reason)
+async def _refuse(conn: AsyncConnection, announced: ElementReport, decision: Decision, url: str | None) -> Reported:
+    """Stores the refusal. If callers would be sent to the refused process, the element becomes away."""
+    refusal: ArtStoreError = Fenced(decision.reason)
+    if decision.admission is Admission.ROOT_REFUSED:
+        refusal = UnknownRoot(decision.reason)
     values = {
         "element_id": announced.id,
         "code": refusal.code,
-        "reason": judged.reason,
+        "reason": decision.reason,
         "root_id": announced.root_id or "",
         "incarnation": announced.incarnation,
         "instance": announced.instance,
@@ -172,7 +172,7 @@ async def _refuse(conn: AsyncConnection, announced: ElementReport, judged: Judge
     }
     anew = bool((await conn.execute(_REFUSE, values)).scalar_one())
     if url == announced.url.rstrip("/"):
-        reason = {"element_id": announced.id, "reason": f"{refusal.code}: {judged.reason}"}
+        reason = {"element_id": announced.id, "reason": f"{refusal.code}: {decision.reason}"}
         if (await conn.execute(_AWAY, reason)).rowcount:
             await grow(conn)
     return Reported(None, refusal=refusal, refused_anew=anew)

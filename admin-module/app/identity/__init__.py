@@ -1,1 +1,1 @@
-"""Accounts, their secrets, the tokens they get and the keys that sign them."""
+"""Accounts, their secrets, access tokens and the keys that sign them."""

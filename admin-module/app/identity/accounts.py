@@ -1,4 +1,4 @@
-"""Service accounts as PostgreSQL keeps them. This file alone speaks to the table `accounts`."""
+"""Service accounts in PostgreSQL. Only this file uses the table `accounts`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SERVICE_PERMISSIONS = frozenset(
         Permission.ELEMENTS_REPORT,
     }
 )
-"""What a module's own account may be given."""
+"""Permissions that a module's own account may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A row of `accounts`. `own_permissions` are a SERVICE account's; every other role has its role's."""
+    """A row of `accounts`. `own_permissions` belong to a SERVICE account; every other role has fixed permissions."""
 
     account_id: UUID
     client_id: str
@@ -45,7 +45,7 @@ class Account:
     created_at: datetime
     updated_at: datetime
     void_through: int | None = None
-    """Unix second: tokens issued until then were taken back. Only read together with a login."""
+    """Unix second: tokens issued until then are revoked. Only read together with a login."""
 
     @property
     def permissions(self) -> frozenset[Permission]:
@@ -88,11 +88,11 @@ _OTHER_ADMINS = text(
     AND (expires_at IS NULL OR expires_at > now()))"""
 )
 ADMINS_LOCK = 0x6172_7473_0004
-"""Advisory lock: two admins cannot take each other away at the same moment."""
+"""Advisory lock: two ADMIN accounts cannot remove each other at the same time."""
 
 
 async def find_accounts(conn: AsyncConnection, client_ids: Sequence[str]) -> dict[str, Account]:
-    """By client_id; those that do not exist are missing."""
+    """By client_id. Unknown ones are missing from the result."""
     rows = await conn.execute(_BY_CLIENT_IDS, {"client_ids": list(client_ids)})
     return {account.client_id: account for account in map(_account, rows.mappings())}
 
@@ -107,16 +107,16 @@ async def load_account(conn: AsyncConnection, account_id: UUID, *, for_update: b
 
 
 async def list_accounts(conn: AsyncConnection, after: UUID | None, limit: int) -> list[Account]:
-    """In the order of their making, those after `after`."""
+    """In the order of creation, starting after the account `after`."""
     rows = await conn.execute(_PAGE, {"after": after, "limit": limit})
     return [_account(row) for row in rows.mappings()]
 
 
 async def insert_account(conn: AsyncConnection, account: Account) -> None:
-    """Raises Conflict when the client_id exists already."""
+    """Raises Conflict when the client_id is already used."""
     check_permissions(account.role, account.own_permissions)
     if (await conn.execute(_INSERT, _values(account))).first() is None:
-        raise Conflict("the client_id exists already", client_id=account.client_id)
+        raise Conflict("the client_id is already used", client_id=account.client_id)
 
 
 async def update_account(conn: AsyncConnection, account: Account) -> None:
@@ -130,21 +130,21 @@ async def delete_account(conn: AsyncConnection, account_id: UUID) -> None:
 
 
 async def check_an_admin_remains(conn: AsyncConnection, without: UUID) -> None:
-    """Raises Conflict when `without` is the last ADMIN who can log in; holds until the commit."""
+    """Raises Conflict when `without` is the last ADMIN who can log in. Locks until the commit."""
     await conn.execute(_LOCK_ADMINS, {"lock": ADMINS_LOCK})
     if not (await conn.execute(_OTHER_ADMINS, {"without": without})).scalar():
-        raise Conflict("the last ADMIN account must stay usable")
+        raise Conflict("at least one usable ADMIN account must remain")
 
 
 def check_permissions(role: Role, permissions: Sequence[Permission]) -> None:
-    """Raises InvalidFields: a SERVICE account has some of SERVICE_PERMISSIONS, every other role none of its own."""
+    """Raises InvalidFields unless a SERVICE account has only SERVICE_PERMISSIONS and every other role none of its own."""
     if role is Role.SERVICE:
         excess = frozenset(permissions) - SERVICE_PERMISSIONS
         if excess:
             names = ", ".join(sorted(excess))
             raise InvalidFields(f"a SERVICE account cannot have {names}", fields=["permissions"])
     elif permissions:
-        raise InvalidFields(f"the permissions of {role.value} are the role's own", fields=["permissions"])
+        raise InvalidFields(f"the permissions of the role {role.value} are fixed", fields=["permissions"])
 
 
 def _account(row: Mapping[str, Any] | Any) -> Account:

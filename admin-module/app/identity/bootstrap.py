@@ -1,5 +1,8 @@
-"""The first accounts: each of BOOTSTRAP_ACCOUNTS_FILE is made once in a database. Existing ones are never touched, and one
-that an operator has deleted does not come back with a secret that may be known to others."""
+"""Creates the first accounts: each account of BOOTSTRAP_ACCOUNTS_FILE once per database.
+
+Existing accounts are never changed. An account that an operator has deleted is not created again, because others may know its
+secret.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from artstore.logs import get_logger
 from ..audit.chain import Auditor
 from .accounts import Account, check_permissions, find_accounts, insert_account
 from .credentials import CLIENT_ID
-from .revocations import known_as_made, note_as_made
+from .revocations import list_bootstrapped, record_bootstrapped
 from .secrets import MAX_SECRET_CHARS, SecretHasher
 
 MIN_SECRET_CHARS = 32
@@ -43,12 +46,14 @@ def read_first_accounts(path: Path) -> list[FirstAccount]:
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}: {path}") from error
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{path} must be a list of accounts: {error}") from error
+        raise ValueError(f"{path} must be a JSON list of accounts: {error}") from error
     for account in accounts:
         if not CLIENT_ID.fullmatch(account.client_id):
-            raise ValueError(f"{path} contains an invalid client_id")
+            raise ValueError(f"{path} has an invalid client_id")
         if not MIN_SECRET_CHARS <= len(account.client_secret) <= MAX_SECRET_CHARS:
-            raise ValueError(f"{path}: the secret of {account.client_id} has fewer than {MIN_SECRET_CHARS} characters")
+            raise ValueError(
+                f"{path}: the secret of {account.client_id} must have {MIN_SECRET_CHARS} to {MAX_SECRET_CHARS} characters"
+            )
         try:
             check_permissions(account.role, account.permissions)
         except ArtStoreError as error:
@@ -64,11 +69,11 @@ async def make_first_accounts(
     now: datetime,
     new_id: Callable[[], UUID],
 ) -> None:
-    """Several admins may do it at once: who comes second finds the client_id taken, which is as good."""
+    """Several admins may do this at once: the second finds the client_id already used, which is fine."""
     async with database.begin() as conn:
         known = await find_accounts(conn, [account.client_id for account in accounts])
-        made = await known_as_made(conn)
-        await note_as_made(conn, known.keys() - made)
+        made = await list_bootstrapped(conn)
+        await record_bootstrapped(conn, known.keys() - made)
     for first in accounts:
         if first.client_id in known or first.client_id in made:
             continue
@@ -91,10 +96,10 @@ async def make_first_accounts(
         try:
             async with database.begin() as conn:
                 await insert_account(conn, account)
-                await note_as_made(conn, {first.client_id})
+                await record_bootstrapped(conn, {first.client_id})
                 resource = f"service-accounts/{account.account_id}"
                 metadata = {"client_id": account.client_id, "role": account.role.value, "bootstrap": True}
                 await auditor.record(conn, Event("account.create", ISSUER, resource, metadata=metadata))
         except Conflict:
             continue
-        log.info("account made", client_id=account.client_id, role=account.role.value)
+        log.info("account created", client_id=account.client_id, role=account.role.value)

@@ -1,4 +1,4 @@
-"""What a token request says, in its three forms: our JSON, the RFC 6749 form, and the form with HTTP Basic."""
+"""Parses token requests in their three forms: JSON, the form of RFC 6749, and that form with HTTP Basic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_FORM_FIELDS = 20
 
 
 class OAuthError(Exception):
-    """An error in the shape of RFC 6749 §5.2. `basic`: the client used HTTP Basic and is told so."""
+    """An error in the shape of RFC 6749 §5.2. `basic`: the client used HTTP Basic, so the answer names that scheme."""
 
     def __init__(self, error: str, description: str, *, status: int = 400, basic: bool = False) -> None:
         super().__init__(description)
@@ -35,7 +35,7 @@ class Credentials:
     client_id: str
     client_secret: str
     form: bool = False
-    """Sent after RFC 6749, so errors are answered after it too."""
+    """The request follows RFC 6749, so error answers do too."""
     basic: bool = False
 
 
@@ -45,13 +45,13 @@ class _Body(msgspec.Struct):
 
 
 def parse_credentials(content_type: str, authorization: str | None, body: bytes) -> Credentials:
-    """Raises OAuthError for a bad form; Malformed, InvalidFields, UnsupportedMediaType for a bad anything else."""
+    """Raises OAuthError for a bad form; Malformed, InvalidFields or UnsupportedMediaType for other bad requests."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == FORM:
         return _from_form(authorization, body)
     if media_type != JSON:
         raise UnsupportedMediaType(f"send {JSON} or {FORM}")
-    # A Bearer token beside the body is the old token of a client that fetches a new one; it authenticates nobody here.
+    # A Bearer token beside the body is the old token of a client that fetches a new one. It is ignored here.
     if authorization is not None and authorization.partition(" ")[0].lower() == "basic":
         raise Malformed("the client authenticates in two ways at once: in the Authorization header and in the body")
     body = without_bom(body)
@@ -65,8 +65,8 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
     return Credentials(given.client_id, given.client_secret)
 
 
-def plausible(credentials: Credentials) -> bool:
-    """Whether an account could have these; what could not be one never reaches the database."""
+def is_well_formed(credentials: Credentials) -> bool:
+    """Whether an account could have these credentials. Others never reach the database."""
     return CLIENT_ID.fullmatch(credentials.client_id) is not None and len(credentials.client_secret) <= MAX_SECRET_CHARS
 
 
@@ -74,10 +74,10 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
     try:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
     except ValueError as error:
-        raise OAuthError("invalid_request", "the form cannot be read") from error
+        raise OAuthError("invalid_request", "the form cannot be decoded") from error
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise OAuthError("invalid_request", "a parameter stands twice")
+        raise OAuthError("invalid_request", "a parameter is given twice")
     grant_type = fields.get("grant_type")
     if grant_type is None:
         raise OAuthError("invalid_request", "grant_type is missing")
@@ -88,23 +88,23 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
             raise OAuthError("invalid_request", "the client authenticates in two ways at once")
         return _from_basic(authorization, fields.get("client_id"))
     if "client_id" not in fields or "client_secret" not in fields:
-        raise OAuthError("invalid_client", "client_id and client_secret are needed", status=401)
+        raise OAuthError("invalid_client", "client_id and client_secret are required", status=401)
     return Credentials(fields["client_id"], fields["client_secret"], form=True)
 
 
 def _from_basic(authorization: str, in_form: str | None) -> Credentials:
     """RFC 6749 §2.3.1: both parts are form-encoded before they go into Basic.
 
-    `curl -u` does not encode, so a client_id may hold colons here; the secrets that admin makes never do.
+    `curl -u` does not encode, so a client_id may contain colons here. Secrets made by admin never do.
     """
     scheme, _, encoded = authorization.partition(" ")
     try:
         if scheme.lower() != "basic":
-            raise ValueError("not Basic")
+            raise ValueError("not the Basic scheme")
         decoded = base64.b64decode(encoded.strip(), validate=True).decode("ascii")
     except (ValueError, binascii.Error) as error:
         raise OAuthError("invalid_client", "the Authorization header is not Basic", status=401, basic=True) from error
     client_id, colon, client_secret = decoded.rpartition(":")
     if not colon or (in_form is not None and in_form != unquote_plus(client_id)):
-        raise OAuthError("invalid_client", "the Authorization header names no client", status=401, basic=True)
+        raise OAuthError("invalid_client", "the Authorization header must name the client", status=401, basic=True)
     return Credentials(unquote_plus(client_id), unquote_plus(client_secret), form=True, basic=True)

@@ -20,12 +20,13 @@ from .accounts import Account, find_accounts
 from .secrets import SecretHasher
 from .signing import Signer
 
-LOOKUPS_AT_ONCE = 128
+LOOKUP_BATCH = 128
 """Logins that share one SELECT."""
+OWN_PERMISSIONS = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
 
 
-class Refused(Unauthenticated):
-    """Every refusal says the same to the caller; `reason` is for the audit log, `account` the existing one it is about."""
+class LoginRefused(Unauthenticated):
+    """Callers see the same text for every reason. `reason` and `account` (an existing account's id) are for the audit log."""
 
     def __init__(self, reason: str, account: str | None = None) -> None:
         super().__init__("the client_id or the client_secret is not valid")
@@ -33,7 +34,7 @@ class Refused(Unauthenticated):
 
 
 class Issuer:
-    """Checks credentials and signs tokens. `signer` gives the active key at this moment."""
+    """Checks credentials and signs tokens. `signer` returns the key that is active now."""
 
     def __init__(
         self,
@@ -46,30 +47,34 @@ class Issuer:
     ) -> None:
         self.lifetime_s = lifetime_s
         self._database, self._hasher, self._signer, self._clock, self._new_id = database, hasher, signer, clock, new_id
-        self._lookups: Group[str, Account | None] = Group(self._find, max_items=LOOKUPS_AT_ONCE)
+        self._lookups: Group[str, Account | None] = Group(self._find, max_items=LOOKUP_BATCH)
 
     async def authenticate(self, client_id: str, client_secret: str) -> Account:
-        """The account, if it may have a token now. Raises Refused, Unavailable."""
-        # 1. the account as it is now: concurrent logins share one SELECT, nothing is remembered
+        """The account, if it may have a token now. Raises LoginRefused, Unavailable."""
+        # 1. read the account: concurrent logins share one SELECT, nothing is cached
         account = await self._lookups.add(client_id)
-        # 2. the secret, in the same time whether the account exists or not
+        # 2. compare the secret, in the same time whether the account exists or not
         now = self._clock.now()
         valid = self._hasher.matches(client_secret, account, now)
         if account is None or not valid:
-            raise Refused("unknown client_id") if account is None else Refused("wrong secret", str(account.account_id))
+            raise (
+                LoginRefused("unknown client_id")
+                if account is None
+                else LoginRefused("wrong secret", str(account.account_id))
+            )
         if not account.usable(now):
-            raise Refused("suspended" if account.suspended else "expired", str(account.account_id))
+            raise LoginRefused("suspended" if account.suspended else "expired", str(account.account_id))
         return account
 
     def issue(self, account: Account) -> tuple[str, int]:
-        """An access token for the account, and how many seconds it lives."""
-        # 3. a token that ends with the account, and is not among those taken back in this very second
+        """An access token for the account, and its lifetime in seconds."""
+        # 3. let the token end with the account, and date it after the last revocation, which may be of this second
         now = self._clock.now()
         issued_s = max(int(now.timestamp()), (account.void_through or 0) + 1)
         lifetime_s = self.lifetime_s
         if account.expires_at is not None:
             lifetime_s = max(1, min(lifetime_s, int((account.expires_at - now).total_seconds())))
-        # 4. the signature, about 250 µs at 2048 bits: shorter than a hop to a thread and back is worth
+        # 4. sign: about 250 µs at 2048 bits, too short to be worth a thread
         token = self.sign(
             str(account.account_id),
             account.client_id,
@@ -112,6 +117,28 @@ class Issuer:
         async with self._database.alone() as conn:
             found = await find_accounts(conn, client_ids)
         return [found.get(client_id) for client_id in client_ids]
+
+
+class OwnToken:
+    """Admin's own access token for its calls to elements, signed here without an account. A token source for `Peers`."""
+
+    def __init__(self, issuer: Issuer, clock: Clock) -> None:
+        self._issuer, self._clock = issuer, clock
+        self._token = ""
+        self._renew_at_s = float("-inf")
+
+    async def __call__(self) -> str:
+        now_s, lifetime_s = self._clock.monotonic_s(), self._issuer.lifetime_s
+        if now_s >= self._renew_at_s:
+            issued_s = int(self._clock.unix_s())
+            self._token = self._issuer.sign(ISSUER, ISSUER, Role.SERVICE, OWN_PERMISSIONS, issued_s, lifetime_s)
+            self._renew_at_s = now_s + lifetime_s / 2
+        return self._token
+
+    def invalidate(self, token: str) -> None:
+        """An element has refused `token`, because the key that signed it was revoked."""
+        if token == self._token:
+            self._renew_at_s = float("-inf")
 
 
 def _base64url(raw: bytes) -> bytes:

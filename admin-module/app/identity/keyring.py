@@ -1,4 +1,4 @@
-"""The signing keys as this process has them in memory: what it signs with, what it verifies with, what it publishes."""
+"""The signing keys in memory: the key that signs, the keys that verify, and the published JWKS document."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from artstore.logs import get_logger
 from artstore.outage_log import OutageLog
 
 from ..audit.chain import Auditor
-from ..core.redis import keep_jwks, tell_of_keys
-from ..seal import Sealer
+from ..core.redis import announce_key_change, store_jwks
+from ..key_cipher import KeyCipher
 from .revocations import load_revocations, revoke_key
 from .rotation import KeyState, Plan, Schedule
 from .signing import Signer, StoredKey, jwks, load_keys, make_keys, rotate, summary, to_signer
@@ -37,19 +37,19 @@ class Keyring:
         self,
         database: Database,
         redis: Redis,
-        sealer: Sealer,
+        cipher: KeyCipher,
         auditor: Auditor,
         schedule: Schedule,
         bits: int,
         clock: Clock,
     ) -> None:
-        self._database, self._redis, self._sealer, self._auditor = database, redis, sealer, auditor
+        self._database, self._redis, self._cipher, self._auditor = database, redis, cipher, auditor
         self._schedule, self._bits, self._clock = schedule, bits, clock
-        self._uncopied = OutageLog(log, "signing keys not copied to redis")
+        self._copy_outage = OutageLog(log, "signing keys not copied to redis")
         self._keys: dict[str, StoredKey] = {}
         self._revoked = Revocations()
         self._signer: Signer | None = None
-        self._spares: list[RSAPrivateKey] = []
+        self._prepared_keys: list[RSAPrivateKey] = []
         self._loading = asyncio.Lock()
         self._loaded_s = float("-inf")
         self.jwks = jwks([], self._revoked)
@@ -65,7 +65,7 @@ class Keyring:
         return list(self._keys.values())
 
     async def find(self, kid: str) -> RSAPublicKey | None:
-        """An unknown kid may be of another admin's rotation: one reload, at most every REFETCH_EVERY_S."""
+        """An unknown kid may come from another admin's rotation, so it causes a reload, at most one per REFETCH_EVERY_S."""
         if kid not in self._keys:
             async with self._loading:
                 if kid not in self._keys and self._clock.monotonic_s() - self._loaded_s >= REFETCH_EVERY_S:
@@ -77,38 +77,38 @@ class Keyring:
         return key.public_key if key else None
 
     def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
-        return kid in self._keys and not self._revoked.void(kid, subject, issued_at_s)
+        return kid in self._keys and not self._revoked.covers(kid, subject, issued_at_s)
 
     async def check(self) -> None:
         """Raises while no token could be signed."""
         self.signer()
 
     async def keep(self) -> None:
-        """The periodic task: rotate what is due, load, publish."""
+        """The periodic task: rotate due keys, load, publish."""
         due = await self.rotate_due(force=False, by=None)
         await (self.refresh() if due.empty else self.changed())
 
     async def rotate_now(self, by: str) -> None:
-        """An operator's rotation; the tokens of the old key stay valid through its grace."""
+        """Rotate for an operator. Tokens of the old key stay valid for its grace period."""
         await self.rotate_due(force=True, by=by)
         await self.changed()
 
     async def revoke(self, kid: str, by: str) -> None:
-        """An emergency: the key's tokens are void at once, everywhere; the next key signs from now on. Raises NotFound."""
+        """Emergency: revoke the key's tokens at once on all services; the next key signs from now on. Raises NotFound."""
         await self.rotate_due(revoke=kid, by=by)
         await self.changed()
 
     async def changed(self) -> None:
-        """After a commit that changed keys or took something back: load it here, and tell everyone else."""
+        """After a commit that changed keys or revocations: load them here, and notify all other processes."""
         try:
             await self.refresh()
-            await tell_of_keys(self._redis)
+            await announce_key_change(self._redis)
         except (Unavailable, RedisError) as error:
-            # Committed it is: the periodic tasks of all admins and verifiers come to it a little later.
+            # The change is committed; the periodic tasks of all admins and verifiers will find it a little later.
             log.warning("change of signing keys not announced", error=str(error))
 
-    async def heard(self, _message: str) -> None:
-        """Another admin has changed something."""
+    async def on_keys_changed(self, _message: str) -> None:
+        """Another admin has changed keys or revocations."""
         await self.refresh()
 
     async def refresh(self) -> None:
@@ -117,23 +117,25 @@ class Keyring:
         await self._publish()
 
     async def rotate_due(self, *, force: bool = False, revoke: str | None = None, by: str | None) -> Plan:
-        """One transaction does it or, when it needs more new keys than are at hand, says how many and is tried again."""
+        """Rotate in one transaction. If it needs more new keys than are prepared, prepare them and try again."""
         while True:
             async with self._database.begin() as conn:
                 now = self._clock.now()
-                due = await rotate(conn, self._schedule, self._spares, self._sealer, now, force=force, revoke=revoke)
-                missing = len(due.create) - len(self._spares)
+                due = await rotate(
+                    conn, self._schedule, self._prepared_keys, self._cipher, now, force=force, revoke=revoke
+                )
+                missing = len(due.create) - len(self._prepared_keys)
                 if not due.empty and missing <= 0:
                     if revoke is not None:
                         await revoke_key(conn, revoke)
                     await self._auditor.record(conn, _rotated(due, by, revoke))
                     failpoint("admin.keys_rotated")
             if missing <= 0:
-                del self._spares[: len(due.create)]
+                del self._prepared_keys[: len(due.create)]
                 if not due.empty:
                     log.info("signing keys rotated", active=due.activate, removed=len(due.remove), forced=force)
                 return due
-            self._spares += await make_keys(missing, self._bits)
+            self._prepared_keys += await make_keys(missing, self._bits)
 
     async def _load(self) -> None:
         async with self._database.begin() as conn:
@@ -141,21 +143,21 @@ class Keyring:
         self._loaded_s = self._clock.monotonic_s()
         active = next((key for key in stored if key.state is KeyState.ACTIVE), None)
         if active is not None and (self._signer is None or self._signer.kid != active.kid):
-            self._signer = to_signer(active, self._sealer)
+            self._signer = to_signer(active, self._cipher)
         self._keys = {key.kid: key for key in stored}
         self._revoked = revoked
         self.jwks = jwks(stored, revoked)
 
     async def _publish(self) -> None:
-        """Redis holds a signed copy for verifiers that cannot reach admin. Redis away: the next round writes it."""
+        """Stores a signed copy in Redis for verifiers that cannot reach admin. The next round retries after a failure."""
         if self._signer is None:
             return
         try:
-            await keep_jwks(self._redis, sign_jwks(self.jwks, self._signer.kid, self._signer.private_key))
+            await store_jwks(self._redis, sign_jwks(self.jwks, self._signer.kid, self._signer.private_key))
         except RedisError as error:
-            self._uncopied.failed(str(error))
+            self._copy_outage.failed(str(error))
         else:
-            self._uncopied.passed()
+            self._copy_outage.passed()
 
 
 def _rotated(due: Plan, by: str | None, revoked: str | None) -> Event:

@@ -1,4 +1,4 @@
-"""What is taken back before its time, in the transaction of the change that takes it back. Published with the JWKS."""
+"""Revoked keys and tokens, written in the transaction of the change that revokes them. Published with the JWKS."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from artstore.auth.revocations import Revocations
 from .accounts import Account
 
 KEY_KEPT = timedelta(days=30)
-"""How long a revoked key is named: a verifier that was away for longer starts with fresh keys or has none."""
+"""How long a revoked key is listed. A verifier that was disconnected for longer has fetched the keys anew."""
 CLOCKS_DIFFER = timedelta(seconds=60)
-"""Of admin and the verifiers, at most."""
+"""Largest difference between the clocks of admin and the verifiers."""
 
-# One second later than the last time, if need be: a token issued since then in that same second is dated so (issue.py).
+# At least one second after the last time, because tokens issued in that same second are dated one second later (issue.py).
 _REVOKE = text(
     """INSERT INTO revocations (kind, name, void_through, forget_at)
     VALUES (:kind, :name, :void_through, now() + CAST(:kept AS interval))
@@ -34,8 +34,8 @@ _NOTE_MADE = text(
 _FORGET = text("DELETE FROM revocations WHERE forget_at <= least(now(), CAST(:now AS timestamptz))")
 
 
-def takes_back(before: Account, after: Account) -> bool:
-    """Whether tokens the account has got until now say more than it may do from now on."""
+def revokes_tokens(before: Account, after: Account) -> bool:
+    """Whether tokens issued before this change permit more than the account may do after it."""
     suspended = after.suspended and not before.suspended
     sooner = after.expires_at is not None and (before.expires_at is None or after.expires_at < before.expires_at)
     other = before.role is not after.role or not before.permissions <= after.permissions
@@ -43,13 +43,13 @@ def takes_back(before: Account, after: Account) -> bool:
 
 
 async def revoke_account(conn: AsyncConnection, account_id: UUID, now_s: float, token_lifetime_s: float) -> None:
-    """Voids every token the account has got until now."""
+    """Revokes every token issued to the account until now."""
     kept = timedelta(seconds=token_lifetime_s) + CLOCKS_DIFFER
     await conn.execute(_REVOKE, {"kind": "account", "name": str(account_id), "void_through": int(now_s), "kept": kept})
 
 
 async def revoke_key(conn: AsyncConnection, kid: str) -> None:
-    """Voids every token the key has signed."""
+    """Revokes every token that the key has signed."""
     await conn.execute(_REVOKE, {"kind": "key", "name": kid, "void_through": 0, "kept": KEY_KEPT})
 
 
@@ -60,15 +60,15 @@ async def load_revocations(conn: AsyncConnection) -> Revocations:
 
 
 async def forget_revocations(conn: AsyncConnection, now: datetime) -> None:
-    """Those whose tokens have all expired, by PostgreSQL's clock and ours: a wrong one makes no token valid again."""
+    """Delete revocations whose tokens have all expired by PostgreSQL's clock and ours: one wrong clock makes no token valid."""
     await conn.execute(_FORGET, {"now": now})
 
 
-async def known_as_made(conn: AsyncConnection) -> frozenset[str]:
-    """client_ids of first accounts that were made once: if one is gone, somebody has deleted it."""
+async def list_bootstrapped(conn: AsyncConnection) -> frozenset[str]:
+    """client_ids of first accounts that were created once. If one is missing, an operator has deleted it."""
     return frozenset((await conn.execute(_MADE)).scalars())
 
 
-async def note_as_made(conn: AsyncConnection, client_ids: Collection[str]) -> None:
+async def record_bootstrapped(conn: AsyncConnection, client_ids: Collection[str]) -> None:
     if client_ids:
         await conn.execute(_NOTE_MADE, {"client_ids": list(client_ids)})

@@ -12,16 +12,16 @@ class KeyState(enum.StrEnum):
     """`signing_keys.state` in the database."""
 
     NEXT = "next"
-    """Published, so that verifiers have it before it signs."""
+    """Published, so that verifiers know it before it signs."""
     ACTIVE = "active"
-    """Signs. Exactly one."""
+    """Signs. There is exactly one."""
     RETIRING = "retiring"
-    """Still verifies what it has signed."""
+    """Still verifies the tokens that it has signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyAge:
-    """`since`: when the key came into its state, by the database's clock."""
+    """`since`: when the key entered its state, by the database's clock."""
 
     kid: str
     state: KeyState
@@ -37,7 +37,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps of one transaction, in this order. `create` holds the states of keys to be made."""
+    """Steps of one transaction, in this order. `create` holds the states of the keys to create."""
 
     remove: tuple[str, ...] = ()
     retire: str | None = None
@@ -52,7 +52,7 @@ class Plan:
 def plan(
     keys: Sequence[KeyAge], now: datetime, schedule: Schedule, *, force: bool = False, revoke: str | None = None
 ) -> Plan:
-    """What is due at `now`. `force` rotates whatever the ages are; `revoke` takes that key away, without any grace."""
+    """The steps that are due at `now`. `force` rotates regardless of ages; `revoke` removes that key without grace."""
     if revoke is not None:
         rest = plan([key for key in keys if key.kid != revoke], now, schedule)
         return replace(rest, remove=(revoke, *rest.remove))

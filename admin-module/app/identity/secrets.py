@@ -11,11 +11,11 @@ from typing import Protocol
 
 SECRET_BYTES = 32
 MAX_SECRET_CHARS = 256
-"""Longer ones are refused before they are hashed."""
+"""Longer secrets are refused before they are hashed."""
 
 
 class HasSecret(Protocol):
-    """What is compared: the present hash, and the one before it while its grace lasts."""
+    """The hashes to compare with: the present one, and the previous one during its grace period."""
 
     @property
     def secret_hash(self) -> bytes: ...
@@ -26,16 +26,16 @@ class HasSecret(Protocol):
 
 
 def new_secret(random_bytes: Callable[[int], bytes]) -> str:
-    """256 bits as 43 characters that pass through URLs, forms and shells."""
+    """256 bits as 43 characters that need no quoting in URLs, forms and shells."""
     return base64.urlsafe_b64encode(random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
 
 
 class SecretHasher:
-    """HMAC-SHA256 under SECRET_HASH_KEY. A fast hash is right here: the secrets have 256 bits, nobody can guess them."""
+    """HMAC-SHA256 under SECRET_HASH_KEY. A fast hash is enough: secrets of 256 random bits cannot be guessed."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._nobody = bytes(hashlib.sha256().digest_size)
+        self._no_hash = bytes(hashlib.sha256().digest_size)
 
     def hash(self, secret: str) -> bytes:
         return hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
@@ -43,8 +43,8 @@ class SecretHasher:
     def matches(self, secret: str, owner: HasSecret | None, now: datetime) -> bool:
         """Whether `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known one."""
         given = self.hash(secret)
-        current = self._nobody if owner is None else owner.secret_hash
-        previous = (owner.previous_secret_hash if owner is not None else None) or self._nobody
+        current = self._no_hash if owner is None else owner.secret_hash
+        previous = (owner.previous_secret_hash if owner is not None else None) or self._no_hash
         until = owner.previous_secret_until if owner is not None else None
         is_current = hmac.compare_digest(given, current)
         is_previous = hmac.compare_digest(given, previous)

@@ -1,6 +1,7 @@
-"""Signing keys in PostgreSQL, their rotation by whichever admin comes first, and the JWKS all verifiers read.
+"""Signing keys in PostgreSQL, their rotation, and the JWKS document.
 
-Times are the database's, so that admins with different clocks agree. The private part leaves PostgreSQL only encrypted.
+Any admin may rotate; a lock lets one do it. Times are the database's, so that admins with different clocks agree. Private keys
+are stored only in encrypted form.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from artstore.auth.revocations import MEMBER, Revocations
 from artstore.contracts.tokens import ALGORITHM, TOKEN_TYPE
 from artstore.errors import NotFound
 
-from ..seal import Sealer
+from ..key_cipher import KeyCipher
 from .rotation import KeyAge, KeyState, Plan, Schedule, plan
 
 PUBLIC_EXPONENT = 65537
@@ -78,17 +79,17 @@ async def rotate(
     conn: AsyncConnection,
     schedule: Schedule,
     spares: list[RSAPrivateKey],
-    sealer: Sealer,
+    cipher: KeyCipher,
     ours: datetime,
     *,
     force: bool = False,
     revoke: str | None = None,
 ) -> Plan:
-    """Do what is due, in the caller's transaction; the plan says what was done.
+    """Carry out the due steps in the caller's transaction. Returns the plan that was carried out.
 
-    `spares` are new keys, made beforehand because that takes long; too few, and nothing is done but the plan returned.
-    `ours` is the time here: a key leaves its state when PostgreSQL's clock and ours say so, since a wrong one would drop keys
-    whose tokens are in use. `revoke` takes a key away at once, whatever its state. Raises NotFound.
+    `spares` are new keys, made beforehand because that takes long. With too few of them nothing is changed and the plan is
+    returned. `ours` is the local time: a key leaves its state only when PostgreSQL's clock and ours agree, because one wrong
+    clock would drop keys whose tokens are in use. `revoke` removes a key at once, whatever its state. Raises NotFound.
     """
     await conn.execute(_LOCK, {"lock": ROTATION_LOCK})
     now = min((await conn.execute(_NOW)).scalar_one(), ours)
@@ -105,34 +106,34 @@ async def rotate(
     if due.activate:
         await conn.execute(_MOVE, {"kid": due.activate, "state": KeyState.ACTIVE.value})
     for state, private_key in zip(due.create, spares, strict=False):
-        await conn.execute(_INSERT, _new_row(state, private_key, sealer))
+        await conn.execute(_INSERT, _new_row(state, private_key, cipher))
     return due
 
 
 async def make_keys(count: int, bits: int) -> list[RSAPrivateKey]:
-    """In a thread: one takes some 100 ms at 2048 bits."""
+    """In a thread, because one key takes some 100 ms at 2048 bits."""
     return [
         await asyncio.to_thread(rsa.generate_private_key, public_exponent=PUBLIC_EXPONENT, key_size=bits)
         for _ in range(count)
     ]
 
 
-def to_signer(key: StoredKey, sealer: Sealer) -> Signer:
+def to_signer(key: StoredKey, cipher: KeyCipher) -> Signer:
     """Raises ValueError when it cannot be decrypted."""
-    private_key = load_der_private_key(sealer.open(key.kid, key.private_sealed), password=None)
+    private_key = load_der_private_key(cipher.decrypt(key.kid, key.private_sealed), password=None)
     if not isinstance(private_key, RSAPrivateKey):
-        raise ValueError(f"the signing key {key.kid} is not an RSA key")
+        raise ValueError(f"the signing key {key.kid} must be an RSA key")
     header = orjson.dumps({"alg": ALGORITHM, "kid": key.kid, "typ": TOKEN_TYPE})
     return Signer(key.kid, private_key, base64url(header).encode())
 
 
 def jwks(keys: Iterable[StoredKey], revoked: Revocations) -> bytes:
-    """RFC 7517: every key that signs, has signed or will sign; and what was taken back (auth/revocations.py)."""
+    """RFC 7517: the keys that sign, have signed or will sign; and the revocations (auth/revocations.py)."""
     return orjson.dumps({"keys": [to_jwk(key.kid, key.public_key) for key in keys], MEMBER: revoked.members()})
 
 
 def summary(due: Plan) -> dict[str, Any]:
-    """What a rotation did, for the audit log."""
+    """The plan as metadata for the audit log."""
     return {
         "removed": list(due.remove),
         "retiring": due.retire,
@@ -141,7 +142,7 @@ def summary(due: Plan) -> dict[str, Any]:
     }
 
 
-def _new_row(state: KeyState, private_key: RSAPrivateKey, sealer: Sealer) -> dict[str, Any]:
+def _new_row(state: KeyState, private_key: RSAPrivateKey, cipher: KeyCipher) -> dict[str, Any]:
     public_key = private_key.public_key()
     kid = thumbprint(public_key)
     private_der = private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
@@ -149,12 +150,12 @@ def _new_row(state: KeyState, private_key: RSAPrivateKey, sealer: Sealer) -> dic
         "kid": kid,
         "state": state.value,
         "public_key": public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-        "private_sealed": sealer.seal(kid, private_der),
+        "private_sealed": cipher.encrypt(kid, private_der),
     }
 
 
 def _public(der: bytes) -> RSAPublicKey:
     public_key = load_der_public_key(der)
     if not isinstance(public_key, RSAPublicKey):
-        raise ValueError("a signing key is not an RSA key")
+        raise ValueError("a signing key must be an RSA key")
     return public_key

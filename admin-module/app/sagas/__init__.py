@@ -1,1 +1,1 @@
-"""Distributed transactions: what has begun is committed or undone, and never forgotten."""
+"""Distributed transactions: every saga that has begun ends committed, undone or refused."""

@@ -1,9 +1,11 @@
-"""Claiming what is due: one short durable transaction that also says when it is due again, should the claimer die.
+"""Claims due sagas in one short durable transaction, which also sets when each is due again in case the claimer dies.
 
-A queued change is claimed only when none of the same file (of the same element, for a mode) was queued before it and is not
-done: so changes keep their order and never two of one file run at once. Nothing is claimed for an element whose breaker is
-open here: it stays due, and goes on the moment the breaker has healed. No lease expires before its element has reconciled
-with this catalog (docs/decisions/0008), and a saga from before the catalog's generation stays `begun` when claimed.
+- A queued change is claimed only when no earlier change of the same file (for a mode: of the same element) is still queued.
+  Changes therefore keep their order, and two changes of one file never run at the same time.
+- Sagas of an element whose circuit breaker is open here stay due and continue when the breaker has closed.
+- A lease expires only after its element has reconciled with this catalog (docs/decisions/0008). A saga older than the catalog's
+  generation stays `begun` when claimed.
+- After an outage of all admins or of PostgreSQL, or a step of its clock, leases start anew, because nobody could renew them.
 """
 
 from __future__ import annotations
@@ -17,19 +19,27 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
+from artstore.logs import get_logger
 
 from ..elements.generations import Current
 from .saga import SagaEvent, SagaState, accepting
 
-CLAIM_AT_ONCE = 64
+CLAIM_BATCH = 64
 CALLS_OF_A_CLAIM = 3
-"""A claim lasts as long as so many calls to an element: then whoever holds it is taken for dead."""
+"""A claim lasts as long as this many calls to an element; after that its holder is presumed dead."""
 RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 300.0
-"""The wait doubles with each failed attempt up to this; an element that reports is served at once (`wake`)."""
+"""The wait doubles with each failed attempt up to this. A report of the element makes its sagas due at once (`make_due`)."""
 STARTS_FOR_S = 10.0
-"""An element reports before it listens: one that has just reported and does not answer is asked again after the first wait."""
+"""An element reports before it listens. One that has reported this recently is asked again after the first wait."""
 MAX_ERROR_CHARS = 300
+
+MARK_AFTER_LEASES = 0.1
+"""In leases: a running admin records a timestamp after this long."""
+OUTAGE_AFTER_LEASES = 0.25
+"""In leases: an older timestamp shows an outage. Longer than MARK_AFTER_LEASES by the time of a slow round."""
+
+log = get_logger("admin.sagas")
 
 _OLD = """(begun_at < :generation_started_at
     OR sagas.saga_id < CAST(:first_saga_id AS uuid) AND substr(sagas.saga_id::text, 15, 1) = '7')"""
@@ -67,54 +77,82 @@ _HELD = text(
     """SELECT saga_id FROM sagas
     WHERE saga_id = CAST(:saga_id AS uuid) AND attempts = :attempts AND due_at IS NOT NULL"""
 )
-_WAKE = text(
+_MAKE_DUE = text(
     """WITH waiting AS (
         SELECT saga_id FROM sagas WHERE due_at > now() AND state <> 'begun'
         AND (storage_element_id = :element_id OR :element_id = ANY(abandoned)) ORDER BY saga_id FOR UPDATE)
     UPDATE sagas SET due_at = now() FROM waiting WHERE sagas.saga_id = waiting.saga_id"""
 )
 
+_MARKED = text("""SELECT extract(epoch FROM clock_timestamp() - attended_at)::float8 AS age_s FROM registry""")
+_MARK = text(
+    """WITH before AS (SELECT attended_at FROM registry FOR UPDATE)
+    UPDATE registry SET attended_at = clock_timestamp() FROM before
+    RETURNING extract(epoch FROM registry.attended_at - before.attended_at)::float8 AS age_s"""
+)
+_EXTEND = text(
+    """WITH held AS (
+        SELECT saga_id FROM sagas WHERE state = 'begun' AND due_at < now() + make_interval(secs => :lease_s)
+        ORDER BY saga_id FOR UPDATE)
+    UPDATE sagas SET due_at = now() + make_interval(secs => :lease_s) FROM held WHERE sagas.saga_id = held.saga_id"""
+)
+
 
 class ClaimLost(Exception):
-    """Somebody else has claimed the saga since: this process was taken for dead. Never leaves this folder."""
+    """Another admin has claimed the saga since, because this process was presumed dead. Never leaves this folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """`attempts` is the claim's number: who closes a saga says it, and one whose claim has passed on closes nothing."""
+class ClaimedSaga:
+    """`attempts` is the claim's number. Closing a saga requires it, so that a claim that was lost closes nothing."""
 
     saga_id: str
     kind: SagaKind
     state: SagaState
     file_id: str | None
-    """None: of the whole element."""
+    """None for a change of the whole element."""
     storage_element_id: str
     abandoned: tuple[str, ...]
-    """The elements that an upload left for another one, in the order they were tried."""
+    """The elements that an upload tried before the present one, in that order."""
     owner: str
     wanted: dict[str, Any]
     attempts: int
     generation: int
-    """Of the catalog that it was claimed in."""
+    """The catalog's generation at the time of the claim."""
     old: bool
-    """It began before the catalog's generation: what became of it may be missing in the catalog."""
+    """The saga began before the catalog's generation, so the catalog may lack its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """What may be claimed now. `resting`: elements that a call would not reach. `reconciled`: see docs/decisions/0008."""
+class ClaimScope:
+    """Limits of what may be claimed now. `resting`: elements with an open breaker. `reconciled`: see docs/decisions/0008."""
 
     current: Current
     reconciled: Sequence[str]
     resting: Sequence[str]
 
 
+async def extend_after_outage(conn: AsyncConnection, lease_s: float) -> None:
+    """Records that an admin is running, and extends all leases when none was running for a while.
+
+    Called in the transaction that claims due sagas, so that nothing expires before. Locks the registry, then sagas."""
+    age_s = (await conn.execute(_MARKED)).scalar_one()
+    if age_s is not None and 0 <= age_s < lease_s * MARK_AFTER_LEASES:
+        return
+    age_s = (await conn.execute(_MARK)).scalar_one()
+    if age_s is not None and 0 <= age_s < lease_s * OUTAGE_AFTER_LEASES:
+        return
+    extended = (await conn.execute(_EXTEND, {"lease_s": lease_s})).rowcount
+    if extended:
+        log.warning("leases of running uploads restarted after an outage", uploads=extended, outage_s=age_s)
+
+
 async def claim_due(
-    conn: AsyncConnection, claims: Claims, call_timeout_s: float
-) -> tuple[list[Claimed], dict[str, str]]:
-    """What is due, and the URLs of the elements concerned that are not away."""
+    conn: AsyncConnection, claims: ClaimScope, call_timeout_s: float
+) -> tuple[list[ClaimedSaga], dict[str, str]]:
+    """The due sagas, and the URLs of their elements that are online."""
     values = {
-        "claims": CLAIM_AT_ONCE,
+        "claims": CLAIM_BATCH,
         "expiring": accepting(SagaEvent.LEASE_EXPIRED, SagaState.COMPENSATING),
         "resting": list(claims.resting),
         "reconciled": list(claims.reconciled),
@@ -123,7 +161,7 @@ async def claim_due(
         "claim_s": CALLS_OF_A_CLAIM * call_timeout_s,
     }
     claimed = [
-        Claimed(
+        ClaimedSaga(
             row.saga_id,
             SagaKind(row.kind),
             SagaState(row.state),
@@ -145,17 +183,17 @@ async def claim_due(
     return claimed, {row.element_id: row.url for row in rows}
 
 
-async def require_held(database: Database, saga: Claimed) -> None:
-    """Raises ClaimLost. Asked between a look at the file and the change of the revision seen: as long as the claim was held
-    then, whatever others do after it moves the file on, and the change meets another revision."""
+async def require_held(database: Database, saga: ClaimedSaga) -> None:
+    """Raises ClaimLost. Called between the read of a file and the conditional change: if the claim was held at that point, any
+    later change by others raises the revision, and ours is refused."""
     async with database.alone() as conn:
         found = await conn.execute(_HELD, {"saga_id": saga.saga_id, "attempts": saga.attempts})
         if found.first() is None:
             raise ClaimLost
 
 
-async def note_failure(database: Database, saga: Claimed, why: str) -> None:
-    """It is due again after its backoff, unless somebody else has claimed it since."""
+async def note_failure(database: Database, saga: ClaimedSaga, why: str) -> None:
+    """The saga is due again after its backoff, unless another admin has claimed it since."""
     values = {
         "saga_id": saga.saga_id,
         "attempts": saga.attempts,
@@ -168,6 +206,6 @@ async def note_failure(database: Database, saga: Claimed, why: str) -> None:
         await conn.execute(_FAILED, values)
 
 
-async def wake(conn: AsyncConnection, element_id: str) -> None:
-    """The element has reported: what waits for it is due now."""
-    await conn.execute(_WAKE, {"element_id": element_id})
+async def make_due(conn: AsyncConnection, element_id: str) -> None:
+    """Makes all sagas that wait for this element due now, because it has just reported."""
+    await conn.execute(_MAKE_DUE, {"element_id": element_id})

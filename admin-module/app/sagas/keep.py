@@ -1,7 +1,7 @@
-"""Keeping an upload that the catalog cannot judge: the element is asked for the file, and what it holds becomes available.
+"""Uploads whose outcome the catalog has lost: admin asks the element for the file, and a file that exists becomes available.
 
-For sagas that began before the catalog's generation (they may have been committed in the history that was lost), and for those
-whose file the element holds as acknowledged.
+Applies to sagas that began before the catalog's present generation, because the lost history may have committed them, and to
+sagas whose file the element holds as acknowledged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from artstore.logs import get_logger
 from artstore.peers.client import Peer
 
 from ..audit.chain import SERVICE, Auditor
-from .claim import Claimed
-from .keyed import keep_answers
+from .claim import ClaimedSaga
+from .idempotency import keep_answers
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
 log = get_logger("admin.sagas")
@@ -46,11 +46,11 @@ class Keeper:
     def __init__(self, database: Database, auditor: Auditor, call_timeout_s: float) -> None:
         self._database, self._auditor, self._call_timeout_s = database, auditor, call_timeout_s
 
-    async def settle(self, saga: Claimed, peer: Peer, reason: str) -> bool:
-        """Whether the file is there and kept. Raises what the element raises; then nothing has changed.
+    async def keep_or_expire(self, saga: ClaimedSaga, peer: Peer, reason: str) -> bool:
+        """Keep the file if the element has it. Returns whether it has. Raises the element's error; then nothing has changed.
 
-        Without a file a saga that is still `begun` becomes `compensating`: first durably, so that no commit can follow once
-        the element is asked to take back what may still arrive.
+        If the file does not exist, a saga that is still `begun` becomes `compensating`. That is durable before the element is
+        asked to remove late data, so that no commit can follow.
         """
         attributes = await self._find(saga, peer)
         failpoint("admin.kept_file_seen")
@@ -62,7 +62,7 @@ class Keeper:
                 await conn.execute(_EXPIRE, values)
         return attributes is not None
 
-    async def _find(self, saga: Claimed, peer: Peer) -> Attributes | None:
+    async def _find(self, saga: ClaimedSaga, peer: Peer) -> Attributes | None:
         try:
             answer = await peer.call("GET", f"/api/files/{saga.file_id}", timeout_s=self._call_timeout_s)
         except (NotFound, Quarantined):
@@ -70,14 +70,14 @@ class Keeper:
         try:
             return decode(answer.body)
         except ValueError as error:
-            raise BadGateway(f"{peer.name}'s attributes cannot be read: {error}") from error
+            raise BadGateway(f"{peer.name}'s attributes cannot be decoded: {error}") from error
 
-    async def _keep(self, saga: Claimed, attributes: Attributes, reason: str) -> None:
-        """One transaction. A crash before it: the saga is claimed again, and the element asked again."""
+    async def _keep(self, saga: ClaimedSaga, attributes: Attributes, reason: str) -> None:
+        """One transaction. After a crash before its commit, the saga is claimed again and the element asked again."""
         async with self._database.begin() as conn:
             closed = await conn.execute(_CLOSE, {**_values(saga, SagaEvent.KEEP), "reason": reason})
             if closed.first() is None:
-                return  # committed meanwhile, or claimed by another admin
+                return  # committed in the meantime, or claimed by another admin
             await note(conn, [Entry(attributes, "put")])
             await keep_answers(conn, {saga.saga_id: uploaded(attributes.file_id, encode(attributes))})
             metadata = {
@@ -90,7 +90,7 @@ class Keeper:
         log.warning("upload kept", saga_id=saga.saga_id, file_id=saga.file_id, reason=reason)
 
 
-def _values(saga: Claimed, event: SagaEvent) -> dict[str, Any]:
+def _values(saga: ClaimedSaga, event: SagaEvent) -> dict[str, Any]:
     return {
         "saga_id": saga.saga_id,
         "state": saga.state.value,

@@ -1,7 +1,7 @@
-"""Remembering a change whose element is away. Durable when it returns, and idempotent by saga id.
+"""Queues a change whose element is away. Durable after the caller's commit, and idempotent by saga id.
 
-Changes of one file, and mode changes of one element, are made in the order of `begun_at`. A lock makes it grow from one to
-the next, so that the order also outlives a database clock that was set back.
+Changes of one file, and mode changes of one element, are applied in the order of `begun_at`. Under a lock each gets a later
+`begun_at` than the one before, so that the order survives a database clock that was set back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from artstore.catalog.sagas import COLUMNS, saga_view
 from artstore.contracts.sagas import SagaKind
 from artstore.errors import Conflict
 
-from .look import load_saga
+from .query import load_saga
 from .saga import SagaEvent, SagaState, advance
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:subject, 0))")
@@ -35,8 +35,8 @@ _LAST_MODE = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """`file_id` None: of the whole element. `wanted` is {"changes", "if_revisions"} of a file, {"mode"} of an element."""
+class ChangeRequest:
+    """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, or {"mode"} for an element."""
 
     saga_id: str
     kind: SagaKind
@@ -47,30 +47,33 @@ class Wish:
 
 
 async def lock_queue(conn: AsyncConnection, subject: str) -> None:
-    """To the end of the transaction nothing else is queued for this file or, as to its mode, this element."""
+    """Until the end of the transaction nothing else is queued for this file or this element's mode."""
     await conn.execute(_LOCK, {"subject": subject})
 
 
 async def find_last_queued(conn: AsyncConnection, element_id: str) -> dict[str, Any] | None:
-    """The mode change of the element that is made last of those that wait."""
+    """The last of the queued mode changes of the element."""
     row = (await conn.execute(_LAST_MODE, {"element_id": element_id})).mappings().first()
     return None if row is None else saga_view(row)
 
 
-async def queue_change(conn: AsyncConnection, wish: Wish) -> dict[str, Any]:
-    """The saga as it is now. Raises Conflict when the id is of another saga."""
-    await lock_queue(conn, wish.file_id or wish.storage_element_id)
+async def queue_change(conn: AsyncConnection, change: ChangeRequest) -> dict[str, Any]:
+    """The saga as it is now. Raises Conflict when the id belongs to a different change."""
+    await lock_queue(conn, change.file_id or change.storage_element_id)
     values = {
-        "saga_id": wish.saga_id,
-        "kind": wish.kind.value,
-        "file_id": wish.file_id,
-        "element_id": wish.storage_element_id,
-        "owner": wish.owner,
-        "wanted": orjson.dumps(wish.wanted).decode(),
+        "saga_id": change.saga_id,
+        "kind": change.kind.value,
+        "file_id": change.file_id,
+        "element_id": change.storage_element_id,
+        "owner": change.owner,
+        "wanted": orjson.dumps(change.wanted).decode(),
     }
-    await conn.execute(_QUEUE_OF_FILE if wish.file_id is not None else _QUEUE_OF_ELEMENT, values)
-    saga = await load_saga(conn, UUID(wish.saga_id))
+    await conn.execute(_QUEUE_OF_FILE if change.file_id is not None else _QUEUE_OF_ELEMENT, values)
+    saga = await load_saga(conn, UUID(change.saga_id))
     known = (saga["kind"], saga["file_id"], saga["owner"])
-    if known != (wish.kind, wish.file_id, wish.owner) or advance(SagaState(saga["state"]), SagaEvent.QUEUE) is None:
+    if (
+        known != (change.kind, change.file_id, change.owner)
+        or advance(SagaState(saga["state"]), SagaEvent.QUEUE) is None
+    ):
         raise Conflict("the saga is for another change, or already closed", state=saga["state"])
     return saga

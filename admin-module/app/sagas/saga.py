@@ -14,49 +14,49 @@ class SagaState(enum.StrEnum):
     BEGUN = "begun"
     """The ingester holds a lease and is transferring; nothing of the file is visible yet."""
     COMMITTED = "committed"
-    """The file is in the catalog for all to see; the change is made. Final."""
+    """The file is in the catalog and visible, or the change is applied. Final."""
     COMPENSATING = "compensating"
-    """The file is being taken off its element, again and again until the element says it is gone."""
+    """The file is being removed from its elements. Retried until they confirm the removal."""
     COMPENSATED = "compensated"
-    """Nothing is left of the upload. Final: a late commit is refused."""
+    """The upload left nothing behind. Final: a late commit is refused."""
     QUEUED = "queued"
-    """A change whose element was away: it is asked again and again until it has made or refused it."""
+    """A change whose element was away. Retried until the element applies or refuses it."""
     REFUSED = "refused"
-    """The element was back and refused the change; `problem` says why. Final: nothing was changed."""
+    """The element refused the change; `problem` has the reason. Final: nothing was changed."""
 
 
 class SagaEvent(enum.StrEnum):
     BEGIN = "begin"
     """The ingester begins, or renews its lease."""
     COMMIT = "commit"
-    """The ingester has the element's word that the file is on disk."""
+    """The element has confirmed to the ingester that the file is on disk."""
     ABORT = "abort"
-    """The ingester gives up."""
+    """The ingester gives the upload up."""
     LEASE_EXPIRED = "lease_expired"
-    """Neither renewal nor commit came in time: the ingester is taken for dead."""
+    """Neither renewal nor commit came in time, so the ingester is presumed dead."""
     FOUND = "found"
-    """The catalog has a pending file of a saga that nobody holds: a put that came late, or a begin that was lost."""
+    """The catalog has a pending file without a live saga: a late put, or a begin that was lost."""
     RECALLED = "recalled"
-    """The catalog has a pending file of a saga that it does not know and that began before its generation."""
+    """The catalog has a pending file of an unknown saga that began before its generation."""
     KEEP = "keep"
-    """The element holds the file, and the catalog cannot tell that the upload was never acknowledged."""
+    """The element holds the file, and the upload may have been acknowledged."""
     UNDONE = "undone"
-    """The element has answered that nothing of this saga is left."""
+    """The element has confirmed that nothing of this saga is left."""
     QUEUE = "queue"
-    """The ingester, or admin for a mode, could not make the change now and wants it remembered."""
+    """The ingester (for a mode: admin) could not apply the change now and queues it."""
     DONE = "done"
-    """The element has made the change, now or at a try whose answer was lost."""
+    """The element has applied the change, now or in an attempt whose answer was lost."""
     REFUSE = "refuse"
-    """The element will not make the change, however often it is asked."""
+    """The element has refused the change for good."""
 
 
 TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
     (None, SagaEvent.BEGIN): SagaState.BEGUN,
-    # The begin was lost in a database crash: commit carries all it needs.
+    # The begin was lost in a database crash; a commit carries the whole record.
     (None, SagaEvent.COMMIT): SagaState.COMMITTED,
     (None, SagaEvent.ABORT): SagaState.COMPENSATING,
     (None, SagaEvent.FOUND): SagaState.COMPENSATING,
-    # As begun: the element is asked whether it has the file.
+    # Treated as begun, so that the element is asked whether it has the file.
     (None, SagaEvent.RECALLED): SagaState.BEGUN,
     (SagaState.BEGUN, SagaEvent.BEGIN): SagaState.BEGUN,
     (SagaState.BEGUN, SagaEvent.COMMIT): SagaState.COMMITTED,
@@ -73,16 +73,14 @@ TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
     (SagaState.COMPENSATED, SagaEvent.UNDONE): SagaState.COMPENSATED,
     (SagaState.COMPENSATED, SagaEvent.FOUND): SagaState.COMPENSATING,
     (None, SagaEvent.QUEUE): SagaState.QUEUED,
-    # The same request again, whose answer was lost: it is answered with what has become of it.
+    # A repeated request whose answer was lost gets the saga's present state.
     (SagaState.QUEUED, SagaEvent.QUEUE): SagaState.QUEUED,
     (SagaState.COMMITTED, SagaEvent.QUEUE): SagaState.COMMITTED,
     (SagaState.REFUSED, SagaEvent.QUEUE): SagaState.REFUSED,
     (SagaState.QUEUED, SagaEvent.DONE): SagaState.COMMITTED,
     (SagaState.QUEUED, SagaEvent.REFUSE): SagaState.REFUSED,
 }
-"""(state before, event) → state after. None: admin has never heard of the saga. What is absent is refused."""
-
-FINAL = frozenset({SagaState.COMMITTED, SagaState.COMPENSATED, SagaState.REFUSED})
+"""(state before, event) → state after. None: the saga is unknown. Combinations that are not listed are refused."""
 
 
 def advance(state: SagaState | None, event: SagaEvent) -> SagaState | None:
@@ -93,13 +91,3 @@ def advance(state: SagaState | None, event: SagaEvent) -> SagaState | None:
 def accepting(event: SagaEvent, into: SagaState) -> list[str]:
     """The states from which `event` leads to `into`, for the WHERE of the statement that does it."""
     return [state.value for (state, what), after in TRANSITIONS.items() if state and what is event and after is into]
-
-
-def diagram() -> str:
-    """The table as a Mermaid state diagram, for the documents."""
-    lines = ["stateDiagram-v2"]
-    for (before, event), after in TRANSITIONS.items():
-        if before is not after:
-            lines.append(f"    {before.value if before else '[*]'} --> {after.value}: {event.value}")
-    lines += [f"    {state.value} --> [*]" for state in SagaState if state in FINAL]
-    return "\n".join(lines) + "\n"

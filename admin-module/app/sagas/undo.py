@@ -1,7 +1,6 @@
-"""Undoing an upload: its elements are asked to remove what its saga put, then the saga is closed and its row forgotten.
+"""Undoes an upload: its elements remove what the saga has put, then one transaction closes the saga and deletes its catalog row.
 
-The steps of an upload are taken back in reverse: the element tried last is asked first (it removes attr.json, then the
-bytes), then the ones before it, then the catalog row goes, in the transaction that closes the saga.
+Undo runs in reverse order. The element tried last is asked first (it removes attr.json, then the data), then the earlier ones.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from artstore.errors import ArtStoreError, Conflict, Unavailable
 from artstore.failpoints import failpoint
 from artstore.peers.session import Peers
 
-from .claim import Claimed
+from .claim import ClaimedSaga
 from .saga import SagaState
 
 _CLOSE = text(
@@ -29,28 +28,31 @@ _CLOSE = text(
 
 
 class HeldAsConfirmed(Conflict):
-    """The element does not hold the file as this saga's uncommitted one: it removes nothing on the catalog's word."""
+    """The element holds the file as acknowledged, so it refuses to remove it for this saga."""
 
     def __init__(self, element_id: str, refusal: Conflict) -> None:
         super().__init__(f"{element_id}: {refusal.detail}", **refusal.fields)
         self.element_id = element_id
 
 
-def elements_to_ask(saga: Claimed) -> tuple[str, ...]:
-    """Where something of the upload may lie, last tried first; of a committed one only what was given up for another."""
+def elements_to_ask(saga: ClaimedSaga) -> tuple[str, ...]:
+    """The elements that may hold data of the upload, last tried first. For a committed upload only the abandoned ones."""
     used = () if saga.state is SagaState.COMMITTED else (saga.storage_element_id,)
     return (*used, *reversed(saga.abandoned))
 
 
-async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[str, str], call_timeout_s: float) -> None:
-    """Raises the last error of an element after all have been asked: one that is away does not hold up the others.
-    HeldAsConfirmed when the element that holds the file keeps it. `urls`: of the elements that may be asked."""
+async def undo(
+    database: Database, peers: Peers, saga: ClaimedSaga, urls: Mapping[str, str], call_timeout_s: float
+) -> None:
+    """Raises the last error after all elements have been asked, so that one unavailable element does not block the others.
+
+    Raises HeldAsConfirmed when the file's present element keeps it. `urls`: the elements that may be asked."""
     failed: ArtStoreError | None = None
     for element_id in elements_to_ask(saga):
         try:
             await _remove(peers, saga, element_id, urls, call_timeout_s)
         except HeldAsConfirmed as error:
-            # Of an element that was left for another one it is only a leftover, which stays for a person.
+            # On an abandoned element it is only a leftover, which an operator has to remove.
             if saga.state is SagaState.COMPENSATING and element_id == saga.storage_element_id:
                 failed = error
         except ArtStoreError as error:
@@ -61,13 +63,15 @@ async def undo(database: Database, peers: Peers, saga: Claimed, urls: Mapping[st
     values = {"saga_id": saga.saga_id, "state": saga.state.value, "attempts": saga.attempts}
     async with database.begin() as conn:
         closed = (await conn.execute(_CLOSE, values)).first()
-        # Not closed: another admin has claimed it since and does the rest. A committed saga's row is another element's.
+        # Not closed: another admin has claimed the saga since. A committed saga's row belongs to its present element.
         if closed is not None and saga.state is SagaState.COMPENSATING:
             await forget(conn, _gone(saga))
 
 
-async def _remove(peers: Peers, saga: Claimed, element_id: str, urls: Mapping[str, str], call_timeout_s: float) -> None:
-    """The element removes the file if this saga put it there; it answers the same when nothing is there."""
+async def _remove(
+    peers: Peers, saga: ClaimedSaga, element_id: str, urls: Mapping[str, str], call_timeout_s: float
+) -> None:
+    """The element removes the file if this saga has put it there. It answers the same when there is no file."""
     if element_id not in urls:
         raise Unavailable(f"{element_id} is unavailable, or has not reconciled with this catalog yet", away=element_id)
     peer = peers.to(element_id, urls[element_id])
@@ -80,7 +84,7 @@ async def _remove(peers: Peers, saga: Claimed, element_id: str, urls: Mapping[st
         raise
 
 
-def _gone(saga: Claimed) -> Sequence[FileChanged]:
+def _gone(saga: ClaimedSaga) -> Sequence[FileChanged]:
     return [
         FileChanged(file_id=str(saga.file_id), revision=1, change="delete", storage_element_id=element_id)
         for element_id in elements_to_ask(saga)

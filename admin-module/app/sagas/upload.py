@@ -1,7 +1,7 @@
-"""The hot path of sagas: begin, commit and abort of uploads, in groups; one transaction for all that wait together.
+"""The hot path of sagas: begin, commit and abort of uploads. Concurrent requests share one transaction.
 
-A row's lock decides every race: of a commit and the expiry of its lease, whichever has the row first wins, and the other
-then sees the state it left and is refused. Rows are taken in the order of their ids, so that groups never deadlock.
+The row lock decides every race. When a commit meets the expiry of its lease, the first to lock the row wins; the other then sees
+the new state and is refused. Rows are locked in the order of their ids, so that transactions never deadlock.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
 
-from .keyed import hold_keys, keep_answers
+from .idempotency import hold_keys, keep_answers
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting, advance
 
-REQUESTS_AT_ONCE = 16
-"""Requests that share one transaction; each brings up to MAX_GROUP sagas."""
+MAX_BATCH_REQUESTS = 16
+"""Requests that share one transaction; each holds up to MAX_GROUP sagas."""
 
 _GIVEN = """unnest(CAST(:saga_ids AS uuid[]), CAST(:file_ids AS uuid[]), CAST(:elements AS text[]),
     CAST(:owners AS text[])) AS given(saga_id, file_id, element, owner)"""
 
-# The element that the ingester has left for another one may still hold bytes, or get them: they are undone later.
+# The element that the ingester has abandoned may still hold or receive data, which is removed later.
 _ABANDONED = """array_remove(
     CASE WHEN kept.storage_element_id = excluded.storage_element_id THEN kept.abandoned
          ELSE array_append(array_remove(kept.abandoned, kept.storage_element_id), kept.storage_element_id) END,
@@ -50,7 +50,7 @@ _BEGIN = text(
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
     RETURNING saga_id::text"""
 )
-# A saga that began before :oldest may have been undone and purged since: it is committed only while its row exists.
+# A saga that began before :oldest may have been undone and purged since, so it is committed only while its row exists.
 _COMMIT = text(
     f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
     SELECT saga_id, 'upload', 'committed', file_id, element, owner FROM {_GIVEN}
@@ -77,7 +77,7 @@ _STATES = text(
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`keyed`: only while a row of idempotency_keys names this saga, and with its answer."""
+    """`keyed`: commit only while a row of idempotency_keys names this saga, and store the answer there."""
 
     saga_id: str
     attributes: Attributes
@@ -91,24 +91,24 @@ class Abort:
 
 
 class UploadSagas:
-    """One per process. `undo` is called when an abort has made work for the resume task."""
+    """One per process. `undo` is called when an abort has made work for the saga worker."""
 
     def __init__(self, database: Database, clock: Clock, lease_s: float, undo: Callable[[], None]) -> None:
         self._database, self._clock, self._undo = database, clock, undo
         self._lease_s = lease_s
-        self._begins: Group[list[UploadSaga], list[SagaResult]] = Group(self._begin, max_items=REQUESTS_AT_ONCE)
-        self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=REQUESTS_AT_ONCE)
+        self._begins: Group[list[UploadSaga], list[SagaResult]] = Group(self._begin, max_items=MAX_BATCH_REQUESTS)
+        self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=MAX_BATCH_REQUESTS)
 
     async def begin(self, sagas: list[UploadSaga]) -> list[SagaResult]:
-        """Begins, or renews the leases. Not durable at once: a commit carries all it needs. Raises DatabaseAway."""
+        """Begin, or renew the leases. Not durable at once, because a commit carries the whole record. Raises DatabaseAway."""
         return await self._begins.add(sagas)
 
     async def commit(self, commits: list[Commit]) -> list[SagaResult]:
-        """Durable when it returns: the files are in the catalog, the events in the outbox. Raises DatabaseAway."""
+        """Durable on return: the files are in the catalog and the events in the outbox. Raises DatabaseAway."""
         return await self._commits.add(commits)
 
     async def abort(self, abort: Abort) -> list[SagaResult]:
-        """Durable when it returns, so that no commit can follow; the compensation goes on by itself."""
+        """Durable on return, so that no commit can follow. The saga worker does the compensation."""
         sagas = {saga.saga_id: saga for saga in abort.sagas}
         async with self._database.begin() as conn:
             values = {**_columns(sagas.values()), "reason": abort.reason}
@@ -140,22 +140,22 @@ class UploadSagas:
     async def _commit(self, requests: list[list[Commit]]) -> Sequence[list[SagaResult]]:
         commits = {commit.saga_id: commit for request in requests for commit in request}
         async with self._database.begin() as conn:
-            # 1. an upload under a key that was taken over is not committed; the rows of the others stay locked to the end
+            # 1. lock the idempotency keys; an upload whose key was taken over is not committed
             keyed = {commit.saga_id for commit in commits.values() if commit.keyed}
             lost = keyed - await hold_keys(conn, keyed)
-            # 2. the sagas that may still be committed become so; their rows too stay locked
+            # 2. commit the sagas that may still be committed; their rows stay locked too
             given = [commit for commit in commits.values() if commit.saga_id not in lost]
             oldest = first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S)
             values = {**_columns(_as_saga(commit) for commit in given), "oldest": str(oldest)}
             done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
-            # 3. their files become available, the events go to the outbox, the answers to the keys
+            # 3. make their files available, write the events to the outbox and the answers to the keys
             new = [commit for commit in given if commit.saga_id in done]
             await note(conn, [Entry(commit.attributes, "put") for commit in new])
             await keep_answers(conn, {commit.saga_id: _answer(commit) for commit in new if commit.keyed})
             states = await _states(conn, commits.keys() - done)
             lost = {saga_id for saga_id in lost if states.get(saga_id, ("",))[0] != SagaState.COMMITTED}
             failpoint("admin.commit_written")
-            # 4. one durable commit for all: before it none of this happened, after it all of it did
+            # 4. one durable commit: a crash before it leaves nothing, a crash after it leaves everything
         failpoint("admin.committed")
         return [
             [
@@ -171,15 +171,15 @@ class UploadSagas:
 async def _advanced(
     conn: AsyncConnection, statement: Any, event: SagaEvent, into: SagaState, values: dict[str, Any]
 ) -> set[str]:
-    """The ids of the sagas that the statement took from an accepting state, or from nothing, into `into`."""
-    # Those that are in `into` for good stay as they are: a committed file may have been changed or deleted since.
+    """The ids of the sagas that the statement moved into `into`, or created there."""
+    # Sagas already in `into` stay unchanged: a committed file may have been changed or deleted since.
     states = [state for state in accepting(event, into) if state == SagaState.BEGUN]
     rows = await conn.execute(statement, {**values, "accepting": states})
     return {row.saga_id for row in rows}
 
 
 async def _states(conn: AsyncConnection, saga_ids: Iterable[str]) -> dict[str, tuple[SagaState, str]]:
-    """(state, file_id) by saga id, for those the statement left as they were."""
+    """(state, file_id) by saga id, for sagas that the statement did not change."""
     wanted = list(saga_ids)
     if not wanted:
         return {}
@@ -198,10 +198,10 @@ def _result(
     if saga_id in done:
         return SagaResult(saga_id=saga_id, state=into.value)
     if saga_id not in states:
-        return _refused(saga_id, "unknown", "the saga is too old to be made good")
+        return _refused(saga_id, "unknown", "the saga is unknown and too old to be committed")
     state, of_file = states[saga_id]
     if of_file != file_id:
-        return _refused(saga_id, state.value, "the saga is of another file")
+        return _refused(saga_id, state.value, "the saga belongs to another file")
     if advance(state, event) is None:
         return _refused(saga_id, state.value, f"the saga is {state.value}")
     return SagaResult(saga_id=saga_id, state=state.value)

@@ -29,7 +29,7 @@ async def test_a_new_account_logs_in_with_the_secret_shown_once(admin: Any) -> N
     assert shown["permissions"] == ["files:delete", "files:read", "files:write"]
 
 
-async def test_a_client_id_is_given_out_once(admin: Any) -> None:
+async def test_a_client_id_is_unique(admin: Any) -> None:
     await make(admin, client_id="twice")
     answer = await admin.call("POST", BASE, json={"client_id": "twice"})
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -138,7 +138,7 @@ async def test_a_suspended_expired_or_deleted_account_gets_no_token(admin: Any) 
     assert (await admin.call("GET", path)).status_code == 404
 
 
-async def test_permissions_are_the_roles_own_except_for_services(admin: Any) -> None:
+async def test_only_service_accounts_have_permissions_of_their_own(admin: Any) -> None:
     service = await make(admin, role="SERVICE", permissions=["storage:read"])
     assert service["permissions"] == ["storage:read"]
     for wrong in (
@@ -155,7 +155,7 @@ async def test_permissions_are_the_roles_own_except_for_services(admin: Any) -> 
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields"), wrong
 
 
-async def test_a_change_is_audited_with_what_was_and_what_became(admin: Any) -> None:
+async def test_a_change_is_audited_with_old_and_new_values(admin: Any) -> None:
     account = await make(admin, role="USER")
     await admin.call("PATCH", f"{BASE}/{account['id']}", json={"role": "READONLY"})
     (event,) = (await admin.call("GET", "/api/audit", by="watcher", params={"limit": 1})).json()["items"]
@@ -163,7 +163,7 @@ async def test_a_change_is_audited_with_what_was_and_what_became(admin: Any) -> 
     assert event["metadata"]["changed"]["role"] == ["USER", "READONLY"]
 
 
-async def test_the_last_admin_stays(admin: Any) -> None:
+async def test_the_last_admin_cannot_be_removed(admin: Any) -> None:
     accounts = (await admin.call("GET", BASE, params={"limit": 1000})).json()["items"]
     (boss,) = [one for one in accounts if one["client_id"] == "boss"]
     path = f"{BASE}/{boss['id']}"
@@ -188,7 +188,7 @@ async def test_pages_show_each_account_once(admin: Any) -> None:
     assert (await admin.call("GET", BASE, params={"cursor": "x"})).status_code == 400
 
 
-async def test_who_may_not_write_accounts_is_refused(admin: Any) -> None:
+async def test_writing_accounts_needs_the_permission(admin: Any) -> None:
     for caller, status in (("reader", 200), ("watcher", 403), ("ingester", 403)):
         assert (await admin.call("GET", BASE, by=caller)).status_code == status
         assert (await admin.call("POST", BASE, by=caller, json={})).status_code == 403

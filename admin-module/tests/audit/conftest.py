@@ -29,7 +29,7 @@ class Log:
         (folder / "client.json").write_text(json.dumps({"client_id": "boss", "client_secret": "b" * 43}))
 
     async def grow(self, eventually: Any, count: int = 8) -> None:
-        """Events, and a checkpoint that has seen them."""
+        """Add events, and wait for a checkpoint that covers them."""
         for _ in range(count):
             self._made += 1
             made = await self.admin.call("POST", "/api/service-accounts", json={"client_id": f"grown-{self._made}"})

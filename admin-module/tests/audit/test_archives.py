@@ -1,4 +1,4 @@
-"""Old stretches of the audit log are archived, sealed and pruned; the chains verify from the seal on, online and offline."""
+"""Old parts of the audit log are archived, sealed and pruned; the chains verify from the seal on, online and offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from app.audit import seals as seals_module
 
 
-async def test_a_stretch_is_archived_sealed_and_pruned_and_the_rest_verifies(log: Any, eventually: Any) -> None:
+async def test_a_part_of_the_log_is_archived_sealed_and_pruned_and_the_rest_verifies(log: Any, eventually: Any) -> None:
     first = log.run("archive", "a1.ndjson", "--before-days", "0")
     assert first.returncode == 0, first.stderr
     assert (await log.verify())["from_seal"] == 1
@@ -67,7 +67,7 @@ async def test_every_step_can_be_repeated_and_a_prune_that_broke_off_goes_on(log
     assert (await log.verify())["findings"] == []
 
 
-async def test_what_no_seal_covers_cannot_be_deleted(log: Any) -> None:
+async def test_rows_above_the_seal_cannot_be_deleted(log: Any) -> None:
     for statement in ("DELETE FROM audit_events WHERE seq = 1", "DELETE FROM audit_checkpoints"):
         with pytest.raises(asyncpg.RaiseError, match="inserts only"):
             await log.admin.sql(statement)
@@ -99,7 +99,7 @@ async def test_only_an_admin_seals_and_prunes(admin: Any) -> None:
 
 
 async def test_a_log_with_years_of_checkpoints_is_verified_in_pieces(log: Any) -> None:
-    """The bodies are no checkpoints, and each is named; nothing is read at once and the service goes on answering."""
+    """The bodies are not checkpoints, so each is reported. They are read in pieces, and the service keeps answering."""
     await log.admin.sql(
         """INSERT INTO audit_checkpoints (number, body)
         SELECT n + 1000000, repeat('x', 1200) FROM generate_series(1, 20000) AS n"""

@@ -94,7 +94,7 @@ async def client(
 
 @pytest.fixture
 async def attacked(client: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Does it with the trigger disabled, and afterwards puts everything back."""
+    """Run the attack with the trigger disabled, and restore everything afterwards."""
     _, database = client
 
     async def attack(statements: str) -> None:
@@ -119,7 +119,7 @@ async def test_an_honest_log_verifies(client: Any) -> None:
     assert len(answer["chains"]) >= 2
 
 
-async def test_what_the_trigger_forbids_a_superuser_can_do_only_by_taking_it_away(client: Any) -> None:
+async def test_a_superuser_can_change_the_log_only_without_its_trigger(client: Any) -> None:
     with pytest.raises(asyncpg.RaiseError, match="inserts only"):
         await client[1].execute(f"SET session_replication_role = origin; {HIDE}")
     with pytest.raises(asyncpg.RaiseError, match="inserts only"):
@@ -212,7 +212,7 @@ async def test_checkpoints_are_listed_newest_first(client: Any) -> None:
     assert {chain.partition(":")[0] for chain in first["items"][0]["heads"]} == {"admin"}
 
 
-async def test_an_end_cut_off_before_any_checkpoint_saw_it_is_missed(
+async def test_events_cut_off_between_checkpoints_are_detected(
     client: Any, attacked: Any, eventually: Any, valkey: ValkeyServer
 ) -> None:
     """The last test here: what was seen once is missed for ever."""

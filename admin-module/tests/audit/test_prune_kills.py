@@ -33,7 +33,7 @@ KILLS = [
 
 
 def signed_chain(count: int) -> tuple[bytes, list[Signed]]:
-    """(raw public key, events) of a writer beside admin."""
+    """(raw public key, events) of a writer other than admin."""
     key, head, events = Ed25519PrivateKey.generate(), Head(), []
     raw = key.public_key().public_bytes_raw()
     for number in range(count):
@@ -66,7 +66,7 @@ async def write_chain(database_url: str, count: int) -> None:
 
 
 async def deleted_and_recorded(admin: Any) -> tuple[int, int]:
-    """Events that are gone from the chains, and those that `audit.prune` events speak of."""
+    """The number of events missing from the chains, and the number recorded in `audit.prune` events."""
     [gone] = await admin.sql(
         """SELECT sum(missing)::bigint AS events FROM (
         SELECT max(seq) - count(*) AS missing FROM audit_events GROUP BY chain) AS chains"""
@@ -78,7 +78,7 @@ async def deleted_and_recorded(admin: Any) -> tuple[int, int]:
     return gone["events"], told["events"]
 
 
-async def test_a_kill_at_any_point_leaves_a_whole_log_and_the_command_goes_on(
+async def test_after_a_kill_at_any_point_the_log_verifies_and_the_command_continues(
     own_admin: Any, new_log: Any, tmp_path: Path, eventually: Any
 ) -> None:
     roles = tmp_path / "database-roles.json"

@@ -1,4 +1,4 @@
-"""A database that went back in time is noticed, and the registry goes on above everything that was seen of it."""
+"""A database that was rolled back is detected, and the registry continues above every version that was seen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def events(admin: Any) -> list[dict[str, Any]]:
     return list(answer.json()["items"])
 
 
-async def test_a_version_that_was_lowered_is_lifted_above_what_was_published(own_admin: Any, eventually: Any) -> None:
+async def test_a_lowered_version_is_raised_above_the_published_one(own_admin: Any, eventually: Any) -> None:
     admin = await own_admin()
     state = await report(admin, "se-01", empty=True)
 
@@ -64,7 +64,7 @@ async def test_a_version_that_was_lowered_is_lifted_above_what_was_published(own
     assert event["metadata"]["before"]["generation"] == 1
 
 
-async def test_a_restored_dump_is_noticed_by_its_identity(own_admin: Any, eventually: Any) -> None:
+async def test_a_restored_dump_is_detected_by_its_identity(own_admin: Any, eventually: Any) -> None:
     """A restored table has another oid, and a restored database another one."""
     admin = await own_admin()
     await report(admin, "se-01", empty=True)
@@ -113,7 +113,7 @@ async def test_a_database_made_anew_is_a_new_generation_above_the_one_the_elemen
     assert len(await events(admin)) == 1
 
 
-async def test_a_doubt_is_heard_once(own_admin: Any) -> None:
+async def test_a_doubt_starts_one_generation(own_admin: Any) -> None:
     admin = await own_admin()
     first = await report(admin, "se-01", empty=True)
     doubting = {**acknowledging(first), "doubt": "the catalog has lost the file 1"}
@@ -122,7 +122,7 @@ async def test_a_doubt_is_heard_once(own_admin: Any) -> None:
     assert (await report(admin, "se-02", **doubting))["generation"] == 2
 
 
-async def test_an_element_with_files_is_behind_until_it_says_that_it_has_reconciled(own_admin: Any) -> None:
+async def test_an_element_with_files_is_unreconciled_until_it_reports_otherwise(own_admin: Any) -> None:
     admin = await own_admin()
 
     async def generations() -> dict[str, int]:
@@ -136,7 +136,7 @@ async def test_an_element_with_files_is_behind_until_it_says_that_it_has_reconci
     assert await generations() == {"se-01": 1, "se-02": 1}
 
 
-async def test_the_answer_says_how_far_the_registry_is(own_admin: Any) -> None:
+async def test_the_answer_to_a_report_carries_the_registry_version(own_admin: Any) -> None:
     admin = await own_admin()
     state = await report(admin, "se-01", empty=True)
     listed: httpx.Response = await admin.call("GET", "/api/storage-elements")

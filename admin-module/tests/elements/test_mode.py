@@ -100,7 +100,7 @@ async def test_an_element_that_is_away_takes_its_mode_later(admin: Any, element:
 
 
 async def test_a_queued_mode_is_closed_while_its_element_reports(admin: Any, element: Any, eventually: Any) -> None:
-    """A report locks the registry, then the sagas that it wakes: whoever closes one must not hold it and want the registry."""
+    """A report locks the registry, then the sagas that become due: a worker must take the locks in the same order."""
     there = (await admin.call("GET", "/api/storage-elements/se-01")).json()["url"]
     await announce(admin, "se-01", f"http://127.0.0.1:{free_port()}", "rw")
     queued = (await admin.call("POST", "/api/storage-elements/se-01/mode", json={"mode": "ro"})).json()
@@ -137,7 +137,9 @@ async def test_a_queued_mode_is_closed_while_its_element_reports(admin: Any, ele
         ("ro", "ar", 202),
     ],
 )
-async def test_what_no_wait_would_bring_is_refused_at_once(admin: Any, has: str, wanted: str, status: int) -> None:
+async def test_a_mode_change_that_can_never_apply_is_refused_at_once(
+    admin: Any, has: str, wanted: str, status: int
+) -> None:
     await announce(admin, "se-02", f"http://127.0.0.1:{free_port()}", has)
     answer = await admin.call("POST", "/api/storage-elements/se-02/mode", json={"mode": wanted})
     assert answer.status_code == status, answer.text

@@ -94,7 +94,7 @@ async def test_an_element_reports_only_of_itself(admin: Any, eventually: Any) ->
     assert (await eventually(denied))[0]["resource"] == "/api/storage-elements/se-02/report"
 
 
-async def test_a_mode_or_a_place_that_an_element_takes_by_itself_is_audited(admin: Any) -> None:
+async def test_a_mode_or_url_changed_by_a_report_is_audited(admin: Any) -> None:
     """By configuration, at its start. A report that changes neither leaves no event."""
     first, moved = "http://127.0.0.1:18020", "http://127.0.0.1:18021"
     for mode, url in (("edit", first), ("edit", first), ("rw", first), ("rw", moved), ("rw", moved)):
@@ -110,7 +110,7 @@ async def test_a_mode_or_a_place_that_an_element_takes_by_itself_is_audited(admi
     assert seen[2][:2] == ("edit", first)
 
 
-async def test_a_priority_set_at_admin_goes_before_the_announced_one(admin: Any) -> None:
+async def test_a_priority_set_at_admin_overrides_the_reported_one(admin: Any) -> None:
     await announce(admin, priority=50)
     changed = await admin.call("PATCH", "/api/storage-elements/se-01", json={"priority": 1})
     assert changed.json()["priority"] == 1
@@ -131,7 +131,7 @@ async def test_a_priority_set_at_admin_goes_before_the_announced_one(admin: Any)
         "file:///etc/passwd",
     ],
 )
-async def test_an_url_that_is_more_or_less_than_an_origin_is_refused(admin: Any, url: str) -> None:
+async def test_a_url_that_is_not_an_origin_is_refused(admin: Any, url: str) -> None:
     body = {"id": "se-77", "url": url}
     answer = await admin.call("POST", "/api/storage-elements", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields")

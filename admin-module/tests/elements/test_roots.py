@@ -32,7 +32,7 @@ async def audited(admin: Any, action: str) -> list[Any]:
 
 async def test_the_life_of_a_root_at_the_registry(own_admin: Any) -> None:
     admin = await own_admin()
-    # An element that nobody knows may make a root, and is known by it from its first report on
+    # An unknown element may create a root, and is identified by it from its first report on
     assert (await speak(admin, "", 0, "p0")).json() == {"verdict": "make_root"}
     assert (await admin.call("GET", "/api/storage-elements/se-02")).status_code == 404
     assert (await speak(admin, "root-a", 1, "p0")).json()["status"] == "online"
@@ -87,7 +87,7 @@ async def test_an_element_from_before_root_ids_is_taken_over_silently(own_admin:
     assert (await speak(admin, "root-a", 1, "p0")).json()["root_id"] == "root-a"
 
 
-async def test_an_element_that_serves_nothing_is_away_and_says_why(own_admin: Any) -> None:
+async def test_an_element_that_cannot_serve_is_away_with_its_reason(own_admin: Any) -> None:
     admin = await own_admin()
     await speak(admin, "root-a", 1, "p0")
     nothing = {"total_bytes": 0, "used_bytes": 0, "available_bytes": 0, "files": 0, "fill": "full"}
@@ -98,7 +98,7 @@ async def test_an_element_that_serves_nothing_is_away_and_says_why(own_admin: An
     assert ((await shown(admin))["status"], (await shown(admin))["away_reason"]) == ("online", None)
 
 
-async def test_the_registry_takes_no_mode_further_back(own_admin: Any) -> None:
+async def test_the_registry_refuses_a_mode_that_goes_back(own_admin: Any) -> None:
     admin = await own_admin()
     assert (await speak(admin, "root-a", 1, "p0", mode="ar", mode_forced=False)).json()["mode"] == "ar"
     assert (await speak(admin, "root-a", 2, "p1", mode="rw", mode_forced=False)).json()["mode"] == "ar"

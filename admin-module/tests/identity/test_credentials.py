@@ -12,7 +12,7 @@ def basic(text: str) -> str:
     return "Basic " + base64.b64encode(text.encode()).decode()
 
 
-def test_the_three_forms_say_the_same() -> None:
+def test_the_three_request_forms_give_the_same_credentials() -> None:
     json = parse_credentials(JSON, None, b'{"client_id": "me", "client_secret": "s+1"}')
     form = parse_credentials(FORM, None, b"grant_type=client_credentials&client_id=me&client_secret=s%2B1")
     header = parse_credentials(f"{FORM}; charset=utf-8", basic("me:s%2B1"), b"grant_type=client_credentials")

@@ -16,9 +16,7 @@ async def log_in(client: httpx.AsyncClient, client_id: str, secret: str, address
     return await client.post("/api/auth/token", json=given, headers={"x-forwarded-for": address})
 
 
-async def test_an_account_is_guessed_at_from_many_addresses_and_still_lets_its_owner_in(
-    admin: Any, second_admin: Any
-) -> None:
+async def test_guessing_from_many_addresses_does_not_lock_the_owner_out(admin: Any, second_admin: Any) -> None:
     other = await second_admin(TRUSTED_PROXIES="127.0.0.1", IP_BLOCK_AFTER_FAILURES="5", IP_BLOCK_S="600")
     wanted = {"client_id": "guessed-at", "role": "USER", "rate_per_minute": 60}
     account = (await admin.call("POST", "/api/service-accounts", json=wanted)).json()
@@ -44,7 +42,7 @@ async def test_an_account_is_guessed_at_from_many_addresses_and_still_lets_its_o
     await other.aclose()
 
 
-async def test_a_module_account_may_not_burn_signatures_either(admin: Any, second_admin: Any) -> None:
+async def test_module_accounts_have_a_login_limit_too(admin: Any, second_admin: Any) -> None:
     other = await second_admin(RATE_LIMIT_PER_MINUTE="6", RATE_LIMIT_BURST="5")
     answers = [await log_in(other, "se-02", "s" * 43, "127.0.0.1") for _ in range(8)]
     assert [answer.status_code for answer in answers].count(200) in (5, 6)

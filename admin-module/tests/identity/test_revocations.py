@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.identity.accounts import Account
-from app.identity.revocations import takes_back
+from app.identity.revocations import revokes_tokens
 from artstore.clock import uuid7
 from artstore.contracts.tokens import Permission, Role
 
@@ -33,9 +33,9 @@ ACCOUNT = Account(
         ({"role": Role.ADMIN, "own_permissions": ()}, True),
     ],
 )
-def test_tokens_are_taken_back_when_they_say_more_than_the_account_may(change: dict[str, Any], expected: bool) -> None:
-    assert takes_back(ACCOUNT, replace(ACCOUNT, **change)) is expected
+def test_tokens_are_revoked_when_they_permit_more_than_the_account(change: dict[str, Any], expected: bool) -> None:
+    assert revokes_tokens(ACCOUNT, replace(ACCOUNT, **change)) is expected
 
 
-def test_lifting_a_suspension_takes_nothing_back() -> None:
-    assert not takes_back(replace(ACCOUNT, suspended=True), ACCOUNT)
+def test_lifting_a_suspension_revokes_nothing() -> None:
+    assert not revokes_tokens(replace(ACCOUNT, suspended=True), ACCOUNT)

@@ -66,7 +66,7 @@ def test_keys_change_state_when_they_are_due(keys: list[KeyAge], force: bool, ex
         pytest.param("r", Plan(remove=("r",)), id="a retiring one is gone before its grace is over"),
     ],
 )
-def test_a_revoked_key_goes_at_once(revoked: str, expected: Plan) -> None:
+def test_a_revoked_key_is_removed_at_once(revoked: str, expected: Plan) -> None:
     keys = [key("a", ACTIVE, hours=1), key("n", NEXT, minutes=1), key("r", RETIRING, minutes=1)]
     assert plan(keys, NOW, SCHEDULE, revoke=revoked) == expected
 

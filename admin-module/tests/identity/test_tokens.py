@@ -63,7 +63,7 @@ async def test_the_form_of_rfc_6749_gets_errors_of_rfc_6749(admin: Any) -> None:
     assert bad.headers["cache-control"] == "no-store"
 
 
-async def test_of_two_authorization_headers_none_is_taken(admin: Any) -> None:
+async def test_two_authorization_headers_are_refused(admin: Any) -> None:
     right = f"Basic {base64.b64encode(b'boss:' + b'b' * 43).decode()}"
     headers = [("authorization", right), ("authorization", right)]
     answer = await admin.client.post("/api/auth/token", data={"grant_type": "client_credentials"}, headers=headers)
@@ -105,7 +105,7 @@ async def test_two_admins_that_rotate_at_once_leave_one_active_key(admin: Any, s
     await other.aclose()
 
 
-async def test_private_keys_lie_encrypted_in_the_database(admin: Any) -> None:
+async def test_private_keys_are_stored_encrypted(admin: Any) -> None:
     sealed = [row["private_sealed"] for row in await admin.sql("SELECT private_sealed FROM signing_keys")]
     assert sealed
     assert all(not text.startswith(b"\x30\x82") and b"rsaEncryption" not in text for text in sealed)

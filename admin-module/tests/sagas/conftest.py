@@ -1,4 +1,4 @@
-"""Elements as admin meets them: small HTTP servers that remember what they were asked, and announce themselves."""
+"""Fake elements: small HTTP servers that record requests and report to admin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMOVED: list[tuple[str, str]] = []
 
 @dataclass(slots=True)
 class RemoteElement:
-    """Answers a compensation with `status`, 204 unless told otherwise. Files in `files` can be changed and deleted."""
+    """Answers a compensation with `status`. Files in `files` can be changed and deleted."""
 
     element_id: str
     url: str = ""
@@ -28,11 +28,11 @@ class RemoteElement:
     removed: list[tuple[str, str]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
-    """Files that it keeps, whatever saga is to be undone."""
+    """Files that it refuses to remove for any saga."""
     changed: list[str] = field(default_factory=list)
     """"PATCH [1]" and the like, as they were made."""
     lose_answers: int = 0
-    """So many changes are made and not answered."""
+    """This many changes are applied without an answer."""
     asked: int = 0
     at_once: int = 0
     most_at_once: int = 0
@@ -104,7 +104,7 @@ def refusal(error: ArtStoreError) -> web.Response:
 
 @pytest.fixture
 async def element(admin: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Opens an element of the id given, and announces it."""
+    """Starts an element with the given id and reports it."""
     runners: list[web.AppRunner] = []
 
     async def open_one(element_id: str) -> RemoteElement:

@@ -9,13 +9,13 @@ import pytest
 
 from artstore.clock import uuid7
 
-from .test_decide import RECORD
+from .test_decision import RECORD
 
 
 def change(file_id: str, **more: Any) -> dict[str, Any]:
     kind = "update" if "changes" in more else "delete"
-    wish = {"saga_id": str(uuid7()), "kind": kind, "file_id": file_id, "storage_element_id": "se-01", "owner": "boss"}
-    return {**wish, **more}
+    wanted = {"saga_id": str(uuid7()), "kind": kind, "file_id": file_id, "storage_element_id": "se-01", "owner": "boss"}
+    return {**wanted, **more}
 
 
 def put_file(remote: Any) -> str:
@@ -24,11 +24,11 @@ def put_file(remote: Any) -> str:
     return file_id
 
 
-async def queue(admin: Any, wish: dict[str, Any]) -> str:
-    answer = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+async def queue(admin: Any, wanted: dict[str, Any]) -> str:
+    answer = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)
     assert answer.status_code == 202, answer.text
     assert answer.json()["age_s"] >= 0, "queued after its transaction began"
-    assert answer.headers["location"] == f"/api/sagas/{wish['saga_id']}"
+    assert answer.headers["location"] == f"/api/sagas/{wanted['saga_id']}"
     saga_id: str = answer.json()["saga_id"]
     return saga_id
 
@@ -60,14 +60,14 @@ async def test_a_change_is_made_and_audited(admin: Any, element: Any, eventually
 
 async def test_the_same_request_again_is_the_same_saga(admin: Any, element: Any, eventually: Any) -> None:
     remote = await element("se-01")
-    wish = change(put_file(remote), changes={"tags": ["new"]})
-    await queue(admin, wish)
-    await queue(admin, wish)
-    await finished(admin, eventually, wish["saga_id"])
-    again = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    wanted = change(put_file(remote), changes={"tags": ["new"]})
+    await queue(admin, wanted)
+    await queue(admin, wanted)
+    await finished(admin, eventually, wanted["saga_id"])
+    again = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)
     assert (again.status_code, again.json()["state"]) == (202, "committed")
     assert remote.changed == ['PATCH {"tags":["new"]}']
-    other = await admin.call("POST", "/api/sagas/changes", by="ingester", json={**wish, "file_id": str(uuid7())})
+    other = await admin.call("POST", "/api/sagas/changes", by="ingester", json={**wanted, "file_id": str(uuid7())})
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
 
 
@@ -128,7 +128,7 @@ async def test_a_refusal_is_kept_and_the_next_change_goes_on(admin: Any, element
     assert (event["result"], event["metadata"]) == ("failed", {"saga_id": outdated, "code": "revision_mismatch"})
 
 
-async def test_what_hangs_is_listed_with_its_reason(admin: Any, element: Any, eventually: Any) -> None:
+async def test_hanging_sagas_are_listed_with_their_reason(admin: Any, element: Any, eventually: Any) -> None:
     remote = await element("se-02")
     remote.status, file_id = 503, put_file(remote)
     first = await queue(admin, change(file_id, storage_element_id="se-02"))
@@ -176,14 +176,14 @@ WRONG: list[dict[str, Any]] = [
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 async def test_a_change_that_breaks_a_rule_is_not_queued(admin: Any, element: Any, wrong: dict[str, Any]) -> None:
     await element("se-01")
-    wish = {**change(str(uuid7()), changes={"tags": []}), **wrong}
-    answer = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    wanted = {**change(str(uuid7()), changes={"tags": []}), **wrong}
+    answer = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields"), answer.text
 
 
-async def test_nothing_is_queued_for_an_element_that_nobody_knows(admin: Any) -> None:
-    wish = change(str(uuid7()), storage_element_id="se-99")
-    assert (await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)).status_code == 404
+async def test_nothing_is_queued_for_an_unknown_element(admin: Any) -> None:
+    wanted = change(str(uuid7()), storage_element_id="se-99")
+    assert (await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)).status_code == 404
     assert (await admin.call("POST", "/api/sagas/changes", by="boss", json=change(str(uuid7())))).status_code == 403
 
 

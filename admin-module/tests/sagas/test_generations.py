@@ -1,4 +1,4 @@
-"""Uploads that the catalog cannot judge, since it went back in time: kept if the element has the file, undone if not."""
+"""Uploads whose outcome a rolled-back catalog has lost: kept when the element has the file, undone when it has not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from artstore.clock import uuid7
 
-from .test_resume import look, note_pending, post, record, saga
+from .test_worker import look, note_pending, post, record, saga
 
 
 async def generation(admin: Any) -> int:
@@ -25,7 +25,7 @@ async def report(admin: Any, remote: Any, **catalog: Any) -> dict[str, Any]:
 
 
 async def make_old(admin: Any, one: dict[str, str]) -> None:
-    """As a dump has it that was made a day before it was restored."""
+    """A saga as in a dump that was made a day before it was restored."""
     await admin.sql(
         "UPDATE sagas SET begun_at = now() - interval '1 day', due_at = now() WHERE saga_id = $1", one["saga_id"]
     )
@@ -101,7 +101,7 @@ async def test_a_kept_upload_answers_the_repeated_request_under_its_key(
 async def test_a_file_that_the_element_holds_as_acknowledged_ends_the_compensation(
     admin: Any, element: Any, eventually: Any, old: bool
 ) -> None:
-    """Of a saga of the present generation it shows that the catalog went back: a new generation starts."""
+    """For a saga of the present generation it shows that the catalog was rolled back: a new generation starts."""
     remote, one = await element("se-01"), saga()
     remote.confirmed.add(one["file_id"])
     remote.files[one["file_id"]] = record(one)
@@ -144,7 +144,7 @@ async def test_nothing_is_undone_before_the_element_has_reconciled(admin: Any, e
     assert await eventually(undone)
 
 
-async def test_a_server_that_was_started_again_is_heard_of_by_the_element_before_anything_is_undone(
+async def test_after_a_database_restart_nothing_is_undone_before_the_element_has_reported(
     admin: Any, element: Any, eventually: Any
 ) -> None:
     """Its data folder may be an older one: the report's check comes first."""

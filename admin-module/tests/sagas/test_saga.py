@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sagas.saga import FINAL, TRANSITIONS, SagaEvent, SagaState, accepting, advance, diagram
+from app.sagas.saga import TRANSITIONS, SagaEvent, SagaState, accepting, advance
 
 B, C, U, D = SagaState.BEGUN, SagaState.COMMITTED, SagaState.COMPENSATING, SagaState.COMPENSATED
 Q, R = SagaState.QUEUED, SagaState.REFUSED
@@ -26,8 +26,20 @@ TABLE = {
     SagaEvent.REFUSE: (NO, NO, NO, NO, NO, R, NO),
 }
 
+FINAL = frozenset({SagaState.COMMITTED, SagaState.COMPENSATED, SagaState.REFUSED})
 
-def test_the_table_is_whole() -> None:
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for the documents."""
+    lines = ["stateDiagram-v2"]
+    for (before, event), after in TRANSITIONS.items():
+        if before is not after:
+            lines.append(f"    {before.value if before else '[*]'} --> {after.value}: {event.value}")
+    lines += [f"    {state.value} --> [*]" for state in SagaState if state in FINAL]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_covers_every_state_and_event() -> None:
     assert set(STATES) == {None, *SagaState}
     assert set(TABLE) == set(SagaEvent)
 
@@ -37,7 +49,7 @@ def test_every_event_in_every_state_does_what_the_table_says(before: SagaState |
     assert advance(before, event) is TABLE[event][STATES.index(before)]
 
 
-def test_what_is_committed_or_refused_stays_so() -> None:
+def test_committed_and_refused_are_final() -> None:
     for final in (C, R):
         assert {after for (before, _), after in TRANSITIONS.items() if before is final} == {final}
 

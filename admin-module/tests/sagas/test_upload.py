@@ -102,7 +102,7 @@ async def test_a_group_is_answered_one_by_one_in_its_order(ingester: Ingester) -
     assert [result["problem"] is None for result in results] == [False, True, True]
 
 
-async def test_a_commit_makes_a_lost_begin_good(admin: Any, ingester: Ingester) -> None:
+async def test_a_commit_succeeds_without_its_begin(admin: Any, ingester: Ingester) -> None:
     one = saga()
     assert (await ingester.commit(commit_of(one)))[0]["state"] == "committed"
     assert await state_of(admin, one) == "available"
@@ -163,7 +163,7 @@ async def test_concurrent_groups_with_the_same_sagas_do_not_deadlock(ingester: I
 
 
 @pytest.mark.parametrize("body", [{"sagas": []}, {"sagas": [saga() for _ in range(257)]}, {"sagas": [{}]}, {}])
-async def test_what_is_no_group_of_sagas_is_refused(admin: Any, body: dict[str, Any]) -> None:
+async def test_an_invalid_group_of_sagas_is_refused(admin: Any, body: dict[str, Any]) -> None:
     answer = await admin.call("POST", "/api/sagas/uploads", by="ingester", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields")
 
@@ -183,7 +183,7 @@ async def test_a_wrong_saga_does_not_fail_the_others_of_its_group(
     assert await state_of(admin, good) == "available"
 
 
-async def test_only_who_holds_the_permission_touches_sagas(admin: Any) -> None:
+async def test_sagas_need_the_permission(admin: Any) -> None:
     for caller in ("boss", "se-01", "reader"):
         answer = await admin.call("POST", "/api/sagas/uploads", by=caller, json={"sagas": [saga()]})
         assert answer.status_code == 403

@@ -29,7 +29,7 @@ from artstore.errors import StartRefused, Unavailable
 from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import get_logger
-from artstore.tasks import Tasks
+from artstore.tasks import Tasks, wait_or_timeout
 
 log = get_logger("artstore.audit")
 
@@ -65,7 +65,7 @@ class AuditWriter:
         self._waiting: deque[Signed] = deque(self._spool.left)
         self._group: Group[Event, None] = Group(self._append, max_items=EVENTS_AT_ONCE)
         self._file = asyncio.Lock()
-        self._kicked = asyncio.Event()
+        self._woken = asyncio.Event()
         self._strangers = Strangers()
         self._held: dict[tuple[str, str], tuple[Event, int]] = {}
         self._aggregated = Counter(
@@ -166,19 +166,15 @@ class AuditWriter:
                 raise Unavailable("the audit log cannot be written") from error
             failpoint("audit.spooled")
             self._waiting.extend(signed)
-        self._kicked.set()
+        self._woken.set()
         return [None] * len(events)
 
     async def _ship(self, database: Transactions) -> None:
         if not self._waiting:
-            try:
-                async with asyncio.timeout(SHIP_EVERY_S):
-                    await self._kicked.wait()
-            except TimeoutError:
-                pass
+            await wait_or_timeout(self._woken, SHIP_EVERY_S)
             await self._record_due()
             await self._record_held()
-        self._kicked.clear()
+        self._woken.clear()
         batch = [self._waiting[index] for index in range(min(SHIP_AT_ONCE, len(self._waiting)))]
         if not batch:
             return

@@ -76,7 +76,7 @@ class ServiceTokens:
         """Raises while there is no token to call anybody with: for readiness."""
         await self()
 
-    def void(self, token: str) -> None:
+    def invalidate(self, token: str) -> None:
         """A peer refused the token: it was taken back. The next call fetches another, at most one in RETRY_EVERY_S."""
         now_s = self._clock.monotonic_s()
         if token == self._token and now_s - self._fetched_s >= RETRY_EVERY_S:

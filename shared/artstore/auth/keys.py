@@ -107,7 +107,7 @@ class RemoteKeys:
         return self._keys.get(kid)
 
     def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
-        return kid in self._keys and not self._revoked.void(kid, subject, issued_at_s)
+        return kid in self._keys and not self._revoked.covers(kid, subject, issued_at_s)
 
     async def refresh(self) -> None:
         """Called every JWKS_REFRESH_S: a rotation is known before its first token, a revocation soon after."""

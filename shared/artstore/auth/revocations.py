@@ -24,7 +24,7 @@ class Revocations:
     accounts: dict[str, int] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
 
-    def void(self, kid: str, subject: str, issued_at_s: float) -> bool:
+    def covers(self, kid: str, subject: str, issued_at_s: float) -> bool:
         return issued_at_s <= self.accounts.get(subject, -1) or kid in self.keys
 
     def take(self, document: bytes, forget_before_s: float) -> None:

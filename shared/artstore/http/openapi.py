@@ -37,6 +37,11 @@ NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id", "upload_id"), UUID_SCHEMA)
 
 
+def object_schema(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The schema of an object, from the schemas of its members."""
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
 def operation(
     summary: str,
     *,

@@ -37,7 +37,7 @@ class Token(Protocol):
 
     async def __call__(self) -> str: ...
 
-    def void(self, token: str) -> None:
+    def invalidate(self, token: str) -> None:
         """The token was refused: the next call gives another."""
 
 
@@ -211,7 +211,7 @@ class Peer:
             Unauthenticated.status,
             Forbidden.status,
         ):  # forbidden: we may have been given more since
-            self.token.void(token)
+            self.token.invalidate(token)
         return response
 
     async def _ask(self, request: _Request) -> aiohttp.ClientResponse:

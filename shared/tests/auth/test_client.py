@@ -170,5 +170,5 @@ async def test_a_kept_token_that_a_peer_refuses_is_thrown_away(admin: Admin, bre
     async with aiohttp.ClientSession() as session:
         await ServiceTokens(settings, session, admin.clock, breaker)()
         again = ServiceTokens(settings, session, admin.clock, breaker)
-        again.void("token 1")
+        again.invalidate("token 1")
         assert await again() == "token 2"

@@ -21,8 +21,8 @@ def document(signer: Signer, **revoked: object) -> bytes:
 def test_an_account_loses_the_tokens_it_got_until_then_and_no_other() -> None:
     revoked = Revocations()
     revoked.take(orjson.dumps({"revoked": {"accounts": {"a": 100}, "keys": ["k"]}}), 0)
-    assert [revoked.void("x", "a", second) for second in (99, 100, 101)] == [True, True, False]
-    assert [revoked.void("x", "b", 1), revoked.void("k", "b", 101)] == [False, True]
+    assert [revoked.covers("x", "a", second) for second in (99, 100, 101)] == [True, True, False]
+    assert [revoked.covers("x", "b", 1), revoked.covers("k", "b", 101)] == [False, True]
 
 
 def test_an_older_copy_gives_nothing_back_and_what_has_expired_is_forgotten() -> None:

@@ -39,7 +39,7 @@ class Token:
     async def __call__(self) -> str:
         return f"token-{self.number}"
 
-    def void(self, token: str) -> None:
+    def invalidate(self, token: str) -> None:
         if token == f"token-{self.number}":
             self.number += 1
 

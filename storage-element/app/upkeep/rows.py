@@ -186,7 +186,7 @@ class Rows:
                 return {file_id: row_fault(error) or str(error)}
             first, second = corrections.halves()
             return {**await self.correct(first), **await self.correct(second)}
-        self._outbox.kick()
+        self._outbox.wake()
         return {}
 
     @asynccontextmanager

@@ -20,7 +20,7 @@ from ..running import Neighbours
 class NoRelay:
     """Change events stay in the outbox: nobody listens here."""
 
-    def kick(self) -> None:
+    def wake(self) -> None:
         pass
 
 

@@ -1,4 +1,4 @@
-"""Sagas for an operator's eyes: what hangs, and why."""
+"""Lists sagas for operators: which are stuck, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from artstore.errors import NotFound
 from .saga import SagaState
 
 HANGING_AFTER_S = 30
-"""A change that waits for longer hangs, tried or not; whatever has failed once hangs at once."""
+"""A queued change counts as hanging after this long, tried or not; a saga whose last attempt failed counts at once."""
 
 _PAGE = text(
     f"""SELECT {COLUMNS} FROM sagas
@@ -32,8 +32,8 @@ _PAGE = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """None: whatever it is. `hanging`: only those that should be finished and are not."""
+class SagaFilter:
+    """None matches everything. `hanging`: only sagas that should be finished and are not."""
 
     state: SagaState | None = None
     kind: SagaKind | None = None
@@ -49,8 +49,8 @@ async def load_saga(conn: AsyncConnection, saga_id: UUID) -> dict[str, Any]:
     return saga
 
 
-async def list_sagas(conn: AsyncConnection, asked: Asked, before: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Newest first, those before `before`."""
+async def list_sagas(conn: AsyncConnection, asked: SagaFilter, before: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Newest first, starting after the saga `before`."""
     values = {
         "state": asked.state,
         "kind": asked.kind,

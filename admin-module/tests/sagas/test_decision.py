@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.sagas.decide import Step, holds, is_final, next_step
+from app.sagas.decision import ChangeStep, holds, is_final, next_step
 from artstore import errors
 from artstore.contracts.files import Attributes, Changes, decode
 
@@ -25,19 +25,21 @@ def file(**fields: Any) -> Attributes:
 @pytest.mark.parametrize(
     ("wanted", "if_revisions", "step"),
     [
-        (OTHER, None, Step.MAKE),
-        (SAME, None, Step.MADE),
-        (OTHER, [5], Step.MAKE),
-        (OTHER, [1, 5], Step.MAKE),
-        (OTHER, [4], Step.REFUSE),  # somebody else changed it since
-        (SAME, [4], Step.MADE),  # at a try whose answer was lost
-        (SAME, [5], Step.MAKE),  # it held before: the client is owed a revision of its own
-        (SAME, [4, 5], Step.MADE),
-        (SAME, [3], Step.REFUSE),
-        (OTHER, [6], Step.REFUSE),
+        (OTHER, None, ChangeStep.APPLY),
+        (SAME, None, ChangeStep.ALREADY_APPLIED),
+        (OTHER, [5], ChangeStep.APPLY),
+        (OTHER, [1, 5], ChangeStep.APPLY),
+        (OTHER, [4], ChangeStep.REFUSE),  # another caller has changed it since
+        (SAME, [4], ChangeStep.ALREADY_APPLIED),  # by an attempt whose answer was lost
+        (SAME, [5], ChangeStep.APPLY),  # it held before, but the client gets a revision of its own
+        (SAME, [4, 5], ChangeStep.ALREADY_APPLIED),
+        (SAME, [3], ChangeStep.REFUSE),
+        (OTHER, [6], ChangeStep.REFUSE),
     ],
 )
-def test_a_change_is_made_found_made_or_refused(wanted: Changes, if_revisions: list[int] | None, step: Step) -> None:
+def test_a_change_is_applied_found_applied_or_refused(
+    wanted: Changes, if_revisions: list[int] | None, step: ChangeStep
+) -> None:
     assert next_step(file(), wanted, if_revisions) is step
 
 
@@ -55,7 +57,7 @@ def test_a_change_is_made_found_made_or_refused(wanted: Changes, if_revisions: l
         (Changes(metadata={"n": 1.0}), False),
     ],
 )
-def test_what_is_wanted_holds_only_to_the_letter(changes: Changes, held: bool) -> None:
+def test_attributes_hold_only_when_exactly_equal(changes: Changes, held: bool) -> None:
     assert holds(file(), changes) is held
 
 
@@ -70,7 +72,7 @@ PASSING = {errors.Unauthenticated, errors.Forbidden, errors.TooSlow, errors.Rate
            errors.FileDamaged, errors.BadGateway, errors.Unavailable, errors.ElementFailed, errors.StorageFull}  # fmt: skip
 
 
-def test_what_the_element_has_judged_is_final_and_what_may_pass_is_asked_again() -> None:
+def test_rejections_are_final_and_temporary_errors_are_retried() -> None:
     for error in FINAL:
         assert is_final(error()), error
     for error in PASSING:

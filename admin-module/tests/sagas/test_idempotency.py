@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.sagas.keyed import purge_keys
+from app.sagas.idempotency import purge_keys
 from artstore.clock import uuid7
 from artstore.contracts.files import decode, encode
 from artstore.database import Database
@@ -42,7 +42,7 @@ def keyed(begun: dict[str, str]) -> dict[str, Any]:
 
 
 async def states(admin: Any, begun: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Of the saga and of the file."""
+    """The state of the saga and of the file."""
     sagas = await admin.sql("SELECT state FROM sagas WHERE saga_id = $1", begun["saga_id"])
     files = await admin.sql("SELECT state FROM files WHERE file_id = $1", begun["file_id"])
     return [row["state"] for row in sagas], [row["state"] for row in files]
@@ -95,7 +95,7 @@ async def test_a_commit_that_came_first_stays_one_when_its_key_is_gone(admin: An
     assert (again["state"], again["problem"]) == ("committed", None)
 
 
-async def test_of_a_taking_over_and_a_commit_one_wins(admin: Any, ingester: Ingester) -> None:
+async def test_either_the_key_takeover_or_the_commit_wins(admin: Any, ingester: Ingester) -> None:
     take = "UPDATE idempotency_keys SET saga_id = $2 WHERE key = $1 AND status IS NULL RETURNING 1"
     for _ in range(20):
         begun = saga()
@@ -105,7 +105,7 @@ async def test_of_a_taking_over_and_a_commit_one_wins(admin: Any, ingester: Inge
         assert (await states(admin, begun))[1] == ([] if taken else ["available"])
 
 
-async def test_old_keys_go_and_those_in_use_stay(admin: Any) -> None:
+async def test_old_keys_are_purged_unless_in_use(admin: Any) -> None:
     hour_s = 3600.0
     ages = {"young": (-1.0, 23 * hour_s), "old": (-1.0, 25 * hour_s), "old, held": (60.0, 25 * hour_s)}
     keys = {name: await keyed_by(admin, str(uuid7()), *ages[name]) for name in ages}
@@ -126,20 +126,20 @@ async def test_old_keys_go_and_those_in_use_stay(admin: Any) -> None:
 
 async def test_a_queued_change_and_its_202_become_durable_together(admin: Any, element: Any, eventually: Any) -> None:
     remote = await element("se-01")
-    wish = {**change(put_file(remote), changes={"tags": ["new"]}), "keyed": True}
-    key = await keyed_by(admin, wish["saga_id"])
-    await queue(admin, wish)
+    wanted = {**change(put_file(remote), changes={"tags": ["new"]}), "keyed": True}
+    key = await keyed_by(admin, wanted["saga_id"])
+    await queue(admin, wanted)
     [row] = await admin.sql(FIND, key)
-    assert (row["status"], f'"location": "/api/sagas/{wish["saga_id"]}"' in row["headers"]) == (202, True)
-    await finished(admin, eventually, wish["saga_id"])
-    again = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    assert (row["status"], f'"location": "/api/sagas/{wanted["saga_id"]}"' in row["headers"]) == (202, True)
+    await finished(admin, eventually, wanted["saga_id"])
+    again = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)
     assert (again.status_code, again.content) == (202, bytes(row["body"]))
     assert remote.changed == ['PATCH {"tags":["new"]}']
 
 
 async def test_a_change_whose_key_was_taken_over_is_not_queued(admin: Any, element: Any) -> None:
     remote = await element("se-01")
-    wish = {**change(put_file(remote)), "keyed": True}
-    refused = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wish)
+    wanted = {**change(put_file(remote)), "keyed": True}
+    refused = await admin.call("POST", "/api/sagas/changes", by="ingester", json=wanted)
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
-    assert not await admin.sql("SELECT 1 FROM sagas WHERE saga_id = $1", wish["saga_id"])
+    assert not await admin.sql("SELECT 1 FROM sagas WHERE saga_id = $1", wanted["saga_id"])

@@ -1,7 +1,6 @@
-"""Who has gone silent. Silence counts only while it could have been broken.
+"""Marks elements as away that have not reported for too long.
 
-After a start of this admin, or an outage of PostgreSQL, every element looks silent, though nobody was there to hear it: each then
-has the whole time again before it counts as away.
+After a start of this admin or an outage of PostgreSQL no report could be recorded, so every element gets the whole time again.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from artstore.logs import get_logger
 from .registry import mark_away
 from .reports import refused_now
 
-log = get_logger("admin.presence")
+log = get_logger("admin.liveness")
 
 
-class Presence:
-    """`look` is a periodic task of every admin; `changed` is called when somebody is away who was not."""
+class Liveness:
+    """`check` is a periodic task of every admin; `changed` is called when an element has become away."""
 
     def __init__(
         self,
@@ -34,24 +33,24 @@ class Presence:
     ) -> None:
         self._database, self._clock, self._after_s, self._changed = database, clock, after_s, changed
         self._refused = Gauge(
-            "element_roots_refused", "Elements whose root is refused at the moment", ["code"], registry=registry
+            "element_roots_refused", "Elements whose root is being refused", ["code"], registry=registry
         )
         self._listening_since_s = clock.monotonic_s()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Raises Unavailable."""
-        heard = False
+        recorded = False
         try:
             async with self._database.begin() as conn:
-                whole = self._clock.monotonic_s() - self._listening_since_s >= self._after_s
-                gone = await mark_away(conn, self._after_s) if whole else []
+                listened_long_enough = self._clock.monotonic_s() - self._listening_since_s >= self._after_s
+                silent = await mark_away(conn, self._after_s) if listened_long_enough else []
                 refused = await refused_now(conn)
-            heard = True
+            recorded = True
         finally:
-            if not heard:
+            if not recorded:
                 self._listening_since_s = self._clock.monotonic_s()
         for error in (UnknownRoot, Fenced):
             self._refused.labels(error.code).set(sum(code == error.code for code in refused.values()))
-        if gone:
-            log.warning("elements away", element_ids=gone)
+        if silent:
+            log.warning("elements away", element_ids=silent)
             self._changed()

@@ -1,6 +1,7 @@
-"""Answers under an Idempotency-Key that become durable together with what they answer.
+"""Stores the answer of a request with an Idempotency-Key in the same transaction as the change that it answers.
 
-A saga that runs under a key may finish only while the key's row names it: who takes the key over puts another saga there.
+A saga that runs under a key may finish only while the key's row names it. A request that takes the key over writes its own saga
+into the row.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _PURGE = purge_statement(
 
 
 async def hold_keys(conn: AsyncConnection, saga_ids: Iterable[str]) -> set[str]:
-    """Those of the sagas that their keys' rows name. The rows are locked: nobody takes these keys over before the commit."""
+    """The sagas that are still named by their keys' rows. Locks the rows, so that no key is taken over before the commit."""
     wanted = list(saga_ids)
     if not wanted:
         return set()
@@ -47,7 +48,7 @@ async def hold_keys(conn: AsyncConnection, saga_ids: Iterable[str]) -> set[str]:
 
 
 async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> None:
-    """By saga id. One that is kept already stays the first answer."""
+    """Store answers by saga id. An answer that is already stored is not replaced."""
     if not answers:
         return
     values = {
@@ -60,7 +61,7 @@ async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> 
 
 
 async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
-    """The answer that was kept with this saga. Raises Conflict when its key is another try's; else locks the row."""
+    """The stored answer of this saga, if any. Locks the key's row. Raises Conflict when the key belongs to another attempt."""
     if not await hold_keys(conn, [saga_id]):
         raise Conflict("the Idempotency-Key now belongs to another attempt")
     row = (await conn.execute(_KEPT, {"saga_id": saga_id})).one_or_none()
@@ -68,5 +69,5 @@ async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
 
 
 async def purge_keys(database: Database, keep_s: float, now: datetime) -> int:
-    """Drops keys first used more than `keep_s` seconds ago, by PostgreSQL's clock and ours, but for those still held."""
+    """Delete keys first used more than `keep_s` seconds ago by both PostgreSQL's clock and ours, unless they are held."""
     return await purge(database, _PURGE, {"keep_s": keep_s, "now": now})

@@ -1,7 +1,7 @@
-"""How far every chain has been seen to go, between two checkpoints: an end that is cut off shows, and is told of at once.
+"""Detects chains that were cut between two checkpoints: compares their ends with the last ones that were seen, and alerts.
 
-Remembered by this process and, through Redis, by all. Whoever cuts the log has to empty Redis and stop every admin within
-LOOK_EVERY_S of the event.
+The ends are remembered by this process and, through Redis, by all admins. To cut an event unnoticed, an attacker has to empty
+Redis and stop every admin within CHECK_EVERY_S of the event.
 """
 
 from __future__ import annotations
@@ -18,68 +18,72 @@ from artstore.database import Database
 from artstore.logs import get_logger
 from artstore.outage_log import OutageLog
 
-from ..core.redis import keep_audit_heads, known_audit_heads
+from ..core.redis import load_chain_ends, store_chain_ends
 from .chain import Auditor
 from .read import ROW_COLUMNS, to_event
 
-log = get_logger("admin.heads")
+log = get_logger("admin.truncation")
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 _ENDS = text(
     f"""SELECT {ROW_COLUMNS}, k.public_key FROM audit_keys AS k CROSS JOIN LATERAL
     (SELECT * FROM audit_events WHERE audit_events.chain = k.chain ORDER BY seq DESC LIMIT 1) AS e"""
 )
 
 
-class Heads:
-    """One per process. What is remembered belongs to the admin chain's key: a database made anew has another one."""
+class TruncationMonitor:
+    """One per process. Ends are remembered per key of the admin chain, because a recreated database has a new key."""
 
     def __init__(self, database: Database, redis: Redis, auditor: Auditor, registry: CollectorRegistry) -> None:
         self._database, self._redis, self._auditor = database, redis, auditor
-        self._unkept = OutageLog(log, "ends of audit chains not kept in redis")
+        self._store_outage = OutageLog(log, "ends of audit chains not stored in redis")
         self._log_id = ""
         self._seen: dict[str, int] = {}
-        self._short: frozenset[str] = frozenset()
+        self._cut: frozenset[str] = frozenset()
         gauge = Gauge(
             "audit_chains_cut", "Chains of the audit log that end before an event that was seen", registry=registry
         )
-        gauge.set_function(lambda: len(self._short))
+        gauge.set_function(lambda: len(self._cut))
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """The periodic task."""
-        seen = await self.known()
+        seen = await self.load_ends()
         async with self._database.begin() as conn:
             rows = (await conn.execute(_ENDS)).mappings().all()
         ends = {row["chain"]: row["seq"] for row in rows}
-        short = frozenset(chain for chain, seq in seen.items() if ends.get(chain, 0) < seq)
-        for chain in sorted(short - self._short):
+        cut = frozenset(chain for chain, seq in seen.items() if ends.get(chain, 0) < seq)
+        for chain in sorted(cut - self._cut):
             log.error("an audit chain was cut", chain=chain, ends_at=ends.get(chain, 0), seen=seen[chain])
-        self._short = short
-        grown = {row["chain"]: row["seq"] for row in rows if row["seq"] > seen.get(row["chain"], 0) and self._true(row)}
+        self._cut = cut
+        grown = {
+            row["chain"]: row["seq"]
+            for row in rows
+            if row["seq"] > seen.get(row["chain"], 0) and self._is_authentic(row)
+        }
         self._seen.update(grown)
         if grown:
             try:
-                await keep_audit_heads(self._redis, self._log_id, grown)
+                await store_chain_ends(self._redis, self._log_id, grown)
             except RedisError as error:
-                self._unkept.failed(str(error))
+                self._store_outage.failed(str(error))
             else:
-                self._unkept.passed()
+                self._store_outage.passed()
 
-    async def known(self) -> dict[str, int]:
-        """By chain the `seq` of the last event that anybody remembers. Raises Unavailable before the chain is open."""
+    async def load_ends(self) -> dict[str, int]:
+        """The last `seq` by chain that this process or Redis remembers. Raises Unavailable before the chain is open."""
         log_id = fingerprint(self._auditor.key.public_key().public_bytes_raw())
         if log_id != self._log_id:
             self._log_id, self._seen = log_id, {}
         try:
-            kept = await known_audit_heads(self._redis, log_id)
+            kept = await load_chain_ends(self._redis, log_id)
         except RedisError:
             kept = {}
         for chain, seq in kept.items():
             self._seen[chain] = max(seq, self._seen.get(chain, 0))
         return dict(self._seen)
 
-    def _true(self, row: RowMapping) -> bool:
-        """A forged end is for the check to find; remembered, it would be missed for ever."""
+    def _is_authentic(self, row: RowMapping) -> bool:
+        """A forged end must not be remembered: after its removal the chain would look cut for ever."""
         own = row["chain"] == ADMIN_CHAIN
         try:
             key = self._auditor.key.public_key() if own else Ed25519PublicKey.from_public_bytes(row["public_key"])

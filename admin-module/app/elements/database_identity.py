@@ -1,7 +1,7 @@
-"""Which database this is: what changes when a dump is restored, a replica promoted or a server started again.
+"""Identifies the database: the identity changes when a dump is restored, a replica promoted or the database recreated.
 
-All functions used may be called by an unprivileged role of PostgreSQL 17 and 18. Where one is refused, its part is unknown
-and equals anything.
+An unprivileged role of PostgreSQL 17 and 18 may call all functions used here. Where a call is not allowed, that part is unknown
+and matches any value.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _ALLOWED = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
-    """`identity`: system/timeline/database/table of the data. `run`: the server process that has them."""
+class DatabaseIdentity:
+    """`value`: system identifier/timeline/database/table. `server_run` also changes with each start of the server."""
 
-    identity: str
-    run: str
+    value: str
+    server_run: str
 
 
-class LineageQuery:
-    """One per process: learns at its first use which functions its role may call."""
+class IdentityReader:
+    """One per process. Learns on first use which functions its role may call."""
 
     def __init__(self) -> None:
         self._statement: TextClause | None = None
 
-    async def ask(self, conn: AsyncConnection) -> Lineage:
+    async def read(self, conn: AsyncConnection) -> DatabaseIdentity:
         if self._statement is None:
             allowed = (await conn.execute(_ALLOWED)).one()
             parts = (
@@ -50,11 +50,11 @@ class LineageQuery:
             )
             self._statement = text(f"SELECT concat_ws('/', {', '.join(parts)}) AS identity, {_RUN} AS run")
         row = (await conn.execute(self._statement)).one()
-        return Lineage(row.identity, f"{row.identity}/{row.run}")
+        return DatabaseIdentity(row.identity, f"{row.identity}/{row.run}")
 
 
 def is_same(stored: str, live: str) -> bool:
-    """Whether two identities may be of one database."""
+    """Whether two identities may belong to the same database."""
     before, now = stored.split("/"), live.split("/")
     return len(before) == len(now) and all(
         UNKNOWN in pair or pair[0] == pair[1] for pair in zip(before, now, strict=True)

@@ -1,4 +1,4 @@
-"""Does what an element remembers say that this database went back in time? Pure."""
+"""Decides whether the memory of an element shows that this database was rolled back. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from artstore.contracts.elements import CatalogMemory
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What this database says. `told`: versions answered to the element since the one it last acknowledged."""
+class CatalogState:
+    """What this database records. `sent`: registry versions sent to the element since the one it last acknowledged."""
 
     generation: int
     version: int
-    told: Sequence[int]
+    sent: Sequence[int]
 
 
-def find_contradiction(memory: CatalogMemory, known: Known) -> str | None:
-    """Why the database cannot be the one the element knew, or None.
+def find_rollback(memory: CatalogMemory, known: CatalogState) -> str | None:
+    """Why this database cannot be the one that the element knew, or None.
 
-    An element that has not acknowledged the present generation contradicts nothing: the present one explains it.
+    An element that has not acknowledged the present generation is no evidence: the change of generation explains it.
     """
     if max(memory.generation, memory.version_generation) > known.generation:
         return "the element knows a later generation"
@@ -30,8 +30,8 @@ def find_contradiction(memory: CatalogMemory, known: Known) -> str | None:
         return None
     if memory.version > known.version:
         return "the element knows a later version of the registry"
-    if not known.told and not memory.empty:
+    if not known.sent and not memory.empty:
         return "the element's last report was not to this database"
-    if known.told and memory.version > min(known.told) and memory.version not in known.told:
+    if known.sent and memory.version > min(known.sent) and memory.version not in known.sent:
         return "the element was answered with a version that this database never had"
     return None

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from app.elements.evidence import Known, find_contradiction
-from app.elements.lineage import is_same
+from app.elements.database_identity import is_same
+from app.elements.rollback import CatalogState, find_rollback
 from artstore.contracts.elements import CatalogMemory
 
-KNOWN = Known(generation=3, version=100, told=(90, 95, 100))
+KNOWN = CatalogState(generation=3, version=100, sent=(90, 95, 100))
 
 
 def memory(**values: Any) -> CatalogMemory:
@@ -17,11 +17,11 @@ def memory(**values: Any) -> CatalogMemory:
 
 @pytest.mark.parametrize("version", [90, 95, 100])
 def test_an_answer_that_was_lost_is_no_evidence(version: int) -> None:
-    assert find_contradiction(memory(version=version), KNOWN) is None
+    assert find_rollback(memory(version=version), KNOWN) is None
 
 
 def test_an_element_that_was_restored_itself_contradicts_nothing() -> None:
-    assert find_contradiction(memory(version=80), KNOWN) is None
+    assert find_rollback(memory(version=80), KNOWN) is None
 
 
 @pytest.mark.parametrize(
@@ -32,30 +32,32 @@ def test_an_element_that_was_restored_itself_contradicts_nothing() -> None:
         ({"generation": 4}, KNOWN, "later generation"),
         ({"version_generation": 4}, KNOWN, "later generation"),
         ({"doubt": "the catalog has lost the file"}, KNOWN, "lost the file"),
-        ({}, Known(generation=3, version=100, told=()), "not to this database"),
+        ({}, CatalogState(generation=3, version=100, sent=()), "not to this database"),
     ],
 )
-def test_what_this_database_never_said_is_evidence(values: dict[str, Any], known: Known, word: str) -> None:
-    assert word in str(find_contradiction(memory(**values), known))
+def test_memory_that_this_database_did_not_create_is_evidence(
+    values: dict[str, Any], known: CatalogState, word: str
+) -> None:
+    assert word in str(find_rollback(memory(**values), known))
 
 
 @pytest.mark.parametrize(
     "values", [{"version": 500}, {"version": 97}, {"doubt": "the catalog has lost the file"}, {"empty": True}]
 )
-def test_who_has_not_acknowledged_this_generation_contradicts_nothing(values: dict[str, Any]) -> None:
+def test_an_element_that_has_not_acknowledged_this_generation_is_not_evidence(values: dict[str, Any]) -> None:
     """The generation that has started since explains it."""
-    assert find_contradiction(memory(generation=2, version_generation=2, **values), KNOWN) is None
+    assert find_rollback(memory(generation=2, version_generation=2, **values), KNOWN) is None
 
 
 def test_an_element_that_has_only_read_of_this_generation_contradicts_nothing() -> None:
     """It learnt of the generation in the database, and still has the version of the one before."""
-    assert find_contradiction(memory(generation=3, version=500, version_generation=2), KNOWN) is None
+    assert find_rollback(memory(generation=3, version=500, version_generation=2), KNOWN) is None
 
 
 def test_an_element_without_files_or_memory_contradicts_no_new_database() -> None:
-    new = Known(generation=1, version=100, told=())
-    assert find_contradiction(memory(generation=1, version_generation=1, empty=True), new) is None
-    assert find_contradiction(CatalogMemory(), new) is None
+    new = CatalogState(generation=1, version=100, sent=())
+    assert find_rollback(memory(generation=1, version_generation=1, empty=True), new) is None
+    assert find_rollback(CatalogMemory(), new) is None
 
 
 @pytest.mark.parametrize(
@@ -71,5 +73,5 @@ def test_an_element_without_files_or_memory_contradicts_no_new_database() -> Non
         ("-/-/5/16385", "7/00000001/6/16385", False),
     ],
 )
-def test_a_part_that_cannot_be_asked_for_equals_anything(stored: str, live: str, same: bool) -> None:
+def test_an_unknown_part_of_the_identity_matches_anything(stored: str, live: str, same: bool) -> None:
     assert is_same(stored, live) is same

@@ -1,7 +1,7 @@
-"""Making a queued change: look, ask the element, then close the saga and record it in the audit log in one transaction.
+"""Applies a queued change: read the file, ask the element, then close the saga and record it in the audit log in one transaction.
 
-A crash anywhere leaves the saga queued, and the next try finds by its look what was made already. Who was only paused finds its
-claim lost, or the file past the revision that it has seen: it makes nothing a second time over what came after.
+A crash at any point leaves the saga queued, and the next attempt sees from the file what was already applied. A worker that was
+merely paused finds its claim gone or the revision changed, so it cannot apply an old change on top of a newer one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from artstore.logs import get_logger
 from artstore.peers.client import Peer
 
 from ..audit.chain import Auditor
-from ..elements.registry import lock_registry, note_mode
-from .claim import Claimed, require_held
-from .decide import Step, is_final, next_step
+from ..elements.registry import lock_registry, record_mode
+from .claim import ClaimedSaga, require_held
+from .decision import ChangeStep, is_final, next_step
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
 log = get_logger("admin.changes")
 
-LOOKS_AT_ONCE = 3
-"""Of one try, when somebody else changes the file between the look and the change."""
+MAX_READS = 3
+"""Reads of one attempt, while other callers change the file between the read and the change."""
 
 _CLOSE = text(
     """UPDATE sagas SET state = :state, problem = CAST(:problem AS jsonb), due_at = NULL, last_error = '', updated_at = now()
@@ -49,36 +49,35 @@ class QueuedChanges:
         database: Database,
         auditor: Auditor,
         registry: CollectorRegistry,
-        *,
         mode_changed: Callable[[], None],
         call_timeout_s: float,
     ) -> None:
         self._database, self._auditor = database, auditor
         self._mode_changed, self._call_timeout_s = mode_changed, call_timeout_s
-        self._made = Counter(
-            "saga_changes_total", "Queued changes tried at elements", ["kind", "result"], registry=registry
+        self._applied = Counter(
+            "saga_changes_total", "Attempts to apply queued changes at elements", ["kind", "result"], registry=registry
         )
         for kind in (SagaKind.UPDATE, SagaKind.DELETE, SagaKind.MODE):
             for result in ("ok", "refused", "failed"):
-                self._made.labels(kind.value, result)  # from 0, so that the first one is an increase
+                self._applied.labels(kind.value, result)  # from 0, so that the first one is an increase
 
-    async def make(self, saga: Claimed, peer: Peer) -> None:
-        """Raises what the element could not do now; what it will never do closes the saga as refused."""
+    async def apply(self, saga: ClaimedSaga, peer: Peer) -> None:
+        """Raises the error of an element that could not apply the change now. A final refusal closes the saga as refused."""
         refusal: ArtStoreError | None = None
         try:
-            await self._ask(saga, peer)
+            await self._send(saga, peer)
         except ArtStoreError as error:
             if not is_final(error):
-                self._made.labels(saga.kind.value, "failed").inc()
+                self._applied.labels(saga.kind.value, "failed").inc()
                 raise
             refusal = error
         failpoint("admin.change_made")
         if await self._close(saga, refusal):
-            self._made.labels(saga.kind.value, "refused" if refusal else "ok").inc()
-            result = "refused" if refusal is not None else "made"
+            self._applied.labels(saga.kind.value, "refused" if refusal else "ok").inc()
+            result = "refused" if refusal is not None else "applied"
             log.info(f"queued change {result}", saga_id=saga.saga_id, kind=saga.kind.value, attempts=saga.attempts)
 
-    async def _ask(self, saga: Claimed, peer: Peer) -> None:
+    async def _send(self, saga: ClaimedSaga, peer: Peer) -> None:
         if saga.kind is SagaKind.UPDATE:
             await self._update(saga, peer)
         elif saga.kind is SagaKind.DELETE:
@@ -87,19 +86,19 @@ class QueuedChanges:
             body = orjson.dumps({"mode": saga.wanted["mode"]})
             await peer.call("POST", "/api/element/mode", body=body, timeout_s=self._call_timeout_s)
 
-    async def _update(self, saga: Claimed, peer: Peer) -> None:
+    async def _update(self, saga: ClaimedSaga, peer: Peer) -> None:
         path, body = f"/api/files/{saga.file_id}", str(saga.wanted["changes"]).encode()
         wanted, if_revisions = msgspec.json.decode(body, type=Changes), saga.wanted["if_revisions"]
-        for _ in range(LOOKS_AT_ONCE):
+        for _ in range(MAX_READS):
             answer = await peer.call("GET", path, timeout_s=self._call_timeout_s)
             try:
                 now = decode(answer.body)
             except ValueError as error:
-                raise BadGateway(f"{peer.name}'s attributes cannot be read: {error}") from error
+                raise BadGateway(f"{peer.name}'s attributes cannot be decoded: {error}") from error
             step = next_step(now, wanted, if_revisions)
-            if step is Step.MADE:
+            if step is ChangeStep.ALREADY_APPLIED:
                 return
-            if step is Step.REFUSE:
+            if step is ChangeStep.REFUSE:
                 raise RevisionMismatch(f"the file is at revision {now.revision}", revision=now.revision)
             failpoint("admin.change_looked")
             await require_held(self._database, saga)
@@ -110,10 +109,10 @@ class QueuedChanges:
                 return
             except RevisionMismatch:
                 continue
-        raise Unavailable("other requests change the file at the same time", away=peer.name)
+        raise Unavailable("the file is being changed concurrently", away=peer.name)
 
-    async def _delete(self, saga: Claimed, peer: Peer) -> None:
-        """What is not there is deleted: an id is never given out twice."""
+    async def _delete(self, saga: ClaimedSaga, peer: Peer) -> None:
+        """A file that does not exist counts as deleted, because file ids are never reused."""
         tags = ", ".join(f'"{revision}"' for revision in saga.wanted["if_revisions"] or ())
         headers = {"if-match": tags} if tags else {}
         try:
@@ -122,8 +121,8 @@ class QueuedChanges:
         except NotFound:
             return
 
-    async def _close(self, saga: Claimed, refusal: ArtStoreError | None) -> bool:
-        """False when another admin has claimed it since: that one will find the change made, and close it."""
+    async def _close(self, saga: ClaimedSaga, refusal: ArtStoreError | None) -> bool:
+        """False when another admin has claimed the saga since: it will find the change applied, and close the saga."""
         state = TRANSITIONS[SagaState.QUEUED, SagaEvent.DONE if refusal is None else SagaEvent.REFUSE]
         values = {
             "saga_id": saga.saga_id,
@@ -137,14 +136,14 @@ class QueuedChanges:
             if (await conn.execute(_CLOSE, values)).first() is None:
                 return False
             if refusal is None and saga.kind is SagaKind.MODE:
-                await note_mode(conn, saga.storage_element_id, Mode(saga.wanted["mode"]))
+                await record_mode(conn, saga.storage_element_id, Mode(saga.wanted["mode"]))
             await self._auditor.record(conn, _event(saga, refusal))
         if saga.kind is SagaKind.MODE:
             self._mode_changed()
         return True
 
 
-def _event(saga: Claimed, refusal: ArtStoreError | None) -> Event:
+def _event(saga: ClaimedSaga, refusal: ArtStoreError | None) -> Event:
     resource = f"files/{saga.file_id}" if saga.file_id else f"storage-elements/{saga.storage_element_id}"
     metadata: dict[str, Any] = {"saga_id": saga.saga_id}
     if saga.kind is SagaKind.MODE:

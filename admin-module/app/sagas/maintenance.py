@@ -1,4 +1,4 @@
-"""What keeps the table of sagas right and in sight: files that nobody's saga holds, old sagas, numbers for alerts."""
+"""Keeps the saga table clean: undoes orphaned pending files, purges old sagas, updates metrics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from artstore.logs import get_logger
 
 from ..elements.generations import Generations
 from ..purge import BOTH_CLOCKS, purge, purge_statement
-from .claim import CLAIM_AT_ONCE
+from .claim import CLAIM_BATCH
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting
 
 log = get_logger("admin.sagas")
 
 FOUND_AFTER_LEASES = 2
-"""A pending file is taken for lost when it is this many leases old and nobody holds its saga."""
+"""A pending file without a live saga counts as orphaned when it is this many leases old."""
 
-# A saga from before the catalog's generation may have been committed in the history that was lost: its element is asked.
+# A saga older than the catalog's generation may have been committed in the lost history, so its element is asked.
 _FOUND = text(
     """INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
     SELECT saga_id, 'upload', CASE WHEN saga_id < CAST(:first_saga_id AS uuid) THEN 'begun' ELSE 'compensating' END,
@@ -43,29 +43,33 @@ _OPEN = text(
 )
 
 
-class Upkeep:
-    """`resume` is called when there is work for the resume task."""
+class SagaMaintenance:
+    """`wake_worker` is called when there is work for the saga worker."""
 
     def __init__(
         self,
         database: Database,
         generations: Generations,
         registry: CollectorRegistry,
-        *,
         lease_s: float,
-        resume: Callable[[], None],
+        wake_worker: Callable[[], None],
     ) -> None:
-        self._database, self._generations, self._lease_s, self._resume = database, generations, lease_s, resume
+        self._database, self._generations, self._lease_s, self._wake_worker = (
+            database,
+            generations,
+            lease_s,
+            wake_worker,
+        )
         self._open = Gauge("sagas_open", "Sagas that are not finished", ["kind", "state"], registry=registry)
         self._oldest = Gauge(
             "saga_oldest_open_seconds",
-            "Age of the oldest saga that waits for an element; an upload that is under way does not",
+            "Age of the oldest saga that waits for an element; running uploads do not count",
             ["kind"],
             registry=registry,
         )
 
-    async def count(self) -> None:
-        """The same numbers on every admin."""
+    async def update_metrics(self) -> None:
+        """Every admin exports the same numbers."""
         async with self._database.begin() as conn:
             rows = (await conn.execute(_OPEN)).all()
         numbers = {(row.kind, row.state): row for row in rows}
@@ -76,13 +80,13 @@ class Upkeep:
             ages_s = [row.oldest_s for row in rows if row.kind == kind and row.state != SagaState.BEGUN]
             self._oldest.labels(kind.value).set(max(ages_s, default=0))
 
-    async def sweep(self) -> int:
-        """Pending files whose saga is unknown or was undone before they came; returns how many were found."""
+    async def undo_orphans(self) -> int:
+        """Starts the undo of pending files whose saga is unknown or already undone. Returns how many were found."""
         async with self._database.begin() as conn:
             current = await self._generations.load(conn)
             values = {
                 "older_s": self._lease_s * FOUND_AFTER_LEASES,
-                "claims": CLAIM_AT_ONCE,
+                "claims": CLAIM_BATCH,
                 "accepting": accepting(SagaEvent.FOUND, SagaState.COMPENSATING),
                 "first_saga_id": current.first_saga_id,
                 "reconciled": await self._generations.find_reconciled(conn, current),
@@ -90,9 +94,9 @@ class Upkeep:
             found = len((await conn.execute(_FOUND, values)).all())
         if found:
             log.warning("pending files without a saga", found=found)
-            self._resume()
+            self._wake_worker()
         return found
 
     async def purge(self, now: datetime) -> int:
-        """Drops finished sagas older than KEEP_FINISHED_S by PostgreSQL's clock and by ours: a wrong one drops nothing."""
+        """Delete finished sagas older than KEEP_FINISHED_S by PostgreSQL's clock and ours: one wrong clock deletes nothing."""
         return await purge(self._database, _PURGE, {"keep_s": KEEP_FINISHED_S, "now": now})

@@ -1,4 +1,4 @@
-"""Elements that go silent leave the placement, come back by themselves, and are not blamed for silence of our own."""
+"""Elements that stop reporting become away and come back on their own. An outage of admin does not make them away."""
 
 from __future__ import annotations
 

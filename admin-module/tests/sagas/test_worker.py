@@ -45,7 +45,7 @@ async def post(admin: Any, what: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def note_pending(admin: Any, one: dict[str, str]) -> None:
-    """What an element does in step 5 of a put."""
+    """Step 5 of a put at an element."""
     engine = create_async_engine(admin.database_url)
     async with engine.begin() as connection:
         await note(connection, [Entry(decode(msgspec.json.encode(record(one))), "put", one["saga_id"])])
@@ -127,9 +127,7 @@ async def test_an_element_that_comes_back_is_asked_at_once(admin: Any, element: 
     assert remote.removed == [(one["file_id"], one["saga_id"])]
 
 
-async def test_an_element_that_was_given_up_for_another_is_cleaned_after_the_commit(
-    admin: Any, element: Any, eventually: Any
-) -> None:
+async def test_an_abandoned_element_is_cleaned_after_the_commit(admin: Any, element: Any, eventually: Any) -> None:
     first, second, one = await element("se-01"), await element("se-02"), saga("se-01")
     await post(admin, "uploads", {"sagas": [one]})
     moved = {**one, "storage_element_id": "se-02"}
@@ -147,7 +145,7 @@ async def test_an_element_that_was_given_up_for_another_is_cleaned_after_the_com
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_a_pending_file_whose_saga_nobody_holds_is_undone(
+async def test_an_orphaned_pending_file_is_undone(
     admin: Any, second_admin: Any, element: Any, eventually: Any, known: bool
 ) -> None:
     """Its begin was lost in a database crash, or its put came after the compensation."""
@@ -171,7 +169,7 @@ async def test_a_pending_file_whose_saga_nobody_holds_is_undone(
     await other.aclose()
 
 
-async def test_elements_are_asked_in_the_reverse_order_of_the_tries_and_none_holds_up_the_others(
+async def test_elements_are_undone_in_reverse_order_and_none_blocks_the_others(
     admin: Any, element: Any, eventually: Any
 ) -> None:
     first, last, one = await element("se-01"), await element("se-02"), saga("se-01")

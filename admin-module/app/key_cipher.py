@@ -1,4 +1,4 @@
-"""Private keys at rest: AES-256-GCM under KEY_ENCRYPTION_KEY."""
+"""Encrypts private keys at rest: AES-256-GCM under KEY_ENCRYPTION_KEY."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 NONCE_BYTES = 12
 
 
-class Sealer:
-    """The name of what is sealed is authenticated with it: one sealed key cannot be put in another's place."""
+class KeyCipher:
+    """Authenticates a name with each ciphertext, so that one encrypted key cannot replace another."""
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
 
-    def seal(self, name: str, plain: bytes) -> bytes:
+    def encrypt(self, name: str, plain: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, plain, name.encode())
 
-    def open(self, name: str, sealed: bytes) -> bytes:
-        """Raises ValueError when the key is another one or the text was changed."""
+    def decrypt(self, name: str, sealed: bytes) -> bytes:
+        """Raises ValueError when the key is wrong or the ciphertext was changed."""
         try:
             return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
         except InvalidTag as error:

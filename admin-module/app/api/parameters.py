@@ -1,0 +1,72 @@
+"""Request parameters that several resources share: `limit`, `cursor`, timestamps; and the pages of lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Query
+from pydantic import AfterValidator, AwareDatetime
+from starlette.requests import Request
+from starlette.responses import Response
+
+from artstore.errors import InvalidFields, Malformed
+from artstore.http.json import page
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[str | None, Query(max_length=128)]
+DEFAULT_LIMIT = 100
+MAX_NAMED = 20
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("must be between the years 1 and 9999 in UTC") from error
+
+
+Timestamp = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+def allow_only(*names: str) -> Any:
+    """A dependency that raises InvalidFields for query parameters other than `limit`, `cursor` and `names`, and for repeated
+    ones."""
+    known = {"limit", "cursor", *names}
+
+    async def check(request: Request) -> None:
+        given = [name for name, _ in request.query_params.multi_items()]
+        wrong = sorted({name for name in given if name not in known or given.count(name) > 1})
+        if wrong:
+            raise InvalidFields(f"unknown or repeated: {', '.join(wrong)}"[:1000], fields=wrong[:MAX_NAMED])
+
+    return Depends(check)
+
+
+def parse_cursor(cursor: str | None, parse: Callable[[str], C]) -> C | None:
+    """Raises Malformed for a cursor that no list has returned."""
+    if cursor is None:
+        return None
+    try:
+        return parse(cursor)
+    except (ValueError, OverflowError) as error:
+        raise Malformed("the cursor was not issued by this service") from error
+
+
+def answer_page(
+    rows: list[T], limit: int, cursor_of: Callable[[T], Any], view: Callable[[T], Any] = lambda row: row
+) -> Response:
+    """One page of a list. `rows` holds one row more than `limit` when there is a next page."""
+    shown, next_cursor = split_page(rows, limit, cursor_of)
+    return page([view(row) for row in shown], next_cursor)
+
+
+def split_page(rows: list[T], limit: int, cursor_of: Callable[[T], Any]) -> tuple[list[T], str | None]:
+    """The rows of this page, and the cursor of the next page if there is one."""
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], str(cursor_of(rows[limit - 1]))
