@@ -38,7 +38,7 @@ async def do_or_defer(store: Store, intent: OpenIntent, work: Callable[[], None]
     try:
         await store.in_thread(work)
     except Unavailable:
-        defer(store, intent.intent.file_id, [intent], PendingWork(work, removes))
+        defer(store, intent.record.file_id, [intent], PendingWork(work, removes))
         raise
 
 
@@ -94,11 +94,11 @@ async def _settle(store: Store, file_id: str) -> SettleOutcome:
         attributes = find_in(encoded, file_id) if encoded is not None else None
         if attributes is not None:
             unconfirmed = store.unconfirmed.get(file_id)
-            change: Change = "put" if waiting[-1].intent.kind in PUTS else "update"
+            change: Change = "put" if waiting[-1].record.kind in PUTS else "update"
             saga_id = unconfirmed.saga_id if unconfirmed else None
             await store.catalog.note(attributes, saga_id=saga_id, change=change)
         else:
-            revision = max(opened.intent.revision for opened in waiting) + 1
+            revision = max(opened.record.revision for opened in waiting) + 1
             await store.catalog.forget(file_id, revision=revision)
     except (RowRefused, FileDamaged) as error:
         if file_id not in store.stuck:

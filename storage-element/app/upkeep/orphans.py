@@ -70,7 +70,7 @@ class OrphanSweep:
     def _find_old_temps(self, before_s: float) -> list[str]:
         """Old temps that no open intent names."""
         paths = self._store.files.paths
-        owned = {operation.intent.temp for operation in list(self._store.wal.open.values())}
+        owned = {opened.record.temp for opened in list(self._store.wal.open.values())}
         names = []
         for entry in os.scandir(paths.temps):
             try:

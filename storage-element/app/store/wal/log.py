@@ -42,7 +42,7 @@ class OpenIntent:
     """An intent that is not closed. `applied` once its effect is in the files (at least in the page cache) or has failed."""
 
     number: int
-    intent: Intent
+    record: Intent
     durable: asyncio.Future[None]
     applied: bool = False
     aborted: bool = False
@@ -53,7 +53,7 @@ class OpenIntent:
     """To be run by the operation once the intent is durable, unless the log's thread runs it."""
 
     def carried(self) -> CarriedIntent:
-        return CarriedIntent(self.number, self.intent, self.aborted, self.decided, self.confirmed, self.undone)
+        return CarriedIntent(self.number, self.record, self.aborted, self.decided, self.confirmed, self.undone)
 
 
 class Wal:
@@ -108,7 +108,7 @@ class Wal:
 
     async def mark(self, opened: OpenIntent, step: Step, *, attributes: bytes = b"", temp: str = "") -> None:
         """Log durably, in two copies, that the operation reached `step`."""
-        mark = _mark_of(opened, step, attributes, temp or opened.intent.temp)
+        mark = _mark_of(opened, step, attributes, temp or opened.record.temp)
         if step is Step.ABORTED:
             opened.aborted, opened.undone = True, attributes
         if step is Step.DECIDED:
@@ -121,7 +121,7 @@ class Wal:
         A delete is closed by a mark of its own, a third copy beside its two intents; others share a record.
         """
         del self.open[opened.number]
-        if opened.intent.kind is Kind.DELETE and not opened.aborted:
+        if opened.record.kind is Kind.DELETE and not opened.aborted:
             self._writer.add(self._build(_mark_of(opened, Step.CLOSED), wait=False))
         else:
             self._closed.append(opened.number)
@@ -173,7 +173,7 @@ class Wal:
 
     def unapplied_before(self, number: int) -> bool:
         return any(
-            opened.number < number and opened.intent.kind in CARRIES_REDO and not opened.applied
+            opened.number < number and opened.record.kind in CARRIES_REDO and not opened.applied
             for opened in self.open.values()
         )
 
@@ -243,7 +243,7 @@ class Wal:
 
 
 def _mark_of(opened: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
-    intent = opened.intent
+    intent = opened.record
     return Mark(step, opened.number, intent.kind, intent.file_id, attributes, temp, intent.replaced)
 
 
