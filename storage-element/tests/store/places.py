@@ -17,16 +17,19 @@ from app.store.paths import Paths
 from app.store.store import Store
 from app.store.wal.ring import WalLimits
 from artstore.clock import Clock
+from artstore.errors import Unavailable
 from artstore.testing.services import S3Server
 
 from .support import TEST_RESERVE, RememberingCatalog
 
 Place = Callable[[Paths], Backend]
-"""The same place at each call: what lay there lies there."""
+"""Returns the same place at each call, with the files of the earlier calls."""
 
 BUCKET = "tests"
+CLAIM_TRIES = 5
+"""The first write to a new SeaweedFS on a busy machine may take longer than the timeout of one claim."""
 PART_BYTES = 5 << 20
-"""The smallest that S3 takes for a part that is not the last."""
+"""The smallest part that S3 accepts, except for the last one."""
 
 
 def on_disk(paths: Paths) -> Backend:
@@ -36,7 +39,13 @@ def on_disk(paths: Paths) -> Backend:
 def in_s3(settings: S3Settings, *, element_id: str = "se-01") -> Place:
     def place(paths: Paths) -> S3Backend:
         backend = S3Backend(paths, settings)
-        Claim(backend, paths, element_id, take_over=False).make()
+        claim = Claim(backend, paths, element_id, take_over=False)
+        for _ in range(CLAIM_TRIES):
+            try:
+                claim.make()
+                break
+            except Unavailable:
+                continue
         return backend
 
     return place
