@@ -38,7 +38,7 @@ class Fault(enum.StrEnum):
     TORN = "torn"
     """The write takes half of the bytes; the next one gives ENOSPC."""
     FULL = "full"
-    """From here on nothing new finds room. What overwrites or removes still works."""
+    """From here on nothing new finds room. Calls that overwrite or remove still work."""
 
 
 @dataclass(frozen=True, slots=True)

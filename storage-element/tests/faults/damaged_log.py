@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """What a frame is about, and where it lies. `twice`: there is another frame that says the same."""
+    """The content and position of a frame. `twice`: a second frame has the same record."""
 
     file_id: str | None
     start: int

@@ -22,7 +22,7 @@ MAKE = {
 
 
 def why_not(kind: str) -> str | None:
-    """What this machine lacks for a disk of that kind."""
+    """The reason why this machine cannot provide a disk of that kind."""
     if os.geteuid() != 0:
         return "only root may mount"
     for needed in ("/dev/fuse", "/dev/loop-control"):

@@ -117,7 +117,7 @@ def _recover(root: Path) -> None:
 
 
 def copy_root(root: Path, target: Path) -> None:
-    """What was written; empty folders are left to the store, which makes them anew."""
+    """Only files; the store creates empty folders again."""
     for folder, _, names in os.walk(root):
         if names:
             there = target / Path(folder).relative_to(root)

@@ -114,7 +114,7 @@ def check_store(root: Path, store: Store, catalog: KeptCatalog) -> None:
 
 
 def states_in(files: Backend) -> dict[str, State]:
-    """Every file that can be seen; its attributes parse and match its bytes, and no bytes lie there without them."""
+    """Every visible file. Its attributes can be decoded and match its bytes, and no bytes exist without them."""
     found: dict[str, State] = {}
     for first in range(256):
         for seen in files.survey(f"{first:02x}"):

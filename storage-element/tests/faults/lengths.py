@@ -24,7 +24,7 @@ def chosen(items: Sequence[Item], short: int, seed: int = 1) -> Sequence[Item]:
 
 
 def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """In fresh processes without threads, so that `function` may fork. All failures are told in one AssertionError."""
+    """In fresh processes without threads, so that `function` may fork. One AssertionError reports all failures."""
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         running = {pool.submit(function, item): item for item in items}
         failed = [_told(item, error) for one, item in running.items() if (error := one.exception())]

@@ -71,7 +71,7 @@ class Sender:
         await self._writer.drain()
 
     async def status(self, timeout_s: float = 120) -> int:
-        """Of the answer, whenever it comes."""
+        """The status of the answer, whenever it comes."""
         async with asyncio.timeout(timeout_s):
             return int((await self._reader.readline()).split()[1])
 

@@ -55,7 +55,7 @@ class Image:
 
 
 class SimulatedDisk:
-    """Of one session, on a real folder that `image` was written to. Takes the place of `os` in durable.py and segments.py."""
+    """The disk of one session, on a real folder that `image` was written to. Replaces `os` in durable.py and segment.py."""
 
     def __init__(self, root: Path, image: Image) -> None:
         self.calls: list[Call] = []
@@ -126,7 +126,7 @@ class SimulatedDisk:
             self._add(Call("mkdir", (self._inside(path),)))
 
     def image_after(self, count: int, random: Random, share: float) -> Image:
-        """What a power cut after the first `count` calls leaves; of what may be lost, `share` is kept."""
+        """The image after a power cut following the first `count` calls, with the `share` of unsynced changes kept."""
         calls = self.calls[:count]
         names, folders = dict(self._base), set(self._image.folders)
         for number in sorted(_surviving(calls, random, share)):

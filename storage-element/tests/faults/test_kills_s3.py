@@ -14,7 +14,7 @@ SHORT_MOMENTS = 4
 """Per scenario, beside the first hit of each point that no scenario before it had."""
 SHORT_RECOVERIES = 2
 SHORT_STARTS = 4
-"""Of AT_START, for each of those."""
+"""Failpoints of AT_START for each of those."""
 
 
 def test_a_kill_at_any_point_leaves_all_or_nothing_in_s3(s3: S3Server) -> None:

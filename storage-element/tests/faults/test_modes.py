@@ -30,7 +30,7 @@ class Held:
         return file_id
 
     async def statuses(self, operation: Operation, file_id: str) -> set[int]:
-        """Of every request that is this operation. 200, 201, 204 where it is allowed, 409 mode_forbids where not."""
+        """The status of every request of this operation: 200, 201, 204 where it is allowed, else 409 mode_forbids."""
         path, ask = f"/api/files/{file_id}", self.element.ask
         if operation is Operation.CREATE:
             answers = [await self.element.put(content) for content in (SMALL, LARGE)]
@@ -108,7 +108,7 @@ async def test_every_mode_allows_its_operations_and_its_transitions(own_neighbou
 
 
 async def change_during_an_upload(held: Held) -> None:
-    """What has begun may finish, in the mode it began in; what comes after the change may not begin."""
+    """A running operation may finish in the mode in which it began; a later one may not begin."""
     gate, content, file_id = asyncio.Event(), os.urandom(2_000_000), str(uuid7())
     upload = asyncio.create_task(held.element.put(pieces_of(content, gate, 1_000_000), file_id=file_id))
     await eventually(lambda: is_taking(held.element))

@@ -21,7 +21,7 @@ FILE_BYTES = 2_000_000
 
 @pytest.fixture
 def small_root(tmp_path: Path) -> AsyncIterator[Path]:
-    """A link, so that the element's log file does not lie on the disk that it fills."""
+    """A link, so that the element's log file is not on the disk that it fills."""
     reason = why_not("ext4")
     if reason is not None:
         pytest.skip(f"NOT PROVEN here: no small disk, because {reason}")
@@ -41,7 +41,7 @@ async def test_a_full_disk_refuses_in_time_and_still_deletes(own_neighbours: Nei
         sender.close()
         assert (await element.put(endless(8 * FILE_BYTES))).status == 507
         await check_element(element, own_neighbours, allowed)
-        # Somebody else takes the reserve too: the log has its room already, and a delete needs none.
+        # Another program uses up the reserve too: the log has its space already, and a delete needs none.
         hog(small_root.resolve().parent / "hog")
         path = f"/api/files/{kept[0]}"
         assert (await element.put(b"x" * 10_000)).status == 507

@@ -104,13 +104,13 @@ class Work:
             self.journal.confirmed(file_id)
 
     async def refuse_compensation(self, file_id: str, saga_id: str) -> None:
-        """Of an acknowledged file: whatever its saga's fate is by the catalog, it stays."""
+        """An acknowledged file stays, whatever the catalog says of its saga."""
         if file_id in self._content:
             try:
                 await compensate(self.store, file_id, saga_id)
             except ArtStoreError:
                 return
-            raise AssertionError("a confirmed file was taken away")
+            raise AssertionError("a confirmed file was removed")
 
     @property
     def file_ids(self) -> list[str]:
@@ -210,7 +210,7 @@ async def compensated(work: Work) -> None:
 
 
 async def unsettled(work: Work) -> None:
-    """Changes while the catalog is away: the intents stay open until it is back."""
+    """Changes while the catalog is unavailable: the intents stay open until it is back."""
     kept, gone = await work.put(SMALL_BYTES), await work.put(LARGE_BYTES)
     work.catalog.away = True
     await work.patch(kept)

@@ -225,7 +225,7 @@ async def test_a_recovering_start_is_live_and_shows_its_progress(neighbours: Nei
     async with running_element(neighbours, root) as element:
         file_ids = [await stored(element, os.urandom(500)) for _ in range(20)]
         element.stop(signal.SIGKILL)
-    # Recovery hashes what it finds: a FIFO makes it wait until somebody writes.
+    # Recovery hashes what it finds: a FIFO makes it wait for a writer.
     data = data_path(root, file_ids[10])
     data.unlink()
     os.mkfifo(data)

@@ -21,7 +21,7 @@ from ..store.places import s3_settings
 
 FLAT_BYTES = 100 << 20
 MOST_GROWTH_BYTES = 96 << 20
-"""What one upload and one download of any size may add: parts on their way, a window, the log's buffers."""
+"""The memory that one upload and one download of any size may add: parts, read-ahead, the log's buffers."""
 LARGE, SMALL = 200_000, 100
 KILLS = [
     (LARGE, "put.staged"),

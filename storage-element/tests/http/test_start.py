@@ -29,7 +29,7 @@ async def test_a_second_process_on_a_root_ends_with_one_line(neighbours: Neighbo
 
 
 async def test_an_undelivered_report_is_repeated_soon(neighbours: Neighbours, tmp_path: Path) -> None:
-    """Three rounds of half a minute later it would be taken for away, though it is there."""
+    """After three missed reports it would count as away although it runs."""
     neighbours.admin.deaf = 3
     heard = len(neighbours.admin.reports)
 

@@ -58,7 +58,7 @@ async def test_content_is_served_whatever_type_an_edited_attr_json_states(
 
 
 async def test_a_dangling_link_is_unreadable_and_not_missing(neighbours: Neighbours, tmp_path: Path) -> None:
-    """Its target may lie on a disk that is not mounted now."""
+    """Its target may be on a disk that is not mounted now."""
     root = tmp_path / "se"
     async with running_element(neighbours, root) as element:
         bare, bad = [(await element.put(b"bytes")).json["file_id"] for _ in range(2)]

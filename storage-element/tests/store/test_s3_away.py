@@ -200,7 +200,7 @@ async def test_unfinished_uploads_are_found_and_aborted(tmp_path: Path, way: Way
         assert upload.key.endswith(file_id)
         assert backend.abort_unfinished(upload.begun_at, {}) == 0  # not old enough
         after = upload.begun_at.replace(year=upload.begun_at.year + 1)
-        assert backend.abort_unfinished(after, {file_id}) == 0  # somebody is at it
+        assert backend.abort_unfinished(after, {file_id}) == 0  # an operation works on the file
         assert backend.abort_unfinished(after, {}) == 1
         assert backend.objects.unfinished_uploads("files/") == []
         file_id = begin_and_break_off(backend, way, paths)
@@ -209,7 +209,7 @@ async def test_unfinished_uploads_are_found_and_aborted(tmp_path: Path, way: Way
 
 
 def begin_and_break_off(backend: S3Backend, way: Way, paths: Paths) -> str:
-    """The upload is begun and has a part; then the way is cut, for its end and for taking it back."""
+    """The upload has one part when the connection is cut, so that it can neither be completed nor aborted."""
     file_id = str(uuid7())
     temp = backend.temps.new(file_id)
     backend.temps.write_data(temp, NEW)

@@ -18,7 +18,7 @@ from ..running import Neighbours
 
 
 class NoRelay:
-    """Change events stay in the outbox: nobody listens here."""
+    """Change events stay in the outbox: nothing publishes them here."""
 
     def wake(self) -> None:
         pass

@@ -260,7 +260,7 @@ async def test_strays_are_counted_and_left_alone(own_neighbours: Neighbours, tmp
 
 
 async def test_a_failed_task_shows_its_error(own_neighbours: Neighbours, tmp_path: Path) -> None:
-    """Its state cannot be written where a folder lies under its name."""
+    """Its state cannot be written, because a folder has its name."""
     root = tmp_path / "se"
     async with running_element(own_neighbours, root) as element:
         for task in ("rebuild", "verify"):
@@ -297,7 +297,7 @@ async def test_dangling_links_keep_their_files_and_rows(own_neighbours: Neighbou
 async def test_a_row_removed_by_the_element_does_not_mean_a_lost_catalog(
     own_neighbours: Neighbours, tmp_path: Path, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged file that cannot be put aside stays on the disk without a row."""
+    """A damaged file that cannot be quarantined stays on the disk without a row."""
     async with site(own_neighbours, tmp_path / "se") as se:
         generation = CatalogGeneration(se.store, se.rows, se.found.journal)
         await generation.load()

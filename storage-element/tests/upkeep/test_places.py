@@ -68,7 +68,7 @@ async def test_upkeep_does_the_same_on_every_backend(own_neighbours: Neighbours,
         store.unconfirmed.clear()
         before = await sql.attributes()
 
-        # rebuild: the same rows again; a damaged attr.json is put aside
+        # rebuild: the same rows again; a damaged attr.json is quarantined
         await sql.run("TRUNCATE files")
         await Rebuild(store, rows, reconciler, found, journal).run(state := RebuildState(started_at=store.now()))
         assert (state.phase, state.files) == ("done", 6)
@@ -85,7 +85,7 @@ async def test_upkeep_does_the_same_on_every_backend(own_neighbours: Neighbours,
             with pytest.raises(Quarantined):
                 await _read(store, file_id)
 
-        # sweep: data without attributes, of a file the catalog knows and of one that nobody does
+        # sweep: data without attributes, of a file that the catalog knows and of an unknown one
         remove(store, file_ids[2])
         write(store, unknown := str(uuid7()), b"left by a crash")
         await OrphanSweep(store, rows, found, -5.0).run(swept := OrphanState(started_at="", dry_run=False))
