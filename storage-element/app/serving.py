@@ -84,7 +84,8 @@ class Serving:
             fault = self.presence.find_fault()
         if fault is not None:
             raise Unavailable(fault)
-        if self.open and not self.accepted:
+        if not self.accepted:
+            # Also while the store is not open: a check that passed until then would still show the element as ready.
             raise Unavailable("new, and admin has not accepted it yet")
         return "accepted" if self.confirmed else "accepted before, admin has not confirmed it yet"
 
