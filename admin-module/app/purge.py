@@ -67,7 +67,7 @@ async def purge_changes(database: Database, keep_s: float, now: datetime) -> int
     """Purge the change feed (`changes`), oldest first, in batches until none is older than `keep_s` seconds.
 
     Stores the position up to which changes are purged, so that a reader with an older cursor gets an error instead of a gap.
-    Returns how many were purged. Raises DatabaseAway.
+    Returns how many were purged. Raises DatabaseUnavailable.
     """
     purged = 0
     while True:

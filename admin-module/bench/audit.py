@@ -23,7 +23,7 @@ from tokens import CLIENT, cpu_s, running_admin
 
 from app.key_cipher import KeyCipher
 from artstore.audit.check import ADMIN_CHAIN
-from artstore.audit.event import Event, Head, Signed, hash_of, sign_event
+from artstore.audit.event import ChainHead, Event, Signed, hash_of, sign_event
 
 COLUMNS = (
     *("chain", "seq", "prev", "timestamp", "service", "action", "user_id", "resource", "result", "metadata"),
@@ -35,12 +35,12 @@ METADATA = {"changed": {"role": ["USER", "READONLY"]}, "address": "192.0.2.1"}
 TEXT = orjson.dumps(METADATA).decode()
 
 
-def made(key: Ed25519PrivateKey, head: Head, count: int) -> Iterator[tuple[Any, ...]]:
+def made(key: Ed25519PrivateKey, head: ChainHead, count: int) -> Iterator[tuple[Any, ...]]:
     moment = datetime.now(UTC)
     for number in range(count):
         event = Event("account.update", "bench", f"service-accounts/{number}", metadata=METADATA)
         signed: Signed = sign_event(event, service="admin", chain=ADMIN_CHAIN, after=head, moment=moment, key=key)
-        head = Head(signed["seq"], hash_of(signed))
+        head = ChainHead(signed["seq"], hash_of(signed))
         values = {**signed, "timestamp": moment, "hash": head.hash, "metadata": TEXT}
         yield tuple(values[name] for name in COLUMNS)
 
@@ -55,7 +55,7 @@ async def fill(database_url: str, sealing_key: str, count: int) -> None:
         row = await connection.fetchrow(
             "SELECT seq, hash FROM audit_events WHERE chain = $1 ORDER BY seq DESC", ADMIN_CHAIN
         )
-        key, head = Ed25519PrivateKey.from_private_bytes(opened), Head(row["seq"], row["hash"])
+        key, head = Ed25519PrivateKey.from_private_bytes(opened), ChainHead(row["seq"], row["hash"])
         await connection.copy_records_to_table("audit_events", records=made(key, head, count), columns=COLUMNS)
     await connection.close()
 

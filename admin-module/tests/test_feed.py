@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.purge import PURGE_CHANGES_BATCH, purge_changes
-from artstore.database import Database, DatabaseAway
+from artstore.database import Database, DatabaseUnavailable
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
 
@@ -28,7 +28,7 @@ async def test_old_changes_are_purged_and_the_position_is_stored(admin: Any) -> 
     )
     [last] = await admin.sql("SELECT txid, position FROM changes ORDER BY txid, position OFFSET $1 LIMIT 1", OLD - 1)
     engine = create_async_engine(admin.database_url)
-    database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,)))
+    database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseUnavailable,)))
     try:
         purged = await asyncio.gather(*(purge_changes(database, 50, datetime.now(UTC)) for _ in range(3)))
         assert sum(purged) + await purge_changes(database, 50, datetime.now(UTC)) == OLD

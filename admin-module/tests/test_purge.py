@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.purge import BATCH_ROWS, purge
 from app.sagas import idempotency, maintenance
-from artstore.database import Database, DatabaseAway
+from artstore.database import Database, DatabaseUnavailable
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
 from artstore.testing.services import PostgresServer
@@ -67,7 +67,7 @@ async def sql(database_url: str, statement: str, *values: Any) -> list[asyncpg.R
 async def databases(database_url: str) -> AsyncIterator[list[Database]]:
     """As three admins have them."""
     engines = [create_async_engine(database_url) for _ in range(3)]
-    yield [Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,))) for engine in engines]
+    yield [Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseUnavailable,))) for engine in engines]
     for engine in engines:
         await engine.dispose()
 

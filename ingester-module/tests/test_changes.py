@@ -11,7 +11,7 @@ from orjson import dumps
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.files import decode
 from artstore.errors import ElementFailed, ModeForbids, NotFound, RevisionMismatch, Unavailable
@@ -36,7 +36,7 @@ async def upload(fleet: Fleet, body: bytes = b"old") -> dict[str, Any]:
 
 async def put_in_catalog(catalog: AsyncEngine, record: dict[str, Any], saga_id: str | None = None) -> None:
     async with catalog.begin() as connection:
-        await note(connection, [Entry(decode(dumps(record)), "put", saga_id)])
+        await upsert_files(connection, [FileEntry(decode(dumps(record)), "put", saga_id)])
 
 
 async def patched(fleet: Fleet, file_id: str, changes: Any, **headers: str) -> Answer:

@@ -14,7 +14,7 @@ from orjson import dumps
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.files import decode
 from artstore.contracts.tokens import Role
@@ -47,7 +47,7 @@ async def record(fleet: Fleet, catalog: AsyncEngine) -> dict[str, Any]:
 
 async def list_in(catalog: AsyncEngine, stored: dict[str, Any]) -> None:
     async with catalog.begin() as connection:
-        await note(connection, [Entry(decode(dumps(stored)), "put")])
+        await upsert_files(connection, [FileEntry(decode(dumps(stored)), "put")])
 
 
 async def put_in_queue(catalog: AsyncEngine, file_id: str, owner: str = "tester", element: str = "se-01") -> str:

@@ -21,7 +21,7 @@ from app.core.config import Settings
 from app.core.context import Context
 from app.main import create_app
 from artstore.catalog.tables import metadata
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.contracts.elements import SNAPSHOT_KEY
 from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes
@@ -51,7 +51,7 @@ class Rig:
     async def note(self, *files: Attributes, saga_id: str | None = None, change: Change = "put") -> None:
         """Writes the catalog as an element or admin does, without announcing a change."""
         async with self.engine.begin() as connection:
-            await note(connection, [Entry(attributes, change, saga_id) for attributes in files])
+            await upsert_files(connection, [FileEntry(attributes, change, saga_id) for attributes in files])
 
     async def catalog(self) -> list[str]:
         async with self.engine.begin() as connection:

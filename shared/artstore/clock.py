@@ -1,4 +1,4 @@
-"""Time and ids as arguments: whoever needs them takes a Clock, so tests can hold time still."""
+"""Clocks and UUIDv7. Code that needs the time takes a Clock as an argument, so that tests can control it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Clock:
     __slots__ = ()
 
     def now(self) -> datetime:
-        """Wall time, UTC, aware."""
+        """Wall-clock time, timezone-aware UTC."""
         return datetime.now(UTC)
 
     def unix_s(self) -> float:
@@ -25,12 +25,13 @@ class Clock:
 
 
 def rfc3339(moment: datetime) -> str:
-    """RFC 3339 in UTC with six digits, as attr.json and every answer carry it: 2026-01-01T00:00:00.000000Z."""
+    """RFC 3339 in UTC with microseconds, as in attr.json and every response: 2026-01-01T00:00:00.000000Z."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Raises ValueError for anything that is not a date-time with an offset, or is outside the years 1 to 9999 in UTC."""
+    """The time in UTC. Raises ValueError for anything but a date-time with an offset, and outside the years 1
+    to 9999."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("the time must have an offset")
@@ -41,7 +42,7 @@ def parse_rfc3339(text: str) -> datetime:
 
 
 def uuid7(unix_ms: int | None = None) -> UUID:
-    """A UUIDv7 (RFC 9562 §5.7): 48 bits of milliseconds, the rest random."""
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, by default the current time, and random bits."""
     if unix_ms is None:
         unix_ms = time.time_ns() // 1_000_000
     value = (unix_ms & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
@@ -50,5 +51,6 @@ def uuid7(unix_ms: int | None = None) -> UUID:
 
 
 def first_uuid7(unix_s: float) -> UUID:
-    """The lowest UUIDv7 of that millisecond: every id made before it compares lower, in Python and in PostgreSQL."""
+    """The lowest UUIDv7 of that millisecond. Ids generated earlier compare lower, in Python and in
+    PostgreSQL."""
     return UUID(int=(int(unix_s * 1000) & (2**48 - 1)) << 80 | 0x7 << 76 | 0x2 << 62)

@@ -1,7 +1,7 @@
-"""Which errors of PostgreSQL are an outage, decided by SQLSTATE (PostgreSQL documentation, appendix A).
+"""Classifies errors of PostgreSQL as outages by their SQLSTATE (PostgreSQL documentation, appendix A).
 
-Three kinds, all answered 503 and all naming `database`. DatabaseAway counts against the breaker. DatabaseRefuses does not,
-because reads still work. DatabaseBusy says nothing about the next statement.
+Three kinds, all answered 503 and all naming `database`. DatabaseUnavailable counts against the breaker.
+DatabaseRefusesWrites does not, because reads still work. DatabaseBusy says nothing about the next statement.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import sqlalchemy.exc
 from artstore.errors import Unavailable
 
 AWAY_FIELD = "database"
-"""The name in `away` and in X-ArtStore-Degraded, equal to the health check's name."""
+"""The value of `away` and in X-ArtStore-Degraded, equal to the name of the health check."""
 BUSY_RETRY_AFTER_S = 1
 
 
-class DatabaseAway(Unavailable):
-    """PostgreSQL cannot be reached, lets nobody in, or lacks the schema."""
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached, refuses connections, or lacks the schema."""
 
 
-class DatabaseRefuses(Unavailable):
-    """PostgreSQL answers reads and refuses writes: read-only, out of space or memory, without a grant."""
+class DatabaseRefusesWrites(Unavailable):
+    """PostgreSQL answers reads but refuses writes: read-only, out of space or memory, missing grant."""
 
 
 class DatabaseBusy(Unavailable):
-    """PostgreSQL gave up one statement: a timeout of its operator, a lock, a deadlock, a search that takes too long."""
+    """PostgreSQL gave up one statement: statement timeout, lock timeout, deadlock, slow search."""
 
 
 _NOT_REACHED = (
@@ -37,22 +37,22 @@ _NOT_REACHED = (
 )
 
 _AWAY_STATES = {
-    "08": "PostgreSQL broke the connection off",
+    "08": "PostgreSQL closed the connection",
     "28": "PostgreSQL refuses this service's login",
     "3D": "PostgreSQL has no database of this name",
     "3F": "PostgreSQL lacks the schema",
-    "42P01": "PostgreSQL lacks the schema",  # it comes with admin's migrations
-    "53300": "PostgreSQL has no connection left",
+    "42P01": "PostgreSQL lacks the schema",  # before admin's migrations
+    "53300": "PostgreSQL has no free connection slot",
     "55000": "PostgreSQL accepts no connections to this database",
-    "57P": "PostgreSQL is starting, stopping or closed",
+    "57P": "PostgreSQL is starting or shutting down",
 }
 _REFUSING_STATES = {
     "25006": "PostgreSQL is read-only",
-    "42501": "PostgreSQL grants this service too little",
+    "42501": "PostgreSQL denies this service a privilege",
     "53100": "PostgreSQL has no disk space left",
     "53200": "PostgreSQL has no memory left",
-    "53": "PostgreSQL has reached a limit of its resources",
-    "58": "PostgreSQL meets errors of its disk",
+    "53": "PostgreSQL has reached a resource limit",
+    "58": "PostgreSQL reports disk errors",
 }
 _BUSY_STATES = {
     "25P03": "PostgreSQL ended the transaction",
@@ -66,23 +66,23 @@ READ_ONLY = "25006"
 
 
 def sqlstate_of(error: BaseException) -> str:
-    """Five characters, or '' for an error that did not come from the server. SQLAlchemy wraps some of them."""
+    """The SQLSTATE of an error, also of one that SQLAlchemy has wrapped; '' if it did not come from the server."""
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         error = (error.orig.__cause__ if error.orig else None) or error
     return str(getattr(error, "sqlstate", None) or "")
 
 
-def outage_of(error: BaseException) -> DatabaseAway | DatabaseRefuses | DatabaseBusy | None:
-    """The error to answer with, or None when PostgreSQL is well and refused this one statement for its content."""
+def outage_of(error: BaseException) -> DatabaseUnavailable | DatabaseRefusesWrites | DatabaseBusy | None:
+    """The error to raise instead, or None if PostgreSQL works and refused this statement for its content."""
     state = sqlstate_of(error)
     if busy := _find(_BUSY_STATES, state):
         return DatabaseBusy(busy, away=AWAY_FIELD, retry_after_s=BUSY_RETRY_AFTER_S)
     if away := _find(_AWAY_STATES, state):
-        return DatabaseAway(away, away=AWAY_FIELD)
+        return DatabaseUnavailable(away, away=AWAY_FIELD)
     if refused := _find(_REFUSING_STATES, state):
-        return DatabaseRefuses(refused, away=AWAY_FIELD)
+        return DatabaseRefusesWrites(refused, away=AWAY_FIELD)
     if _was_not_reached(error):
-        return DatabaseAway("PostgreSQL is away", away=AWAY_FIELD)
+        return DatabaseUnavailable("PostgreSQL is unavailable", away=AWAY_FIELD)
     return None
 
 
@@ -94,5 +94,5 @@ def _was_not_reached(error: BaseException) -> bool:
 
 
 def _find(states: dict[str, str], state: str) -> str | None:
-    """A whole code before its class."""
+    """The entry for the whole code, else for its class."""
     return next((states[state[:length]] for length in (5, 3, 2) if len(state) == 5 and state[:length] in states), None)

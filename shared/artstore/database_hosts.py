@@ -1,7 +1,8 @@
-"""DATABASE_URL with several hosts: `//user@first:5432,second:5432/db?target_session_attrs=read-write`, as libpq writes it.
+"""DATABASE_URL with several hosts in libpq's form:
+`//user@first:5432,second:5432/db?target_session_attrs=read-write`.
 
-asyncpg tries the hosts of a list under one timeout, so a host that swallows packets hides the next one. Here each has its own.
-After a failover an old primary may come back and take writes again, on its older timeline: such a host is refused.
+asyncpg tries all hosts under one timeout, so a host that drops packets hides the next one. Here each host has
+its own timeout.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ Host = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Which cluster a server has, and where its history is. Empty where unknown; a standby's timeline is not asked for."""
+    """Which cluster a server has, and where its history is. Empty where unknown; a standby's timeline is not
+    asked for."""
 
     system: str
     timeline: str
@@ -38,7 +40,7 @@ class History:
 
 
 def for_sqlalchemy(url: str) -> str:
-    """The URL in SQLAlchemy's form, which names several hosts as `?host=first:5432&host=second:5432`."""
+    """The URL in SQLAlchemy's form, with several hosts as `?host=first:5432&host=second:5432`."""
     found = _SEVERAL.match(url)
     if found is None:
         return url
@@ -49,11 +51,8 @@ def for_sqlalchemy(url: str) -> str:
 
 
 class HostConnector:
-    """Takes the place of asyncpg.connect: the host that was right last time is tried first, the others in turn.
-
-    The first connection asks all hosts and takes the one with the latest timeline, which is the primary after a failover. A
-    host with an earlier timeline than the latest one seen is refused until this process starts again.
-    """
+    """A replacement for asyncpg.connect that tries the host of the last success first, then the others in
+    order."""
 
     def __init__(self) -> None:
         self._first: Host | None = None
@@ -61,7 +60,7 @@ class HostConnector:
         """The latest timeline seen, by cluster: one made anew begins at the first."""
 
     async def __call__(self, *, host: Any = None, port: Any = None, **options: Any) -> asyncpg.Connection:
-        """Raises the last host's error when no host accepts the connection."""
+        """Raises the error of the last host if no host accepts the connection."""
         if not isinstance(host, list):
             given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
             return await asyncpg.connect(**given, **options)
@@ -85,7 +84,8 @@ class HostConnector:
         raise error
 
     async def _choose(self, hosts: list[Host], options: Mapping[str, Any]) -> Host:
-        """The host with the latest timeline of those that answer in time. Raises the last error when none does."""
+        """The host with the latest timeline of those that answer in time. Raises the last error when none
+        does."""
         asked = {spawn("timeline", self._ask_history(one, options)): one for one in hosts}
         try:
             done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,9 @@
-"""Named places between two durable effects. In production they do nothing; a fault test makes the process crash or pause there.
+"""Named places between two durable effects. In production they do nothing; a fault test makes the process
+crash or pause there.
 
-`ARTSTORE_POINT=put.renamed:kill` kills the process the first time, `put.renamed:kill:3` the third time, `put.renamed:pause`
-stops it there (SIGSTOP). `ARTSTORE_POINTS_LOG=FILE` appends the name of every failpoint that is reached.
+`ARTSTORE_POINT=put.renamed:kill` kills the process the first time, `put.renamed:kill:3` the third time,
+`put.renamed:pause` stops it there (SIGSTOP). `ARTSTORE_POINTS_LOG=FILE` appends the name of every failpoint
+that is reached.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ def arm(environment: Mapping[str, str]) -> None:
 
 
 def failpoint(name: str) -> None:
-    """Report that the place `name` was reached. Names are literals at every call, so that a test can list them."""
+    """Report that the place `name` was reached. Names are literals at every call, so that a test can list
+    them."""
     if _active:
         _act(name)
 

@@ -1,4 +1,4 @@
-"""Group commit for anything: while one flush is under way, whoever comes waits and goes together with the next."""
+"""Group commit: items that arrive while a flush is running are collected and flushed together."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ Flush = Callable[[list[T]], Awaitable[Sequence[R | BaseException]]]
 
 
 class Group(Generic[T, R]):
-    """Calls `flush` with the items of concurrent callers, at most `max_items` at once and `parallel` flushes at a time.
+    """Calls `flush` with the items of concurrent callers: at most `max_items` per flush and `parallel`
+    flushes at a time.
 
-    `flush` answers one result or one exception per item, in order. If it raises, all of its items raise the same.
+    `flush` returns one result or exception per item, in order. If it raises, all of its items raise the same
+    exception.
     """
 
     def __init__(self, flush: Flush[T, R], *, max_items: int, parallel: int = 1) -> None:
@@ -28,7 +30,8 @@ class Group(Generic[T, R]):
         self._flushing: set[asyncio.Task[None]] = set()
 
     async def add(self, item: T) -> R:
-        """The item's result. A caller that is cancelled leaves; its item is flushed all the same if it is on its way."""
+        """The result of the item. If the caller is cancelled, an item whose flush has begun is flushed
+        nevertheless."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._pump()

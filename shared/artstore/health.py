@@ -1,4 +1,4 @@
-"""Readiness that answers at once: background loops ask, the endpoint only reads what they found."""
+"""Health checks run in background loops; /health/ready returns their latest results immediately."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = get_logger("artstore.health")
 
 NOT_YET = "not checked yet"
 NOT_OK_EVERY_S = 0.25
-"""A part that is away is asked more often, so that a start or a return is seen at once."""
+"""Interval of a failing check: short, so that a start or a recovery is noticed quickly."""
 
 
 @dataclass(slots=True)
@@ -26,12 +26,12 @@ class _Check:
     ok: bool = False
     detail: str = NOT_YET
     logged: str = ""
-    """The failure that the log already has."""
+    """The failure that was logged last."""
 
 
 @dataclass(slots=True)
 class Health:
-    """The checks of one service. Ready when every required one is ok."""
+    """The checks of one service, which is ready if every required check passes."""
 
     tasks: Tasks
     _checks: dict[str, _Check] = field(default_factory=dict)
@@ -46,8 +46,9 @@ class Health:
         timeout_s: float = 2.0,
         quiet: bool = False,
     ) -> None:
-        """`check` raises when it is not well; what an error of ours says is the detail shown, or what `check` answers.
-        `quiet` for a check that fails while all is in order, and changes its text all the time: progress of a start."""
+        """Adds a check, which runs every `every_s`. It fails by raising an exception, whose text is shown if
+        the exception is one of ours; a text that it returns is shown as well. `quiet` checks are not logged,
+        for instance the progress of a start."""
         entry = self._checks[name] = _Check(required=required, quiet=quiet)
         self.tasks.forever(f"health:{name}", partial(_run, name, entry, check, every_s, timeout_s), pause_s=0.0)
 
@@ -55,8 +56,9 @@ class Health:
     def ready(self) -> bool:
         return all(check.ok for check in self._checks.values() if check.required)
 
-    def away(self) -> tuple[str, ...]:
-        """The checks that failed when they last ran, required or not. One that has not run yet says nothing."""
+    def failing(self) -> tuple[str, ...]:
+        """Names of the checks, required or not, whose last run failed. Checks that have not run yet are not
+        included."""
         return tuple(name for name, check in self._checks.items() if not check.ok and check.detail != NOT_YET)
 
     def report(self) -> dict[str, Any]:
@@ -73,11 +75,11 @@ class Health:
 async def _run(
     name: str, entry: _Check, check: Callable[[], Awaitable[object]], every_s: float, timeout_s: float
 ) -> None:
-    """One round and the pause after it."""
+    """Runs the check once, then waits."""
     try:
         async with asyncio.timeout(timeout_s):
             answer = await check()
-    except Exception as error:  # any failure is the result
+    except Exception as error:  # every exception is a result
         entry.ok, entry.detail = False, _shown(error)
         if entry.detail != entry.logged and not entry.quiet:
             entry.logged = entry.detail
@@ -91,8 +93,9 @@ async def _run(
 
 
 def _shown(error: Exception) -> str:
-    """Our own words only: what a library says names addresses, users and statements, and anybody may read this."""
+    """The text for /health/ready, which is public: texts of libraries may contain addresses, users and
+    statements, so only their type is shown."""
     own = isinstance(error, ArtStoreError) or type(error) is ConnectionError
     if own and str(error):
         return str(error).splitlines()[0][:200]
-    return "does not answer in time" if isinstance(error, TimeoutError) else f"failed: {type(error).__name__}"
+    return "timed out" if isinstance(error, TimeoutError) else f"failed: {type(error).__name__}"

@@ -1,7 +1,8 @@
-"""Where log lines go: a bounded queue and a thread that writes to a file descriptor.
+"""The output of log lines: a bounded queue, and a thread that writes to a file descriptor.
 
-A descriptor that is full, slow or without a reader costs log lines and nothing else: `write` never blocks and never raises,
-and an exit does not wait for the thread. Lines that were dropped are counted, and reported once when the descriptor works again.
+If the descriptor is full, slow or has no reader, only log lines are lost: `write` never blocks or raises, and
+an exit does not wait for the thread. Dropped lines are counted, and reported once when the descriptor works
+again.
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ from typing import TextIO, cast
 
 MAX_QUEUED_LINES = 10_000
 MAX_QUEUED_BYTES = 8 << 20
-"""Lines beyond either limit are dropped, the newest first: the lines from the beginning of an outage explain it."""
+"""New lines beyond either limit are dropped, because the first lines of an outage explain it."""
 GATHER_S = 0.02
-"""Pause after a batch: under load one write then holds many lines."""
+"""Pause after a batch, so that under load one write holds many lines."""
 RETRY_S = 0.5
 BATCH_LINES = 1000
 STANDARD_ERROR = 2
 LAST_LINES_TIMEOUT_S = 1.0
-"""How long an exit waits for the log: a sink that takes no lines must not delay it."""
+"""How long an exit waits for the last lines; a blocked sink must not delay it."""
 
 
 class LogSink:
-    """A text stream for `logging`, `warnings` and tracebacks. Safe to call from any thread and from a finalizer."""
+    """A text stream for `logging`, `warnings` and tracebacks. Safe to call from any thread and from a
+    finalizer."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
     def __init__(self, descriptor: int, on_recovered: Callable[[int], None] = lambda _: None) -> None:
-        """`on_recovered` gets the number of dropped lines; it is called in the sink's thread."""
+        """`on_recovered` is called in the sink's thread with the number of dropped lines."""
         self._descriptor = descriptor
         self._on_recovered = on_recovered
-        self._lines: SimpleQueue[bytes] = SimpleQueue()  # its put() may be interrupted by itself, a lock may not
+        self._lines: SimpleQueue[bytes] = SimpleQueue()  # its put() is reentrant, which a lock is not
         self._queued_bytes = 0
         self._unreported = 0
         self.dropped = 0
@@ -57,7 +59,7 @@ class LogSink:
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: the thread writes as soon as it can."""
+        """Does nothing: the thread writes without delay."""
 
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
@@ -69,7 +71,7 @@ class LogSink:
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Waits until all lines are written, at most `timeout_s`."""
+        """Waits at most `timeout_s` until all lines are written."""
         self._closing.set()
         self._lines.put(b"")
         self._drained.wait(timeout_s)
@@ -81,7 +83,7 @@ class LogSink:
                 try:
                     batch.append(self._lines.get_nowait())
                 except Empty:
-                    self._queued_bytes = 0  # threads may have miscounted it: they take no lock
+                    self._queued_bytes = 0  # threads update it without a lock, so it may have drifted
                     break
             self._write_all(b"".join(batch))
             if self._lines.empty():
@@ -94,38 +96,40 @@ class LogSink:
                 time.sleep(GATHER_S)
 
     def _write_all(self, content: bytes) -> None:
-        """Retries until the last byte is out: the queue is bounded, so nothing grows meanwhile."""
+        """Retries until the last byte is written; the queue is bounded meanwhile."""
         left = memoryview(content)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except OSError:  # no space, no reader, a descriptor that does not block: it may be back later
+            except OSError:  # no space, no reader or a non-blocking descriptor: retry
                 time.sleep(RETRY_S)
 
 
 def open_standard_error(on_recovered: Callable[[int], None] = lambda _: None) -> LogSink:
-    """The sink on descriptor 2, which also takes over `sys.stdout` and `sys.stderr`.
+    """The sink on descriptor 2, which also replaces `sys.stdout` and `sys.stderr`.
 
-    A process started without standard streams gets /dev/null for them: else its first socket would be descriptor 2."""
+    A process that was started without standard streams gets /dev/null for them; else its first socket would
+    become descriptor 2.
+    """
     for descriptor in range(STANDARD_ERROR + 1):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor, which is this one
     sink = LogSink(STANDARD_ERROR, on_recovered)
-    sys.stdout = sys.stderr = cast(TextIO, sink)  # all of it that print and tracebacks use
+    sys.stdout = sys.stderr = cast(TextIO, sink)  # it has the methods that print and tracebacks use
     return sink
 
 
 def write_last(text: str) -> None:
-    """For a process that ends before its log is configured: an exit waits LAST_LINES_TIMEOUT_S at most."""
+    """Writes to standard error before the log is configured. Returns after LAST_LINES_TIMEOUT_S at most."""
     try:
         descriptor = sys.stderr.fileno()
     except (AttributeError, OSError):  # no standard error, or a stream in memory
         if sys.stderr is not None:
             sys.stderr.write(text)
         return
-    # Not through sys.stderr: a thread that is stuck in it would hold its lock against the interpreter's last flush.
+    # Not through sys.stderr: a thread blocked in it would hold its lock, and the interpreter's final flush would wait for it.
     writing = threading.Thread(target=_write_once, args=(descriptor, text.encode()), daemon=True)
     writing.start()
     writing.join(LAST_LINES_TIMEOUT_S)

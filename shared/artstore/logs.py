@@ -1,4 +1,5 @@
-"""Logs are events: one JSON line each on standard error, with the request's and the trace's id, and never a secret."""
+"""Structured logs: one JSON line per event on standard error, with request id and trace id, and without
+secrets."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from artstore.log_sink import LAST_LINES_TIMEOUT_S, LogSink, open_standard_error
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request that this task serves; empty outside one."""
+"""The id of the request that the current task serves; empty outside a request."""
 
 SECRET_WORDS = ("secret", "password", "authorization", "token", "private")
-"""A key that holds one of these is never written out, whoever logs it."""
+"""The value of a field whose name contains one of these is masked."""
 _SAFE = frozenset({"token_type"})
 MAX_LINE_CHARACTERS = 64 << 10
 
@@ -32,12 +33,12 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def lines_dropped() -> int:
-    """Log lines that the sink could not take since the start."""
+    """Number of log lines that the sink has dropped since the start."""
     return _sink.dropped if _sink is not None else 0
 
 
 def configure_logs(service: str, level: str, log_format: str) -> None:
-    """Called once at start. Lines of libraries that use `logging`, warnings and tracebacks take the same way."""
+    """Call it once at the start. `logging` of libraries, warnings and tracebacks get the same format."""
     sink = _open_sink()
     chain: list[Processor] = [
         structlog.stdlib.add_log_level,
@@ -66,7 +67,7 @@ def configure_logs(service: str, level: str, log_format: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, logging.getLevelName(level)), force=True)
-    logging.raiseExceptions = False  # a line that cannot be formatted is not worth a traceback
+    logging.raiseExceptions = False  # a line that cannot be formatted must not print a traceback
     logging.captureWarnings(True)
 
 
@@ -83,7 +84,8 @@ def _report_dropped(lines: int) -> None:
 
 
 class _Render:
-    """The chain as one step that always yields a line: logging must not fail the operation that logs."""
+    """The processor chain as one step that always returns a line, because logging must not make an operation
+    fail."""
 
     def __init__(self, chain: Sequence[Processor]) -> None:
         self._chain = chain
@@ -97,7 +99,7 @@ class _Render:
             if len(made) <= MAX_LINE_CHARACTERS:
                 return cast(str, made)
             problem = f"the line had {len(made)} characters"
-        except Exception as error:  # whatever a value's own __str__ raises
+        except Exception as error:  # __str__ of a value may raise anything
             problem = f"the line could not be rendered: {type(error).__name__}"
         return _dumps({"event": name, "level": method, "log_problem": problem})
 

@@ -1,4 +1,4 @@
-"""Metrics every service has. Each process has a registry of its own; labels come from closed sets only."""
+"""Metrics of every service. Each process has its own registry; label values come from closed sets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def new_registry() -> CollectorRegistry:
 class _LogLines(Collector):
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily(
-            "log_lines_dropped", "Log lines that standard error could not take", value=lines_dropped()
+            "log_lines_dropped", "Log lines dropped because standard error did not accept them", value=lines_dropped()
         )
 
 
@@ -41,7 +41,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
 
 
 class RequestMetrics:
-    """Of the edge. `route` is the template, never the path; what matches no route is `unmatched`."""
+    """Metrics of the edge. `route` is the path template, never the path; `unmatched` if no route matches."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -49,16 +49,16 @@ class RequestMetrics:
         )
         self.duration = Histogram(
             "http_request_duration_seconds",
-            "From the first byte of the request to the last of the answer",
+            "From the first byte of the request to the last byte of the response",
             ["method", "route"],
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.in_flight = Gauge("http_requests_in_flight", "Requests under way", registry=registry)
+        self.in_flight = Gauge("http_requests_in_flight", "Requests in progress", registry=registry)
 
 
 class FileMetrics:
-    """What is done with files, and the room they take, under the same names on every service."""
+    """File operations and used space, under the same names in every service."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.operations = Counter(
@@ -67,15 +67,15 @@ class FileMetrics:
             ["operation", "result"],
             registry=registry,
         )
-        """`operation` is put, update, delete, read, download, list, commit or abort; `result` is ok or an error's code."""
+        """`result` is `ok`, `cancelled` or an error code."""
         self.space_used = Gauge(
             "storage_space_used_bytes", "Bytes that files take on an element", ["storage_element_id"], registry=registry
         )
-        """The element reports its own; the other services what it last announced."""
+        """An element exports its own value, the other services the last announced one."""
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """Count one operation by how the block ends."""
+        """Counts one operation by the way the block ends."""
         try:
             yield
         except ArtStoreError as error:

@@ -1,6 +1,7 @@
-"""edit, rw, ro, ar: what each allows and how an element gets from one to the next. Pure.
+"""The modes of an element (edit, rw, ro, ar): the operations that each allows, and the transitions between
+them.
 
-The element decides by it; the others see by it what a wait for an element could never bring.
+The element enforces them; other modules use them to see that waiting for an element would be useless.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ ROW = tuple(Mode)
 
 
 def require(mode: Mode, operation: Operation) -> None:
-    """Raises ModeForbids."""
+    """Raises ModeForbids unless the mode allows the operation."""
     if operation not in ALLOWED[mode]:
-        raise ModeForbids(f"an element in mode {mode} does not {operation}", mode=mode, operation=operation)
+        raise ModeForbids(f"an element in mode {mode} does not allow {operation}", mode=mode, operation=operation)
 
 
 def check_change(mode: Mode, wanted: Mode) -> bool:
-    """True when the API may take the element there, False when it is there already. Raises Conflict."""
+    """True if the API may set the mode `wanted`, False if the element has it already. Raises Conflict
+    otherwise."""
     if wanted is mode:
         return False
     if NEXT_BY_API.get(mode) is not wanted:

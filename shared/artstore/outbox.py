@@ -1,9 +1,10 @@
-"""Messages written with a change are published after it: at least once, whatever happens to Redis or to this process.
+"""Transactional outbox: messages that are written in the transaction of a change are published after it, at
+least once.
 
-Any service may relay any message. Order of events: read a batch, drop the changed files from the read path's Redis level,
-publish, delete what was published. A crash before the last publishes once more, which subscribers bear: revisions and
-versions decide. Nothing is published while Redis refuses the drops, and nothing is read while it is known to refuse: the
-messages wait.
+Any service may publish any message. The steps: read a batch, drop the changed files from the Redis cache of
+the read path, publish, delete the published messages. A crash before the last step publishes them again;
+subscribers compare revisions and versions, so that is harmless. While Redis refuses the drops nothing is
+published, and the messages wait.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ BATCH = 500
 GATHER_S = 0.01
 """After a wake: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
 POLL_EVERY_S = 1.0
-"""For messages of a process that died before it published them. Younger ones are left to whoever wrote them."""
+"""How often messages of crashed processes are looked for. Younger messages are left to the process that wrote
+them."""
 
 _TAKE = text(
     """SELECT id, channel, message FROM outbox WHERE created_at <= now() - make_interval(secs => :older_than_s)
     ORDER BY id LIMIT :limit"""
 )
 _DONE = text(
-    """DELETE FROM outbox USING (SELECT set_config('synchronous_commit', 'off', true) AS level) AS loosely
-    WHERE id = ANY(:ids) AND loosely.level IS NOT NULL"""
+    """DELETE FROM outbox USING (SELECT set_config('synchronous_commit', 'off', true) AS level) AS async_commit
+    WHERE id = ANY(:ids) AND async_commit.level IS NOT NULL"""
 )
 
 
@@ -66,7 +68,7 @@ class Outbox:
             pass
 
     async def _publish_batch(self, older_than_s: float) -> int:
-        async with self._database.alone() as connection:
+        async with self._database.autocommit() as connection:
             rows = (await connection.execute(_TAKE, {"limit": BATCH, "older_than_s": older_than_s})).all()
         self._waiting.set(len(rows))
         if not rows:
@@ -77,11 +79,11 @@ class Outbox:
                     _drop_from_cache(pipeline, message)
             await (
                 pipeline.execute()
-            )  # apart: in one trip messages would go out, again and again, whose drops are refused
+            )  # separately: in one pipeline the messages would be published although the drops were refused
             for _, channel, message in rows:
                 pipeline.publish(channel, message)
             await pipeline.execute()
-        async with self._database.alone() as connection:
+        async with self._database.autocommit() as connection:
             await connection.execute(_DONE, {"ids": [row[0] for row in rows]})
         return len(rows)
 
@@ -89,5 +91,5 @@ class Outbox:
 def _drop_from_cache(pipeline: Pipeline, message: str) -> None:
     event = msgspec.json.decode(message, type=FileChanged)
     floor = floor_of(event)
-    if floor > 1:  # below the first revision there is nothing to drop
+    if floor > 1:  # no revision is lower than 1
         pipeline.eval(DROP, 3, *keys_of(event.file_id), floor, FLOOR_S)

@@ -1,7 +1,9 @@
-"""Redis or Valkey: one pool per process, every operation counted, and an outage that costs microseconds, not seconds.
+"""Redis or Valkey: one pool per process, every command counted, and a circuit breaker, so that an outage
+costs no waiting.
 
-Redis that refuses writes (a replica, MISCONF, OOM, NOPERM …) counts as away for every use of it. Each process finds out by a
-write of its own every second, over a new connection, so a name that leads to another server is noticed too.
+A server that refuses writes (a replica, MISCONF, OOM, NOPERM …) counts as unavailable for every use. Each
+process probes it every second with a write over a new connection, so it also notices a name that resolves to
+another server.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ log = get_logger("artstore.redis")
 EDGE = "redis"
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 PING_EVERY_S = 2.0
-"""A subscription that hears nothing asks for a sign of life this often; two silences end it."""
+"""A subscription without messages sends a PING this often; without an answer to two of them it ends."""
 PROBE_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_EXPIRES_S = 10
@@ -52,23 +54,23 @@ CONNECT_TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 50
 """In the pool of one process; a command beyond waits for one as long as a command may take."""
 TRUST_S = 3.0
-"""A process whose last accepted write began longer ago than this no longer believes anything that Redis or its events say.
-A change that could not be announced is acknowledged after the same time, when every process has stopped believing."""
+"""A process stops trusting Redis and its events this long after its last accepted write began. A change that
+could not be announced is acknowledged after the same time, when no process trusts its cache any more."""
 
 _WORDS: Mapping[type[BaseException], str] = {
     AuthenticationError: "Redis refuses this service's login",
     BusyLoadingError: "Redis is loading its data",
     ClusterDownError: "Redis has no working cluster",
-    NoPermissionError: "Redis grants this service too little",
+    NoPermissionError: "Redis denies this service a permission",
     OutOfMemoryError: "Redis has no memory left",
     ReadOnlyError: "Redis is a read-only replica",
 }
 _REFUSED_BY_CODE = re.compile(r"(?:^|caused error: )(MISCONF|NOREPLICAS|BUSY) ")
-"""Codes without a class in the library, alone or in a pipeline."""
+"""Error codes without a class in redis-py, alone or in a pipeline."""
 
 
 def refusal_of(error: BaseException) -> str | None:
-    """Why Redis does not do its work although it answers; None when it refused one command for its content."""
+    """The reason if Redis answers but refuses its service; None if it refused one command for its content."""
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             return words
@@ -76,17 +78,17 @@ def refusal_of(error: BaseException) -> str | None:
     return f"Redis refuses writes: {found[1]}" if found else None
 
 
-class Edge:
-    """Every command, alone or in a pipeline, goes through here: counted, and refused at once while Redis is away."""
+class CommandRunner:
+    """Runs every command and pipeline: counts it, and refuses it immediately while the breaker is open."""
 
     def __init__(self, operations: Counter, breaker: Breaker) -> None:
         self._operations, self.breaker = operations, breaker
 
     async def run(self, operation: str, send: Awaitable[Any]) -> Any:
-        """Raises RedisError and nothing else: an open breaker raises it too."""
+        """Raises only RedisError, also for an open breaker."""
         try:
             async with self.breaker.guard():
-                answer = await _refusing_is_away(send)
+                answer = await _raise_refusals(send)
         except Unavailable as error:
             self._operations.labels(operation, "refused").inc()
             raise RedisConnectionError(error.detail) from error
@@ -95,12 +97,12 @@ class Edge:
             raise
         finally:
             if isinstance(send, Coroutine):
-                send.close()  # refused, it was never awaited
+                send.close()  # it was never awaited if the breaker refused it
         self._operations.labels(operation, "ok").inc()
         return answer
 
 
-async def _refusing_is_away(send: Awaitable[Any]) -> Any:
+async def _raise_refusals(send: Awaitable[Any]) -> Any:
     try:
         return await send
     except ResponseError as error:
@@ -111,37 +113,39 @@ async def _refusing_is_away(send: Awaitable[Any]) -> Any:
 
 
 class CountedPipeline(Pipeline):
-    edge: Edge
+    runner: CommandRunner
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        answers: list[Any] = await self.edge.run("pipeline", super().execute(raise_on_error))
+        answers: list[Any] = await self.runner.run("pipeline", super().execute(raise_on_error))
         return answers
 
 
 class CountedRedis(Redis):
-    def __init__(self, *, edge: Edge, **options: Any) -> None:
+    def __init__(self, *, runner: CommandRunner, **options: Any) -> None:
         super().__init__(**options)
         self._send: Callable[..., Awaitable[Any]] = super().execute_command  # untyped in the library
-        self._edge = edge
+        self._runner = runner
         self._probe_key = f"artstore:probe:{{{secrets.token_hex(8)}}}"
         self._confirm: Callable[[bool], Awaitable[None]] | None = None
         self._server: str | None = None
         self._accepted_s = float("-inf")
         self.generation = 0
         self.failing_since_s: float | None = None
-        """When the first of the writes began that have failed without one accepted in between."""
+        """When the first write began that failed after the last accepted one; None while writes are accepted.
+        """
         self._accepting = asyncio.Event()
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return await self._edge.run(str(args[0]).split(" ", 1)[0].lower(), self._send(*args, **options))
+        return await self._runner.run(str(args[0]).split(" ", 1)[0].lower(), self._send(*args, **options))
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         made = CountedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        made.edge = self._edge
+        made.runner = self._runner
         return made
 
     async def check(self) -> None:
-        """The health check: one write over a new connection. Past the breaker, which it opens and closes."""
+        """The health check: one write over a new connection. It bypasses the breaker, and opens and closes
+        it."""
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
@@ -150,9 +154,9 @@ class CountedRedis(Redis):
             await self._note_failed(began_s, error)
             raise Unavailable(refusal_of(error) or "Redis does not answer", away=EDGE) from error
         returned = self._server != server or self.failing_since_s is not None
-        self._edge.breaker.heal()
+        self._runner.breaker.heal()
         if returned:
-            await self._forget_connections()
+            await self._drop_idle_connections()
         try:
             if self._confirm is not None:
                 await self._confirm(returned)
@@ -165,35 +169,37 @@ class CountedRedis(Redis):
         self._accepting.set()
 
     async def wait_until_accepting(self) -> None:
-        """Returns when the latest write was accepted."""
+        """Returns as soon as the latest probe was accepted."""
         await self._accepting.wait()
 
     @property
     def takes_writes(self) -> bool:
-        """Redis accepted a write that began less than TRUST_S ago, and none has failed since."""
+        """True if Redis accepted a write that began less than TRUST_S ago and none has failed since."""
         return self.failing_since_s is None and time.monotonic() < self._accepted_s + TRUST_S
 
     def on_accepted(self, confirm: Callable[[bool], Awaitable[None]]) -> None:
-        """`confirm` runs after each accepted write, before Redis is believed; True: Redis was away or is another server."""
+        """`confirm` runs after each accepted probe, before Redis is trusted. Its argument is True if Redis
+        was unavailable or the server has changed."""
         self._confirm = confirm
 
     async def _note_failed(self, began_s: float, error: BaseException) -> None:
         slow = isinstance(error, TimeoutError | RedisTimeoutError)
         if slow and self.takes_writes:
-            return  # a busy machine, perhaps; what is trusted stays so until its time has run out
+            return  # perhaps only a busy machine: Redis stays trusted until TRUST_S is over
         if self.failing_since_s is None:
             self.failing_since_s = began_s
         self._accepting.clear()
-        self._edge.breaker.trip(RedisConnectionError(str(error)))
-        await self._forget_connections()
+        self._runner.breaker.trip(RedisConnectionError(str(error)))
+        await self._drop_idle_connections()
 
-    async def _forget_connections(self) -> None:
-        """Those in the pool: the name may lead elsewhere now. One in use fails by itself, or its subscription ends."""
+    async def _drop_idle_connections(self) -> None:
+        """Closes the idle connections, because the name may resolve to another server now. Connections in use
+        fail by themselves."""
         with contextlib.suppress(RedisError, OSError):
             await self.connection_pool.disconnect(inuse_connections=False)
 
     async def _write(self) -> str:
-        """A connection that is lost on the way says little about the server: a second one is tried."""
+        """Tries a second connection if the first one is lost, which says little about the server."""
         try:
             return await self._write_once()
         except RedisConnectionError as error:
@@ -202,7 +208,8 @@ class CountedRedis(Redis):
             return await self._write_once()
 
     async def _write_once(self) -> str:
-        """The id of the server's run, which another server or a restarted one does not share."""
+        """Writes the probe key and returns the server's run id, which changes with a restart or another
+        server."""
         connection: Any = self.connection_pool.make_connection()
         try:
             await connection.connect()
@@ -216,15 +223,14 @@ class CountedRedis(Redis):
 
 
 def generation_of(redis: Redis) -> int:
-    """Grows each time Redis is back or is another server; what was subscribed to before is void."""
+    """A number that grows each time Redis has recovered or the server has changed; older subscriptions are
+    invalid."""
     return redis.generation if isinstance(redis, CountedRedis) else 0
 
 
-class _Noticing:
-    """A pooled connection that was closed from the other side is a lost one: redis-py then tries once more, on a new one.
-
-    uvloop says so with a RuntimeError, of which redis-py knows nothing.
-    """
+class _LostConnection:
+    """Mixin for connections: turns uvloop's RuntimeError for a closed connection into the error that makes
+    redis-py retry."""
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         try:
@@ -237,7 +243,7 @@ class _Noticing:
 async def open_redis(
     settings: RedisSettings, runtime: Runtime, breakers: Breakers, *, required: bool = False
 ) -> AsyncIterator[CountedRedis]:
-    """Does not connect: the first command does. Adds the health check `redis`, by default one that is not required."""
+    """Opens the pool without connecting. Adds the health check `redis`, which is not required by default."""
     pool: Any = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=MAX_CONNECTIONS,
@@ -247,11 +253,11 @@ async def open_redis(
         decode_responses=True,
         retry=Retry(NoBackoff(), 1),
     )
-    pool.connection_class = type("NoticingConnection", (_Noticing, pool.connection_class), {})
+    pool.connection_class = type("RetryingConnection", (_LostConnection, pool.connection_class), {})
     operations = Counter(
         "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
     )
-    redis = CountedRedis(edge=Edge(operations, breakers.to(EDGE, AWAY)), connection_pool=pool)
+    redis = CountedRedis(runner=CommandRunner(operations, breakers.to(EDGE, AWAY)), connection_pool=pool)
     timeout_s = PROBE_TIMEOUT_S + settings.redis_timeout_s * 2
     runtime.health.add("redis", redis.check, required=required, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
     runtime.limiter.connect(redis)
@@ -266,31 +272,32 @@ Handler = Callable[[str], Awaitable[object]]
 
 
 async def listen(redis: Redis, handlers: Mapping[str, Handler], *, subscribed: Callable[[], Awaitable[object]]) -> None:
-    """Subscribe to the channels and hand on each message, one after the other; `subscribed` runs right after the
-    subscriptions stand, to read what was missed.
+    """Subscribes to channels and calls their handlers with each message, one after another. `subscribed` runs
+    as soon as all channels are subscribed, to read what was missed before.
 
-    Returns when Redis was away or is another server meanwhile, and raises RedisError when the connection is lost: whoever
-    calls begins again (`Tasks.forever`). Begins once Redis takes writes.
+    Waits until Redis accepts writes. Returns if Redis was unavailable or the server has changed meanwhile,
+    and raises RedisError if the connection is lost; in both cases the caller must call it again
+    (`Tasks.forever`).
     """
     if isinstance(redis, CountedRedis):
         await redis.wait_until_accepting()
     generation = generation_of(redis)
     async with redis.pubsub() as subscription:
         await subscription.subscribe(*handlers)
-        silent = standing = 0
+        silent = active = 0
         while silent < 2:
-            heard = await subscription.get_message(timeout=PING_EVERY_S)
+            message = await subscription.get_message(timeout=PING_EVERY_S)
             if generation_of(redis) != generation:
                 return
-            if heard is None:
+            if message is None:
                 silent += 1
                 await subscription.ping()
                 continue
             silent = 0
-            if heard["type"] == "subscribe":
-                standing += 1
-                if standing == len(handlers):
+            if message["type"] == "subscribe":
+                active += 1
+                if active == len(handlers):
                     await subscribed()
-            elif heard["type"] == "message":
-                await handlers[heard["channel"]](heard["data"])
-    raise RedisConnectionError(f"the subscription to {', '.join(handlers)} has gone silent")
+            elif message["type"] == "message":
+                await handlers[message["channel"]](message["data"])
+    raise RedisConnectionError(f"the subscription to {', '.join(handlers)} received no answer")

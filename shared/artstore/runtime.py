@@ -1,4 +1,4 @@
-"""What every service has before its own context is opened."""
+"""The parts that every service has, opened before its own context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from artstore.tasks import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What every service has before its own context is opened."""
+    """The common parts of a service, given to its `open_context`."""
 
     settings: ServiceSettings
     clock: Clock
@@ -30,4 +30,4 @@ class Runtime:
     limiter: Limiter
     audit: AuditWriter
     refuse: Callable[[StartRefused], None]
-    """Ends a start that is refused after the port was opened: one line in the log, and status 3."""
+    """Ends the process after the port was opened: logs the reason in one line and exits with status 3."""

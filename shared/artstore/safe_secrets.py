@@ -1,4 +1,5 @@
-"""Which secrets a service refuses to start with: short ones, ones from somebody's example, and files that everybody may read."""
+"""Rejects unsafe secrets at the start: short ones, sample values from examples, and files that every user can
+read."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 MIN_CHARS = 16
 MIN_PASSWORD_CHARS = 8
-"""Of a password in an URL: what other programs may limit."""
+"""Minimum for a password in a URL, whose length other programs may limit."""
 MIN_DISTINCT = 6
 _SAMPLE_WORDS = (
     "changeme",
@@ -21,14 +22,15 @@ _SAMPLE_WORDS = (
     "default-",
     "minioadmin",
 )
-"""By chance one of these stands in a random secret of 43 characters once in 10^10 times or more seldom."""
+"""A random secret of 43 characters contains one of these with a probability below 10^-10."""
 _SAMPLE_PASSWORDS = frozenset(
     {"postgres", "postgresql", "artstore", "redis", "admin", "secret", "12345678", "123456789", "qwertyui"}
 )
 
 
 def find_fault(value: str) -> str | None:
-    """What is wrong with a secret, in words that do not repeat it. An URL is judged by the password in it, if there is one."""
+    """The problem with a secret, in words that do not repeat it, or None. A URL is judged by the password in
+    it, if any."""
     if "://" in value:
         return _fault_of_url(value)
     if len(value) < MIN_CHARS:
@@ -37,9 +39,9 @@ def find_fault(value: str) -> str | None:
 
 
 def check_private(path: Path, name: str) -> None:
-    """Raises ValueError for a file that everybody may read, OSError for one that is not there."""
+    """Raises ValueError if every user can read the file, OSError if it does not exist."""
     if path.stat().st_mode & stat.S_IROTH:
-        raise ValueError(f"{name} can be read by everybody: chmod o= {path}")
+        raise ValueError(f"{name} is readable by every user: run chmod o= {path}")
 
 
 def _fault_of_url(value: str) -> str | None:
@@ -49,7 +51,7 @@ def _fault_of_url(value: str) -> str | None:
     except ValueError:
         return "is not a URL"
     if password is None or host in ("localhost", "127.0.0.1", "::1"):
-        return None  # the server asks for none, or nobody else can reach it
+        return None  # the server needs no password, or is not reachable from other machines
     password = unquote(password)
     if len(password) < MIN_PASSWORD_CHARS:
         return f"has a password of fewer than {MIN_PASSWORD_CHARS} characters"

@@ -1,4 +1,5 @@
-"""How every service is put together, once: edge, errors, access, health, metrics, lifespan, and the server around it."""
+"""Builds and runs a service: middlewares, error handlers, access control, health, metrics, lifespan and the
+uvicorn server."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from uvicorn.server import HANDLED_SIGNALS
 from artstore import __version__, failpoints
 from artstore.audit.writer import open_writer
 from artstore.auth.access import ENDPOINTS
-from artstore.auth.guard import GuardedRoute, needed_for
+from artstore.auth.guard import GuardedRoute, permission_for
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
 from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
-from artstore.http.connections import Connections
+from artstore.http.connections import Connections, allow_connections
 from artstore.http.data_routes import DataPlane, PlainHandler, PlainRoute
 from artstore.http.data_routes import DataRoute as DataRoute
 from artstore.http.data_routes import Handler as Handler
@@ -43,7 +44,6 @@ from artstore.limits.load import MAX_IN_FLIGHT, Load
 from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
-from artstore.open_files import allow_connections
 from artstore.runtime import Runtime as Runtime
 from artstore.tasks import Tasks
 from artstore.tracing import close_tracing, configure_tracing
@@ -63,14 +63,16 @@ EXPOSED_HEADERS = (
     *("Repr-Digest", "Retry-After", "Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
     *("X-ArtStore-Degraded", "X-ArtStore-Source", "X-Request-ID"),
 )
-"""What scripts of an allowed origin may read of an answer."""
+"""Response headers that scripts of an allowed origin may read."""
 
 GC_AFTER_OBJECTS = 10_000
-"""Objects kept until the collector looks for cycles. Python's 700 are a dozen requests, which have none."""
+"""Allocations between garbage collections. Python's default of 700 is a dozen requests, which leave no
+cycles."""
 STARTUP_FAILURE = 3
-"""uvicorn's status for a start that failed."""
+"""uvicorn's exit status for a failed start."""
 KEEP_ALIVE_S = 75
-"""Longer than our own clients keep a connection, so that none is closed under a request just sent."""
+"""Longer than our own clients keep an idle connection, so that none is closed while a request is being sent.
+"""
 
 
 def build_app(
@@ -83,7 +85,8 @@ def build_app(
     data_routes: Sequence[DataRoute] = (),
     clock: Clock | None = None,
 ) -> FastAPI:
-    """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is away."""
+    """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is
+    unavailable."""
     clock = clock or Clock()
     registry = new_registry()
     files = FileMetrics(registry)
@@ -105,7 +108,7 @@ def build_app(
                 log.info("started", version=__version__)
                 yield
                 log.info("stopping")
-                await tasks.close()  # before what they use is closed under them
+                await tasks.close()  # before the resources that they use are closed
             await audit.finish()
             audit.close()
 
@@ -136,7 +139,7 @@ def build_app(
 
 
 def _freeze_start_objects() -> None:
-    """So that the garbage collector skips them."""
+    """Freezes the objects of the start so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_AFTER_OBJECTS, *gc.get_threshold()[1:])
@@ -147,30 +150,30 @@ def _check_listed(audience: Audience, router: APIRouter) -> None:
         if not isinstance(route, GuardedRoute):
             raise TypeError(f"{route} was not made by new_router()")
         for method in route.methods or ():
-            needed_for(audience, method, route.path)
+            permission_for(audience, method, route.path)
 
 
 def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
-    """One for a path, so that a wrong method is answered with every right one in Allow."""
+    """One route per path, so that the answer to a wrong method lists all methods in Allow."""
     by_method = {
-        method: PlainHandler(route.handler, needed_for(audience, method, route.path), route.honours, route.transfer)
+        method: PlainHandler(route.handler, permission_for(audience, method, route.path), route.honours, route.transfer)
         for route in routes
         for method in route.methods
     }
     if "GET" in by_method:
         by_method.setdefault("HEAD", by_method["GET"])
-    made = Route(routes[0].path, _never_asked, methods=list(by_method), include_in_schema=False)
+    made = Route(routes[0].path, _never_called, methods=list(by_method), include_in_schema=False)
     made.methods = set(by_method)
     return PlainRoute(made, by_method)
 
 
-async def _never_asked(_request: Request) -> Response:
-    """The framework meets a data route only to refuse a method: the others were answered by DataPlane."""
+async def _never_called(_request: Request) -> Response:
+    """Never called: FastAPI sees a data route only to refuse a method, because DataPlane answers the others."""
     raise NotFound()
 
 
 def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
-    """Run until SIGTERM or SIGINT; running requests get `shutdown_timeout_s` to end."""
+    """Runs until SIGTERM or SIGINT. Running requests get `shutdown_timeout_s` to finish."""
     configure_logs(service, settings.log_level, settings.log_format)
     provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     failpoints.arm(os.environ)
@@ -180,13 +183,13 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=partial(Connection, open_connections=Connections(settings.max_connections)),  # type: ignore[arg-type]  # called, no more
+        http=partial(Connection, open_connections=Connections(settings.max_connections)),  # type: ignore[arg-type]  # a factory, which uvicorn only calls
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # who is believed is TRUSTED_PROXIES' to say, and 127.0.0.1 is not by default
+        proxy_headers=False,  # TRUSTED_PROXIES decides, and 127.0.0.1 is not trusted by default
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
@@ -195,7 +198,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         server.run()
     finally:
         for number in HANDLED_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # what is left is short and has limits of its own
+            signal.signal(number, signal.SIG_IGN)  # the remaining steps are short and bounded
         close_tracing(provider)
     if getattr(app.state, "start_refused", False):
         sys.exit(STARTUP_FAILURE)
@@ -209,7 +212,8 @@ def _refuse_start(app: FastAPI, error: StartRefused) -> None:
 
 
 class Server(uvicorn.Server):
-    """Returns from `run` after a signal; uvicorn's would raise it again, and end the process before its last steps."""
+    """Returns from `run` after a signal. uvicorn would raise the signal again, which would end the process
+    before its last steps."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
-"""Background tasks with an owner: each is named, its failures are logged and it goes on after a pause.
+"""Background tasks: each has a name and an owner, its failures are logged, and loops continue after a pause.
 
-Every loop that lives as long as its process runs here, because nothing restarts a loop that ended by an exception.
+Every loop that lives as long as its process runs here, because asyncio does not restart a task that ended
+with an exception.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ log = get_logger("artstore.tasks")
 MAX_PAUSE_S = 30.0
 """The longest pause after repeated failures of a periodic task."""
 MAX_RESTART_PAUSE_S = 2.0
-"""The longest pause before a loop is begun again: what it listens to may be back already."""
+"""The longest pause before a loop is restarted. Short, because its dependency may have recovered already."""
 MIN_FAILURE_PAUSE_S = 0.05
-"""Where the growing pauses of a loop without a pause of its own begin: else it would spin while its neighbour is away."""
+"""The first pause after a failure of a loop with a pause of 0, which would spin while its dependency is
+unavailable."""
 
 CANCEL_AGAIN_S = 0.5
 
@@ -29,8 +31,8 @@ T = TypeVar("T")
 
 
 def spawn(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task with somebody who waits for its result, or cancels it. The one way to make a task here: when the waiter leaves
-    early, a failure is noted instead of being reported by asyncio as never retrieved."""
+    """Starts a task whose result is awaited, or which is cancelled, by its owner. If the owner is cancelled
+    first, a failure is logged at debug level instead of asyncio's "exception was never retrieved"."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_retrieve)
     return task
@@ -52,7 +54,7 @@ async def wait_or_timeout(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 class Tasks:
-    """All background tasks of a process. Opened once; at its end every task is cancelled and awaited."""
+    """A group of background tasks. When it is closed, every task is cancelled and awaited."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -67,23 +69,28 @@ class Tasks:
             await tasks.close()
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` once. A failure is logged."""
+        """Runs `work` once. A failure is logged."""
         task = spawn(name, self._logged(name, work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, it was never awaited
+        task.add_done_callback(
+            lambda _: work.close()
+        )  # a task that was cancelled before its first step never awaited it
         return task
 
     def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
-        """Run `work`, wait `seconds`, run it again. After failures the wait grows up to MAX_PAUSE_S."""
+        """Runs `work` every `seconds`, measured from end to start. After failures the pause grows up to
+        MAX_PAUSE_S."""
         return self.start(name, repeat(name, seconds, work))
 
     def forever(self, name: str, work: Callable[[], Awaitable[object]], pause_s: float = 0.5) -> asyncio.Task[None]:
-        """For work that is a loop of its own: begun again `pause_s` after it ended, MAX_RESTART_PAUSE_S after failures."""
+        """Runs `work`, itself a loop, and restarts it `pause_s` after it has ended. After failures the pause
+        grows up to MAX_RESTART_PAUSE_S."""
         return self.start(name, repeat(name, pause_s, work, MAX_RESTART_PAUSE_S))
 
     async def close(self) -> None:
-        """Cancel all and wait until they have ended. redis-py swallows a cancellation while it reconnects: ask again."""
+        """Cancels all tasks and waits until they have ended. Cancels repeatedly, because redis-py swallows a
+        cancellation while it reconnects."""
         while self._running:
             for task in self._running:
                 task.cancel()
@@ -92,25 +99,26 @@ class Tasks:
     async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:  # the task's own edge: nothing awaits it
+        except Exception as error:  # the edge of the task: its exception is not retrieved
             log.error("task failed", task=name, error=describe(error), exc_info=True)
 
 
 async def repeat(
     name: str, seconds: float, work: Callable[[], Awaitable[object]], max_pause_s: float = MAX_PAUSE_S
 ) -> None:
-    """The loop behind `every` and `forever`, for an owner that cancels its task itself. Only a cancellation ends it."""
+    """The loop of `every` and `forever`, for owners that manage the task themselves. Only a cancellation ends
+    it."""
     failures = 0
     outage = OutageLog(log, "task round failed")
     while True:
         try:
             await work()
             failures = 0
-            outage.passed(task=name)
+            outage.succeeded(task=name)
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
-            failures += 1  # a cancelled future that a library let out: this task goes on
+            failures += 1  # a library leaked the cancellation of another future: this task continues
             outage.failed("a call was cancelled", task=name)
         except Exception as error:  # periodic-task runner: the next round may succeed
             failures += 1

@@ -1,4 +1,4 @@
-"""One trace through all services: W3C `traceparent` in and out, a span per operation and per protocol step, OTLP export."""
+"""Distributed traces: W3C `traceparent` in and out, a span per operation and per protocol step, OTLP export."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ log = get_logger("artstore.tracing")
 
 CLOSE_TIMEOUT_S = 2.0
 LIBRARY_LOGGERS = ("opentelemetry.exporter", "opentelemetry.sdk")
-"""They log each attempt; OutageExporter logs each outage."""
+"""They log each failed attempt; OutageExporter logs each outage instead."""
 
 _propagator = TraceContextTextMapPropagator()
 
 
 def configure_tracing(service: str, endpoint: str | None, share: float) -> TracerProvider | None:
-    """Called once at start. Without an endpoint spans cost nothing; the trace id is passed on all the same."""
+    """Call it once at the start. Without an endpoint no spans are recorded, but the trace id is passed on.
+    `share` is the sampled fraction, 0 to 1."""
     if endpoint is None:
         return None
     for library in LIBRARY_LOGGERS:
@@ -37,7 +38,7 @@ def configure_tracing(service: str, endpoint: str | None, share: float) -> Trace
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(share)),
         resource=Resource.create({"service.name": f"artstore-{service}"}),
-        shutdown_on_exit=False,  # without a limit: close_tracing has one
+        shutdown_on_exit=False,  # it has no timeout; close_tracing has one
     )
     exporter = OutageExporter(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -46,7 +47,7 @@ def configure_tracing(service: str, endpoint: str | None, share: float) -> Trace
 
 
 def close_tracing(provider: TracerProvider | None) -> None:
-    """Sends the spans that wait for the next batch, for at most CLOSE_TIMEOUT_S: the collector may not respond."""
+    """Sends the remaining spans, for at most CLOSE_TIMEOUT_S because the collector may not respond."""
     if provider is None:
         return
     closing = threading.Thread(target=provider.shutdown, name="close-tracing", daemon=True)
@@ -57,7 +58,7 @@ def close_tracing(provider: TracerProvider | None) -> None:
 
 
 class OutageExporter(SpanExporter):
-    """Logs the begin and the end of a collector's outage, one line each, instead of a line per attempt."""
+    """Logs the outages of the collector instead of each failed attempt."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -66,7 +67,7 @@ class OutageExporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             result = self._exporter.export(spans)
-        except Exception as error:  # the exporter's thread must go on
+        except Exception as error:  # the exporter's thread must continue
             result, reason = SpanExportResult.FAILURE, type(error).__name__
         else:
             reason = "no spans accepted"
@@ -91,14 +92,14 @@ def tracer() -> Tracer:
 
 @contextmanager
 def span(name: str, **attributes: str | int | float | bool) -> Iterator[Span]:
-    """A span of the current trace. An exception that leaves it is recorded on it."""
+    """A span in the current trace. An exception that leaves the block is recorded in it."""
     with tracer().start_as_current_span(name, attributes=attributes) as current:
         yield current
 
 
 @contextmanager
 def server_span(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
-    """The edge's span, a child of the caller's when the request carries `traceparent`."""
+    """The span of a request, a child of the caller's span if the request carries `traceparent`."""
     parent: Context = _propagator.extract(headers)
     with tracer().start_as_current_span(name, context=parent, kind=SpanKind.SERVER) as current:
         yield current

@@ -42,7 +42,9 @@ async def verdict(runtime: Runtime, url: str, shift_s: float) -> str:
     """What the check says; empty when it has nothing against the clock."""
     settings = DatabaseSettings(database_url=url)  # type: ignore[arg-type]
     async with open_database(settings, runtime, Breakers(new_registry())) as database:
-        check = ClockCheck(dataclasses.replace(runtime, clock=Wrong(shift_s), registry=new_registry()), database.alone)
+        check = ClockCheck(
+            dataclasses.replace(runtime, clock=Wrong(shift_s), registry=new_registry()), database.autocommit
+        )
         try:
             await check.check()
         except ConnectionError as error:
@@ -56,7 +58,7 @@ async def verdict(runtime: Runtime, url: str, shift_s: float) -> str:
 async def test_a_wrong_clock_is_said(runtime: Runtime, postgres: PostgresServer, shift_s: float) -> None:
     said = await verdict(runtime, postgres.url(await postgres.new_database()), shift_s)
     assert f"{shift_s:+.0f}"[:3] in said
-    assert "off PostgreSQL's" in said
+    assert "differs from PostgreSQL's" in said
 
 
 async def test_a_right_clock_is_no_matter(runtime: Runtime, postgres: PostgresServer) -> None:

@@ -180,7 +180,7 @@ def test_a_secret_that_everybody_may_read_stops_the_start(
     environment.delenv("SERVICE_CLIENT_SECRET")
     environment.setenv("SERVICE_CLIENT_SECRET_FILE", str(secret))
     said = refusal(capsys)
-    assert "SERVICE_CLIENT_SECRET_FILE can be read by everybody" in said
+    assert "SERVICE_CLIENT_SECRET_FILE is readable by every user" in said
     assert NEEDED["SERVICE_CLIENT_SECRET"] not in said
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from artstore.config import DatabaseSettings
 from artstore.database import SCHEMA_REVISION, Database, open_database
-from artstore.database_errors import DatabaseAway, DatabaseBusy, DatabaseRefuses, outage_of
+from artstore.database_errors import DatabaseBusy, DatabaseRefusesWrites, DatabaseUnavailable, outage_of
 from artstore.database_hosts import for_sqlalchemy
 from artstore.peers.breaker import Breakers
 from artstore.service import Runtime
@@ -58,8 +58,8 @@ THERE: list[BaseException] = [
     ValueError("not from PostgreSQL at all"),
 ]
 KINDS = [
-    *((error, DatabaseAway) for error in AWAY),
-    *((error, DatabaseRefuses) for error in REFUSES),
+    *((error, DatabaseUnavailable) for error in AWAY),
+    *((error, DatabaseRefusesWrites) for error in REFUSES),
     *((error, DatabaseBusy) for error in BUSY),
     *((error, type(None)) for error in THERE),
 ]
@@ -151,7 +151,7 @@ async def sleep(database: Database, limit: str) -> None:
 
 
 async def read(database: Database) -> int:
-    async with database.alone() as connection:
+    async with database.autocommit() as connection:
         return int((await connection.execute(text("SELECT count(*) FROM t"))).scalar_one())
 
 
@@ -167,7 +167,7 @@ async def test_a_database_made_read_only_is_not_ready_still_reads_and_heals(
         async with read_only(postgres):
             assert await until_ok(runtime, False) == "PostgreSQL is read-only"
             for _ in range(7):  # more than open the breaker
-                with pytest.raises(DatabaseRefuses):
+                with pytest.raises(DatabaseRefusesWrites):
                     await write(database)
                 assert await read(database) == 1
             assert database.refuses_writes
@@ -186,7 +186,7 @@ async def test_a_write_without_space_or_memory_leaves_the_service_not_ready_unti
     await run(postgres, name, "CREATE TRIGGER fails BEFORE INSERT ON t EXECUTE FUNCTION fail()")
     async with opened(runtime, postgres.url(name)) as database:
         await until_ok(runtime, True)
-        with pytest.raises(DatabaseRefuses):
+        with pytest.raises(DatabaseRefusesWrites):
             await write(database)
         assert "PostgreSQL has" in await until_ok(runtime, False)
         assert await read(database) == 0
@@ -263,7 +263,7 @@ async def test_no_host_that_takes_writes_is_an_outage(runtime: Runtime, postgres
     hosts = f"127.0.0.1:{free_port()},127.0.0.1:{postgres.port}"
     url = f"postgresql+asyncpg://postgres@{hosts}/{name}?target_session_attrs=read-write"
     async with read_only(postgres), opened(runtime, url) as database:
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseUnavailable):
             await read(database)
 
 

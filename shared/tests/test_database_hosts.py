@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from artstore.database_errors import DatabaseAway
+from artstore.database_errors import DatabaseUnavailable
 from artstore.service import Runtime
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
 
@@ -91,7 +91,7 @@ async def test_an_old_primary_is_not_used_when_the_promoted_one_is_away(runtime:
         await write(database)
         await database.engine.dispose()
         async with paused(promoted):
-            with pytest.raises(DatabaseAway):
+            with pytest.raises(DatabaseUnavailable):
                 await write(database)
         await until_ok(runtime, True)
         await write(database)

@@ -235,19 +235,19 @@ async def test_without_redis_admin_is_asked(runtime: Runtime) -> None:
 async def test_what_redis_said_is_kept_for_the_next_start(
     runtime: Runtime, valkey: ValkeyServer, redis: Redis, tmp_path: Path
 ) -> None:
-    kept = tmp_path / "registry.json"
+    file = tmp_path / "registry.json"
     await redis.set(SNAPSHOT_KEY, snapshot(3, "se-01"))
     async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
-        first = Discovery(runtime, own, admin, kept=kept)
-        await until(lambda: names(first) == ["se-01"] and kept.exists())
+        first = Discovery(runtime, own, admin, file=file)
+        await until(lambda: names(first) == ["se-01"] and file.exists())
 
 
 async def test_a_start_alone_knows_the_elements_of_the_last_run(runtime: Runtime, tmp_path: Path) -> None:
-    kept = tmp_path / "registry.json"
-    kept.write_bytes(snapshot(3, "se-01"))
-    os.utime(kept, (time.time() - 7200,) * 2)
+    file = tmp_path / "registry.json"
+    file.write_bytes(snapshot(3, "se-01"))
+    os.utime(file, (time.time() - 7200,) * 2)
     async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
-        discovery = Discovery(runtime, own, admin, kept=kept, configured=None)
+        discovery = Discovery(runtime, own, admin, file=file, fallback=None)
         assert names(discovery) == ["se-01"]
         assert 7200 <= discovery.age_s < 7300
         assert "1 elements from file, confirmed 72" in await discovery.check()
@@ -256,9 +256,9 @@ async def test_a_start_alone_knows_the_elements_of_the_last_run(runtime: Runtime
 
 
 async def test_a_first_start_alone_knows_what_is_configured(runtime: Runtime) -> None:
-    configured = msgspec.json.encode([element("se-05")]).decode()
+    fallback = msgspec.json.encode([element("se-05")]).decode()
     async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
-        discovery = Discovery(runtime, own, admin, configured=configured)
+        discovery = Discovery(runtime, own, admin, fallback=fallback)
         assert names(discovery) == ["se-05"]
         assert await discovery.check() == "1 elements from settings, never confirmed"
         assert shown(runtime) == {"discovery_age_seconds": math.inf, "discovery_source": "settings"}
@@ -266,25 +266,25 @@ async def test_a_first_start_alone_knows_what_is_configured(runtime: Runtime) ->
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff\xff"])
 async def test_a_damaged_kept_file_does_not_stop_the_start(runtime: Runtime, tmp_path: Path, damage: bytes) -> None:
-    kept = tmp_path / "registry.json"
-    kept.write_bytes(damage)
+    file = tmp_path / "registry.json"
+    file.write_bytes(damage)
     async with admin_with() as admin_url, parts(runtime, "redis://127.0.0.1:1", admin_url) as (own, admin):
-        discovery = Discovery(runtime, own, admin, kept=kept)
+        discovery = Discovery(runtime, own, admin, file=file)
         with pytest.raises(ConnectionError):
             await discovery.check()
-        configured = msgspec.json.encode([element("se-05")]).decode()
+        fallback = msgspec.json.encode([element("se-05")]).decode()
     other = replace(runtime, registry=new_registry())
     async with admin_with() as admin_url, parts(other, "redis://127.0.0.1:1", admin_url) as (own, admin):
-        assert names(Discovery(other, own, admin, kept=kept, configured=configured)) == ["se-05"]
+        assert names(Discovery(other, own, admin, file=file, fallback=fallback)) == ["se-05"]
 
 
 async def test_anything_published_replaces_what_was_kept(
     runtime: Runtime, valkey: ValkeyServer, redis: Redis, tmp_path: Path
 ) -> None:
     """A registry made anew counts its versions from the beginning."""
-    kept = tmp_path / "registry.json"
-    kept.write_bytes(snapshot(900, "old"))
+    file = tmp_path / "registry.json"
+    file.write_bytes(snapshot(900, "old"))
     await redis.set(SNAPSHOT_KEY, snapshot(1, "new"))
     async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
-        discovery = Discovery(runtime, own, admin, kept=kept)
+        discovery = Discovery(runtime, own, admin, file=file)
         await until(lambda: names(discovery) == ["new"])

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from artstore.catalog.recent import floor_key, record_key
 from artstore.catalog.tables import metadata
-from artstore.catalog.write import forget, notify
+from artstore.catalog.write import delete_files, notify
 from artstore.config import DatabaseSettings, RedisSettings
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.database import Database, open_database
@@ -143,7 +143,7 @@ async def test_a_changed_file_has_left_the_cache_before_its_event_is_heard(
     event = FileChanged(file_id=file_id, revision=1, change="delete", storage_element_id="se-01")
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
         async with database.begin() as connection:
-            await forget(connection, [event])
+            await delete_files(connection, [event])
         outbox.wake()
         await until_heard(heard, {msgspec.json.encode(event).decode()})
         assert not await client.exists(record_key(file_id))

@@ -29,7 +29,7 @@ REFUSALS: dict[str, tuple[Command, Command, str]] = {
         ("CONFIG", "SET", "maxmemory", "0"),
         "Redis has no memory left",
     ),
-    "no permission": (("ACL", "SETUSER", "default", "-@write"), EVERYTHING, "Redis grants this service too little"),
+    "no permission": (("ACL", "SETUSER", "default", "-@write"), EVERYTHING, "Redis denies this service a permission"),
     "a new password": (
         ("CONFIG", "SET", "requirepass", "secret"),
         ("CONFIG", "SET", "requirepass", ""),

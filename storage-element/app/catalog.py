@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.catalog.find import find_file
-from artstore.catalog.write import Entry, forget, note, row_fault
+from artstore.catalog.write import FileEntry, delete_files, row_fault, upsert_files
 from artstore.contracts.events import Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.database import Database
@@ -24,7 +24,7 @@ MAX_GROUP = 256
 PARALLEL = 2
 """Concurrent transactions: one group is at the server while the next one is sent."""
 
-Item = Entry | FileChanged
+Item = FileEntry | FileChanged
 
 
 class PostgresCatalog:
@@ -41,7 +41,7 @@ class PostgresCatalog:
         self._group: Group[Item, None] = Group(self._write_group, max_items=MAX_GROUP, parallel=PARALLEL)
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
-        await self._group.add(Entry(attributes, change, saga_id))
+        await self._group.add(FileEntry(attributes, change, saga_id))
 
     async def forget(self, file_id: str, *, revision: int) -> None:
         await self._group.add(
@@ -76,13 +76,13 @@ class PostgresCatalog:
     async def _write(self, items: list[Item]) -> None:
         """A pending row of a put need not be durable: admin's commit contains all of it. An update or delete has no saga."""
         self._require_confirmed()
-        entries = [item for item in items if isinstance(item, Entry)]
+        entries = [item for item in items if isinstance(item, FileEntry)]
         deleted = [item for item in items if isinstance(item, FileChanged)]
         durable = bool(deleted) or any(entry.saga_id is None for entry in entries)
         if not deleted:
-            async with self._database.alone() as connection:
-                await note(connection, entries, durable=durable)
+            async with self._database.autocommit() as connection:
+                await upsert_files(connection, entries, durable=durable)
             return
         async with self._database.begin() as connection:
-            await note(connection, entries)
-            await forget(connection, deleted)
+            await upsert_files(connection, entries)
+            await delete_files(connection, deleted)

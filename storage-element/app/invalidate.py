@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 from redis.exceptions import RedisError
 
 from artstore.catalog.recent import DROP, FLOOR_S, UNSETTLED_FLOOR_S, floor_of, keys_of
-from artstore.contracts.events import FILES_CHANNEL, HEARD_CHANNEL, Change, FileChanged
+from artstore.contracts.events import ACK_CHANNEL, FILES_CHANNEL, Change, FileChanged
 from artstore.logs import get_logger
 from artstore.redis import TRUST_S, CountedRedis
 
@@ -79,6 +79,6 @@ class Invalidation:
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.eval(DROP, 3, *keys_of(event.file_id), floor_of(event), floor_s)
             pipeline.publish(FILES_CHANNEL, msgspec.json.encode(event).decode())
-            pipeline.publish(HEARD_CHANNEL, key)
+            pipeline.publish(ACK_CHANNEL, key)
             answers = await pipeline.execute()
         return int(answers[-1])

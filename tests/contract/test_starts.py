@@ -66,7 +66,7 @@ def test_a_secret_in_a_file_that_everybody_may_read_stops_the_start(module: str,
     file.write_text(NEEDED[module][secret])
     file.chmod(0o644)
     said = refusal(module, {secret: None, f"{secret}_FILE": str(file)})
-    assert f"{secret}_FILE can be read by everybody: chmod o= {file}" in said
+    assert f"{secret}_FILE is readable by every user: run chmod o= {file}" in said
     assert NEEDED[module][secret] not in said
 
 

@@ -253,7 +253,9 @@ def test_an_event_whose_place_was_taken_by_a_forged_one_is_not_lost(fleet: Fleet
     assert displaced["seq"] == true["seq"] + 2
     key = sql(fleet, f"SELECT public_key FROM audit_keys WHERE chain = '{chain}'")[0]["public_key"]
     assert is_signed_by(true, Ed25519PublicKey.from_public_bytes(key))
-    told = [line for line in (fleet.folder / "query.log").read_text().splitlines() if "audit event was taken" in line]
-    assert "/api/files/mallory" in told[0]
+    reported = [
+        line for line in (fleet.folder / "query.log").read_text().splitlines() if "audit event displaced" in line
+    ]
+    assert "/api/files/mallory" in reported[0]
     findings = fleet.call("GET", "admin-1", "/api/audit/verify").json()["findings"]
     assert {(chain, true["seq"]), (chain, true["seq"] + 1)} <= {(one["chain"], one["seq"]) for one in findings}

@@ -140,7 +140,9 @@ def test_a_service_whose_clock_is_wrong_says_so_and_is_not_ready(fleet: Fleet, s
     """It refuses every token; a balancer that asks for readiness sends nobody there."""
     fleet.start("query-skewed", account="query", skew_s=skew_s)
     try:
-        eventually(lambda: "off PostgreSQL's" in (checks(fleet, "query-skewed").get("clock", {}).get("detail") or ""))
+        eventually(
+            lambda: "differs from PostgreSQL's" in (checks(fleet, "query-skewed").get("clock", {}).get("detail") or "")
+        )
         assert status(fleet, "query-skewed", "/health/ready", "") == 503
         assert status(fleet, "query-skewed", "/api/files", fleet.token()) == 401
     finally:

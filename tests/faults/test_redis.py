@@ -83,7 +83,7 @@ def test_who_writes_to_redis_makes_no_service_believe_his_key(fleet: Fleet) -> N
     try:
         eventually(lambda: answered(fleet.token()) == 200)
         redis.publish(JWKS_CHANNEL, "changed")
-        eventually(lambda: "copy of the signing keys refused" in log.read_text())
+        eventually(lambda: "signed JWKS copy refused" in log.read_text())
         assert answered(forger.token()) == 401
         assert answered(fleet.token()) == 200
     finally:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.audit.denied import note_denied
+from artstore.audit.access_denied import record_denial
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router, reads_body
@@ -152,7 +152,7 @@ async def report(request: Request, element_id: str) -> Response:
         raise InvalidFields("the report is for a different element", fields=["id"])
     if (caller := principal_of(request).client_id) != element_id:
         refusal = Forbidden("an account may report only for the element with its own id")
-        await note_denied(request, refusal, caller)
+        await record_denial(request, refusal, caller)
         raise refusal
     serving = await context.commands.find_serving(announced)
     async with context.database.begin() as conn:

@@ -8,7 +8,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.audit.denied import LOGIN, note_denied
+from artstore.audit.access_denied import LOGIN, record_denial
 from artstore.errors import ArtStoreError, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.json import JsonResponse
@@ -65,7 +65,7 @@ async def _login(request: Request, context: Context, credentials: Credentials) -
     except LoginRefused as error:
         shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
         name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
-        await note_denied(request, error, name, action=LOGIN, reason=error.reason, account=error.account)
+        await record_denial(request, error, name, action=LOGIN, reason=error.reason, account=error.account)
         await limits.fail_login(request, name)
         raise
     # Before the signature, which is the expensive part of a login.

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.audit.check import ADMIN_CHAIN
-from artstore.audit.event import Event, Head, Signed, head_after, sign_event
+from artstore.audit.event import ChainHead, Event, Signed, head_after, sign_event
 from artstore.audit.store import append_events
 from artstore.clock import Clock
 from artstore.database import Database
@@ -62,7 +62,7 @@ class Auditor:
         """Append to the chain in the caller's transaction, so that the change and its record are committed together."""
         await conn.execute(_LOCK, {"lock": CHAIN_LOCK})
         row = (await conn.execute(_HEAD, {"chain": ADMIN_CHAIN})).first()
-        head = Head(row.seq, row.hash) if row else Head()
+        head = ChainHead(row.seq, row.hash) if row else ChainHead()
         signed: list[Signed] = []
         for event in events:
             now = self._clock.now()

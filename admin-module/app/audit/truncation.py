@@ -67,7 +67,7 @@ class TruncationMonitor:
             except RedisError as error:
                 self._store_outage.failed(str(error))
             else:
-                self._store_outage.passed()
+                self._store_outage.succeeded()
 
     async def load_ends(self) -> dict[str, int]:
         """The last `seq` by chain that this process or Redis remembers. Raises Unavailable before the chain is open."""

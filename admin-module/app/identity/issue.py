@@ -114,7 +114,7 @@ class Issuer:
         return (signed + b"." + _base64url(signature)).decode()
 
     async def _find(self, client_ids: list[str]) -> Sequence[Account | None]:
-        async with self._database.alone() as conn:
+        async with self._database.autocommit() as conn:
             found = await find_accounts(conn, client_ids)
         return [found.get(client_id) for client_id in client_ids]
 

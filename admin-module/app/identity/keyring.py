@@ -157,7 +157,7 @@ class Keyring:
         except RedisError as error:
             self._copy_outage.failed(str(error))
         else:
-            self._copy_outage.passed()
+            self._copy_outage.succeeded()
 
 
 def _rotated(due: Plan, by: str | None, revoked: str | None) -> Event:

@@ -186,7 +186,7 @@ async def claim_due(
 async def require_held(database: Database, saga: ClaimedSaga) -> None:
     """Raises ClaimLost. Called between the read of a file and the conditional change: if the claim was held at that point, any
     later change by others raises the revision, and ours is refused."""
-    async with database.alone() as conn:
+    async with database.autocommit() as conn:
         found = await conn.execute(_HELD, {"saga_id": saga.saga_id, "attempts": saga.attempts})
         if found.first() is None:
             raise ClaimLost

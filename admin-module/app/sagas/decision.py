@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from artstore.contracts.files import Attributes, Changes
-from artstore.contracts.holds import holds
+from artstore.contracts.files import Attributes, Changes, is_applied
 from artstore.errors import ArtStoreError
 
 
@@ -24,7 +23,7 @@ class ChangeStep(enum.Enum):
 
 
 def next_step(now: Attributes, wanted: Changes, if_revisions: Sequence[int] | None) -> ChangeStep:
-    held = holds(now, wanted)
+    held = is_applied(now, wanted)
     if if_revisions is None:
         return ChangeStep.ALREADY_APPLIED if held else ChangeStep.APPLY
     if held and now.revision - 1 in if_revisions:

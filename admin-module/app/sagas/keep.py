@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import text
 
 from artstore.audit.event import Event
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.contracts.files import Attributes, decode, encode
 from artstore.contracts.idempotency import uploaded
 from artstore.database import Database
@@ -78,7 +78,7 @@ class Keeper:
             closed = await conn.execute(_CLOSE, {**_values(saga, SagaEvent.KEEP), "reason": reason})
             if closed.first() is None:
                 return  # committed in the meantime, or claimed by another admin
-            await note(conn, [Entry(attributes, "put")])
+            await upsert_files(conn, [FileEntry(attributes, "put")])
             await keep_answers(conn, {saga.saga_id: uploaded(attributes.file_id, encode(attributes))})
             metadata = {
                 "saga_id": saga.saga_id,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 
-from artstore.catalog.write import forget
+from artstore.catalog.write import delete_files
 from artstore.contracts.events import FileChanged
 from artstore.contracts.storage import CONFIRMED_REASON, SAGA_HEADER
 from artstore.database import Database
@@ -65,7 +65,7 @@ async def undo(
         closed = (await conn.execute(_CLOSE, values)).first()
         # Not closed: another admin has claimed the saga since. A committed saga's row belongs to its present element.
         if closed is not None and saga.state is SagaState.COMPENSATING:
-            await forget(conn, _gone(saga))
+            await delete_files(conn, _gone(saga))
 
 
 async def _remove(

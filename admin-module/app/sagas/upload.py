@@ -1,7 +1,8 @@
 """The hot path of sagas: begin, commit and abort of uploads. Concurrent requests share one transaction.
 
-The row lock decides every race. When a commit meets the expiry of its lease, the first to lock the row wins; the other then sees
-the new state and is refused. Rows are locked in the order of their ids, so that transactions never deadlock.
+The row lock decides every race. When a commit meets the expiry of its lease, the first to lock the row wins; the
+other then sees the new state and is refused. Rows are locked in the order of their ids, so that transactions never
+deadlock.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from msgspec import structs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
-from artstore.database import LOOSELY, Database
+from artstore.database import ASYNC_COMMIT, Database
 from artstore.errors import Conflict
 from artstore.failpoints import failpoint
 from artstore.groups import Group
@@ -44,7 +45,7 @@ _ABANDONED = """array_remove(
 _BEGIN = text(
     f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at)
     SELECT saga_id, 'upload', 'begun', file_id, element, owner, now() + make_interval(secs => :lease_s)
-    FROM {_GIVEN}, {LOOSELY} WHERE loosely.level IS NOT NULL ORDER BY saga_id
+    FROM {_GIVEN}, {ASYNC_COMMIT} WHERE async_commit.level IS NOT NULL ORDER BY saga_id
     ON CONFLICT (saga_id) DO UPDATE SET due_at = excluded.due_at, updated_at = now(),
         abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
@@ -100,11 +101,12 @@ class UploadSagas:
         self._commits: Group[list[Commit], list[SagaResult]] = Group(self._commit, max_items=MAX_BATCH_REQUESTS)
 
     async def begin(self, sagas: list[UploadSaga]) -> list[SagaResult]:
-        """Begin, or renew the leases. Not durable at once, because a commit carries the whole record. Raises DatabaseAway."""
+        """Begin, or renew the leases. Not durable at once, because a commit carries the whole record. Raises
+        DatabaseUnavailable."""
         return await self._begins.add(sagas)
 
     async def commit(self, commits: list[Commit]) -> list[SagaResult]:
-        """Durable on return: the files are in the catalog and the events in the outbox. Raises DatabaseAway."""
+        """Durable on return: the files are in the catalog and the events in the outbox. Raises DatabaseUnavailable."""
         return await self._commits.add(commits)
 
     async def abort(self, abort: Abort) -> list[SagaResult]:
@@ -122,7 +124,7 @@ class UploadSagas:
 
     async def _begin(self, requests: list[list[UploadSaga]]) -> Sequence[list[SagaResult]]:
         sagas = {saga.saga_id: saga for request in requests for saga in request}
-        async with self._database.alone() as conn:
+        async with self._database.autocommit() as conn:
             values = {**_columns(sagas.values()), "lease_s": self._lease_s}
             done = await _advanced(conn, _BEGIN, SagaEvent.BEGIN, SagaState.BEGUN, values)
             states = await _states(conn, sagas.keys() - done)
@@ -150,7 +152,7 @@ class UploadSagas:
             done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
             # 3. make their files available, write the events to the outbox and the answers to the keys
             new = [commit for commit in given if commit.saga_id in done]
-            await note(conn, [Entry(commit.attributes, "put") for commit in new])
+            await upsert_files(conn, [FileEntry(commit.attributes, "put") for commit in new])
             await keep_answers(conn, {commit.saga_id: _answer(commit) for commit in new if commit.keyed})
             states = await _states(conn, commits.keys() - done)
             lost = {saga_id for saga_id in lost if states.get(saga_id, ("",))[0] != SagaState.COMMITTED}

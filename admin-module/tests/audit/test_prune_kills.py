@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit.seals import PRUNE_BATCH
 from app.database_roles import ADMIN, LOGINS
-from artstore.audit.event import Event, Head, Signed, fingerprint, head_after, sign_event
+from artstore.audit.event import ChainHead, Event, Signed, fingerprint, head_after, sign_event
 from artstore.clock import parse_rfc3339
 
 EVENTS = PRUNE_BATCH + 500
@@ -34,7 +34,7 @@ KILLS = [
 
 def signed_chain(count: int) -> tuple[bytes, list[Signed]]:
     """(raw public key, events) of a writer other than admin."""
-    key, head, events = Ed25519PrivateKey.generate(), Head(), []
+    key, head, events = Ed25519PrivateKey.generate(), ChainHead(), []
     raw = key.public_key().public_bytes_raw()
     for number in range(count):
         event = Event("file.delete", "boss", f"files/{number}")

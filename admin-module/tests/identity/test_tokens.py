@@ -8,7 +8,7 @@ import httpx
 import jwt
 
 from artstore.auth.keys import parse_jwks
-from artstore.auth.signed_jwks import open_jwks
+from artstore.auth.signed_jwks import verify_jwks
 from artstore.contracts.tokens import JWKS_KEY
 
 ADMIN_LOGIN = {"client_id": "boss", "client_secret": "b" * 43}
@@ -83,7 +83,7 @@ async def test_tokens_of_the_old_key_stay_valid_after_a_rotation(admin: Any) -> 
 
 async def test_redis_holds_the_keys_that_admin_publishes(admin: Any) -> None:
     published = parse_jwks((await admin.client.get("/.well-known/jwks.json")).content)
-    kept = parse_jwks(open_jwks((await admin.redis.get(JWKS_KEY)).encode(), published))
+    kept = parse_jwks(verify_jwks((await admin.redis.get(JWKS_KEY)).encode(), published))
     assert kept.keys() == published.keys()
 
 

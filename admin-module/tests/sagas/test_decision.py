@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.sagas.decision import ChangeStep, holds, is_final, next_step
+from app.sagas.decision import ChangeStep, is_final, next_step
 from artstore import errors
-from artstore.contracts.files import Attributes, Changes, decode
+from artstore.contracts.files import Attributes, Changes, decode, is_applied
 
 RECORD = {
     "schema_version": 1, "file_id": "01a20888-5cc8-7542-9f46-c98397aa1732", "revision": 5, "filename": "a",
@@ -58,11 +58,11 @@ def test_a_change_is_applied_found_applied_or_refused(
     ],
 )
 def test_attributes_hold_only_when_exactly_equal(changes: Changes, held: bool) -> None:
-    assert holds(file(), changes) is held
+    assert is_applied(file(), changes) is held
 
 
-def test_the_order_of_keys_in_metadata_means_nothing() -> None:
-    assert holds(file(metadata={"a": 1, "b": {"c": 2, "d": 3}}), Changes(metadata={"b": {"d": 3, "c": 2}, "a": 1}))
+def test_the_order_of_keys_in_metadata_does_not_matter() -> None:
+    assert is_applied(file(metadata={"a": 1, "b": {"c": 2, "d": 3}}), Changes(metadata={"b": {"d": 3, "c": 2}, "a": 1}))
 
 
 FINAL = {errors.Malformed, errors.DigestMismatch, errors.NotFound, errors.MethodNotAllowed, errors.Conflict, errors.ModeForbids,

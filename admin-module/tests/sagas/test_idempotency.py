@@ -13,7 +13,7 @@ from app.sagas.idempotency import purge_keys
 from artstore.clock import uuid7
 from artstore.contracts.files import decode, encode
 from artstore.database import Database
-from artstore.database_errors import DatabaseAway
+from artstore.database_errors import DatabaseUnavailable
 from artstore.http.json import JsonResponse
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
@@ -110,7 +110,7 @@ async def test_old_keys_are_purged_unless_in_use(admin: Any) -> None:
     ages = {"young": (-1.0, 23 * hour_s), "old": (-1.0, 25 * hour_s), "old, held": (60.0, 25 * hour_s)}
     keys = {name: await keyed_by(admin, str(uuid7()), *ages[name]) for name in ages}
     engine = create_async_engine(admin.database_url)
-    database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseAway,)))
+    database = Database(engine, Breakers(new_registry()).to("postgresql", (DatabaseUnavailable,)))
     try:
         assert await purge_keys(database, 26 * hour_s, datetime.now(UTC)) == 0
         await purge_keys(database, 24 * hour_s, datetime.now(UTC))

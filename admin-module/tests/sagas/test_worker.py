@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from artstore.catalog.write import Entry, note
+from artstore.catalog.write import FileEntry, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.files import decode
 
@@ -48,7 +48,7 @@ async def note_pending(admin: Any, one: dict[str, str]) -> None:
     """Step 5 of a put at an element."""
     engine = create_async_engine(admin.database_url)
     async with engine.begin() as connection:
-        await note(connection, [Entry(decode(msgspec.json.encode(record(one))), "put", one["saga_id"])])
+        await upsert_files(connection, [FileEntry(decode(msgspec.json.encode(record(one))), "put", one["saga_id"])])
     await engine.dispose()
 
 

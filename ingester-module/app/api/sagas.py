@@ -29,7 +29,7 @@ async def show_saga(request: Request) -> Response:
     saga_id = canonical_id(request.path_params["saga_id"])
     saga = None
     if saga_id is not None:
-        async with context.database.alone(patience_s=DATABASE_TIMEOUT_S) as connection:
+        async with context.database.autocommit(timeout_s=DATABASE_TIMEOUT_S) as connection:
             saga = await find_saga(connection, saga_id)
     principal = principal_of(request)
     if saga is None or not (saga["owner"] == principal.client_id or Permission.SAGAS_READ in principal.permissions):

@@ -91,7 +91,7 @@ async def load_record(context: Context, file_id: str) -> bytes:
 async def _find_in_catalog(context: Context, file_id: str) -> Location | None:
     """None when the catalog is unavailable or has no row. Raises NotFound for an upload that is not committed."""
     try:
-        async with context.database.alone(patience_s=CATALOG_TIMEOUT_S) as connection:
+        async with context.database.autocommit(timeout_s=CATALOG_TIMEOUT_S) as connection:
             row = (await connection.execute(_FIND, {"file_id": file_id})).one()
     except Unavailable as error:
         log.debug("catalog unavailable, asking the elements", error=error.detail)  # the health check logs the outage

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from artstore.contracts.elements import Element
-from artstore.contracts.files import Attributes, Changes, decode
-from artstore.contracts.holds import holds
+from artstore.contracts.files import Attributes, Changes, decode, is_applied
 from artstore.contracts.idempotency import Answer, changed
 from artstore.contracts.sagas import SagaKind
 from artstore.errors import PROBLEM_JSON, BadGateway, Conflict, RevisionMismatch, Unavailable
@@ -104,7 +103,7 @@ class Patch(Update):
         return await self.context.elements.patch(element, self.file_id, condition, msgspec.json.encode(self.changes))
 
     async def was_made(self, now: Attributes) -> bool:
-        return holds(now, self.changes)
+        return is_applied(now, self.changes)
 
 
 class Replace(Update):

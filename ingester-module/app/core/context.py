@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from artstore.audit.writer import AuditWriter
 from artstore.auth.client import open_account
-from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
+from artstore.auth.verifier import open_verifier
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
@@ -60,9 +60,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             runtime,
             redis,
             admin,
-            kept=settings.discovery_file,
-            configured=settings.storage_elements,
-            taken=peers.retain,
+            file=settings.discovery_file,
+            fallback=settings.storage_elements,
+            on_elements=peers.retain,
         )
         runtime.health.add("discovery", discovery.check)
         yield Context(
@@ -80,7 +80,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             audit=runtime.audit,
             limits=BodyLimits(
                 max_file_bytes=settings.max_file_size_bytes,
-                rate=RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
+                rate=BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
             ),
             clock=runtime.clock,
             query_url=settings.query_url,

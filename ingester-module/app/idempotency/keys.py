@@ -77,7 +77,7 @@ def fingerprint_of(*parts: Any) -> str:
 class HeldKey:
     """A key that this request holds. `saga_id` is the present attempt's, and the row's as long as the key is held.
 
-    Methods raise KeyInUse when another request has taken the key over, and DatabaseAway.
+    Methods raise KeyInUse when another request has taken the key over, and DatabaseUnavailable.
     """
 
     def __init__(self, store: KeyStore, scope: Scope) -> None:
@@ -146,7 +146,7 @@ class Keys:
     async def acquire(self, scope: Scope, fingerprint: str, file_id: str) -> HeldKey | Answer:
         """The key, or the stored answer. `file_id`: the file that is made or changed.
 
-        Raises KeyInUse, KeyReused, DatabaseAway.
+        Raises KeyInUse, KeyReused, DatabaseUnavailable.
         """
         for _ in range(MAX_CLAIMS):
             held = HeldKey(self.store, scope)

@@ -39,7 +39,7 @@ class KeyedOperation(Protocol):
 
 
 async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) -> Response:
-    """Raises what the operation raises and, with a key, KeyInUse, KeyReused, DatabaseAway."""
+    """Raises what the operation raises and, with a key, KeyInUse, KeyReused, DatabaseUnavailable."""
     if key is None:
         return _response(await operation.run())
     # The claim. A crash after it: the lease ends, and a repeat takes over.

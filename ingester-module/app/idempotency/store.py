@@ -1,7 +1,7 @@
 """The table idempotency_keys, one statement and one round trip per method.
 
 Every statement except `claim` matches the caller's saga id, so that an attempt which lost its key cannot change the row.
-All methods raise DatabaseAway.
+All methods raise DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class KeyStore:
 
     async def find(self, scope: Scope) -> StoredKey | None:
         values = {"client_id": scope.client_id, "key": scope.key}
-        async with self._database.alone() as connection:
+        async with self._database.autocommit() as connection:
             row = (await connection.execute(_FIND, values)).one_or_none()
         if row is None:
             return None
@@ -119,5 +119,5 @@ class KeyStore:
 
     async def _execute(self, statement: Any, scope: Scope, saga_id: str, **more: Any) -> bool:
         values = {"client_id": scope.client_id, "key": scope.key, "saga_id": saga_id, "lease_s": self.lease_s, **more}
-        async with self._database.alone() as connection:
+        async with self._database.autocommit() as connection:
             return (await connection.execute(statement, values)).first() is not None

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from artstore.clock import Clock
 from artstore.contracts.media_type import canonical_type, essence_of
 from artstore.errors import Malformed
-from artstore.streams import collected
 
+from .chunks import merge_chunks
 from .digests import Digest, DigestCheck, digests_in
 from .filename import filename_of, header_text
 from .form import check_partial, new_file, query_fields
@@ -100,7 +100,7 @@ class Body:
             return
         self.sent_bytes = 0
         kept = b""
-        async for piece in collected(self._all(), PIECE_BYTES, flush_every_s=FLUSH_EVERY_S):
+        async for piece in merge_chunks(self._all(), PIECE_BYTES, flush_every_s=FLUSH_EVERY_S):
             if kept:
                 self.sent_bytes += len(kept)
                 yield kept

@@ -8,13 +8,13 @@ from starlette.requests import Request
 
 from artstore.clock import Clock
 from artstore.errors import TooLarge
-from artstore.http.body import RateLimits, check_length, next_chunk, stated_length
+from artstore.http.body import BodyRateLimits, check_length, next_chunk, stated_length
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     max_file_bytes: int
-    rate: RateLimits
+    rate: BodyRateLimits
 
 
 class BodyReader:
@@ -28,7 +28,7 @@ class BodyReader:
         self._rate = limits.rate
         self._max_bytes = max_bytes
         self._clock = clock
-        self._pace = limits.rate.pace()
+        self._pace = limits.rate.meter()
         self._ended = False
         if self.length_bytes is not None and self.length_bytes > max_bytes:
             raise too_large(max_bytes)

@@ -22,11 +22,11 @@ from starlette.routing import Route
 from app.uploads.body import BUFFER_BYTES, PIECE_BYTES, open_upload
 from app.uploads.reader import BodyLimits
 from artstore.clock import Clock
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.http.json import JsonResponse
 from artstore.http.problems import install_problem_handlers
 
-LIMITS = BodyLimits(max_file_bytes=8 * 2**20, rate=RateLimits(idle_timeout_s=0.3, min_rate_bytes_per_s=1))
+LIMITS = BodyLimits(max_file_bytes=8 * 2**20, rate=BodyRateLimits(idle_timeout_s=0.3, min_rate_bytes_per_s=1))
 B = "Xy7"
 
 

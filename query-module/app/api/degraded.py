@@ -48,5 +48,5 @@ def _named_by(error: ArtStoreError) -> list[str]:
 
 def _failing(health: Health, subscribed: bool) -> list[str]:
     """Without a subscription Redis counts as unavailable even if it answers, because memory may be stale."""
-    away = health.away()
+    away = health.failing()
     return [name for name in CACHES if name in away or (name == "redis" and not subscribed)]

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from artstore.auth.client import open_account
-from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
+from artstore.auth.verifier import open_verifier
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
@@ -61,9 +61,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             runtime,
             redis,
             admin,
-            kept=settings.discovery_file,
-            configured=settings.storage_elements,
-            taken=peers.retain,
+            file=settings.discovery_file,
+            fallback=settings.storage_elements,
+            on_elements=peers.retain,
         )
         runtime.health.add("discovery", discovery.check)
         attributes = AttributesLevel(peers, discovery)
@@ -92,7 +92,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             metrics,
             settings.element_answer_timeout_s,
             settings.element_idle_timeout_s,
-            RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
+            BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", POLL_INTERVAL_S, feed.poll)

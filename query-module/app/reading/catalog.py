@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from artstore.catalog.find import Row, find_file
+from artstore.catalog.find import FileRow, find_file
 from artstore.clock import Clock
 from artstore.contracts.files import decode
 from artstore.database import Database
@@ -39,7 +39,7 @@ class CatalogLevel:
     def __init__(self, database: Database, clock: Clock, *, timeout_s: float) -> None:
         self._database, self._clock = database, clock
         self._timeout_s = timeout_s
-        self._queries: set[asyncio.Task[Row | None]] = set()
+        self._queries: set[asyncio.Task[FileRow | None]] = set()
 
     async def find(self, file_id: str) -> CatalogEntry | None:
         """None without a readable row. Raises Unavailable when PostgreSQL or the table is missing."""
@@ -57,7 +57,7 @@ class CatalogLevel:
         # While PostgreSQL refuses writes, an acknowledged change may be missing from the row.
         return CatalogEntry(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
 
-    async def _ask(self, file_id: str) -> Row | None:
+    async def _ask(self, file_id: str) -> FileRow | None:
         """In a task that continues after the timeout, because it has to close the dead connection."""
         query = spawn("catalog", self._read(file_id))
         self._queries.add(query)
@@ -67,15 +67,15 @@ class CatalogLevel:
             raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away="database")
         return query.result()
 
-    async def _read(self, file_id: str) -> Row | None:
+    async def _read(self, file_id: str) -> FileRow | None:
         try:
-            async with self._database.begin(patience_s=self._timeout_s) as connection:
+            async with self._database.begin(timeout_s=self._timeout_s) as connection:
                 return await find_file(connection, file_id)
         except SQLAlchemyError as error:  # like an outage: the disk can answer instead
             log.warning("catalog query failed", error=str(error))
             raise Unavailable("the catalog cannot be read", away="database") from error
 
-    def _finish(self, query: asyncio.Task[Row | None]) -> None:
+    def _finish(self, query: asyncio.Task[FileRow | None]) -> None:
         self._queries.discard(query)
         if not query.cancelled():
             query.exception()  # retrieved here, because the caller may have stopped waiting

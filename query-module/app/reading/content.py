@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from artstore.discovery import Discovery
 from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.peers.session import Peers
 
 from .conditions import Plan, Validators, plan, validators_of
@@ -35,7 +35,7 @@ class Content:
     metrics: RelayMetrics
     answer_timeout_s: float
     element_idle_timeout_s: float
-    limits: RateLimits
+    limits: BodyRateLimits
 
     async def answer(self, file_id: str, method: str, conditions: Mapping[str, str]) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""

@@ -6,7 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from artstore.catalog.recent import floor_of
-from artstore.contracts.events import FILES_CHANNEL, HEARD_CHANNEL, HEARD_KEY_EXPIRES_S, FileChanged
+from artstore.contracts.events import ACK_CHANNEL, ACK_KEY_EXPIRES_S, FILES_CHANNEL, FileChanged
 from artstore.logs import get_logger
 from artstore.redis import listen
 from artstore.tasks import Tasks
@@ -30,7 +30,7 @@ class Invalidation:
 
     async def _listen(self) -> None:
         try:
-            handlers = {FILES_CHANNEL: self._invalidate, HEARD_CHANNEL: self._acknowledge}
+            handlers = {FILES_CHANNEL: self._invalidate, ACK_CHANNEL: self._acknowledge}
             await listen(self._redis, handlers, subscribed=self._begin)
         finally:
             self._level.note_subscribed(False)
@@ -59,5 +59,5 @@ class Invalidation:
         """The module that changed the file answers its client only after this."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.rpush(key, 1)
-            pipeline.expire(key, HEARD_KEY_EXPIRES_S)
+            pipeline.expire(key, ACK_KEY_EXPIRES_S)
             await pipeline.execute()

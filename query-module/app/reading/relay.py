@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from artstore.errors import TooSlow
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
@@ -43,7 +43,7 @@ class Relay(Response):
         length: int,
         opened: AsyncExitStack,
         metrics: RelayMetrics,
-        limits: RateLimits,
+        limits: BodyRateLimits,
     ) -> None:
         super().__init__(status_code=status, headers=fields)
         self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics

@@ -14,7 +14,7 @@ from tests.rig import Rig
 from tests.standins import new_file
 
 from app.search.feed import Position, decode_position, encode_position
-from artstore.catalog.write import Entry, forget, note
+from artstore.catalog.write import FileEntry, delete_files, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.events import FileChanged
 from artstore.contracts.files import Attributes
@@ -42,7 +42,7 @@ async def drop(connection: AsyncConnection, file: Attributes) -> None:
     event = FileChanged(
         file_id=file.file_id, revision=file.revision, change="delete", storage_element_id=file.storage_element_id
     )
-    await forget(connection, [event])
+    await delete_files(connection, [event])
 
 
 async def test_each_change_is_returned_once_with_the_present_record(rig: Rig, from_here: str) -> None:
@@ -101,14 +101,14 @@ async def test_a_page_continues_where_the_last_one_ended(rig: Rig, from_here: st
 async def test_a_change_is_withheld_until_earlier_transactions_end(rig: Rig, from_here: str) -> None:
     early, late = new_file(b"1"), new_file(b"2")
     async with rig.engine.connect() as slow:
-        await note(slow, [Entry(early, "put")])
+        await upsert_files(slow, [FileEntry(early, "put")])
         await rig.note(late)
         assert await read(rig, from_here) == ([], from_here)
         await slow.commit()
     items, cursor = await read(rig, from_here)
     assert [item["file_id"] for item in items] == [early.file_id, late.file_id]
     async with rig.engine.connect() as undone:
-        await note(undone, [Entry(new_file(b"3"), "put")])
+        await upsert_files(undone, [FileEntry(new_file(b"3"), "put")])
         await undone.rollback()
     assert await read(rig, cursor) == ([], cursor)
 
@@ -120,7 +120,7 @@ async def test_a_reader_of_six_concurrent_writers_misses_nothing(rig: Rig, from_
         for _ in range(40):
             file = new_file(b"x")
             async with rig.engine.begin() as connection:
-                await note(connection, [Entry(file, "put")])
+                await upsert_files(connection, [FileEntry(file, "put")])
                 await asyncio.sleep(random.random() / 200)
             made.append(file.file_id)
 

@@ -1,7 +1,9 @@
-"""Finds and names what was done to the audit log. Pure: the same code checks the database and an exported file.
+"""Verifies the audit log and names each kind of tampering. The same code checks the database and an exported
+file.
 
-Without the signing keys nobody can make an event that fits: what is changed or put in shows by its signature, what is taken out
-by the gap, what is cut off by the checkpoints, which name the end of every chain and are chained and signed themselves.
+An event cannot be forged without a signing key. A changed or inserted event has a wrong signature; a deleted
+one leaves a gap in `seq`; a cut-off end contradicts the checkpoints, which name the head of every chain and
+are signed and chained themselves.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from artstore.audit.checkpoint_heads import CheckpointHeads
 from artstore.audit.event import GENESIS, Signed, fingerprint, hash_of, is_signed_by
-from artstore.audit.promises import Promises
 
 ADMIN_CHAIN = "admin"
 CHECKPOINTS = "checkpoints"
-"""Stands for the chain's name in findings about the checkpoints themselves."""
+"""Used as the chain's name in findings about the checkpoints themselves."""
 MAX_FINDINGS = 1000
 MAX_TRIES = 200
-"""Places at which a displaced event is tried."""
+"""Positions at which an event with a wrong signature is tried, to tell a reordered event from a forged one.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class Finding:
 
 
 @dataclass(slots=True)
-class _Place:
-    """Where the walk along one chain is. `hash` None: the event there is not to be trusted."""
+class _Position:
+    """How far one chain has been verified. `hash` is None when the event at this position cannot be trusted."""
 
     seq: int = 0
     hash: str | None = GENESIS
@@ -43,7 +46,7 @@ class _Place:
 
 @dataclass(slots=True)
 class _Signatures:
-    """Of one chain, in 16 bytes an event: only what was copied is ever looked for."""
+    """The valid signatures of one chain, in 16 bytes per event, for the search for replayed events."""
 
     seqs: array[int] = field(default_factory=lambda: array("q"))
     marks: array[int] = field(default_factory=lambda: array("q"))
@@ -55,10 +58,11 @@ class _Signatures:
 
 @dataclass(slots=True)
 class Checker:
-    """Give it every checkpoint in the order of their numbers, then every event, each chain in the order of `seq`, then
-    `finish()`. `whole=False`: a part, so gaps say nothing.
+    """Pass every checkpoint in the order of their numbers, then every event, each chain in the order of
+    `seq`; then call `finish()`. With `whole=False` the events are a selection, so gaps are not reported.
 
-    `began`: the checkpoint that an earlier check or the newest seal ended with. Then only what came after it is given.
+    `began` is the checkpoint that an earlier check or the newest seal ended with; pass only events and
+    checkpoints after it.
     """
 
     keys: Mapping[str, bytes]
@@ -67,66 +71,69 @@ class Checker:
     events: int = 0
     checkpoints: int = 0
     last: Signed | None = None
-    """The newest checkpoint given, else `began`."""
+    """The newest checkpoint passed so far, else `began`."""
     findings: list[Finding] = field(default_factory=list)
-    _places: dict[str, _Place] = field(default_factory=dict)
+    _positions: dict[str, _Position] = field(default_factory=dict)
     _public: dict[str, Ed25519PublicKey | None] = field(default_factory=dict)
     _bad: list[Signed] = field(default_factory=list)
     _vouched: set[tuple[str, int]] = field(default_factory=set)
     _signatures: dict[str, _Signatures] = field(default_factory=dict)
     _missing: list[tuple[str, int]] = field(default_factory=list)
-    _promises: Promises = field(default_factory=Promises)
-    _of_checkpoints: list[Finding] = field(default_factory=list)
+    _heads: CheckpointHeads = field(default_factory=CheckpointHeads)
+    _checkpoint_findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.last = self.began
         if self.began is not None:
             for chain, head in self.began["heads"].items():
-                self._places[chain] = _Place(head["seq"], head["hash"])
+                self._positions[chain] = _Position(head["seq"], head["hash"])
 
     def add_checkpoint(self, checkpoint: Signed) -> None:
         number, prev = (0, GENESIS) if self.last is None else (self.last["number"], hash_of(self.last))
         seq, key = checkpoint["number"], self._key_of(ADMIN_CHAIN)
         if seq > number + 1:
-            self._doubt("deleted", number + 1, f"checkpoints {number + 1} to {seq - 1} are missing")
+            self._find_checkpoint("deleted", number + 1, f"checkpoints {number + 1} to {seq - 1} are missing")
         elif key is not None and not is_signed_by(checkpoint, key):
-            self._doubt("changed", seq, "its signature does not fit what it says")
+            self._find_checkpoint("changed", seq, "its signature does not match its content")
         elif checkpoint["prev"] != prev:
-            self._doubt("forked", seq, "it follows another checkpoint than the one before it")
+            self._find_checkpoint("forked", seq, "it does not follow the checkpoint before it")
         self.checkpoints += 1
         self.last = checkpoint
-        self._promises.add(checkpoint)
+        self._heads.add(checkpoint)
 
     def add(self, event: Signed) -> None:
         self.events += 1
         chain, seq = event["chain"], event["seq"]
-        place = self._places.setdefault(chain, _Place())
-        if seq <= place.seq and self.whole:
-            self._find("inserted", chain, seq, "a second event stands in this place")
-        elif seq > place.seq + 1 and self.whole:
+        position = self._positions.setdefault(chain, _Position())
+        if seq <= position.seq and self.whole:
+            self._find("inserted", chain, seq, "a second event has this number")
+        elif seq > position.seq + 1 and self.whole:
             last = seq - 1
-            self._find("deleted", chain, place.seq + 1, f"events {place.seq + 1} to {last} are missing")
-            self._missing += [(chain, gone) for gone in range(place.seq + 1, min(last, place.seq + MAX_TRIES) + 1)]
-            place.hash = None
+            self._find("deleted", chain, position.seq + 1, f"events {position.seq + 1} to {last} are missing")
+            self._missing += [
+                (chain, gone) for gone in range(position.seq + 1, min(last, position.seq + MAX_TRIES) + 1)
+            ]
+            position.hash = None
         key = self._key_of(chain)
         if key is None or not is_signed_by(event, key):
             if key is not None and len(self._bad) < MAX_FINDINGS:
                 self._bad.append(event)
-            self._places[chain] = _Place(max(seq, place.seq), None)
+            self._positions[chain] = _Position(max(seq, position.seq), None)
             return
-        if self.whole and place.hash is not None and event["prev"] != place.hash:
-            self._find("forked", chain, seq, "it is signed, but follows another event than the one before it")
+        if self.whole and position.hash is not None and event["prev"] != position.hash:
+            self._find("forked", chain, seq, "it is signed, but does not follow the event before it")
         digest = hash_of(event)
-        promised = self._promises.find(chain, seq)
-        if promised is not None and promised[0] != digest:
-            self._find("forked", chain, seq, f"checkpoint {promised[1]} saw another event here")
-        if place.hash is None:
+        named = self._heads.find(chain, seq)
+        if named is not None and named[0] != digest:
+            self._find("forked", chain, seq, f"checkpoint {named[1]} names a different event here")
+        if position.hash is None:
             self._vouched.add((chain, seq - 1))
         self._signatures.setdefault(chain, _Signatures()).add(seq, event["signature"])
-        self._places[chain] = _Place(seq, digest)
+        self._positions[chain] = _Position(seq, digest)
 
     def finish(self, *, known_number: int = 0, known_ends: Mapping[str, int] | None = None) -> list[Finding]:
-        """Everything found. What somebody remembers from elsewhere: the newest checkpoint's number, and how far chains went."""
+        """Returns all findings. `known_number` and `known_ends` come from an independent record: the newest
+        checkpoint's number, and the last `seq` seen of each chain."""
         copies = _find_copies(self._signatures, {event["signature"] for event in self._bad})
         for event in self._bad:
             self.findings.append(self._name(event, copies))
@@ -134,9 +141,9 @@ class Checker:
             self._check_ends(known_ends or {})
         number = 0 if self.last is None else self.last["number"]
         if number < known_number:
-            self._doubt("cut_off", number + 1, f"they end at {number}, number {known_number} was signed")
-        self.findings += self._of_checkpoints
-        self._promises.close()
+            self._find_checkpoint("cut_off", number + 1, f"they end at {number}, but number {known_number} was signed")
+        self.findings += self._checkpoint_findings
+        self._heads.close()
         return self.findings
 
     def _key_of(self, chain: str) -> Ed25519PublicKey | None:
@@ -144,39 +151,39 @@ class Checker:
             raw = self.keys.get(chain)
             self._public[chain] = None if raw is None else _find_key(raw)
             if raw is None:
-                self._find("unknown_key", chain, 0, "nobody has left a public key for this chain")
+                self._find("unknown_key", chain, 0, "no public key is known for this chain")
             elif chain != ADMIN_CHAIN and chain.rpartition(":")[2] != fingerprint(raw):
-                self._find("wrong_key", chain, 0, "the chain is named after another key")
+                self._find("wrong_key", chain, 0, "the chain's name does not match its public key")
         return self._public[chain]
 
     def _name(self, event: Signed, copies: Mapping[str, tuple[str, int]]) -> Finding:
-        """What became of an event whose signature does not fit."""
+        """Classifies an event whose signature is wrong."""
         chain, seq = event["chain"], event["seq"]
         copied = copies.get(event["signature"])
         if copied is not None:
             return Finding("replayed", chain, seq, f"a copy of event {copied[1]} of {copied[0]}")
-        places = [*self._missing, *((other["chain"], other["seq"]) for other in self._bad)]
-        for origin, number in places[:MAX_TRIES]:
+        candidates = [*self._missing, *((other["chain"], other["seq"]) for other in self._bad)]
+        for origin, number in candidates[:MAX_TRIES]:
             key = self._key_of(origin)
             if key is not None and is_signed_by({**event, "chain": origin, "seq": number}, key):
                 return Finding("reordered", chain, seq, f"this is event {number} of {origin}")
-        if (chain, seq) in self._vouched or self._promises.reach(chain, seq):
-            return Finding("changed", chain, seq, "its signature does not fit what it says")
-        return Finding("inserted", chain, seq, "nobody who may write this chain has signed it")
+        if (chain, seq) in self._vouched or self._heads.reach(chain, seq):
+            return Finding("changed", chain, seq, "its signature does not match its content")
+        return Finding("inserted", chain, seq, "it is not signed by this chain's key")
 
     def _check_ends(self, known_ends: Mapping[str, int]) -> None:
-        ends = {chain: (seq, f"event {seq} was seen") for chain, seq in known_ends.items()}
-        for chain, seq, number in self._promises.ends():
+        ends = {chain: (seq, f"but event {seq} was seen") for chain, seq in known_ends.items()}
+        for chain, seq, number in self._heads.latest():
             if seq >= ends.get(chain, (0, ""))[0]:
-                ends[chain] = (seq, f"checkpoint {number} saw event {seq}")
+                ends[chain] = (seq, f"but checkpoint {number} names event {seq}")
         for chain, (seq, saw) in sorted(ends.items()):
-            place = self._places.get(chain, _Place())
-            if place.seq < seq:
-                self._find("cut_off", chain, place.seq + 1, f"the chain ends at {place.seq}, {saw}")
+            position = self._positions.get(chain, _Position())
+            if position.seq < seq:
+                self._find("cut_off", chain, position.seq + 1, f"the chain ends at {position.seq}, {saw}")
 
-    def _doubt(self, what: str, number: int, detail: str) -> None:
-        if len(self._of_checkpoints) < MAX_FINDINGS:
-            self._of_checkpoints.append(Finding(what, CHECKPOINTS, number, detail))
+    def _find_checkpoint(self, what: str, number: int, detail: str) -> None:
+        if len(self._checkpoint_findings) < MAX_FINDINGS:
+            self._checkpoint_findings.append(Finding(what, CHECKPOINTS, number, detail))
 
     def _find(self, what: str, chain: str, seq: int, detail: str) -> None:
         if len(self.findings) < MAX_FINDINGS:
@@ -184,7 +191,7 @@ class Checker:
 
 
 def _find_copies(known: Mapping[str, _Signatures], wanted: Collection[str]) -> dict[str, tuple[str, int]]:
-    """Where each of the wanted signatures stands rightly, if it does."""
+    """(chain, seq) of the valid event that carries each of the wanted signatures, if there is one."""
     marks = {hash(signature): signature for signature in wanted}
     if not marks:
         return {}
@@ -204,7 +211,7 @@ def _find_key(raw: bytes) -> Ed25519PublicKey | None:
 
 
 def check(keys: Mapping[str, bytes], events: Iterable[Signed], checkpoints: Iterable[Signed] = ()) -> list[Finding]:
-    """All at once, for what fits into memory."""
+    """Runs a whole check on a log that fits into memory."""
     checker = Checker(keys)
     for checkpoint in checkpoints:
         checker.add_checkpoint(checkpoint)

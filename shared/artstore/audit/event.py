@@ -1,6 +1,6 @@
-"""An audit event and how it is signed and chained.
+"""Audit events, signed and chained.
 
-`prev` is the SHA-256 of the event before it, the signature Ed25519; both over canonical JSON (RFC 8785).
+`prev` is the SHA-256 of the event before it and `signature` is Ed25519, both over canonical JSON (RFC 8785).
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ GENESIS = "0" * 64
 """`prev` of a chain's first event."""
 MAX_TEXT_CHARS = 500
 MAX_INTEGER = 2**53 - 1
-"""The largest whole number that canonical JSON can hold."""
+"""The largest integer that canonical JSON can represent exactly."""
 FINGERPRINT_CHARS = 16
 
 Signed = dict[str, Any]
-"""An event as stored, published and exported: DESIGN's eleven members, `signature` among them."""
+"""An event as stored and exported: the members that `sign_event` writes, `signature` included. Checkpoints
+and seals are signed in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened. `result` is `ok`, `denied` or `failed`; `metadata` holds text, integers, booleans, lists and objects."""
+    """An action to record. `result` is `ok`, `denied` or `failed`; `metadata` holds text, integers, booleans,
+    lists and objects."""
 
     action: str
     user_id: str
@@ -42,15 +44,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """The end of a chain: what the next event follows."""
+class ChainHead:
+    """The last event of a chain, which the next event follows."""
 
     seq: int = 0
     hash: str = GENESIS
 
 
 def sign_event(
-    event: Event, *, service: str, chain: str, after: Head, moment: datetime, key: Ed25519PrivateKey
+    event: Event, *, service: str, chain: str, after: ChainHead, moment: datetime, key: Ed25519PrivateKey
 ) -> Signed:
     body: Signed = {
         "timestamp": rfc3339(moment),
@@ -67,14 +69,15 @@ def sign_event(
     return {**body, "signature": sign(body, key)}
 
 
-def head_after(signed: Signed) -> Head:
-    return Head(signed["seq"], hash_of(signed))
+def head_after(signed: Signed) -> ChainHead:
+    return ChainHead(signed["seq"], hash_of(signed))
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """RFC 8785 of what `_clean` lets through. Of ASCII without fractions orjson makes the same in a fortieth of the time.
+    """The RFC 8785 form of a value that `_clean` has passed. orjson gives the same bytes for ASCII without
+    fractions, 40 times faster; it writes infinity as null, so null goes the slow way.
 
-    Raises ValueError or TypeError for what has no such form; orjson would write infinity as null.
+    Raises ValueError or TypeError for a value without a canonical form.
     """
     quick = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     return quick if quick.isascii() and b"null" not in quick else rfc8785.dumps(dict(value))
@@ -85,7 +88,7 @@ def sign(body: Mapping[str, Any], key: Ed25519PrivateKey) -> str:
 
 
 def is_signed_by(signed: Mapping[str, Any], key: Ed25519PublicKey) -> bool:
-    """Whether `signature` is the key's over everything else."""
+    """True if `signature` is valid for all other members under `key`. Malformed input is False, not an error."""
     body = {name: value for name, value in signed.items() if name != "signature"}
     try:
         key.verify(base64.b64decode(signed["signature"], validate=True), canonical(body))
@@ -95,17 +98,19 @@ def is_signed_by(signed: Mapping[str, Any], key: Ed25519PublicKey) -> bool:
 
 
 def hash_of(signed: Mapping[str, Any]) -> str:
-    """For the next one's `prev`."""
+    """SHA-256 (hex) of a signed event, checkpoint or seal: the `prev` of the next one."""
     return hashlib.sha256(canonical(signed)).hexdigest()
 
 
 def fingerprint(public_key: bytes) -> str:
-    """Of a raw Ed25519 public key. A writer's chain is named by it, so that no other key can speak for the chain."""
+    """The first 16 hex digits of a raw public key's SHA-256. A writer's chain has it in its name, so no other
+    key fits the chain."""
     return hashlib.sha256(public_key).hexdigest()[:FINGERPRINT_CHARS]
 
 
 def _clean(value: Any) -> Any:
-    """What PostgreSQL and canonical JSON both hold: no NUL, no lone surrogate, no endless text, no other number than whole."""
+    """Reduces a value to what PostgreSQL and canonical JSON both support: no NUL, no lone surrogate, bounded
+    text, integers only."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:MAX_TEXT_CHARS]
     if isinstance(value, Mapping):

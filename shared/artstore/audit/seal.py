@@ -1,5 +1,6 @@
-"""Seals: admin's signed word that everything up to a checkpoint was checked and exported. The chains verify from the newest
-seal on, and what it covers may be deleted. Pure: the same code checks the database and exported files."""
+"""Seals: admin's signed statement that the log up to a checkpoint was verified and exported. Verification
+starts at the newest seal, and the events that it covers may be deleted. The same code checks the database and
+exported files."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from artstore.audit.event import GENESIS, Signed, hash_of, is_signed_by, sign
 from artstore.clock import rfc3339
 
 SEALS = "seals"
-"""Stands for the chain's name in findings about seals."""
+"""Used as the chain's name in findings about seals."""
 
 
 def make_seal(
     last: Signed | None, checkpoint: Signed, sha256: str, events: int, moment: datetime, key: Ed25519PrivateKey
 ) -> Signed:
-    """`sha256` is of the archive file, `events` the number of events in it."""
+    """A signed seal on `checkpoint`. `sha256` is the digest of the archive file (hex), `events` the number of
+    events in it."""
     body: Signed = {
         "type": "seal",
         "number": 1 if last is None else last["number"] + 1,
@@ -35,13 +37,14 @@ def make_seal(
 def check_seals(
     seals: Iterable[Signed], key: Ed25519PublicKey, *, linked: bool = True
 ) -> tuple[Signed | None, list[Finding]]:
-    """The newest seal that is admin's, and what is wrong with any. `linked=False`: only some of them are given."""
+    """The newest seal that `key` has signed, and the findings about all seals. With `linked=False` the seals
+    are a selection, so they need not follow one another."""
     good: Signed | None = None
     findings = []
     for seal in seals:
         number = _number(seal)
         if not _is_whole(seal, key):
-            findings.append(Finding("changed", SEALS, number, "its signature does not fit what it says"))
+            findings.append(Finding("changed", SEALS, number, "its signature does not match its content"))
             continue
         expected = (1, GENESIS) if good is None else (good["number"] + 1, hash_of(good))
         if linked and (number, seal["prev"]) != expected:

@@ -18,25 +18,26 @@ _INSERT = """INSERT INTO audit_events
     CAST(:metadata AS jsonb), :signature, :hash)"""
 _APPEND = text(_INSERT)
 _SHIP = text(f"{_INSERT} ON CONFLICT (chain, seq) DO NOTHING")
-_STANDING = text("SELECT seq, signature FROM audit_events WHERE chain = :chain AND seq BETWEEN :first AND :last")
-_LEAVE_KEY = text(
+_SIGNATURES = text("SELECT seq, signature FROM audit_events WHERE chain = :chain AND seq BETWEEN :first AND :last")
+_INSERT_KEY = text(
     "INSERT INTO audit_keys (chain, public_key) VALUES (:chain, :public_key) ON CONFLICT (chain) DO NOTHING"
 )
 
 
 async def append_events(conn: AsyncConnection, events: Sequence[Signed]) -> None:
-    """Of a chain whose lock the caller holds."""
+    """Inserts the next events of a chain. The caller must hold the chain's lock."""
     await conn.execute(_APPEND, [_row(event) for event in events])
 
 
 async def ship_events(conn: AsyncConnection, chain: str, public_key: bytes, events: Sequence[Signed]) -> list[Signed]:
-    """Of a writer with a chain of its own, in their order. Those that are there already stay; returns the ones in whose place
-    something else stands, which only somebody else can have put there."""
-    await conn.execute(_LEAVE_KEY, {"chain": chain, "public_key": public_key})
+    """Inserts events of a service's own chain, in order; events that are already stored are skipped. Returns
+    the displaced ones: those whose (chain, seq) is taken by a different event, which only tampering can
+    cause."""
+    await conn.execute(_INSERT_KEY, {"chain": chain, "public_key": public_key})
     await conn.execute(_SHIP, [_row(event) for event in events])
-    places = {"chain": chain, "first": events[0]["seq"], "last": events[-1]["seq"]}
-    standing = {row.seq: row.signature for row in await conn.execute(_STANDING, places)}
-    return [event for event in events if standing.get(event["seq"]) != event["signature"]]
+    span = {"chain": chain, "first": events[0]["seq"], "last": events[-1]["seq"]}
+    stored = {row.seq: row.signature for row in await conn.execute(_SIGNATURES, span)}
+    return [event for event in events if stored.get(event["seq"]) != event["signature"]]
 
 
 def _row(event: Signed) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""A service's own audit chain: events are safe on its disk at once and go to PostgreSQL as soon as that is there.
+"""A service's own audit chain: events are synced to its disk and shipped to PostgreSQL as soon as that is
+available.
 
-Admin's changes have a transaction of their own to be recorded in (admin-module/app/audit/chain.py). What other services do, and
-every denied access, has none: so it is written here, before the caller gets the answer.
+Admin records its changes in the transaction that makes them (admin-module/app/audit/chain.py). The actions of
+other services, and every denied request, have no such transaction: they are recorded here, before the caller
+gets the answer.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from artstore.audit.denial_aggregator import DenialAggregator, with_count
 from artstore.audit.event import Event, Signed, fingerprint, head_after, sign_event
 from artstore.audit.spool import Spool
 from artstore.audit.store import ship_events
-from artstore.audit.strangers import Strangers, counted
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
@@ -33,26 +35,28 @@ from artstore.tasks import Tasks, wait_or_timeout
 
 log = get_logger("artstore.audit")
 
-EVENTS_AT_ONCE = 128
+MAX_APPEND_EVENTS = 128
 MAX_WAITING = 50_000
-"""Events kept while PostgreSQL is away; then what must be recorded is refused, and denials are counted in memory."""
+"""Events that may wait for PostgreSQL; beyond it actions that must be recorded are refused, and denials are
+counted in memory."""
 MAX_HELD = 10_000
-"""Pairs of account and action whose denials are counted in memory while neither disk nor PostgreSQL takes them."""
-SHIP_AT_ONCE = 500
+"""Pairs of account and action whose denials are counted in memory while they cannot be recorded."""
+SHIP_BATCH_EVENTS = 500
 SHIP_EVERY_S = 1.0
 DISPLACED = "audit.displaced"
 EMPTY_FROM_BYTES = 64 * 1024
-"""Events that PostgreSQL has stay in the file until there are so many: taking them out costs two syncs."""
+"""Shipped events stay in the file until it has this size: removing them costs two syncs."""
 
 
 class Transactions(Protocol):
-    """What the writer needs of `artstore.database.Database`."""
+    """The part of `artstore.database.Database` that the writer uses."""
 
     def begin(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
 
 class AuditWriter:
-    """One per process. Opened with the service, it ships once `ship_to` has told it where."""
+    """One per process. It accepts events from the start, and ships them after `ship_to` has named the
+    database."""
 
     def __init__(
         self, service: str, folder: Path | None, clock: Clock, tasks: Tasks, registry: CollectorRegistry
@@ -63,16 +67,16 @@ class AuditWriter:
         self._public_key = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
         self.chain = f"{service}:{fingerprint(self._public_key)}"
         self._waiting: deque[Signed] = deque(self._spool.left)
-        self._group: Group[Event, None] = Group(self._append, max_items=EVENTS_AT_ONCE)
+        self._group: Group[Event, None] = Group(self._append, max_items=MAX_APPEND_EVENTS)
         self._file = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._strangers = Strangers()
+        self._denials = DenialAggregator()
         self._held: dict[tuple[str, str], tuple[Event, int]] = {}
         self._aggregated = Counter(
-            "audit_denials_aggregated_total", "Denials recorded in the count of another one's event", registry=registry
+            "audit_denials_aggregated_total", "Denials recorded in the count of another event", registry=registry
         )
         self._dropped = Counter("audit_events_dropped_total", "Denials that were not recorded", registry=registry)
-        waiting = Gauge("audit_events_waiting", "Events PostgreSQL does not have yet", registry=registry)
+        waiting = Gauge("audit_events_waiting", "Events that PostgreSQL does not have yet", registry=registry)
         waiting.set_function(lambda: len(self._waiting))
         if not self._spool.durable:
             log.warning("audit events are kept in memory only", missing="AUDIT_FOLDER")
@@ -81,45 +85,47 @@ class AuditWriter:
         self._tasks.forever("ship-audit", lambda: self._ship(database), pause_s=0.0)
 
     def close(self) -> None:
-        """Another process may take over the folder now."""
+        """Releases the folder, so that another process may use it."""
         self._spool.close()
 
     async def record(self, event: Event) -> None:
-        """Safe when it returns. Raises Unavailable when it cannot be kept: then the action must not be acknowledged."""
+        """Returns when the event is durable. Raises Unavailable when it cannot be stored: do not acknowledge
+        the action then."""
         if len(self._waiting) >= MAX_WAITING:
-            raise Unavailable("too many audit events wait for the database", away="database")
+            raise Unavailable("too many audit events are waiting for the database", away="database")
         await self._group.add(event)
 
-    async def note_denied(self, event: Event, stranger: str | None = None) -> None:
-        """For what was refused anyway: a full disk does not change the refusal.
+    async def record_denial(self, event: Event, caller: str | None = None) -> None:
+        """Never raises: the request is refused in any case.
 
-        `stranger`: by whom denials without valid credentials are counted (strangers.py). None: of an account that has proved
-        who it is. Each of these is an event of its own, or counted until it can be recorded.
+        `caller` is set for denials without valid credentials and names the group that they are aggregated by
+        (denial_aggregator.py). It is None for an authenticated account: each of its denials is an event of
+        its own, or is counted in memory until it can be recorded.
         """
         await self._record_due()
-        if stranger is None:
-            await self._record_or_hold(counted(event, 1))
+        if caller is None:
+            await self._record_or_hold(with_count(event, 1))
             return
-        at_once = self._strangers.add(stranger, event, self._clock.monotonic_s())
-        if at_once is None:
+        immediate = self._denials.add(caller, event, self._clock.monotonic_s())
+        if immediate is None:
             self._aggregated.inc()
         else:
-            await self._record_or_drop(at_once)
+            await self._record_or_drop(immediate)
 
     async def finish(self) -> None:
-        """Records all that is only counted so far. Called when nothing is refused any more."""
-        for event in self._strangers.close():
+        """Records everything that is only counted so far. Call it after the last request."""
+        for event in self._denials.close():
             await self._record_or_drop(event)
         await self._record_held()
 
     async def _record_due(self) -> None:
-        for event in self._strangers.due(self._clock.monotonic_s()):
+        for event in self._denials.due(self._clock.monotonic_s()):
             await self._record_or_drop(event)
 
     async def _record_held(self) -> None:
         held, self._held = self._held, {}
         for event, count in held.values():
-            await self._record_or_hold(counted(event, count))
+            await self._record_or_hold(with_count(event, count))
 
     async def _record_or_hold(self, event: Event) -> None:
         try:
@@ -140,7 +146,7 @@ class AuditWriter:
 
     def _drop(self, event: Event, error: Unavailable) -> None:
         self._dropped.inc(int(event.metadata["count"]))
-        log.error("a denial was not recorded", error=error.detail, action=event.action, user_id=event.user_id)
+        log.error("denial not recorded", error=error.detail, action=event.action, user_id=event.user_id)
 
     async def _append(self, events: list[Event]) -> Sequence[None]:
         async with self._file:
@@ -163,7 +169,7 @@ class AuditWriter:
                 await asyncio.shield(asyncio.to_thread(self._spool.append, signed))
             except OSError as error:
                 self._spool.head = was
-                raise Unavailable("the audit log cannot be written") from error
+                raise Unavailable("the audit log cannot be written to disk") from error
             failpoint("audit.spooled")
             self._waiting.extend(signed)
         self._woken.set()
@@ -175,7 +181,7 @@ class AuditWriter:
             await self._record_due()
             await self._record_held()
         self._woken.clear()
-        batch = [self._waiting[index] for index in range(min(SHIP_AT_ONCE, len(self._waiting)))]
+        batch = [self._waiting[index] for index in range(min(SHIP_BATCH_EVENTS, len(self._waiting)))]
         if not batch:
             return
         try:
@@ -185,7 +191,7 @@ class AuditWriter:
             # The tables are not there yet, or not any more: they come with admin's migrations.
             raise Unavailable("PostgreSQL refuses the audit events", away="database") from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
-        await self._keep(displaced)
+        await self._record_displaced(displaced)
         failpoint("audit.shipped")
         for _ in batch:
             self._waiting.popleft()
@@ -194,13 +200,14 @@ class AuditWriter:
                 if not self._waiting:
                     await asyncio.shield(asyncio.to_thread(self._spool.empty))
 
-    async def _keep(self, displaced: list[Signed]) -> None:
-        """In their places stand forged events. As it was signed each goes to the log, and into a new event further on."""
+    async def _record_displaced(self, displaced: list[Signed]) -> None:
+        """Forged events have taken their numbers. Each displaced event is logged and recorded again inside a
+        new event."""
         for event in displaced:
             again = event["action"] == DISPLACED
             true: Signed = event["metadata"]["event"] if again else event
-            log.error("the place of an audit event was taken", displaced=true)
-            if again:  # somebody has taken places in advance: no race with him
+            log.error("audit event displaced", displaced=true)
+            if again:  # numbers were taken in advance: do not race with the attacker
                 await asyncio.sleep(SHIP_EVERY_S)
             await self.record(Event(DISPLACED, "-", f"{true['chain']}/{true['seq']}", "failed", {"event": true}))
 
@@ -208,7 +215,8 @@ class AuditWriter:
 def open_writer(
     settings: ServiceSettings, audience: Audience, clock: Clock, tasks: Tasks, registry: CollectorRegistry
 ) -> AuditWriter:
-    """A module writes under its account's name, admin under its own. Raises StartRefused when AUDIT_FOLDER cannot be used."""
+    """The writer of one service, named after the module's account (admin: `admin`). Raises StartRefused if
+    AUDIT_FOLDER is not usable."""
     service = str(getattr(settings, "service_client_id", audience.value))
     try:
         return AuditWriter(service, settings.audit_folder, clock, tasks, registry)

@@ -1,1 +1,1 @@
-"""Who is calling, and may they: public keys, access tokens, and the one table of permissions."""
+"""Authentication and authorisation: public keys, access tokens, and the permission table."""

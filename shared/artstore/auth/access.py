@@ -1,4 +1,4 @@
-"""Who may call what: one table over all services, and the one function that decides."""
+"""The permission that each endpoint of each service requires, and the function that checks it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from starlette.requests import HTTPConnection
 
-from artstore.audit.denied import note_denied
+from artstore.audit.access_denied import record_denial
 from artstore.auth.tokens import Principal, TokenVerifier
 from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import Forbidden, Unauthenticated
@@ -98,25 +98,27 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
 
 
 async def authorize(connection: HTTPConnection, needed: Permission | None) -> None:
-    """Lets the request pass or raises Unauthenticated or Forbidden. The principal is then `principal_of(request)`."""
+    """Raises Unauthenticated, Forbidden or RateLimited. Afterwards `principal_of(request)` is the caller,
+    unless `needed` is None (public)."""
     if needed is None:
         return
     verifier = cast(TokenVerifier, connection.app.state.context.verifier)
     try:
         principal = await verifier.verify(bearer_token(connection))
     except Unauthenticated as error:
-        await note_denied(connection, error)
+        await record_denial(connection, error)
         raise
     connection.scope.setdefault("state", {})[PRINCIPAL] = principal
     await connection.app.state.limits.admit(connection, principal)
     if needed not in principal.permissions:
-        refusal = Forbidden(f"this needs the permission {needed.value}", permission=needed.value)
-        await note_denied(connection, refusal, principal.client_id)
+        refusal = Forbidden(f"the permission {needed.value} is required", permission=needed.value)
+        await record_denial(connection, refusal, principal.client_id)
         raise refusal
 
 
 def bearer_token(connection: HTTPConnection) -> str:
-    """RFC 6750 §2.1: the header only, never a query parameter."""
+    """The bearer token of the Authorization header (RFC 6750 §2.1); query parameters are not accepted. Raises
+    Unauthenticated."""
     values = connection.headers.getlist("authorization")
     if len(values) != 1:
         raise Unauthenticated("send exactly one Authorization header" if values else "the access token is missing")
@@ -127,6 +129,6 @@ def bearer_token(connection: HTTPConnection) -> str:
 
 
 def principal_of(connection: HTTPConnection) -> Principal:
-    """The caller of an endpoint that needs a permission."""
+    """The authenticated caller, set by `authorize`."""
     state: dict[str, Any] = connection.scope["state"]
     return cast(Principal, state[PRINCIPAL])

@@ -1,7 +1,7 @@
-"""A module's own access token, fetched from admin with its account and renewed at half its life.
+"""A module's own access token, fetched from admin with its account and renewed after half its lifetime.
 
-So a module goes on for at least a quarter of an hour while admin is away. The token is kept in a file as well: a module that
-is restarted during the outage goes on with it.
+So a module works for at least a quarter of an hour without admin. The token is also kept in a file, for a
+restart during an outage of admin.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import aiohttp
 import msgspec
 import orjson
 
+from artstore.atomic_file import replace_file
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import EXPIRES_IN_S, TokenAnswer
 from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
-from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
@@ -29,11 +29,11 @@ from artstore.tasks import spawn
 log = get_logger("artstore.auth")
 
 ADMIN = "admin"
-"""The edge, as all other calls to admin name it."""
+"""Name of the breaker, as for all other calls to admin."""
 SPARE_S = 5
-"""A token is not used in its last seconds: it must not expire on the way."""
+"""A token is not used in its last seconds, because it could expire on the way."""
 RETRY_EVERY_S = 1.0
-"""How often a failing renewal is tried again while the old token still holds."""
+"""Interval between attempts to renew, while the old token is still valid."""
 
 
 class _KeptToken(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class _KeptToken(msgspec.Struct, frozen=True):
 
 
 class ServiceTokens:
-    """Call it for the token. Concurrent callers share one request to admin."""
+    """Call the object to get the token. Concurrent callers share one request to admin."""
 
     def __init__(
         self, settings: AdminClientSettings, session: aiohttp.ClientSession, clock: Clock, breaker: Breaker
@@ -59,7 +59,8 @@ class ServiceTokens:
             self._take_kept(settings.kept_token_file)
 
     async def __call__(self) -> str:
-        """Raises Unavailable when admin is away and no token holds, BadGateway when admin refuses the account."""
+        """Raises Unavailable without a valid token while admin is unavailable; BadGateway if admin refuses
+        the account."""
         now_s = self._clock.monotonic_s()
         if now_s < self._renew_at_s:
             return self._token
@@ -73,7 +74,7 @@ class ServiceTokens:
         return self._token
 
     async def check(self) -> None:
-        """Raises while there is no token to call anybody with: for readiness."""
+        """The readiness check: raises while there is no valid token."""
         await self()
 
     def invalidate(self, token: str) -> None:
@@ -85,7 +86,7 @@ class ServiceTokens:
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._fetch = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("own access was not renewed", error=str(error))
+            log.warning("own token not renewed", error=str(error))
 
     async def _renew(self) -> None:
         asked_s = self._clock.monotonic_s()
@@ -109,7 +110,7 @@ class ServiceTokens:
             await asyncio.to_thread(self._keep, self._settings.kept_token_file, issued)
 
     def _take_kept(self, path: Path) -> None:
-        """A token from before the start is used until the first renewal, which begins at the first call."""
+        """Uses a token of an earlier process until the first renewal, which the first call starts."""
         try:
             kept = msgspec.json.decode(path.read_bytes(), type=_KeptToken)
         except FileNotFoundError:
@@ -122,7 +123,7 @@ class ServiceTokens:
             self._token, self._expires_at_s = kept.access_token, self._clock.monotonic_s() + left_s
 
     def _keep(self, path: Path, issued: TokenAnswer) -> None:
-        """Blocks."""
+        """Blocks on disk."""
         kept = _KeptToken(
             self._settings.service_client_id, issued.access_token, self._clock.unix_s() + issued.expires_in
         )
@@ -152,7 +153,8 @@ class ServiceTokens:
 def open_account(
     settings: AdminClientSettings, runtime: Runtime, breakers: Breakers, *, required: bool
 ) -> Callable[[aiohttp.ClientSession], ServiceTokens]:
-    """For open_peers. Adds the health check `account`: whether this module has a token to call others with."""
+    """The `token` argument of `open_peers`. Adds the health check `account`, which fails while this module
+    has no token."""
 
     def begin(session: aiohttp.ClientSession) -> ServiceTokens:
         tokens = ServiceTokens(settings, session, runtime.clock, breakers.to(ADMIN, (PeerFault,)))

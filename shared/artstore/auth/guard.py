@@ -1,4 +1,4 @@
-"""Routes that cannot be reached past the table of permissions."""
+"""Routes that always check the permission table (auth/access.py)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from artstore.contracts.tokens import Audience, Permission
 from artstore.errors import InvalidFields
 from artstore.http import request_headers
 from artstore.http.body import limited_receive
-from artstore.http.json import check_depth, check_keys
+from artstore.http.json import check_keys
 
 READS_BODY = "__artstore_reads_body__"
 HEAD_ONLY = "artstore.head_only"
-"""Key in a request's scope: only the head of the answer is wanted."""
+"""Key in a request's scope: send only the head of the response."""
 _NO_CONTENT = frozenset({b"", b"{}"})
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 
 
 class GuardedRoute(APIRoute):
-    """Asks for the permission before the body is read, reads no more of it than JSON may have, and refuses whatever of the
-    request the endpoint would pass over: conditions, content, and query parameters of a change."""
+    """Checks the permission before it reads the body, bounds the body, and refuses what the endpoint would
+    ignore: conditional headers, content, and query parameters of a change."""
 
     audience: Audience
 
@@ -36,7 +36,7 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             method = request.method
-            await authorize(request, needed_for(self.audience, method, self.path))
+            await authorize(request, permission_for(self.audience, method, self.path))
             request_headers.check(method, request.scope["headers"])
             if method != "GET":
                 self._check_parameters(request)
@@ -44,8 +44,7 @@ class GuardedRoute(APIRoute):
             limited = Request(request.scope, limited_receive(request, takes_content=takes_content))
             body = await limited.body()
             if not takes_content and body.strip() not in _NO_CONTENT:
-                raise InvalidFields("this takes no content", fields=["body"])
-            check_depth(body)
+                raise InvalidFields("this endpoint takes no content", fields=["body"])
             check_keys(body)
             answer = await inner(limited)
             return _head_of(answer) if HEAD_ONLY in request.scope else answer
@@ -54,7 +53,7 @@ class GuardedRoute(APIRoute):
 
     @property
     def reads_body(self) -> bool:
-        """Whether the endpoint decodes the body itself, without a model."""
+        """True if the endpoint decodes the body itself, without a model."""
         return getattr(self.endpoint, READS_BODY, False)
 
     def _check_parameters(self, request: Request) -> None:
@@ -65,13 +64,13 @@ class GuardedRoute(APIRoute):
 
 
 def reads_body(endpoint: _Endpoint) -> _Endpoint:
-    """Marks an endpoint that decodes the body itself."""
+    """Decorator for an endpoint that decodes the body itself."""
     setattr(endpoint, READS_BODY, True)
     return endpoint
 
 
 def _head_of(answer: Response) -> Response:
-    """Without its body, so that one that is streamed is not made."""
+    """The same response without its body, so that a streamed body is not generated."""
     if not isinstance(answer, StreamingResponse):
         return answer
     head = Response(status_code=answer.status_code)
@@ -80,13 +79,14 @@ def _head_of(answer: Response) -> Response:
 
 
 def new_router(audience: Audience) -> APIRouter:
-    """The only kind of router build_app takes: each of its routes stands in the table of permissions."""
+    """The only kind of router that build_app accepts: each of its routes must be in the permission table."""
     guarded = type(f"Guarded{audience.value.title()}Route", (GuardedRoute,), {"audience": audience})
     return APIRouter(route_class=guarded)
 
 
-def needed_for(audience: Audience, method: str, path: str) -> Permission | None:
-    """KeyError for a route that is not in the table: nothing is open by omission."""
+def permission_for(audience: Audience, method: str, path: str) -> Permission | None:
+    """The permission that the table demands. Raises KeyError for an unlisted route: nothing is public by
+    omission."""
     table = ENDPOINTS[audience]
     name = f"{method} {path}"
     return table["GET " + path] if method == "HEAD" and name not in table else table[name]

@@ -1,8 +1,9 @@
 """Public signing keys by `kid`, as verifiers hold them.
 
-Sources in this order: admin's JWKS, the file kept from the last good answer, the copy in Redis if a key that is known has
-signed it. An unknown `kid` causes one refetch, shared by all who wait, and at most one in REFETCH_EVERY_S however many unknown
-ones arrive. With the keys come the revocations; while no source answers, the last keys and revocations known stay in force.
+Sources, in this order: admin's JWKS, the file with the last valid answer, the copy in Redis if a known key
+has signed it. An unknown `kid` causes one refetch, which all waiting requests share, at most once in
+REFETCH_EVERY_S. The document also carries revocations. While no source answers, the last known keys and
+revocations stay in force.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, Protocol
 import orjson
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 
+from artstore.atomic_file import replace_file
 from artstore.auth.revocations import Revocations
-from artstore.auth.signed_jwks import open_jwks
+from artstore.auth.signed_jwks import verify_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import EXPIRES_IN_S
-from artstore.kept_file import replace_file
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 
@@ -29,9 +30,10 @@ log = get_logger("artstore.keys")
 
 REFETCH_EVERY_S = 10.0
 CHANGE_PAUSE_S = 0.2
-"""After word of a change, before asking: the other admins hear it at the same moment and load it meanwhile."""
+"""Pause between a change notice and the refetch: the other admin instances get the notice at the same time
+and need to reload."""
 MAX_LIFETIME_S = 2 * EXPIRES_IN_S
-"""No token lives longer: older revocations of accounts are dropped."""
+"""Upper bound of a token's lifetime: older revocations of accounts are dropped."""
 MIN_KEY_BITS = 2048
 MAX_KEYS = 16
 
@@ -40,31 +42,34 @@ FetchJwks = Callable[[], Awaitable[bytes | None]]
 
 class KeySource(Protocol):
     async def find(self, kid: str) -> RSAPublicKey | None:
-        """The key, or None when nobody has published it."""
+        """The key, or None if it is not published."""
 
     def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
-        """Whether the key is published now and the token not taken back: asked at each use of a token, cached or not."""
+        """True if the key is currently published and the token is not revoked. Called at each use of a token,
+        cached or not."""
 
 
 def thumbprint(key: RSAPublicKey) -> str:
-    """RFC 7638 JWK thumbprint with SHA-256, base64url: our `kid`."""
+    """The `kid` of a key: its RFC 7638 JWK thumbprint with SHA-256, base64url."""
     jwk = to_jwk_members(key)
     canonical = orjson.dumps({"e": jwk["e"], "kty": "RSA", "n": jwk["n"]})
     return base64url(hashlib.sha256(canonical).digest())
 
 
 def to_jwk_members(key: RSAPublicKey) -> dict[str, str]:
+    """The JWK members `n` and `e`, base64url."""
     numbers = key.public_numbers()
     return {"n": _uint(numbers.n), "e": _uint(numbers.e)}
 
 
 def to_jwk(kid: str, key: RSAPublicKey) -> dict[str, str]:
-    """RFC 7517."""
+    """The public key as a JWK (RFC 7517)."""
     return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, **to_jwk_members(key)}
 
 
 def parse_jwks(document: bytes) -> dict[str, RSAPublicKey]:
-    """Keys by kid. Only RSA keys for RS256 signatures of sufficient length whose kid is their thumbprint are taken."""
+    """Keys by `kid`. Keys other than RSA for RS256, too short ones, and those whose `kid` is not their
+    thumbprint are ignored."""
     keys: dict[str, RSAPublicKey] = {}
     listed = orjson.loads(document).get("keys", [])
     for jwk in listed[:MAX_KEYS]:
@@ -84,16 +89,16 @@ def _from_jwk(jwk: Any) -> RSAPublicKey | None:
 
 
 class RemoteKeys:
-    """Keys of admin, seen from another service."""
+    """Admin's keys, as fetched and cached by another service."""
 
     def __init__(
         self,
         sources: Sequence[tuple[str, FetchJwks]],
-        kept: Path | None,
+        file: Path | None,
         clock: Clock,
         signed_copy: FetchJwks | None = None,
     ) -> None:
-        self._sources, self._kept, self._clock, self._signed_copy = sources, kept, clock, signed_copy
+        self._sources, self._file, self._clock, self._signed_copy = sources, file, clock, signed_copy
         self._keys: dict[str, RSAPublicKey] = {}
         self._revoked = Revocations()
         self._tried_s = float("-inf")
@@ -110,16 +115,17 @@ class RemoteKeys:
         return kid in self._keys and not self._revoked.covers(kid, subject, issued_at_s)
 
     async def refresh(self) -> None:
-        """Called every JWKS_REFRESH_S: a rotation is known before its first token, a revocation soon after."""
+        """Fetches the keys. Called every JWKS_REFRESH_S, so a new key is known before its first token, and a
+        revocation soon."""
         await self._shared_refetch()
 
     async def changed(self, _message: str) -> None:
-        """Admin said that something changed: what is heard meanwhile is one more refetch."""
+        """Handler of admin's change notice."""
         await asyncio.sleep(CHANGE_PAUSE_S)
         await self._shared_refetch()
 
     async def check(self) -> None:
-        """Raises while no key is known: then no request could be let in."""
+        """The readiness check: raises while no key is known, because no request could be authenticated."""
         if not self._keys:
             await self._shared_refetch()
         if not self._keys:
@@ -138,27 +144,27 @@ class RemoteKeys:
     async def _fetch(self) -> None:
         for name, fetch in self._sources:
             document = await fetch()
-            if document is not None and self._take(name, document):
-                await asyncio.to_thread(self._keep, document)
+            if document is not None and self._adopt(name, document):
+                await asyncio.to_thread(self._save, document)
                 return
-        if not self._keys and self._kept is not None and self._kept.exists():
-            self._take("file", await asyncio.to_thread(self._kept.read_bytes))
+        if not self._keys and self._file is not None and self._file.exists():
+            self._adopt("file", await asyncio.to_thread(self._file.read_bytes))
         signed = None if self._signed_copy is None else await self._signed_copy()
         if signed is not None:
-            await self._take_signed(signed)
+            await self._adopt_signed(signed)
 
-    async def _take_signed(self, signed: bytes) -> None:
+    async def _adopt_signed(self, signed: bytes) -> None:
         try:
-            document = open_jwks(signed, self._keys)
+            document = verify_jwks(signed, self._keys)
         except ValueError as error:
-            log.warning("copy of the signing keys refused", error=str(error))
+            log.warning("signed JWKS copy refused", error=str(error))
             return
         if not self._keys:
-            log.warning("signing keys taken from a copy that no known key has signed")
-        if self._take("copy", document):
-            await asyncio.to_thread(self._keep, document)
+            log.warning("signing keys adopted from an unverified copy")
+        if self._adopt("copy", document):
+            await asyncio.to_thread(self._save, document)
 
-    def _take(self, source: str, document: bytes) -> bool:
+    def _adopt(self, source: str, document: bytes) -> bool:
         try:
             keys = parse_jwks(document)
             self._revoked.take(document, self._clock.unix_s() - MAX_LIFETIME_S)
@@ -169,20 +175,21 @@ class RemoteKeys:
             log.warning("signing keys unusable", source=source)
             return False
         if keys.keys() != self._keys.keys():
-            log.info("signing keys taken", source=source, kids=sorted(keys))
+            log.info("signing keys adopted", source=source, kids=sorted(keys))
         self._keys = keys
         return True
 
-    def _keep(self, document: bytes) -> None:
-        if self._kept is None:
+    def _save(self, document: bytes) -> None:
+        if self._file is None:
             return
         try:
-            replace_file(self._kept, document)
-        except OSError as error:  # a full disk must not refuse valid tokens
-            log.warning("the signing keys are not kept", path=str(self._kept), error=str(error))
+            replace_file(self._file, document)
+        except OSError as error:  # a full disk must not lead to refused tokens
+            log.warning("signing keys file not written", path=str(self._file), error=str(error))
 
 
 def base64url(raw: bytes) -> str:
+    """base64url without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 

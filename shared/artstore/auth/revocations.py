@@ -1,7 +1,8 @@
-"""What was taken back before its time: whole signing keys, and the tokens an account got until a moment.
+"""Revoked signing keys, and accounts whose tokens are revoked up to a time.
 
-Admin publishes it inside the JWKS document (RFC 7517 §5 lets it carry more than keys), so that it comes by the same ways as the
-keys do. What a verifier has once seen it remembers, so that an older copy of the document gives nothing back.
+Admin publishes them in the JWKS document (RFC 7517 §5 allows more members), so they use the same sources as
+the keys. A verifier never forgets a revocation that it has seen, so an older copy of the document restores
+nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import orjson
 
 MEMBER = "revoked"
 MAX_REVOKED = 100_000
-"""Accounts or keys remembered at most; far more than change in the life of a token."""
+"""Limit of remembered accounts and of keys; far more than change during the lifetime of a token."""
 
 
 @dataclass(slots=True)
 class Revocations:
-    """`accounts`: subject → the last second whose tokens are void (unix). `keys`: kids that verify nothing any more."""
+    """`accounts`: subject → Unix second up to which its tokens are revoked. `keys`: revoked `kid`s."""
 
     accounts: dict[str, int] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
@@ -28,9 +29,11 @@ class Revocations:
         return issued_at_s <= self.accounts.get(subject, -1) or kid in self.keys
 
     def take(self, document: bytes, forget_before_s: float) -> None:
-        """Adds what a JWKS document names. Raises ValueError for one that is malformed, and then takes nothing.
+        """Adds the revocations of a JWKS document. Raises ValueError for a malformed one, and then changes
+        nothing.
 
-        `forget_before_s`: tokens issued before it have expired, and what voids only those is dropped.
+        Revocations of tokens that were issued before `forget_before_s` are dropped, because those tokens have
+        expired.
         """
         told = orjson.loads(document).get(MEMBER, {})
         if not isinstance(told, dict):
@@ -44,7 +47,7 @@ class Revocations:
         self.keys = set(list(self.keys.union(keys))[:MAX_REVOKED])
 
     def members(self) -> dict[str, Any]:
-        """As the document carries it."""
+        """The member of the JWKS document."""
         return {"accounts": self.accounts, "keys": sorted(self.keys)}
 
 

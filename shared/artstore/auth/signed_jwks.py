@@ -1,5 +1,6 @@
-"""The copy of the public keys in Redis, signed by a key that verifiers know already (RFC 7515): who can write to Redis can
-otherwise make every service believe his own key as soon as admin is away."""
+"""The copy of the JWKS in Redis, signed with a key that verifiers know already (RFC 7515). Without the
+signature anybody who can write to Redis could make services accept a key of their own while admin is
+unavailable."""
 
 from __future__ import annotations
 
@@ -12,16 +13,18 @@ from jwt.api_jws import PyJWS
 from artstore.contracts.tokens import ALGORITHM
 
 TYPE = "artstore-jwks"
-"""No access token passes for a copy, and no copy for a token."""
+"""The `typ` header, so that an access token is not accepted as a JWKS copy or vice versa."""
 _JWS = PyJWS(algorithms=[ALGORITHM])
 
 
 def sign_jwks(document: bytes, kid: str, key: RSAPrivateKey) -> bytes:
+    """The document as a compact JWS."""
     return _JWS.encode(document, key, ALGORITHM, {"kid": kid, "typ": TYPE}).encode()
 
 
-def open_jwks(signed: bytes, known: Mapping[str, RSAPublicKey]) -> bytes:
-    """The document. Raises ValueError unless one of the `known` keys has signed it; who knows none yet has to believe it."""
+def verify_jwks(signed: bytes, known: Mapping[str, RSAPublicKey]) -> bytes:
+    """The JWKS document. Raises ValueError unless one of the `known` keys has signed it; without any known
+    key it is accepted unverified."""
     try:
         header = jwt.get_unverified_header(signed)
         if header.get("typ") != TYPE:

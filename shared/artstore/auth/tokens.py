@@ -1,4 +1,5 @@
-"""From an access token to a Principal (RFC 9068, checks after RFC 8725). Verified ones are remembered for up to a minute."""
+"""Verifies access tokens (RFC 9068, checks after RFC 8725) and turns them into a Principal. Results are
+cached for up to a minute."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from artstore.contracts.tokens import ALGORITHM, ISSUER, ROLE_PERMISSIONS, TOKEN
 from artstore.errors import Unauthenticated
 
 CACHE_S = 60
-"""A cached token is still asked for at the KeySource at each use: a revocation does not wait for this."""
+"""Limit for a cached result. The KeySource is asked at each use, so revocations take effect earlier."""
 CACHE_ENTRIES = 10_000
 REFUSED_ENTRIES = 10_000
-"""Tokens that can never become valid: whoever goes on sending one costs a hash each time."""
+"""Cached refusals of tokens that can never become valid, so a client that repeats one costs only a hash."""
 LEEWAY_S = 5
-"""Clocks of two machines differ by this much at most."""
+"""Tolerated difference between the clocks of two machines."""
 MAX_TOKEN_BYTES = 8192
 _ALLOWED_HEADER = frozenset({"alg", "kid", "typ"})
 _REQUIRED_CLAIMS = ["sub", "client_id", "role", "permissions", "iat", "exp", "jti", "iss", "aud"]
@@ -28,7 +29,7 @@ _REQUIRED_CLAIMS = ["sub", "client_id", "role", "permissions", "iat", "exp", "jt
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: an account and what it may do."""
+    """An authenticated account and its permissions."""
 
     client_id: str
     subject: str
@@ -41,11 +42,11 @@ class Principal:
 
 
 class NeverValid(Unauthenticated):
-    """Of a token that is refused for good: no key and no time will change it."""
+    """A token that is refused permanently, whatever keys are published."""
 
 
 class TokenVerifier:
-    """One per service; `audience` is the service's own name."""
+    """The verifier of one service; `audience` is the service's own name."""
 
     def __init__(self, keys: KeySource, audience: Audience, clock: Clock) -> None:
         self._keys, self._audience, self._clock = keys, audience, clock
@@ -53,7 +54,7 @@ class TokenVerifier:
         self._refused: dict[bytes, str] = {}
 
     async def verify(self, token: str) -> Principal:
-        """Raises Unauthenticated with a reason that helps an honest caller and no other."""
+        """The caller. Raises Unauthenticated with a reason that helps an honest client but not an attacker."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         now_s = self._clock.unix_s()
         if (reason := self._refused.get(digest)) is not None:
@@ -93,7 +94,7 @@ class TokenVerifier:
                 algorithms=[ALGORITHM],
                 audience=self._audience.value,
                 issuer=ISSUER,
-                # the clock is ours, so time is checked below
+                # times are checked below, by our Clock
                 options={"require": _REQUIRED_CLAIMS, "verify_exp": False, "verify_iat": False, "verify_nbf": False},
             )
         except jwt.InvalidAudienceError as error:
@@ -104,7 +105,7 @@ class TokenVerifier:
 
 
 def _checked_kid(token: str) -> str:
-    """The key id from a header that says exactly what ours say: `crit`, `jku`, `jwk`, `x5c` and the like are refused."""
+    """The key id. Headers with members other than ours (`crit`, `jku`, `jwk`, `x5c` …) are refused."""
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
@@ -113,14 +114,14 @@ def _checked_kid(token: str) -> str:
         raise NeverValid("the token's header is not one of ours")
     kid = header.get("kid")
     if not isinstance(kid, str) or not kid:
-        raise NeverValid("the token names no key")
+        raise NeverValid("the token has no key id")
     return kid
 
 
 def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
     if any(isinstance(t, bool) or not isinstance(t, int | float) or not math.isfinite(t) for t in times):
-        raise NeverValid("the token's times are no numbers")
+        raise NeverValid("the token's times must be numbers")
     if claims["exp"] <= now_s:
         raise NeverValid("the token has expired")
     if max(claims["iat"], claims.get("nbf", 0)) > now_s + LEEWAY_S:
@@ -131,12 +132,12 @@ def _to_principal(claims: dict[str, Any], now_s: float) -> Principal:
     except (ValueError, TypeError) as error:
         raise NeverValid("the token's role or permissions are not known") from error
     if role is not Role.SERVICE and not permissions <= ROLE_PERMISSIONS[role]:
-        raise NeverValid("the token claims more than its role has")
+        raise NeverValid("the token has permissions that its role does not allow")
     if not isinstance(claims["client_id"], str) or not isinstance(claims["sub"], str):
-        raise NeverValid("the token names no account")
+        raise NeverValid("the token has no account")
     rate = claims.get("rate")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int) or rate < 1):
-        raise NeverValid("the token's rate is no number")
+        raise NeverValid("the token's rate must be a positive integer")
     return Principal(
         claims["client_id"], claims["sub"], role, permissions, float(claims["iat"]), float(claims["exp"]), rate
     )

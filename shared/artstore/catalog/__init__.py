@@ -1,1 +1,2 @@
-"""The catalog: PostgreSQL's copy of the attributes. Elements and admin write it, ingester and query read it."""
+"""The catalog, PostgreSQL's copy of the attributes: elements, admin and query write it; ingester and query
+read it."""

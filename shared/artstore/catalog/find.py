@@ -1,4 +1,4 @@
-"""Reading the catalog by id. What is listed and searched for is the query module's own affair."""
+"""Reads catalog rows by file id. Lists and searches belong to the query module."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from artstore.catalog.tables import AVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What the catalog knows of one file. `attributes` is attr.json to the byte."""
+class FileRow:
+    """The catalog row of one file. `attributes` is attr.json, byte for byte."""
 
     file_id: str
     revision: int
@@ -45,15 +45,15 @@ _FIND_MANY = text(
 )
 
 
-async def find_files(connection: AsyncConnection, file_ids: Sequence[str]) -> dict[str, Row]:
-    """The rows there are, by id."""
+async def find_files(connection: AsyncConnection, file_ids: Sequence[str]) -> dict[str, FileRow]:
+    """The existing rows, by id. `file_ids` must be UUIDs."""
     found = await connection.execute(_FIND_MANY, {"file_ids": list(file_ids)})
-    return {row[0]: Row(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6]) for row in found}
+    return {row[0]: FileRow(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6]) for row in found}
 
 
-async def find_file(connection: AsyncConnection, file_id: str) -> Row | None:
-    """The row in whatever state it is, or None. `file_id` must be a UUID."""
+async def find_file(connection: AsyncConnection, file_id: str) -> FileRow | None:
+    """The row in any state, or None. `file_id` must be a UUID."""
     found = (await connection.execute(_FIND, {"file_id": file_id})).one_or_none()
     if found is None:
         return None
-    return Row(found[0], found[1], found[2], found[3], found[4], found[5].encode(), found[6])
+    return FileRow(found[0], found[1], found[2], found[3], found[4], found[5].encode(), found[6])

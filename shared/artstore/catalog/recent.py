@@ -1,15 +1,15 @@
-"""Level 2 of the read path: attr.json of files read lately, in Redis, for all query instances together.
+"""Level 2 of the read path: attr.json of recently read files in Redis, shared by all query instances.
 
-Query fills it. Whoever tells of a change drops the file here *before* the change is published, so it also holds for changes
-that no query instance was there to hear. Nothing old can come back:
+Query fills it. Every process that announces a change drops the file here *before* the change is published, so
+this also covers changes that no query instance received. Old data cannot return:
 
-- a lower revision never overwrites a higher one, and for FLOOR_S after a change nothing below it is taken;
-- what a reader brings is taken only under the lease it got before it asked the levels below. A change takes the lease away,
-  FLUSHALL too, and after FLOOR_S it has run out: a reader that was overtaken, even one that slept in between, fills nothing;
-- records and leases are of one run of the server: one that was restarted, with an old dump perhaps, or a replica that took
-  over, has none;
-- and of one epoch: a query process that finds Redis taking writes again after it did not begins a new one, since changes may
-  have been made meanwhile that could not be dropped here. The others take it over within a second.
+- a lower revision never overwrites a higher one, and for FLOOR_S after a change no older revision is accepted;
+- a reader may store a record only under the lease that it got before it asked the levels below. A change or
+  FLUSHALL removes the lease, and it expires after FLOOR_S, so a reader that was overtaken stores nothing;
+- records and leases belong to one run of the server: a restarted server (perhaps with an old dump) or a promoted
+  replica has none;
+- records belong to an epoch: a query process that sees Redis accept writes again after an outage begins a new
+  epoch, because changes may have been missed meanwhile. The others adopt it within a second.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from __future__ import annotations
 from artstore.contracts.events import FileChanged
 
 FLOOR_S = 60
-"""How long a change keeps older revisions out, and how long a lease lasts: longer than any lookup takes."""
+"""How long a change keeps older revisions out, and how long a lease lasts: longer than any lookup."""
 UNSETTLED_FLOOR_S = 24 * 3600
-"""The floor of a change that the catalog could not be told: until it is, the row there is of the revision before."""
+"""The floor after a change that could not be written to the catalog, whose row still has the revision before.
+"""
 EPOCH_KEY = "artstore:files:epoch"
 
 _HELD = """
@@ -41,9 +42,9 @@ end
 return {'', floor, run .. lease}
 """
 )
-"""ARGV: a token nobody else has, FLOOR_S, 'record' or 'lease', the epoch.
+"""ARGV: a unique token, FLOOR_S, 'record' or 'lease', the epoch.
 
-Gives {attr.json or '', the lowest good revision, lease}.
+Returns {attr.json or '', the lowest valid revision, lease}.
 """
 
 KEEP = (
@@ -58,7 +59,8 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 )
-"""ARGV: revision, attr.json, seconds to live, the lease, the epoch. Gives 1 when it was taken."""
+"""ARGV: revision, attr.json, time to live in seconds, the lease, the epoch. Returns 1 if the record was
+stored."""
 
 DROP = """
 local floor = math.max(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0))
@@ -71,11 +73,12 @@ local lasts = math.max(tonumber(ARGV[2]), redis.call('TTL', KEYS[2]))
 redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', lasts)
 return 1
 """
-"""ARGV: the lowest revision still good, FLOOR_S or longer. Deletes first: Redis without memory allows that and no more."""
+"""ARGV: the lowest revision that is still valid, FLOOR_S or longer. Deletes first, because a Redis that is
+out of memory allows only that."""
 
 
 def keys_of(file_id: str) -> tuple[str, str, str]:
-    """KEYS of all three scripts: record, floor, lease."""
+    """KEYS of the three scripts: record, floor, lease."""
     return record_key(file_id), floor_key(file_id), f"artstore:file:{file_id}:lease"
 
 
@@ -88,5 +91,6 @@ def floor_key(file_id: str) -> str:
 
 
 def floor_of(event: FileChanged) -> int:
-    """The lowest revision that is still good after the event. A deleted file has none: its id is never used again."""
+    """The lowest revision that is still valid after the event. A deleted file has none, because its id is
+    never used again."""
     return event.revision + 1 if event.change == "delete" else event.revision

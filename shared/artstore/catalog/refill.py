@@ -1,4 +1,5 @@
-"""What query writes into the catalog, through the functions of `tables.REFILL`: rows of files that an element just answered."""
+"""Rows that query writes into the catalog, through the functions of `tables.REFILL`, for files that an
+element has just answered for."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ _TAKE_BACK = text("SELECT take_back_refilled(CAST(:gone AS jsonb))")
 
 
 async def refill(connection: AsyncConnection, files: Sequence[Attributes]) -> set[str]:
-    """Adds the rows that are missing, dates those that are there, raises those of a lower revision; with an event for each.
-    Returns the ids of those that were added."""
+    """Adds missing rows, updates the date of existing ones, and raises those of a lower revision, each with
+    an event. Returns the ids of the added rows."""
     entries = orjson.dumps([columns_of(attributes) for attributes in files]).decode()
     return set((await connection.execute(_REFILL, {"entries": entries})).scalars())
 
 
 async def take_back(connection: AsyncConnection, files: Sequence[Attributes]) -> int:
-    """Removes rows that `refill` added in the last ten minutes and nobody has changed since. Returns how many."""
+    """Removes rows that `refill` added in the last ten minutes and that were not changed since. Returns their
+    number."""
     gone = [
         {"file_id": one.file_id, "revision": one.revision, "storage_element_id": one.storage_element_id}
         for one in files

@@ -1,4 +1,5 @@
-"""Reading sagas, for operators and for those whose change waits: admin and the ingester show the same."""
+"""Reads sagas for operators and for clients that wait for a change. Admin and the ingester show the same
+representation."""
 
 from __future__ import annotations
 
@@ -18,19 +19,20 @@ COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner
     ELSE (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued' AND older.file_id IS NULL
         AND older.storage_element_id = sagas.storage_element_id AND older.begun_at < sagas.begun_at
         ORDER BY older.begun_at DESC LIMIT 1) END AS waits_for"""
-"""What `saga_view` needs, for a SELECT of the table `sagas`."""
+"""The columns that `saga_view` needs, for a SELECT from `sagas`."""
 
 _ONE = text(f"SELECT {COLUMNS} FROM sagas WHERE saga_id = CAST(:saga_id AS uuid)")
 
 
 async def find_saga(connection: AsyncConnection, saga_id: str) -> dict[str, Any] | None:
-    """The saga as every answer shows it. `saga_id` must be a UUID."""
+    """The saga as `saga_view` shows it, or None. `saga_id` must be a UUID."""
     row = (await connection.execute(_ONE, {"saga_id": saga_id})).mappings().first()
     return None if row is None else saga_view(row)
 
 
 def saga_view(row: Any) -> dict[str, Any]:
-    """`due_at` is when admin acts next, null: never again. `waits_for` is the change that has to be made before this one."""
+    """The JSON representation of a row. `due_at` is when admin acts next (null: never); `waits_for` is the
+    change that must be applied first."""
     wanted = row["wanted"]
     if wanted is not None and "changes" in wanted:
         wanted = {**wanted, "changes": orjson.loads(wanted["changes"])}

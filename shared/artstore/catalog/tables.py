@@ -86,8 +86,8 @@ sagas = Table(
     Index("sagas_queued_by_file", "file_id", postgresql_where=text("state = 'queued'")),
     Index("sagas_queued_by_element", "storage_element_id", postgresql_where=text("state = 'queued'")),
 )
-"""Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost, the ingester to see
-what is queued for a file."""
+"""Admin's alone to write. Elements read it to learn what became of a file whose catalog row is lost, the
+ingester to see what is queued for a file."""
 
 registry = Table(
     "registry",
@@ -233,9 +233,9 @@ REFILL = (
     SELECT count(*) FROM removed $$""",
     "REVOKE ALL ON FUNCTION refill_files(jsonb), take_back_refilled(jsonb) FROM PUBLIC",
 )
-"""All that query may write: it has no grant on `files` and `outbox`. A missing row is added, an available one is brought to the
-same or a higher revision of the same file of the same owner on the same element. Only a row that was added here may be taken
-back, within ten minutes. The events go to one channel."""
+"""All that query may write: it has no grant on `files` and `outbox`. A missing row is added, an available one
+is brought to the same or a higher revision of the same file of the same owner on the same element. Only a row
+that was added here may be taken back, within ten minutes. The events go to one channel."""
 
 for statement in ("INSERT INTO changes_purged (txid, position) VALUES (0, 0)", *RECORD_CHANGES, *REFILL):
     event.listen(metadata, "after_create", DDL(statement))  # type: ignore[no-untyped-call]

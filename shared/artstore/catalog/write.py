@@ -1,7 +1,7 @@
-"""Changes of the catalog, each with its event in the outbox in the caller's transaction. All take groups.
+"""Writes catalog rows in groups, each with its event in the outbox, in the caller's transaction.
 
-A row is written only over a lower revision (or the same one, which changes nothing but its state), so every call may be
-repeated and may come late.
+A row is only written over a lower revision (or over the same one, which changes only its state), so every
+call may be repeated and may come late.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from artstore.contracts.files import Attributes, encode
 from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
 
-OF_THE_ROWS = frozenset({"21", "22", "23", "54"})
-"""Classes of SQLSTATE that say something about the rows of a statement, and nothing about the next one's."""
+ROW_ERROR_CLASSES = frozenset({"21", "22", "23", "54"})
+"""SQLSTATE classes that depend on the rows of a statement, and say nothing about the next statement."""
 
 
 def row_fault(error: Exception) -> str | None:
-    """Why a group cannot be written because of one of its rows; None when the error is about anything else.
+    """The reason if a group cannot be written because of one of its rows, else None.
 
-    A caller halves the group then, so that one row that PostgreSQL does not take holds up no other.
+    The caller then splits the group in halves, so that a row that PostgreSQL does not accept delays no other.
     """
     if isinstance(error, InvalidFields | TypeError | ValueError):
         return str(error)
     if isinstance(error, DBAPIError) and error.orig is not None:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig.__cause__, "sqlstate", None) or ""
-        return str(error.orig).partition("\n")[0] if state[:2] in OF_THE_ROWS else None
+        return str(error.orig).partition("\n")[0] if state[:2] in ROW_ERROR_CLASSES else None
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A file as it lies on disk. `saga_id` is set while the upload saga that put it is open: the row is then `pending`."""
+class FileEntry:
+    """A file as stored on disk. `saga_id` is set while its upload saga is open; the row is then `pending`."""
 
     attributes: Attributes
     change: Change
     saga_id: str | None = None
 
 
-# One statement for the whole group and its events: rows come in as one JSON document, which costs a parse in the server
-# and no per-row protocol here. A pending row never replaces an available one; available replaces pending at the same revision.
+# One statement for the whole group and its events: the rows are one JSON document, which the server parses, so there is no
+# per-row protocol. A pending row never replaces an available one; an available row replaces a pending one of the same revision.
 _UPSERT = text(
     """
     WITH entries AS (
@@ -99,22 +99,23 @@ _NOTIFY = text(
 )
 
 
-async def note(
-    connection: AsyncConnection, entries: Sequence[Entry], *, durable: bool = True, tell: bool = True
+async def upsert_files(
+    connection: AsyncConnection, entries: Sequence[FileEntry], *, durable: bool = True, publish: bool = True
 ) -> None:
-    """Rows as the element wrote them to disk, and an event for each unless it is no news (`tell`).
+    """Inserts or updates rows. With `publish` each gets an event; set it to False if readers need no notice.
 
     `durable=False` lets the commit of the transaction return before it is on PostgreSQL's disk.
     """
     if not entries:
         return
-    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries if tell]
+    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries if publish]
     values = {"entries": orjson.dumps(rows).decode(), "messages": orjson.dumps(messages).decode(), "durable": durable}
     await connection.execute(_UPSERT, {**values, "channel": FILES_CHANNEL})
 
 
-async def forget(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
-    """Take away the rows of deleted files, and tell. Only rows that point to the element the event names."""
+async def delete_files(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
+    """Deletes the rows of deleted files and publishes the events. Only rows that point to the element in the
+    event are deleted."""
     if not gone:
         return
     pairs = [{"file_id": event.file_id, "storage_element_id": event.storage_element_id} for event in gone]
@@ -123,11 +124,11 @@ async def forget(connection: AsyncConnection, gone: Sequence[FileChanged]) -> No
 
 
 async def notify(connection: AsyncConnection, channel: str, messages: Sequence[str]) -> None:
-    """Messages that are published on `channel` once this transaction is committed; a Redis outage delays them."""
+    """Adds messages that are published on `channel` after the commit; an outage of Redis delays them."""
     await connection.execute(_NOTIFY, {"channel": channel, "messages": orjson.dumps(list(messages)).decode()})
 
 
-def _message(entry: Entry) -> str:
+def _message(entry: FileEntry) -> str:
     attributes = entry.attributes
     event = FileChanged(
         file_id=attributes.file_id,
@@ -138,7 +139,7 @@ def _message(entry: Entry) -> str:
     return msgspec.json.encode(event).decode()
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: FileEntry) -> dict[str, Any]:
     state = PENDING if entry.saga_id else AVAILABLE
     return {**columns_of(entry.attributes), "state": state, "saga_id": entry.saga_id}
 
@@ -150,35 +151,35 @@ def columns_of(attributes: Attributes) -> dict[str, Any]:
         "revision": attributes.revision,
         "storage_element_id": attributes.storage_element_id,
         "attributes": encode(attributes).decode(),
-        "filename": _composed(attributes.filename),
-        "content_type": _one_form(attributes.content_type),
+        "filename": _compose(attributes.filename),
+        "content_type": _normalize_type(attributes.content_type),
         "size_bytes": attributes.size_bytes,
         "owner": attributes.owner,
-        "tags": [_composed(tag) for tag in attributes.tags],
-        "metadata": _composed_inside(attributes.metadata),
+        "tags": [_compose(tag) for tag in attributes.tags],
+        "metadata": _compose_all(attributes.metadata),
         "created_at": attributes.created_at,
         "updated_at": attributes.updated_at,
         "expires_at": attributes.expires_at,
     }
 
 
-# The columns that are searched hold text in composed form (NFC), as a search asks for it; `attributes` holds it as it was sent.
-def _composed(text_: str) -> str:
+# Searched columns hold text in composed form (NFC), as searches do; `attributes` holds the text as it was sent.
+def _compose(text_: str) -> str:
     return text_ if text_.isascii() else unicodedata.normalize("NFC", text_)
 
 
-def _composed_inside(value: Any) -> Any:
+def _compose_all(value: Any) -> Any:
     if isinstance(value, str):
-        return _composed(value)
+        return _compose(value)
     if isinstance(value, dict):
-        return {_composed(key): _composed_inside(inner) for key, inner in value.items()}
+        return {_compose(key): _compose_all(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_composed_inside(inner) for inner in value]
+        return [_compose_all(inner) for inner in value]
     return value
 
 
-def _one_form(content_type: str) -> str:
-    """An attr.json of an earlier version, or one edited by hand, can hold any text."""
+def _normalize_type(content_type: str) -> str:
+    """Accepts any text, which an attr.json of an earlier version or one edited by hand can hold."""
     try:
         return canonical_type(content_type)
     except InvalidFields:

@@ -1,1 +1,1 @@
-"""What crosses a process boundary, and only that: shapes, names of channels and keys, limits."""
+"""Everything that crosses a process boundary: message shapes, names of channels and keys, limits."""

@@ -1,4 +1,4 @@
-"""Elements as they announce themselves, as admin keeps them, and as the snapshot publishes them."""
+"""Storage elements: their reports, their registry entries and the published snapshot."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SNAPSHOT_KEY = "storage-elements:config:snapshot"
 ANNOUNCE_EVERY_S = 30
 DEFAULT_PRIORITY = 100
 MAKE_ROOT = "make_root"
-"""`verdict` in the answer to a report without a root: the element may make one."""
+"""`verdict` in the answer to a report without a root: the element may create one."""
 AWAY_AFTER_S = 90
-"""Silence after which an element counts as away: three announcements missed."""
+"""An element that was silent for this long counts as unavailable: it missed three announcements."""
 
 
 class Mode(enum.StrEnum):
-    """One way only, in this order."""
+    """The mode of an element. It can only advance in this order."""
 
     EDIT = "edit"
     RW = "rw"
@@ -28,7 +28,7 @@ class Mode(enum.StrEnum):
 
 
 class Fill(enum.StrEnum):
-    """How full an element is."""
+    """The fill level of an element."""
 
     OK = "ok"
     WARNING = "warning"
@@ -37,7 +37,8 @@ class Fill(enum.StrEnum):
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of the element's disk or quota. `available_bytes` is what a put may take: free, less reserve, less in flight."""
+    """Space on the element's disk or in its quota, in bytes. `available_bytes` is what a put may use: free,
+    minus reserve, minus uploads in progress."""
 
     total_bytes: int
     used_bytes: int
@@ -47,24 +48,25 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """What an element remembers of the catalog, durably: how admin finds out that PostgreSQL went back in time."""
+    """An element's durable record of the catalog, so that admin notices when PostgreSQL was restored to
+    an earlier state."""
 
     generation: int = 0
-    """The highest generation heard of."""
+    """The highest generation seen."""
     reconciled: int = 0
-    """The generation whose catalog was last brought in line with this element's disk."""
+    """The generation whose catalog was last reconciled with this element's disk."""
     version: int = 0
-    """The registry's version in the last answer to a report; 0: none yet."""
+    """The registry version in the last answer to a report; 0 before the first answer."""
     version_generation: int = 0
     """The generation that `version` belongs to."""
     doubt: str = ""
-    """Why the catalog of `generation` cannot be the one this element knew; empty: no reason."""
+    """The reason why the catalog of `generation` cannot be the one this element knew; empty without one."""
     empty: bool = False
-    """The element has no file, so there is nothing to reconcile."""
+    """The element has no files, so there is nothing to reconcile."""
 
 
 class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the registry is, in the answer to a report."""
+    """The state of the registry, in the answer to a report."""
 
     generation: int
     generation_started_at: str
@@ -72,7 +74,7 @@ class RegistryState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an element says of itself at start and every ANNOUNCE_EVERY_S: the body of its announcement."""
+    """The report that an element sends at its start and every ANNOUNCE_EVERY_S."""
 
     id: str
     url: str
@@ -81,27 +83,28 @@ class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     capacity: Capacity
     priority: int = DEFAULT_PRIORITY
-    """What the element was configured with; a priority set at admin goes before it."""
+    """The configured priority; a priority set at admin takes precedence."""
     read_only_reason: str | None = None
-    """Set when the element has turned itself read-only, for instance after EIO."""
+    """The reason if the element has made itself read-only, for instance EIO."""
     catalog: CatalogMemory | None = None
     """None while the element's store is not open."""
     away_reason: str | None = None
-    """Why the element serves nothing at the moment, for instance because its disk is not mounted."""
+    """The reason if the element cannot serve at the moment, for instance because its disk is not mounted."""
     mode_forced: bool = False
-    """The operator's configuration demands this mode, also when it is further back than the one known."""
+    """The operator's configuration demands this mode, even if it is earlier in the order than the known one.
+    """
     root_id: str | None = None
-    """Of the root that is open; empty without a root; None from a version that had no root ids."""
+    """The id of the open root; empty without a root; None from a version without root ids."""
     incarnation: int = 0
-    """Grows by one with each start of this root."""
+    """Incremented at each start of this root."""
     instance: str = ""
-    """Random for each process: tells two processes with the same incarnation apart."""
+    """Random for each process: distinguishes two processes with the same incarnation."""
     fenced: bool = False
-    """This root was refused before: only an operator's accept-root lets it serve again."""
+    """This root was refused before; it may serve again only after an operator's accept-root."""
 
 
 class RefusedRoot(msgspec.Struct, frozen=True, kw_only=True):
-    """The last report of an element that admin refused, and why."""
+    """The last report of an element that admin refused."""
 
     code: str
     """`root_refused` or `fenced`, as in the problem document."""
@@ -114,7 +117,8 @@ class RefusedRoot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Element(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the registry. `status` is `online` or `away`; lower `priority` is filled first."""
+    """An entry of the registry. `status` is `online` or `away`; elements with lower `priority` are filled
+    first."""
 
     id: str
     url: str
@@ -132,11 +136,12 @@ class Element(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: int = 0
     refused: RefusedRoot | None = None
     generation: int = 0
-    """The generation of the catalog that holds all of the element's files."""
+    """The generation of the catalog that contains all of the element's files."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The published registry. A subscriber ignores one whose (generation, version) is lower than what it has."""
+    """The published registry. A subscriber ignores a snapshot whose (generation, version) is lower than its
+    own."""
 
     version: int
     published_at: str
@@ -149,5 +154,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def catalog_complete(self) -> bool:
-        """False while an element has not reconciled with this generation, or none is known: lists may lack files."""
+        """True if every element has reconciled with this generation and at least one is known. Otherwise
+        lists may lack files."""
         return bool(self.elements) and all(element.generation >= self.generation for element in self.elements)

@@ -8,16 +8,18 @@ import msgspec
 
 FILES_CHANNEL = "files:changed"
 
-HEARD_CHANNEL = "files:heard"
-"""A message here is the key of a list in Redis. Who remembers files listens to both channels on one connection, so when it
-comes, all events before it have been handled: a push to that list says so."""
-HEARD_KEY_EXPIRES_S = 10
+ACK_CHANNEL = "files:heard"
+"""A message here names a list in Redis. A process that caches files subscribes to both channels on one
+connection. So when the message arrives, it has handled all events before it, which it acknowledges with a
+push to that list."""
+ACK_KEY_EXPIRES_S = 10
 
 Change = Literal["put", "update", "delete"]
 
 
 class FileChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """Readers drop what they remember of `file_id` below `revision`. At least once, in any order."""
+    """Tells readers to drop what they cached of `file_id` below `revision`. Delivered at least once, in any
+    order."""
 
     file_id: str
     revision: int

@@ -1,6 +1,7 @@
-"""A file's attributes: the content of `attr.json`, of every answer about a file and of the catalog.
+"""A file's attributes: the content of attr.json, of responses about a file, and of the catalog.
 
-`Attributes` is frozen; `decode` and `encode` are the only way in and out, and keep fields that this version does not know.
+`Attributes` is frozen. `decode` and `encode` are the only conversions, and preserve fields that this version
+does not know.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from artstore.errors import InvalidFields
 
 SCHEMA_VERSION = 1
 MAX_ATTRIBUTES_BYTES = 4096
-"""attr.json fits one disk block, so a put of it is one write."""
+"""attr.json fits into one disk block, so it is written with one write."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Some editors begin a file with it; attr.json is read all the same, and written without it."""
+"""Some editors write it at the start of a file; it is accepted in attr.json but never written."""
 MAX_FILENAME_BYTES = 255
-"""What ext4 and xfs take for a name."""
+"""The limit of ext4 and xfs for a file name."""
 MAX_REVISION = 2**31 - 1
 MAX_SIZE_BYTES = 2**63 - 1
-"""integer and bigint of the catalog's columns."""
+"""The ranges of the catalog's integer and bigint columns."""
 MAX_TAGS = 64
 MAX_TAG_BYTES = 128
 MAX_METADATA_DEPTH = 8
@@ -40,14 +41,16 @@ _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_TURNS_TEXT = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
-"""Bidirectional embeddings, overrides and isolates: with them evil\u202efdp.exe is shown as evilexe.pdf."""
+_BIDI_CONTROL = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
+"""Bidirectional embeddings, overrides and isolates, with which evil\u202efdp.exe is displayed as evilexe.pdf.
+"""
 _INVISIBLE = frozenset({"Zs", "Cf", "Mn", "Me"})
-"""Categories of characters that show nothing by themselves: blanks, zero-width ones, variation selectors."""
+"""Categories of characters that display nothing by themselves: spaces, zero-width characters, variation
+selectors."""
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """One file as attr.json says it. Times are RFC 3339 UTC text, `checksum` is `sha256:<hex>`."""
+    """The attributes of one file. Times are RFC 3339 UTC text, `checksum` is `sha256:<hex>`."""
 
     schema_version: int = SCHEMA_VERSION
     file_id: str
@@ -65,14 +68,14 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
     retention: Retention
     expires_at: str | None
     unknown: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Fields written by a later version; kept as they came."""
+    """Fields of a later version, preserved unchanged."""
 
 
 _KNOWN = frozenset(Attributes.__struct_fields__) - {"unknown"}
 
 
 class NewFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the uploader says of a file, before its bytes are known."""
+    """The attributes that the uploader states, before the content is received."""
 
     filename: str
     content_type: str
@@ -84,11 +87,26 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of PATCH: what is absent stays as it is."""
+    """The body of PATCH. Unset fields stay unchanged."""
 
     filename: str | msgspec.UnsetType = msgspec.UNSET
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+def is_applied(current: Attributes, changes: Changes) -> bool:
+    """True if the file already has every value that `changes` sets, for instance because an earlier attempt
+    applied them although its answer was lost. Values are compared as JSON: in Python 1, 1.0 and True are
+    equal."""
+    for name in changes.__struct_fields__:
+        value = getattr(changes, name)
+        if value is not msgspec.UNSET and _to_json(value) != _to_json(getattr(current, name)):
+            return False
+    return True
+
+
+def _to_json(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def encode(attributes: Attributes) -> bytes:
@@ -107,10 +125,11 @@ def encode(attributes: Attributes) -> bytes:
 
 
 def decode(encoded: bytes) -> Attributes:
-    """Raises ValueError for whatever is no complete attr.json of a schema version this code can read."""
+    """The attributes in an attr.json. Raises ValueError unless it is complete and of a schema version that
+    this code can read."""
     encoded = encoded.removeprefix(BYTE_ORDER_MARK)
     if len(encoded) > MAX_ATTRIBUTES_BYTES:
-        raise ValueError(f"{len(encoded)} bytes are more than attr.json may have")
+        raise ValueError(f"attr.json has {len(encoded)} bytes, the limit is {MAX_ATTRIBUTES_BYTES}")
     try:
         raw = msgspec.json.decode(encoded)
     except RecursionError as error:
@@ -125,7 +144,7 @@ def decode(encoded: bytes) -> Attributes:
 
 def _check_decoded(attributes: Attributes) -> None:
     if attributes.schema_version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {attributes.schema_version} is not known")
+        raise ValueError(f"schema_version {attributes.schema_version} is unknown")
     if not _FILE_ID.fullmatch(attributes.file_id):
         raise ValueError("file_id must be a UUID in lower case")
     if attributes.revision < 1 or attributes.size_bytes < 0:
@@ -138,13 +157,13 @@ def _check_decoded(attributes: Attributes) -> None:
 
 
 def unfit_for_catalog(attributes: Attributes) -> str | None:
-    """Why PostgreSQL takes no row of this attr.json, which is whole by its own rules; None for those it takes."""
+    """The reason why a valid attr.json cannot be stored in the catalog; None if it can."""
     try:
         encoded = encode(attributes)
     except InvalidFields as error:
         return error.detail
     if b"\\u0000" in encoded:
-        return "a text holds U+0000"
+        return "a text contains U+0000"
     if attributes.revision > MAX_REVISION:
         return f"revision {attributes.revision} is over {MAX_REVISION}"
     if attributes.size_bytes > MAX_SIZE_BYTES:
@@ -153,18 +172,19 @@ def unfit_for_catalog(attributes: Attributes) -> str | None:
         return f"filename takes more than {MAX_FILENAME_BYTES} bytes"
     for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
         if moment is not None and not _RFC3339.fullmatch(moment):
-            return f"{moment!r} is not a time of RFC 3339"
+            return f"{moment!r} is not an RFC 3339 time"
     return None
 
 
 def canonical_id(text: str) -> str | None:
-    """A UUID as it is kept, in lower case; None for what is none. Braces, URNs and bare digits are none (RFC 9562 §4)."""
+    """The UUID in lower case, or None if the text is not a UUID. Braces, URNs and bare digits are not
+    accepted (RFC 9562 §4)."""
     lower = text.lower()
     return lower if _UUID.fullmatch(lower) else None
 
 
 def check_new_file(new: NewFile) -> None:
-    """Raises InvalidFields, with the names of the fields that break a rule."""
+    """Raises InvalidFields with the names of the invalid fields."""
     check_filename(new.filename)
     check_tags(new.tags)
     check_metadata(new.metadata)
@@ -174,7 +194,8 @@ def check_new_file(new: NewFile) -> None:
 
 
 def check_changes(changes: Changes) -> None:
-    """Raises InvalidFields. A change of nothing breaks no rule here: the element, which makes a revision of it, refuses it."""
+    """Raises InvalidFields with the names of the invalid fields. An empty change is valid here; the element
+    refuses it."""
     if changes.filename is not msgspec.UNSET:
         check_filename(changes.filename)
     if changes.tags is not msgspec.UNSET:
@@ -184,39 +205,43 @@ def check_changes(changes: Changes) -> None:
 
 
 def check_filename(name: str) -> None:
-    """A name, not a path: 1 to 255 bytes of UTF-8, no separator, no control character, and something to see.
+    """Raises InvalidFields unless the name has 1 to 255 bytes of UTF-8, no path separator, no control
+    character and a visible character.
 
-    Joiners (U+200C, U+200D) and the marks U+200E and U+200F stay allowed: emoji, Persian, Arabic and Hebrew need them.
+    Joiners (U+200C, U+200D) and the marks U+200E and U+200F are allowed, because emoji, Persian, Arabic and
+    Hebrew need them.
     """
     problem = ""
     if not name or name in (".", ".."):
-        problem = "filename is empty or no name"
+        problem = "filename must not be empty, . or .."
     elif not _is_utf8(name):
         problem = "filename is not UTF-8"
     elif len(name.encode()) > MAX_FILENAME_BYTES:
         problem = f"filename takes {len(name.encode())} bytes, the limit is {MAX_FILENAME_BYTES}"
     elif "/" in name or "\\" in name:
-        problem = "filename holds a path separator: send the last part of the path only"
+        problem = "filename contains a path separator: send only the last part of the path"
     elif _CONTROL.search(name):
-        problem = "filename holds a control character"
-    elif _TURNS_TEXT.search(name):
-        problem = "filename holds a character that turns the direction of text"
+        problem = "filename contains a control character"
+    elif _BIDI_CONTROL.search(name):
+        problem = "filename contains a character that changes the direction of text"
     elif all(unicodedata.category(character) in _INVISIBLE for character in name):
-        problem = "filename shows nothing"
+        problem = "filename has no visible character"
     if problem:
         raise InvalidFields(problem, fields=["filename"])
 
 
 def check_tags(tags: list[str]) -> None:
+    """Raises InvalidFields for too many tags, or an invalid one."""
     if len(tags) > MAX_TAGS:
         raise InvalidFields(f"{len(tags)} tags, the limit is {MAX_TAGS}", fields=["tags"])
     for tag in tags:
         if not tag or not _is_utf8(tag) or len(tag.encode()) > MAX_TAG_BYTES or _CONTROL.search(tag):
-            raise InvalidFields(f"a tag has 1 to {MAX_TAG_BYTES} bytes and no control character", fields=["tags"])
+            raise InvalidFields(f"a tag must have 1 to {MAX_TAG_BYTES} bytes and no control character", fields=["tags"])
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
-    """Any JSON object of bounded depth. PostgreSQL cannot hold U+0000 in JSON, so nowhere may it stand."""
+    """Raises InvalidFields unless this is a JSON object of bounded depth without U+0000, which PostgreSQL
+    cannot store."""
     _check_value(metadata, MAX_METADATA_DEPTH)
 
 

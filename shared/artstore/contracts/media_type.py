@@ -1,4 +1,4 @@
-"""The content type of a file: validated and written in one form at every door (RFC 9110 §8.3.1)."""
+"""The content type of a file: validated and normalised in the same way by every module (RFC 9110 §8.3.1)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PIECE = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*(?:"|$))+')
 
 
 def canonical_type(stated: str) -> str:
-    """`Text/Plain;charset=UTF-8` as `text/plain; charset=UTF-8`.
+    """`Text/Plain;charset=UTF-8` becomes `text/plain; charset=UTF-8`.
 
-    Parameters that are malformed, not ASCII or too long in sum are dropped: clients put file names into them. Raises
-    InvalidFields when type and subtype are missing, wildcards or a list.
+    Parameters that are malformed, not ASCII or too long in total are dropped, because clients put file names
+    into them. Raises InvalidFields if type and subtype are missing, wildcards or a list.
     """
     essence = essence_of(stated)
     if len(essence) > MAX_CONTENT_TYPE_BYTES or not _ESSENCE.fullmatch(essence) or "*" in (essence[0], essence[-1]):
         raise InvalidFields(
-            "content_type must be a media type such as application/pdf; leave it out when it is not known",
+            "content_type must be a media type such as application/pdf; omit it if it is unknown",
             fields=["content_type"],
         )
     result = essence
@@ -37,10 +37,11 @@ def canonical_type(stated: str) -> str:
 
 
 def essence_of(stated: str) -> str:
-    """Type and subtype in lower case, without parameters. Nothing is validated."""
+    """Type and subtype in lower case, without parameters and without validation."""
     return stated.partition(";")[0].strip().lower()
 
 
 def sendable_type(kept: str) -> str:
-    """For the header of an answer. An attr.json that was edited by hand may hold a value that would break the header."""
+    """The value for a Content-Type header; the default type if the stored one would break the header, because
+    attr.json was edited by hand."""
     return kept if _FIELD_VALUE.fullmatch(kept) else DEFAULT_CONTENT_TYPE

@@ -1,4 +1,4 @@
-"""What the ingester and admin say to each other about sagas. Every call is idempotent by saga id."""
+"""Messages about sagas between the ingester and admin. Every call is idempotent by saga id."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SagaKind(enum.StrEnum):
 
 
 class UploadSaga(msgspec.Struct, frozen=True, kw_only=True):
-    """Begin of one upload. The lease is renewed by a repeated begin with the same `saga_id`."""
+    """One upload. Repeating the begin with the same `saga_id` renews its lease."""
 
     saga_id: str
     file_id: str
@@ -38,10 +38,11 @@ class BeginUploads(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UploadCommit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Carries all that commit needs, so that a begin lost in a database crash is made good here.
+    """Carries all that the commit needs, so a begin that was lost in a crash of the database is repaired
+    here.
 
-    `attributes` is the record as the element answered it: the content of attr.json. `keyed`: the upload came with an
-    Idempotency-Key, whose row must name this saga, and is given the answer in the same transaction.
+    `attributes` is attr.json as the element answered it. `keyed` means that the upload has an
+    Idempotency-Key, whose row must name this saga and gets the answer in the same transaction.
     """
 
     saga_id: str
@@ -56,20 +57,21 @@ class CommitUploads(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AbortUploads(msgspec.Struct, frozen=True, kw_only=True):
-    """POST /api/sagas/abort. The compensation may go on after the answer."""
+    """POST /api/sagas/abort. The compensation may continue after the answer."""
 
     sagas: list[UploadSaga]
     reason: str
 
 
 class SagaResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One per saga asked for, in the same order. `problem` is a problem document when this saga was refused."""
+    """The result for one saga, in the order of the request. `problem` is a problem document if this saga was
+    refused."""
 
     saga_id: str
     state: str
     problem: dict[str, Any] | None = None
     lease_s: float | msgspec.UnsetType = msgspec.UNSET
-    """Of a begin: the saga is undone when it is neither renewed nor committed for so long."""
+    """For a begin: the saga is undone unless it is renewed or committed within this time."""
 
 
 class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +79,11 @@ class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /api/sagas/changes: admin makes this change of a file when its element is back. Answered 202 with the saga.
+    """POST /api/sagas/changes: admin applies this change of a file when its element is available again.
+    Answered 202 with the saga.
 
-    Made after those queued before it. `if_revisions` is the client's condition: the file must be at one of them. `keyed`: as
-    of an upload's commit; the answer is the 202.
+    Changes of a file are applied in the order they were queued. `if_revisions` is the client's condition: the
+    file must have one of these revisions. `keyed` is as in UploadCommit; the stored answer is the 202.
     """
 
     saga_id: str
@@ -90,6 +93,6 @@ class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     storage_element_id: str
     owner: str
     changes: Changes | None = None
-    """Of an update."""
+    """For an update."""
     if_revisions: list[int] | None = None
     keyed: bool = False

@@ -1,4 +1,4 @@
-"""A file's attributes and a saga, for the OpenAPI documents of the modules that answer with them."""
+"""OpenAPI schemas of a file's attributes and of a saga, for the modules that answer with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECORD: dict[str, Any] = {
     },
 }
 RECORD["required"] = list(RECORD["properties"])
-"""attr.json always has all of them; later versions may add others."""
+"""attr.json always has all of these; later versions may add others."""
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TEXT_OR_NULL: dict[str, Any] = {"type": ["string", "null"]}

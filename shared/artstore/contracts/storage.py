@@ -1,8 +1,9 @@
-"""How the other modules speak to an element over HTTP.
+"""The HTTP interface of an element for the other modules.
 
-PUT /api/files/{id}: the body is the file's bytes; SAGA_HEADER and NEW_FILE_HEADER say the rest; 201 with attr.json, or 200
-with it when the same saga has put the file already. GET answers with SAGA_HEADER while the element has not seen the upload
-committed. DELETE with SAGA_HEADER is a compensation and allowed in every mode.
+PUT /api/files/{id}: the body is the content; SAGA_HEADER and NEW_FILE_HEADER carry the rest. It answers 201
+with attr.json, or 200 if the same saga has already put the file. GET answers with SAGA_HEADER until the
+element knows that the upload is committed. DELETE with SAGA_HEADER is a compensation and allowed in every
+mode.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from artstore.errors import Malformed
 
 SAGA_HEADER = "x-artstore-saga"
 CONFIRMED_REASON = "confirmed"
-"""`reason` of the 409 to a compensation: the element holds the file as acknowledged, or not as one of this saga."""
+"""`reason` of the 409 to a compensation: the file is acknowledged, or it does not belong to this saga."""
 GIVEN_UP_REASON = "given_up"
-"""`reason` of the 409 to a put: its saga is being undone, so the client sends the file again as a new upload."""
+"""`reason` of the 409 to a put: the saga is being undone, so the client must upload the file again."""
 NEW_FILE_HEADER = "x-artstore-file"
-"""NewFile as percent-encoded JSON: header values are ASCII."""
+"""NewFile as percent-encoded JSON, because header values are ASCII."""
 
 
 def encode_new_file(new: NewFile) -> str:
+    """The value of NEW_FILE_HEADER."""
     return quote(orjson.dumps(msgspec.to_builtins(new)), safe=" !#$&'()*+,/:;<=>?@[]^_`{|}~\"")
 
 
 def decode_new_file(value: str) -> NewFile:
-    """Raises Malformed."""
+    """The NewFile in a header value. Raises Malformed."""
     try:
         return msgspec.json.decode(unquote(value, errors="strict").encode(), type=NewFile)
     except (msgspec.MsgspecError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""Access tokens: claims, roles and what each role may do (DESIGN: tokens, accounts, keys)."""
+"""Access tokens: claims, roles, and the permissions of each role."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ TOKEN_TYPE = "at+jwt"
 ALGORITHM = "RS256"
 EXPIRES_IN_S = 1800
 JWKS_KEY = "artstore:jwks"
-"""Redis key: the JWKS document as admin publishes it, signed (auth/signed_jwks.py), for verifiers that cannot reach admin."""
+"""Redis key: the signed JWKS document (auth/signed_jwks.py), for verifiers that cannot reach admin."""
 
 JWKS_CHANNEL = "artstore:jwks:changed"
-"""Redis channel: admin says that keys or revocations changed. Only a hint: verifiers then ask for them, and ask anyway."""
+"""Redis channel: a notice that keys or revocations have changed. Verifiers then fetch them, and also fetch
+them periodically."""
 
 
 class Audience(enum.StrEnum):
@@ -25,7 +26,8 @@ class Audience(enum.StrEnum):
 
 
 class Role(enum.StrEnum):
-    """SERVICE is for the modules' own accounts; its permissions are the account's, not the role's."""
+    """Roles of accounts. SERVICE is for the modules' own accounts, whose permissions are stored with the
+    account."""
 
     ADMIN = "ADMIN"
     USER = "USER"
@@ -47,16 +49,17 @@ class Permission(enum.StrEnum):
     SAGAS_READ = "sagas:read"
     AUDIT_READ = "audit:read"
     AUDIT_WRITE = "audit:write"
-    """Sealing and pruning: ADMIN alone."""
+    """Sealing and pruning; for ADMIN only."""
     STORAGE_READ = "storage:read"
-    """Internal, like the three below: held by module accounts (an ADMIN may read an element, nothing more)."""
+    """Internal like the three below: for module accounts. ADMIN may read an element, but holds none of the
+    others."""
     STORAGE_WRITE = "storage:write"
     SAGAS_WRITE = "sagas:write"
     ELEMENTS_REPORT = "elements:report"
 
 
 INTERNAL_WRITES = frozenset({Permission.STORAGE_WRITE, Permission.SAGAS_WRITE, Permission.ELEMENTS_REPORT})
-"""Bytes are written only through a saga: no user role holds these, ADMIN included."""
+"""Files are written only through sagas, so no user role has these, not even ADMIN."""
 
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.ADMIN: frozenset(Permission) - INTERNAL_WRITES,
@@ -75,7 +78,7 @@ ADMIN_PERMISSIONS = frozenset(Permission) - {
     Permission.STORAGE_READ,
     Permission.STORAGE_WRITE,
 }
-"""Whoever holds one of these has business at admin, and gets `admin` into `aud`."""
+"""A token with one of these permissions gets `admin` into `aud`."""
 
 
 class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,6 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def audiences(permissions: frozenset[Permission]) -> list[str]:
-    """`aud` of a token with these permissions."""
+    """The `aud` claim of a token with these permissions."""
     everywhere = [Audience.STORAGE, Audience.INGESTER, Audience.QUERY]
     return [*everywhere, Audience.ADMIN] if permissions & ADMIN_PERMISSIONS else [*everywhere]

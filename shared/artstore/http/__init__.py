@@ -1,1 +1,1 @@
-"""HTTP as every service speaks it: connections, heads, bodies and the headers that change what a request means."""
+"""HTTP for every service: connections, heads, bodies, and the headers that change the meaning of a request."""

@@ -1,6 +1,7 @@
-"""A request's body as it arrives: bounded in size, idle time and slowness, and never mistaken for complete when it was cut off.
+"""Request bodies: bounded in size, idle time and minimum rate, and never taken for complete when they were
+cut off.
 
-uvicorn itself waits for a slow body without end (uvicorn#157).
+uvicorn itself waits for a slow body without limit (uvicorn#157).
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from artstore.errors import LengthRequired, Malformed, TooLarge, TooSlow
 
 RELAY_FACTOR = 2
 MAX_JSON_BYTES = 1 << 20
-"""The body of an endpoint that is not for files."""
+"""Limit for the body of an endpoint that does not receive files."""
 JSON_TIMEOUT_S = 30.0
-"""All of it."""
+"""Time for the whole body."""
 
 
-class Pace:
-    """A minimum rate over the time spent waiting for the other side: a slow element behind us is not its fault.
+class RateMeter:
+    """Checks a minimum rate over the time spent waiting for the other side, so a slow storage element does
+    not count against a client.
 
-    The other side begins with `grace_s` of waiting. Each second of waiting takes one, each byte brings 1 / minimum rate of it,
-    up to `grace_s` and the time that `spare_bytes` may take: a fast start excuses no more than that. So bytes may come in any
-    rhythm, if the rate is kept over `grace_s`.
+    It works as a bucket of seconds that starts with `grace_s`. Each second of waiting takes one, each byte
+    adds 1 / minimum rate, up to `grace_s` plus the time that `spare_bytes` may take at the minimum rate.
     """
 
     __slots__ = ("_credit_s", "_max_credit_s", "_min_rate")
@@ -38,7 +39,7 @@ class Pace:
             self._max_credit_s += spare_bytes / min_rate_bytes_per_s
 
     def keeps(self, waited_s: float, size_bytes: int) -> bool:
-        """Notes `size_bytes` that came, or went, after waiting. False: the rate is below the minimum."""
+        """Adds a transfer of `size_bytes` after a wait. Returns False if the rate is below the minimum."""
         if not self._min_rate:
             return True
         self._credit_s = min(self._max_credit_s, self._credit_s - waited_s + size_bytes / self._min_rate)
@@ -46,25 +47,27 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimits:
-    """How slow the other side of a body may be. A minimum rate of 0 leaves the idle timeout alone."""
+class BodyRateLimits:
+    """How slowly the other side may send or read a body. With a minimum rate of 0 only the idle timeout
+    applies."""
 
     idle_timeout_s: float
     min_rate_bytes_per_s: int
 
-    def pace(self) -> Pace:
-        """For one body that comes in."""
-        return Pace(self.min_rate_bytes_per_s, self.idle_timeout_s)
+    def meter(self) -> RateMeter:
+        """A meter for one body that is being received."""
+        return RateMeter(self.min_rate_bytes_per_s, self.idle_timeout_s)
 
-    def relayed(self) -> RateLimits:
-        """For a body that another module passes on: it measures its own sender, and answers it first."""
-        return RateLimits(RELAY_FACTOR * self.idle_timeout_s, self.min_rate_bytes_per_s)
+    def relayed(self) -> BodyRateLimits:
+        """Limits for a body that another module relays. That module measures its own sender, and must be able
+        to answer it first."""
+        return BodyRateLimits(RELAY_FACTOR * self.idle_timeout_s, self.min_rate_bytes_per_s)
 
 
 async def next_chunk(
-    receive: Receive, limits: RateLimits, pace: Pace, now_s: Callable[[], float]
+    receive: Receive, limits: BodyRateLimits, meter: RateMeter, now_s: Callable[[], float]
 ) -> tuple[bytes, bool]:
-    """The bytes that came, and whether more is to come. Raises Malformed (cut off) and TooSlow."""
+    """The next bytes, and True if more follow. Raises Malformed (the body was cut off) and TooSlow."""
     began_s = now_s()
     try:
         async with asyncio.timeout(limits.idle_timeout_s):
@@ -74,15 +77,15 @@ async def next_chunk(
     if message["type"] == "http.disconnect":
         raise Malformed("the body was cut off")
     chunk: bytes = message.get("body", b"")
-    if not pace.keeps(now_s() - began_s, len(chunk)):
+    if not meter.keeps(now_s() - began_s, len(chunk)):
         least = limits.min_rate_bytes_per_s
         raise TooSlow(f"the body arrives slower than {least} bytes/s", limit_bytes_per_s=least)
     return chunk, message.get("more_body", False)
 
 
 def stated_length(request: Request) -> int | None:
-    """Content-Length of a request that may have content; None for chunked content. Raises Malformed and LengthRequired: without
-    a length the content would be empty, and nothing says that the client means that."""
+    """Content-Length of a request that may have content; None for chunked content. Raises Malformed, and
+    LengthRequired without either header: the content would be empty, which the client may not intend."""
     stated = request.headers.get("content-length")
     if stated is None:
         if "transfer-encoding" not in request.headers:
@@ -94,28 +97,29 @@ def stated_length(request: Request) -> int | None:
 
 
 def check_length(received_bytes: int, stated_bytes: int | None) -> None:
-    """At the end of content, wherever it is read. The parser promises this; content is acknowledged by it, so it is checked
-    apart from the parser. Raises Malformed."""
+    """Raises Malformed if the body does not have its stated length. Call it at the end of the body: an
+    acknowledgement depends on the length, so it is checked independently of the parser."""
     if stated_bytes is not None and received_bytes != stated_bytes:
         raise Malformed(f"the body has {received_bytes} bytes, but {stated_bytes} were stated")
 
 
 def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_content: bool = True) -> Receive:
-    """The request's `receive`, raising TooSlow after JSON_TIMEOUT_S, TooLarge (at once when the length is stated, else where
-    the limit is passed), and Malformed where the length is not the stated one.
+    """Wraps the request's `receive`. It raises TooSlow after JSON_TIMEOUT_S, TooLarge (immediately if
+    Content-Length is too large, else when the limit is exceeded), and Malformed if the body does not have its
+    stated length.
 
-    An endpoint that takes content, required or optional, needs a length: raises LengthRequired.
+    With `takes_content`, also for optional content, it raises LengthRequired without a length.
     """
     stated_bytes = stated_length(request) if takes_content or "content-length" in request.headers else None
     if stated_bytes is not None and stated_bytes > max_bytes:
         raise TooLarge(f"the body is larger than the limit of {max_bytes} bytes", limit_bytes=max_bytes)
     seen = 0
-    whole_by_s = asyncio.get_running_loop().time() + JSON_TIMEOUT_S
+    deadline_s = asyncio.get_running_loop().time() + JSON_TIMEOUT_S
 
     async def receive() -> Message:
         nonlocal seen
         try:
-            async with asyncio.timeout_at(whole_by_s):
+            async with asyncio.timeout_at(deadline_s):
                 message = await request.receive()
         except TimeoutError as error:
             raise TooSlow(f"the body did not arrive within {JSON_TIMEOUT_S:g} s") from error

@@ -1,8 +1,8 @@
-"""If-Match (RFC 9110 §13.1.1): the entity tags that a caller has seen.
+"""Parses If-Match (RFC 9110 §13.1.1).
 
-The ETag of a file's attributes is its revision, the ETag of its content is its checksum. Proxies that compress an answer
-change its tag: nginx makes it weak, Apache appends the name of the coding. A revision cannot be mistaken for another one,
-so such a tag still names it, although §13.1.1 compares strongly.
+The ETag of a file's attributes is its revision, the ETag of its content is its checksum. Proxies that
+compress a response change its tag: nginx makes it weak, Apache appends the name of the coding. Such a tag
+still names exactly one revision, so it is accepted although §13.1.1 asks for a strong comparison.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ _CHECKSUM = re.compile(rf'(?:W/)?"(sha256:[0-9a-f]{{64}}){_CODING}"')
 
 
 def if_match(lines: Sequence[str]) -> frozenset[str] | None:
-    """The entity tags with their quotes; None for no condition, or `*`, which asks only that there is a file.
+    """The entity tags with their quotes; None without a condition, or for `*`, which only requires that the
+    file exists.
 
-    Raises Malformed for what is neither.
+    `lines` are the values of all If-Match fields. Raises Malformed.
     """
     field = ", ".join(lines).strip(" \t")
     if not lines or field == "*":
         return None
     tags = re.findall(_TAG, field)
     if len(tags) > MAX_TAGS or not _TAGS.fullmatch(field):
-        raise Malformed(f'If-Match is *, or up to {MAX_TAGS} tags like "3"')
+        raise Malformed(f'If-Match must be *, or up to {MAX_TAGS} entity tags such as "3"')
     return frozenset(tags)
 
 
 def revisions_in(tags: Collection[str]) -> list[int]:
-    """The revisions that tags name, also weak ones. "03" and the tag of content name none."""
+    """The revisions that the tags name, weak tags included. Other tags, such as "03" or a checksum, are
+    ignored."""
     return [int(found[1]) for tag in tags if (found := _REVISION.fullmatch(tag))]
 
 
 def checksums_in(tags: Collection[str]) -> list[str]:
-    """The checksums that tags of content name, as attr.json has them."""
+    """The checksums (`sha256:<hex>`) that the tags name. Other tags are ignored."""
     return [found[1] for tag in tags if (found := _CHECKSUM.fullmatch(tag))]

@@ -1,7 +1,7 @@
-"""The way of the data plane, plain ASGI: from the path to the handler, past the framework's layers that only models need.
+"""Routing for the data plane, in plain ASGI: it bypasses the FastAPI layers that only models need.
 
-Those layers cost as much as all the rest of a small request. What is not found here (another path, a wrong method) goes on
-to the framework, which has the same routes and answers as ever.
+Those layers cost as much as the rest of a small request. A request that matches no data route (another path,
+a wrong method) is passed on to FastAPI, which knows the same routes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class DataRoute:
-    """A plain route of the data plane: no model, no dependency, the handler has the request's stream to itself.
+    """A route without models and dependencies, whose handler reads the request's stream itself.
 
-    `openapi` is the path item's part for these methods: {"put": {"summary": …, "responses": …}}. `honours` names the
-    conditions, ranges and digests that the handler evaluates; requests with others are refused (`http/request_headers.py`).
-    GET implies HEAD: the handler is called, and only the head of its answer is sent.
+    `openapi` is the path item for these methods: {"put": {"summary": …, "responses": …}}. `honours` names the
+    conditional, range and digest headers that the handler evaluates; requests with others are refused
+    (`http/request_headers.py`). GET implies HEAD: the handler is called, and only the head of its response is
+    sent.
     """
 
     path: str
@@ -42,13 +43,12 @@ class DataRoute:
     openapi: Mapping[str, Any]
     honours: frozenset[str] = frozenset()
     transfer: bool = False
-    """A file's bytes pass: it counts among the account's transfers."""
+    """The route carries a file's bytes, so the request counts as one of the account's transfers."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainHandler:
-    """A handler, the permission it needs, and the headers it honours (`http/request_headers.py`). `transfer`: a file's bytes
-    pass, so it counts among the account's transfers until the answer has ended."""
+    """A handler with the permission it needs; `honours` and `transfer` as in DataRoute."""
 
     handler: Handler
     needed: Permission | None
@@ -58,14 +58,15 @@ class PlainHandler:
 
 @dataclass(frozen=True, slots=True)
 class PlainRoute:
-    """A path with its handlers. `route` is the framework's, for its pattern and the metrics' label."""
+    """A path with its handlers by method. `route` is Starlette's, for the path pattern and the label of
+    metrics."""
 
     route: Route
     by_method: Mapping[str, PlainHandler]
 
 
 class DataPlane:
-    """Wraps the application inside all other layers."""
+    """The innermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[PlainRoute]) -> None:
         self._app = app
@@ -79,29 +80,30 @@ class DataPlane:
             await problem_response(error)(scope, receive, send)
             return
         if found is None:
-            await self._ask_framework(scope, receive, send)
+            await self._pass_to_fastapi(scope, receive, send)
             return
         started = False
 
-        async def noted_send(message: Message) -> None:
+        async def tracking_send(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
-        request = Request(scope, receive, noted_send)
+        request = Request(scope, receive, tracking_send)
         try:
             await authorize(request, found.needed)
             request_headers.check(scope["method"], scope["headers"], found.honours)
             with _transfer(request) if found.transfer else nullcontext():
                 response = await found.handler(request)
-                await response(scope, receive, noted_send)
+                await response(scope, receive, tracking_send)
         except (ArtStoreError, ClientDisconnect, RecursionError) as error:
             if started:
-                raise  # the edge breaks the connection
+                raise  # the edge aborts the connection
             await problem_response(_problem(error))(scope, receive, send)
 
-    async def _ask_framework(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Its routes have no HEAD: there GET is called, and the server sends only the head of its answer."""
+    async def _pass_to_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI routes have no HEAD: their GET is called, and the server sends only the head of the
+        response."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -113,7 +115,7 @@ class DataPlane:
                 scope["route"] = reading["route"]
 
     def _find(self, scope: Scope) -> PlainHandler | None:
-        """Raises MethodNotAllowed for a fixed path that a pattern would take for an id."""
+        """Raises MethodNotAllowed for a fixed path with a wrong method, which a pattern would take for an id."""
         path, method = scope["path"], scope["method"]
         fixed = self._fixed.get(path)
         if fixed is not None and method in fixed.by_method:

@@ -1,4 +1,8 @@
-"""The outermost layer of every service, plain ASGI: request id, trace, metrics, one log line, and no error without a body."""
+"""The outermost ASGI middleware of every service: request id, trace, metrics, one log line per request,
+problem documents.
+
+It also reports a refused start: one log line with the reason instead of a traceback.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.clock import Clock, uuid7
-from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError
+from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError, StartRefused
 from artstore.http.head import find_head_fault
 from artstore.logs import get_logger, request_id
 from artstore.metrics import RequestMetrics
-from artstore.starting import run_lifespan
 from artstore.tracing import server_span
 
 log = get_logger("artstore.http.edge")
@@ -30,20 +33,21 @@ SECURITY_HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
 }
-"""Files are anybody's: a browser that opens one runs nothing of it. A handler that sets one of these itself keeps its own."""
+"""Files are not trusted: a browser that opens one must not run scripts in it. A header set by the handler
+takes precedence."""
 _DOCS_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
 _DOCS = frozenset({"/docs", "/docs/oauth2-redirect"})
 
 
 class Edge:
-    """Wraps the whole application of a service."""
+    """The middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, clock: Clock) -> None:
         self._app, self._metrics, self._clock = app, metrics, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await run_lifespan(self._app, scope, receive, send)
+            await _run_lifespan(self._app, scope, receive, send)
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -67,7 +71,7 @@ class Edge:
         async def marked_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer["status"] = message["status"]
-                message["headers"] = _completed(message.get("headers", ()), scope["path"], current)
+                message["headers"] = _add_headers(message.get("headers", ()), scope["path"], current)
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
                 answer["complete"] = True
             await send(message)
@@ -79,16 +83,16 @@ class Edge:
                 await self._app(scope, receive, marked_send)
             else:
                 await send_problem(marked_send, fault, current)
-        except Exception as error:  # the request edge: whatever went wrong inside, the caller gets an answer
+        except Exception as error:  # the request edge: every failure is answered
             log.error("request failed", error=repr(error), exc_info=True)
             if answer["status"]:
-                raise  # half an answer is out: the server must break the connection
+                raise  # the response has begun: the server must abort the connection
             await send_problem(marked_send, InternalError(), current)
         finally:
             self._metrics.in_flight.dec()
-            self._note(scope, answer, self._clock.monotonic_s() - began_s, name_span)
+            self._record(scope, answer, self._clock.monotonic_s() - began_s, name_span)
 
-    def _note(self, scope: Scope, answer: dict[str, Any], took_s: float, name_span: Callable[[str], None]) -> None:
+    def _record(self, scope: Scope, answer: dict[str, Any], took_s: float, name_span: Callable[[str], None]) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         name_span(f"{method} {route}")
@@ -108,7 +112,29 @@ class Edge:
         )
 
 
-def _completed(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -> list[tuple[bytes, bytes]]:
+async def _run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Starlette sends the traceback of a failed start and uvicorn logs it; a refused start logs only its
+    reason instead."""
+    failures: list[Message] = []
+
+    async def hold_failures(message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            failures.append(message)
+        else:
+            await send(message)
+
+    try:
+        await app(scope, receive, hold_failures)
+    except BaseException as error:
+        if isinstance(error, StartRefused):
+            log.critical("start refused", reason=str(error))
+            failures = [{"type": "lifespan.startup.failed", "message": ""}]
+        for message in failures:
+            await send(message)
+        raise
+
+
+def _add_headers(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -> list[tuple[bytes, bytes]]:
     whole = [*fields, _DOCS_POLICY] if path in _DOCS else [*fields]
     names = {name for name, _ in whole}
     if _REQUEST_ID_NAME not in names:
@@ -117,8 +143,9 @@ def _completed(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -
     return whole
 
 
-async def send_problem(send: Send, error: ArtStoreError, current: str) -> None:
-    body = error.to_wire(current)
+async def send_problem(send: Send, error: ArtStoreError, request_id: str) -> None:
+    """Sends a complete RFC 9457 response."""
+    body = error.to_wire(request_id)
     fields = {"content-type": PROBLEM_JSON, "content-length": str(len(body)), **error.headers()}
     headers = [(name.encode(), value.encode()) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -1,7 +1,7 @@
-"""The rules a request's head must keep, decided from the head alone, before any of the body is asked for.
+"""Validates a request's head, before any of the body is read.
 
-`find_framing_fault` holds where the end of the message is not certain: the connection must end with the refusal.
-`find_head_fault` is answered by the edge like any other error.
+After a framing fault the end of the message is not known, so the connection must end with the refusal. Other
+faults are answered by the edge like any error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from artstore.errors import (
 MAX_URL_BYTES = 8192
 MAX_FIELDS = 64
 MAX_HEAD_BYTES = 32 << 10
-"""Names and values together; a token has up to 8 KiB."""
+"""Limit for all field names and values together; an access token takes up to 8 KiB of it."""
 _VERSIONS = frozenset({"1.0", "1.1"})
 WITH_CONTENT = frozenset({"POST", "PUT", "PATCH"})
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD", "DELETE"})
@@ -34,9 +34,10 @@ _Fields = Iterable[tuple[bytes, bytes]]
 
 
 def find_framing_fault(method: str, version: str, fields: _Fields) -> ArtStoreError | None:
-    """A head that leaves open where its body ends, or that asks for another protocol. None for all others."""
+    """The error for a head that leaves the end of the body unknown or asks for another protocol; None without
+    such a fault."""
     if version not in _VERSIONS:
-        return UnsupportedVersion("this server speaks HTTP/1.1")
+        return UnsupportedVersion("use HTTP/1.1 or HTTP/1.0")
     if method == "CONNECT":
         return NotImplementedHere("CONNECT is not implemented: this server is not a proxy")
     codings = [value for name, value in fields if name == b"transfer-encoding"]
@@ -48,12 +49,12 @@ def find_framing_fault(method: str, version: str, fields: _Fields) -> ArtStoreEr
             return Malformed("Transfer-Encoding is not part of HTTP/1.0")
         return None
     if version == "1.0" and method in WITH_CONTENT and not any(name == b"content-length" for name, _ in fields):
-        return LengthRequired(f"a {method} under HTTP/1.0 needs Content-Length")
+        return LengthRequired(f"{method} over HTTP/1.0 needs Content-Length")
     return None
 
 
 def find_head_fault(scope: Scope) -> ArtStoreError | None:
-    """What the edge answers; None for a head that keeps the rules."""
+    """The error for any other invalid head; None for a valid one."""
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
         return UriTooLong(f"the path and the query are longer than {MAX_URL_BYTES} bytes")
     fields = scope["headers"]
@@ -84,22 +85,22 @@ def _content_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:
     codings = {coding.strip(b" \t").lower() for coding in value.split(b",")}
     if codings <= {b"identity", b""}:
         return None
-    return UnsupportedMediaType("Content-Encoding is not decoded here: send the content itself")
+    return UnsupportedMediaType("Content-Encoding is not supported: send the content without encoding")
 
 
 def _content_transfer_encoding(_scope: Scope, value: bytes) -> ArtStoreError | None:
     if value.strip(b" \t").lower() in _PLAIN_ENCODINGS:
         return None
-    return UnsupportedMediaType("Content-Transfer-Encoding is not part of HTTP and not decoded: send the plain bytes")
+    return UnsupportedMediaType("Content-Transfer-Encoding is not supported: send the plain bytes")
 
 
 def _content_range(_scope: Scope, _value: bytes) -> ArtStoreError | None:
-    return Malformed("Content-Range is not supported: a request carries whole content")
+    return Malformed("Content-Range is not supported: send the complete content")
 
 
 def _content(scope: Scope, value: bytes) -> ArtStoreError | None:
     if scope["method"] in _WITHOUT_CONTENT and value.strip(b"0") != b"":
-        return Malformed(f"a {scope['method']} carries no content here")
+        return Malformed(f"{scope['method']} takes no content")
     return None
 
 
@@ -109,8 +110,8 @@ _SINGLE = frozenset(
         b"range", b"if-range", b"if-modified-since", b"if-unmodified-since",
     }
 )  # fmt: skip
-"""Fields that are no lists. When one is repeated, every reader may take another value for the one that counts. Authorization is
-checked where it is read."""
+"""Fields that are not lists. If one is repeated, each recipient may use a different value. Authorization is
+checked in auth/access.py."""
 _PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
 _RULES = {
     b"expect": _expect,

@@ -1,4 +1,4 @@
-"""JSON answers and bodies without a model in between."""
+"""JSON responses and JSON request bodies, without FastAPI's models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from artstore.errors import InvalidFields, Malformed
 
 T = TypeVar("T")
 
-MAX_DEPTH = 32
-"""Of arrays and objects in each other in a body; ours have three or four."""
-_QUOTE = 0x22
-_OTHER_BYTES = bytes(set(range(256)) - set(b'[]{}"'))
-
 
 class JsonResponse(Response):
-    """`content` is bytes that are JSON already, or plain values and msgspec structs."""
+    """A response whose `content` is encoded JSON (bytes), or plain values and msgspec structs."""
 
     media_type = "application/json"
 
@@ -35,14 +30,13 @@ class JsonResponse(Response):
 
 
 def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
-    """The shape of every list."""
+    """The response of every list: {"items": [...], "next_cursor": text or null}."""
     return JsonResponse({"items": items, "next_cursor": next_cursor})
 
 
 async def read_json(request: Request, shape: type[T]) -> T:
-    """The request's body as a msgspec struct. Raises Malformed (no JSON) or InvalidFields (wrong shape)."""
+    """The request's body as a msgspec struct. Raises Malformed (not JSON) or InvalidFields (wrong shape)."""
     body = without_bom(await request.body())
-    check_depth(body)
     check_keys(body)
     try:
         return msgspec.json.decode(body, type=shape)
@@ -52,31 +46,21 @@ async def read_json(request: Request, shape: type[T]) -> T:
         raise Malformed("the body is not JSON") from error
 
 
-def check_depth(body: bytes) -> None:
-    """Raises Malformed for what is nested deeper than MAX_DEPTH, before a parser goes down there."""
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return
-    depth, quoted = 0, False
-    for mark in body.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _OTHER_BYTES):
-        if mark == _QUOTE:
-            quoted = not quoted
-        elif not quoted:
-            depth += 1 if mark in b"[{" else -1
-            if depth > MAX_DEPTH:
-                raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
-
-
 def check_keys(body: bytes | str) -> None:
-    """Raises Malformed when an object has a key twice: parsers disagree about which value counts (RFC 8259 §4). What is not
-    JSON at all is left to the parser behind this."""
+    """Raises Malformed if an object has a key twice, because parsers disagree about which value counts (RFC
+    8259 §4), or if the nesting is too deep to parse. A body that is not JSON at all is left to the caller's
+    parser."""
     try:
         json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
+    except ValueError:
         return
+    except RecursionError as error:
+        raise Malformed("the body is nested too deeply") from error
 
 
 def without_bom(body: bytes) -> bytes:
-    """Some editors and shells begin UTF-8 with a byte order mark; a parser may skip it (RFC 8259 §8.1)."""
+    """The body without the byte order mark that some editors and shells write; a parser may ignore it (RFC
+    8259 §8.1)."""
     return body.removeprefix(codecs.BOM_UTF8)
 
 
@@ -85,5 +69,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"the JSON has the key {twice[:64]!a} twice")
+        raise Malformed(f"the JSON object has the key {twice[:64]!a} twice")
     return found

@@ -1,4 +1,4 @@
-"""OpenAPI documents: what FastAPI knows, plus the data plane's routes, the security scheme and the problem answers."""
+"""OpenAPI documents: FastAPI's own, plus the data routes, the security scheme and the problem responses."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def answer(
 
 
 def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute]) -> Callable[[], dict[str, Any]]:
-    """A function for `app.openapi`; the document is made at the first call."""
+    """A function for `app.openapi`; it builds the document at the first call."""
     made: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From an exception to an RFC 9457 answer: the handlers every service installs."""
+"""Exception handlers that answer with RFC 9457 problem documents."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from artstore.logs import request_id
 MAX_FIELDS_NAMED = 20
 
 _Endpoint = tuple[str, re.Pattern[str], str]
-"""Path, its pattern, method."""
+"""(path, its compiled pattern, method)"""
 
 
 def install_problem_handlers(app: FastAPI, endpoints: Iterable[str] = ()) -> None:
-    """`endpoints` is what the application has, as "METHOD /path/{with}/parameters"."""
+    """Installs the handlers. `endpoints` lists the application's routes as "METHOD /path/{with}/parameters"."""
     app.add_exception_handler(ArtStoreError, _answer_own)
     app.add_exception_handler(RequestValidationError, _answer_validation)
     app.add_exception_handler(HTTPException, partial(_answer_http, _methods_by_path(endpoints)))
@@ -41,6 +41,7 @@ def install_problem_handlers(app: FastAPI, endpoints: Iterable[str] = ()) -> Non
 
 
 def problem_response(error: ArtStoreError) -> Response:
+    """The error as a response, with the id of the current request."""
     body = error.to_wire(request_id.get())
     return Response(body, error.status, headers=error.headers(), media_type=PROBLEM_JSON)
 
@@ -63,7 +64,7 @@ async def _answer_http(methods_by_path: list[_Endpoint], request: Request, error
     known = BY_STATUS.get(raised.status_code, Malformed if raised.status_code < 500 else InternalError)
     if known is not MethodNotAllowed:
         return problem_response(known())
-    # the framework names the methods of one of its routes only; RFC 9110 §10.2.1 wants the resource's
+    # Starlette names the methods of one route only; RFC 9110 §10.2.1 wants those of the resource
     path = request.url.path
     allowed = {method for name, _, method in methods_by_path if name == path}
     allowed = allowed or {method for _, pattern, method in methods_by_path if pattern.fullmatch(path)}
@@ -90,5 +91,5 @@ def was_cut_off() -> ArtStoreError:
 
 
 def too_deep() -> ArtStoreError:
-    """Only a parser goes as deep as its input does."""
+    """The error for RecursionError: only parsers recurse as deeply as their input is nested."""
     return Malformed("the request is nested too deeply")

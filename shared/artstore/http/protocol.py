@@ -1,7 +1,9 @@
-"""A connection: everything that its client can make the server hold, or wait for, is bounded.
+"""The server side of an HTTP/1.1 connection, with a bound on everything that a client can make the server
+buffer or wait for.
 
-uvicorn queues all requests that have arrived, ends a connection whose client has shut down its sending side, and waits without
-limit for heads, for content that is not read and for answers that are not taken. This class replaces those parts.
+uvicorn's own class queues all pipelined requests, ends a connection whose client has shut down its sending
+side, and waits without limit for heads, for unread content and for responses that are not read. This class
+replaces those parts.
 """
 
 from __future__ import annotations
@@ -15,42 +17,43 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, Malformed, Unavailable
 from artstore.http.connections import Connections
-from artstore.http.exchange import Exchange
 from artstore.http.output import EXTENSION, Output
-from artstore.http.reader import Head, RequestReader
+from artstore.http.parser import RequestHead, RequestParser
+from artstore.http.request_cycle import RequestCycle
 from artstore.limits.addresses import as_caller, find_client
 from artstore.limits.gate import PRINCIPAL
 
 HEAD_TIMEOUT_S = 15.0
 LINGER_S = 30.0
-"""A client that is answered before its content was read may go on sending for so long: a connection that is closed at once
-is reset, and the client loses the answer (RFC 9112 §9.6)."""
+"""How long we keep reading after an early response. Closing at once would reset the connection, and the
+client would lose the response (RFC 9112 §9.6)."""
 SURPLUS_S = 1.0
-"""A connection beyond the limit is refused at its first byte, and closed after this long without one."""
+"""A connection beyond the limit is refused at its first byte, and closed if none arrives in this time."""
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. A request is parsed when the answer to the one before it has ended."""
+    """One connection. A pipelined request is parsed only after the response to the request before it has
+    ended."""
 
     _unparsed = b""
-    """Bytes of later requests. While there are any, reading is paused."""
+    """Bytes of pipelined requests. Reading is paused while there are any."""
     _half_closed = False
     """The client has shut down its sending side."""
     _draining = False
-    """The last answer is out; input is dropped until the client closes."""
+    """The last response was sent; input is discarded until the client closes."""
     _surplus = False
     _timer: asyncio.TimerHandle | None = None
 
-    cycle: Exchange
+    cycle: RequestCycle
     _output: Output
 
     def __init__(self, *given: Any, open_connections: Connections, **named: Any) -> None:
         super().__init__(*given, **named)
         self._open = open_connections
-        self._reader = RequestReader(self)
+        self._parser = RequestParser(self)
         self.address = ""
 
-    # --- the connection's life
+    # --- lifetime of the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,19 +66,19 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._unset_keepalive_if_required()
-        self._output.forget()
+        self._output.stop_watching()
         self._keep_unparsed(b"")
         self._open.remove(self)
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more, but may still read (RFC 9112 §9.6): what it asked for whole is carried out and answered.
-        Returns whether the connection stays open."""
+        """The client will send no more, but may still read (RFC 9112 §9.6): complete requests are processed
+        and answered. Returns True to keep the connection open."""
         self._half_closed = True
-        under_way = self._is_busy or self._reader.in_partial_head or self._unparsed
+        under_way = self._is_busy or self._parser.in_partial_head or self._unparsed
         if self.transport.is_closing() or self._draining or not under_way:
             return False
-        if not self._reader.whole:
+        if not self._parser.complete:
             self._refuse_cut_off()
             return False
         if not self._unparsed:
@@ -87,7 +90,7 @@ class Connection(HttpToolsProtocol):
         super().shutdown()
 
     def evict(self) -> None:
-        """Closes this connection in favour of a new one; an answer that is not taken must not delay that."""
+        """Aborts this connection in favour of a new one, without waiting for unsent data."""
         self.transport.abort()
 
     @property
@@ -104,7 +107,7 @@ class Connection(HttpToolsProtocol):
         if self._draining:
             return
         if self._surplus:
-            self._refuse(Unavailable("too many connections are open", retry_after_s=1))
+            self._refuse(Unavailable("this service has too many open connections", retry_after_s=1))
             return
         self._unset_keepalive_if_required()
         if self._unparsed:
@@ -113,23 +116,23 @@ class Connection(HttpToolsProtocol):
             self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        """Up to the end of the request under way; what is behind it waits for the answer."""
-        at, reader = 0, self._reader
+        """Parses up to the end of the current request; the bytes behind it wait for its response."""
+        at, parser = 0, self._parser
         while at < len(data):
             if self.transport.is_closing() or self._draining:
                 return
-            if reader.whole and self._is_busy:
+            if parser.complete and self._is_busy:
                 self._wait_with(data[at:])
                 return
             try:
-                at, begun = reader.feed(data, at)
+                at, ready = parser.feed(data, at)
             except ArtStoreError as error:
                 self._refuse(error)
                 return
-            if begun:
+            if ready:
                 self._open.begin(self)
                 self._start_asgi_task(self.cycle, self.app)
-        if self._timer is None and reader.in_head and not self._is_busy:
+        if self._timer is None and parser.in_head and not self._is_busy:
             self._close_after(HEAD_TIMEOUT_S)
 
     def _wait_with(self, rest: bytes) -> None:
@@ -143,9 +146,9 @@ class Connection(HttpToolsProtocol):
         self._open.waiting_bytes += len(rest) - len(self._unparsed)
         self._unparsed = rest
 
-    # --- what the reader finds
+    # --- callbacks of the parser
 
-    def head_came(self, head: Head) -> None:
+    def on_head(self, head: RequestHead) -> None:
         self._stop_timer()
         path = head.path.decode("ascii")
         self.scope = {
@@ -164,7 +167,7 @@ class Connection(HttpToolsProtocol):
             "state": self.app_state.copy(),
             "extensions": {EXTENSION: self._output},  # type: ignore[dict-item]
         }
-        self.cycle = Exchange(
+        self.cycle = RequestCycle(
             scope=self.scope,
             transport=self._output,  # type: ignore[arg-type]
             flow=self.flow,
@@ -179,11 +182,11 @@ class Connection(HttpToolsProtocol):
         )
         self.cycle.stated_bytes = head.stated_bytes
 
-    def content_came(self, content: bytes) -> None:
+    def on_content(self, content: bytes) -> None:
         self.cycle.received_bytes += len(content)
         self.on_body(content)
 
-    def request_ended(self) -> None:
+    def on_request_end(self) -> None:
         self._stop_timer()
         self.cycle.more_body = False
         if self.cycle.response_complete:
@@ -199,11 +202,11 @@ class Connection(HttpToolsProtocol):
         self._output.watch()
         if self.transport.is_closing() or self._draining:
             return
-        if self._unparsed and self._reader.whole:
-            self.loop.call_soon(self._go_on)  # no more is read until these are begun
+        if self._unparsed and self._parser.complete:
+            self.loop.call_soon(self._resume)  # nothing more is read before these are parsed
             return
         self.flow.resume_reading()
-        if not self._reader.whole:
+        if not self._parser.complete:
             if self._timer is None:
                 self._close_after(LINGER_S)
         elif self._half_closed:
@@ -215,8 +218,8 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close)
 
-    def _go_on(self) -> None:
-        """With what came behind the request that is answered now."""
+    def _resume(self) -> None:
+        """Parses the bytes that waited for the response."""
         if self.transport.is_closing() or self._is_busy:
             return
         rest = self._unparsed
@@ -225,7 +228,7 @@ class Connection(HttpToolsProtocol):
         self._parse(rest)
         if not self._half_closed or self.transport.is_closing() or self._draining:
             return
-        if not self._reader.whole:
+        if not self._parser.complete:
             self._refuse_cut_off()
         elif not self._is_busy:
             self._close()
@@ -236,7 +239,7 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
         self._output.watch()
 
-    # --- ends
+    # --- closing
 
     def _close_after(self, seconds: float) -> None:
         self._stop_timer()
@@ -253,10 +256,11 @@ class Connection(HttpToolsProtocol):
             self._output.watch()
 
     def _finish(self) -> None:
-        """Closes after the last answer. While the client may still be sending it first gets the end of our side."""
+        """Closes after the last response. If the client may still be sending, only our sending side is closed
+        first."""
         if self.transport.is_closing() or self._draining:
             return
-        if self._half_closed or (self._reader.whole and not self._unparsed):
+        if self._half_closed or (self._parser.complete and not self._unparsed):
             self._close()
             return
         self._draining = True
@@ -268,7 +272,8 @@ class Connection(HttpToolsProtocol):
         self._output.watch()
 
     def _refuse(self, error: ArtStoreError) -> None:
-        """Ends the connection; with an answer, unless another one is on its way. The application sees a disconnect."""
+        """Ends the connection, with a problem response unless a response has already begun. The application
+        sees a disconnect."""
         cycle, answering = self.cycle, self._is_busy and self.cycle.response_started
         if not answering and not self.transport.is_closing():
             self._output.write_problem(error, str(uuid7()))
@@ -281,4 +286,4 @@ class Connection(HttpToolsProtocol):
             self._finish()
 
     def _refuse_cut_off(self) -> None:
-        self._refuse(Malformed(f"the {'head' if self._reader.in_head else 'body'} was cut off"))
+        self._refuse(Malformed(f"the {'head' if self._parser.in_head else 'body'} was cut off"))

@@ -1,4 +1,4 @@
-"""The Range field of RFC 9110 §14: one byte range, or none."""
+"""Parses the Range field (RFC 9110 §14): one byte range, or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEYOND_EVERY_FILE = 2**63
 
 
 class ByteRange(NamedTuple):
-    """`first` and `last` are positions of bytes, both included."""
+    """`first` and `last` are byte positions, both inclusive."""
 
     first: int
     last: int
@@ -23,11 +23,12 @@ class ByteRange(NamedTuple):
 
 
 def choose_range(field: str, size_bytes: int) -> ByteRange | None:
-    """What part of a file of `size_bytes` a Range field asks for; None is the whole file.
+    """The part of a file of `size_bytes` that a Range field selects; None selects the whole file. Raises
+    RangeNotSatisfiable.
 
-    A field that is malformed, of another unit or asks for several ranges is ignored, as §14.2 allows. Raises
-    RangeNotSatisfiable. `-n` of an empty file is satisfiable (§14.1.2) but Content-Range cannot express it: the whole. So is
-    `0-` of an empty file here, which download managers send for every file.
+    A field that is malformed, has another unit or several ranges is ignored, as §14.2 allows. `-n` on an
+    empty file is satisfiable (§14.1.2) but Content-Range cannot express it, so it selects the whole file.
+    `0-`, which download managers send for every file, is treated in the same way.
     """
     unit, equals, ranges = field.partition("=")
     specs = [spec.strip(" \t") for spec in ranges.split(",")]
@@ -58,6 +59,6 @@ def _suffix(length: int, size_bytes: int) -> ByteRange | None:
 
 
 def _position(digits: str) -> int:
-    """Digits of any number: int() alone refuses more than 4300."""
+    """int() refuses more than 4300 digits, so a long number is replaced by one beyond every file."""
     digits = digits.lstrip("0") or "0"
     return int(digits) if len(digits) < 19 else _BEYOND_EVERY_FILE

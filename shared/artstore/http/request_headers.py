@@ -1,7 +1,8 @@
-"""Headers that change what a request means: an endpoint honours them or refuses the request (docs/api-headers.md).
+"""Headers that change the meaning of a request: an endpoint honours them or refuses the request
+(docs/api-headers.md).
 
-Each endpoint names the ones that it evaluates itself; `check` refuses the others. On GET and HEAD those that may be passed over
-without harm are (RFC 9110 §13 and §14): the answer is then the whole, current one.
+Each endpoint lists the ones that it evaluates; `check` refuses the others. GET and HEAD ignore those that may
+be ignored safely (RFC 9110 §13 and §14) and return the complete, current representation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-un
 RANGES = frozenset({"range", "if-range"})
 
 CHANGED_BY_REVISION = frozenset({"if-match"})
-"""Of an endpoint that changes a file under the revision the client has seen."""
+"""For endpoints that change a file only if it has the revision in If-Match."""
 NOTHING: frozenset[str] = frozenset()
 
 _READING = frozenset({"GET", "HEAD"})
@@ -24,12 +25,13 @@ _REFUSED = frozenset(name.encode() for name in CONDITIONS | RANGES | DIGESTS)
 _REMEDIES = {
     "if-unmodified-since": "send If-Match with the revision",
     "if-none-match": "send If-Match with the revision",
-    "range": "content is replaced as a whole",
+    "range": "content can only be replaced completely",
 }
 
 
 def check(method: str, fields: Iterable[tuple[bytes, bytes]], honoured: Collection[str] = NOTHING) -> None:
-    """Raises UnsupportedHeader, and RevisionMismatch for `If-None-Match: *` where only something that exists can be changed."""
+    """Raises UnsupportedHeader; RevisionMismatch for `If-None-Match: *` on an endpoint that changes an
+    existing file."""
     refused = _REFUSED_ON_READING if method in _READING else _REFUSED
     for name, value in fields:
         if name in refused and (shown := name.decode()) not in honoured:

@@ -1,4 +1,4 @@
-"""/health/live, /health/ready and /metrics, the same on every service."""
+"""The endpoints /health/live, /health/ready and /metrics of every service."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from artstore.http.json import JsonResponse
 from artstore.metrics import CONTENT_TYPE, exposition
 
 MAX_SHARE = 0.1
-"""Of a process's time that goes into its metrics, however many ask for them: nobody has to show who he is for that."""
+"""Share of the process's time for the metrics page, which anybody may request without credentials."""
 MAX_CREDIT_S = 1.0
-"""Time saved up, so that every ordinary scraper gets values of this moment."""
+"""Unused time that accumulates, so that an ordinary scraper always gets current values."""
 
 
 class Exposition:
-    """The metrics' text. Who asks when the share is used up gets the text made last, a fraction of a second old."""
+    """The metrics page. While the time share is used up it returns the previous text, which is a fraction of
+    a second old."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -45,7 +46,7 @@ def status_router(audience: Audience, registry: CollectorRegistry) -> APIRouter:
     async def live() -> Response:
         return JsonResponse({"status": "live"})
 
-    @router.get("/health/ready", tags=["status"], summary="200, or 503 with what is missing")
+    @router.get("/health/ready", tags=["status"], summary="200, or 503 with the checks that fail")
     async def ready(request: Request) -> Response:
         health = request.app.state.runtime.health
         return JsonResponse(health.report(), 200 if health.ready else 503)

@@ -1,4 +1,4 @@
-"""Which address a request comes from, when some proxies are trusted to say so."""
+"""The client address of a request, taken from X-Forwarded-For if the proxies are trusted."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 UNKNOWN = "unknown"
-"""A peer without an address: a unix socket."""
+"""Key for a peer without an address, such as a unix socket."""
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Raises ValueError."""
+    """Addresses and CIDR networks. Raises ValueError."""
     return tuple(ipaddress.ip_network(text.strip()) for text in texts)
 
 
 def find_client(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address | None:
-    """The nearest address that is not a trusted proxy's: X-Forwarded-For is read from its end, and only as far as it was
-    written by trusted ones."""
+    """The nearest address that is not a trusted proxy's. X-Forwarded-For is read from its end, and only as
+    far as trusted proxies wrote it."""
     address = _parse(peer or "")
     if address is None:
         return None
@@ -32,7 +32,8 @@ def find_client(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Ne
 
 
 def as_caller(address: Address | None) -> str:
-    """Whom a limit counts. An IPv6 caller is its /64, since one host has all of it."""
+    """The key that limits count an address under. For IPv6 it is the /64 network, because one host usually
+    owns all of it."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return UNKNOWN if address is None else str(address)

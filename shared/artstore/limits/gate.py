@@ -1,6 +1,8 @@
-"""Where limits meet requests, plain ASGI: by address before the caller is known, by account as soon as it is.
+"""Applies the limits to requests, as ASGI middleware: by address before the caller is authenticated, by
+account afterwards.
 
-Health, metrics and the API's description are never limited, module accounts neither: they act for others, who were counted.
+Health, metrics and the API description are never limited. Module accounts are not limited either: they act
+for accounts whose requests were counted.
 """
 
 from __future__ import annotations
@@ -29,21 +31,21 @@ NEVER_LIMITED = frozenset(
 )
 TOKEN_PATH = "/api/auth/token"
 FAILURES_PER_MINUTE = 60
-"""A client whose secret has run out and that tries each second is a nuisance, not an attack."""
+"""Tolerated because a client with an expired secret that retries every second is not an attack."""
 FAILURES_OF_ACCOUNT = 5
-"""An account may have so many times the failures of an address: more are told to be too many, from wherever they come. Right
-logins never are, or whoever knows its name could lock an account out."""
+"""Failed logins of one account may be this many times those of an address; more get 429, from every address.
+A correct login is never refused for that, or anybody who knows its name could lock an account out."""
 MAX_BLOCKED = 10_000
 PRINCIPAL = "principal"
-"""Key in the request's state: who is known by a token."""
+"""Key in the request's state: the authenticated Principal."""
 FAILED = "failed_login"
-"""Key in the request's state: credentials were wrong, whatever the status says."""
-STATE = "limit"
-"""Key in the request's state: the Decision that the answer's headers tell."""
+"""Key in the request's state: the credentials were wrong, whatever the status of the response."""
+DECISION = "limit"
+"""Key in the request's state: the Decision that the RateLimit headers report."""
 
 
 class Limits:
-    """Quotas of a service and who is shut out."""
+    """The quotas of a service and the blocked addresses."""
 
     def __init__(
         self, settings: LimitSettings, limiter: Limiter, load: Load, transfers: Transfers, clock: Clock
@@ -64,16 +66,18 @@ class Limits:
         self._blocked_until_s: dict[str, float] = {}
 
     async def admit(self, connection: HTTPConnection, principal: Principal) -> None:
-        """Counts a request of a known account; of a module's none, since it acts for others. Raises RateLimited."""
+        """Counts a request of an account, except a module's, which acts for other accounts. Raises
+        RateLimited."""
         if principal.role is not Role.SERVICE:
             await self._count(connection, f"account:{principal.subject}", principal.rate_per_minute)
 
     async def admit_login(self, connection: HTTPConnection, subject: str, rate_per_minute: int | None) -> None:
-        """Counts a login whose secret was right, apart from the account's requests, of modules too. Raises RateLimited."""
+        """Counts a successful login separately from the account's requests, also for modules. Raises
+        RateLimited."""
         await self._count(connection, f"login:{subject}", rate_per_minute)
 
     async def fail_login(self, connection: HTTPConnection, client_id: str) -> None:
-        """Counts a login whose secret was wrong, for the account as well as for the address. Raises RateLimited."""
+        """Counts a failed login for the account in addition to the address. Raises RateLimited."""
         connection.scope.setdefault("state", {})[FAILED] = True
         decision = await self.limiter.take(f"logins:{client_id}", self._failed_logins)
         if not decision.allowed:
@@ -81,22 +85,23 @@ class Limits:
 
     async def _count(self, connection: HTTPConnection, key: str, rate_per_minute: int | None) -> None:
         decision = await self.limiter.take(key, self._quota_of(rate_per_minute))
-        connection.scope.setdefault("state", {})[STATE] = decision
+        connection.scope.setdefault("state", {})[DECISION] = decision
         if not decision.allowed:
             raise refusal(decision)
 
     def find_client(self, scope: Scope) -> Address | None:
-        """Where a request comes from, as far as the trusted proxies tell."""
+        """The client's address, as reported by the trusted proxies; None for a peer without an address."""
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         return find_client((scope.get("client") or (None,))[0], forwarded, self._trusted)
 
     def address_of(self, scope: Scope) -> str:
-        """Whom the limits count."""
+        """The key that the limits count the request's address under."""
         return as_caller(self.find_client(scope))
 
     @contextmanager
     def transfer(self, principal: Principal) -> Iterator[None]:
-        """One transfer of an account. It waits for the network most of its time, so it is no load. Raises RateLimited."""
+        """Holds one of the account's transfers during the block. A transfer mostly waits for the network, so
+        it does not count as load. Raises RateLimited."""
         with self.transfers.hold(principal):
             self.load.in_flight -= 1
             try:
@@ -104,14 +109,15 @@ class Limits:
             finally:
                 self.load.in_flight += 1
 
-    async def meet(self, address: str) -> Decision:
-        """Counts a request that shows no credentials."""
+    async def count_anonymous(self, address: str) -> Decision:
+        """Counts a request without credentials."""
         return await self.limiter.take(f"address:{address}", self._address)
 
-    async def fail(self, address: str) -> Decision:
-        """Counts credentials that were not valid. An address that brings too many is blocked for `ip_block_s`: further ones
-        that are not valid are neither counted nor written to the audit log, and answered 429. Valid ones are not affected: many
-        callers may share the address of a gateway, and nobody can guess a signature or a secret of 256 bits."""
+    async def count_failure(self, address: str) -> Decision:
+        """Counts invalid credentials. An address with too many is blocked for `ip_block_s`: its further
+        invalid credentials are answered 429 without being counted or audited. Valid credentials are not
+        affected, because many callers may share the address of a gateway, and nobody can guess a signature or
+        a 256-bit secret."""
         decision = await self.limiter.take(f"failures:{address}", self._failures)
         if not decision.allowed:
             if len(self._blocked_until_s) >= MAX_BLOCKED:
@@ -120,7 +126,7 @@ class Limits:
         return decision
 
     def blocked_s(self, scope: Scope) -> int:
-        """Seconds for which the request's address stays blocked; 0 when it is not."""
+        """Seconds until the request's address is no longer blocked; 0 if it is not blocked."""
         if not self._blocked_until_s:
             return 0
         address = self.address_of(scope)
@@ -142,13 +148,14 @@ class Limits:
 
 
 def refusal(decision: Decision) -> RateLimited:
+    """The error for a request that the decision does not allow."""
     return RateLimited(
         f"the limit is {decision.quota.per_minute:g} requests a minute", retry_after_s=decision.retry_after_s
     )
 
 
 class Gate:
-    """Wraps the application inside the edge."""
+    """The middleware inside the edge."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self._app, self._limits = app, limits
@@ -157,7 +164,7 @@ class Gate:
         if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
             await self._app(scope, receive, send)
             return
-        # A token is verified first and a login is tried first: only those that fail count, once the answer shows it.
+        # Credentials are checked first; only invalid ones count, when the response shows it.
         login = scope["path"] == TOKEN_PATH
         presented = login or b"authorization" in [name for name, _ in scope["headers"]]
         refused = None if presented else await self._refused(scope)
@@ -171,13 +178,13 @@ class Gate:
             self._limits.load.in_flight -= 1
 
     async def _refused(self, scope: Scope) -> RateLimited | None:
-        decision = await self._limits.meet(self._limits.address_of(scope))
-        scope.setdefault("state", {})[STATE] = decision
+        decision = await self._limits.count_anonymous(self._limits.address_of(scope))
+        scope.setdefault("state", {})[DECISION] = decision
         return None if decision.allowed else refusal(decision)
 
 
 class _Answer:
-    """The answer on its way out: a failure is counted, and the limit's headers are added."""
+    """Wraps `send`: counts a failure that the response shows, and adds the RateLimit headers."""
 
     __slots__ = ("_limits", "_login", "_presented", "_receive", "_replaced", "_scope", "_send")
 
@@ -196,46 +203,46 @@ class _Answer:
                 self._replaced = True
                 await problem_response(refused)(self._scope, self._receive, self._send)
                 return
-            _tell(self._scope, message)
+            _add_headers(self._scope, message)
         await self._send(message)
 
     async def _late_refusal(self, status: int) -> RateLimited | None:
-        """Counts what only the answer shows; what was done for it cost no more than the refusal."""
+        """Counts what only the response reveals. Up to then the request has cost no more than a refusal."""
         state = self._scope.setdefault("state", {})
         if FAILED in state or (status == 401 and self._presented):
-            return await self._failed()
+            return await self._count_failure()
         known = status == 200 if self._login else PRINCIPAL in state
         if self._presented and not known and status < 500:
-            # a form without credentials, or a token where none is asked for, makes nobody known
-            return await self._met()
+            # a form without credentials, or a token on a public endpoint, does not authenticate
+            return await self._count_anonymous()
         return None
 
-    async def _failed(self) -> RateLimited | None:
+    async def _count_failure(self) -> RateLimited | None:
         wait_s = self._limits.blocked_s(self._scope)
         if not wait_s:
-            if self._login and (refused := await self._met()) is not None:
+            if self._login and (refused := await self._count_anonymous()) is not None:
                 return refused
-            decision = await self._limits.fail(self._limits.address_of(self._scope))
+            decision = await self._limits.count_failure(self._limits.address_of(self._scope))
             wait_s = 0 if decision.allowed else decision.retry_after_s
         return RateLimited("too many failed requests from this address", retry_after_s=wait_s) if wait_s else None
 
-    async def _met(self) -> RateLimited | None:
-        decision = await self._limits.meet(self._limits.address_of(self._scope))
-        self._scope["state"][STATE] = decision
+    async def _count_anonymous(self) -> RateLimited | None:
+        decision = await self._limits.count_anonymous(self._limits.address_of(self._scope))
+        self._scope["state"][DECISION] = decision
         return None if decision.allowed else refusal(decision)
 
 
-def _tell(scope: Scope, message: Message) -> None:
+def _add_headers(scope: Scope, message: Message) -> None:
     state: dict[str, Any] = scope.get("state", {})
-    decision: Decision | None = state.get(STATE)
+    decision: Decision | None = state.get(DECISION)
     if decision is not None:
         message["headers"] = [*message.get("headers", []), *decision.headers()]
 
 
 def _with_limit(scope: Scope, send: Send) -> Send:
-    async def told(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            _tell(scope, message)
+            _add_headers(scope, message)
         await send(message)
 
-    return told
+    return send_with_headers

@@ -1,7 +1,8 @@
-"""GCRA, the generic cell rate algorithm (ITU-T I.371), as a pure decision; `REDIS_SCRIPT` is the same one in Lua.
+"""GCRA, the generic cell rate algorithm (ITU-T I.371), as a pure function; `REDIS_SCRIPT` is the same
+algorithm in Lua.
 
-A caller has a *level* in seconds that falls with the clock. Each request raises it by the quota's cost, and is let through
-while the level stays within the tolerance. Redis keeps the moment at which the level will be zero.
+Each caller has a *level* in seconds that falls with time. A request raises it by the cost of the quota, and
+is allowed while the level stays within the tolerance. Redis stores the time at which the level will be zero.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from functools import lru_cache
 import msgspec
 
 LEASE_SHARE = 16
-"""At most this part of what is left is given to one process in advance: near the limit every request asks for itself."""
+"""One process leases at most this fraction of the remaining requests in advance, so near the limit every
+request is decided alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quota:
-    """`per_minute` requests, `burst` of them at once. `penalty_s`: how long whoever goes over it is shut out."""
+    """`per_minute` requests, `burst` of them at once. `penalty_s` is how long a caller that exceeds it is
+    blocked."""
 
     name: str
     per_minute: float
@@ -35,7 +38,8 @@ class Quota:
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What the caller is told. One is made for each request: a struct costs a tenth of a frozen dataclass."""
+    """The decision about one request. A msgspec struct, because creating one costs a tenth of a frozen
+    dataclass."""
 
     allowed: bool
     quota: Quota
@@ -49,12 +53,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def reset_s(self) -> int:
-        """Seconds until the whole burst may be sent again."""
+        """Seconds until the full burst is available again."""
         return max(0, math.ceil(self.level_s))
 
     @property
     def retry_after_s(self) -> int:
-        """Seconds until one request is let through."""
+        """Seconds until the next request is allowed; at least 1."""
         wait_s = self.level_s + self.quota.cost_s / self.factor - self.quota.tolerance_s
         return max(1, math.ceil(wait_s - 1e-6))
 
@@ -65,13 +69,15 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(maxsize=256)
 def _policy(quota: Quota, factor: float) -> bytes:
-    """RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10): what is valid now, also when limits are tightened."""
+    """RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10) with the current values, also while limits
+    are tightened."""
     q, burst = max(1, int(quota.per_minute * factor)), max(1, int(quota.burst * factor))
     return f'"{quota.name}";q={q};w=60;artstore-burst={burst}'.encode()
 
 
 def grant(quota: Quota, factor: float, level_s: float, need: int, want: int) -> tuple[int, float]:
-    """How many requests are let through, and the level then. `need` wait now; up to `want` would be kept for later ones."""
+    """The number of requests that are granted, and the level afterwards. `need` requests are waiting; up to
+    `want` are leased if possible. `factor` scales the rate, `level_s` is the current level."""
     cost_s = quota.cost_s / factor
     available = _whole((quota.tolerance_s - level_s) / cost_s)
     if available >= 1:
@@ -112,5 +118,5 @@ for i, key in ipairs(KEYS) do
 end
 return answer
 """
-"""Times in microseconds by the clock of Redis. KEYS: one per caller; ARGV: cost, tolerance, penalty, need, want, back each.
-The answer: granted and level for each."""
+"""Times are in microseconds by the clock of Redis. KEYS: one per caller. ARGV, for each: cost, tolerance,
+penalty, need, want, back (the unused lease to give back). Returns granted and level for each."""

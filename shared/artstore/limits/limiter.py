@@ -1,7 +1,8 @@
-"""The limiter of one process. All processes ask the same Redis, at most one trip per request, and fewer by leasing: a busy
-caller is granted several requests at once, paid for in advance, so no number of processes lets through more than the limit.
+"""The rate limiter of one process. All processes share their state in Redis, with at most one round trip per
+request; busy callers need fewer, because requests are leased in batches. Leases count when they are granted,
+so all processes together stay within the limit.
 
-While Redis is away each process goes on by itself with what it last knew, and counts that.
+While Redis is unavailable each process continues with the state that it knows, and counts these decisions.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ log = get_logger("artstore.limits")
 
 PREFIX = "artstore:limit:"
 LEASE_S = 0.5
-"""What was leased and not used for so long is given back with the next trip."""
+"""An unused lease is given back after this time, with the next round trip."""
 MAX_LEASE = 1024
 TRIP_TIMEOUT_S = 0.25
 AWAY_S = 1.0
-"""After a failed trip Redis is left alone for so long."""
+"""Pause after a failed round trip before Redis is asked again."""
 MAX_CALLERS = 20_000
-"""Callers remembered by a process; the one that came first is forgotten first."""
+"""Callers that a process keeps state of; the oldest entry is dropped first."""
 MAX_CALLERS_A_TRIP = 256
 
 
 @dataclass(slots=True)
 class _Caller:
-    """`level_s` was the level at `at_s`, lease included."""
+    """The state of one caller. `level_s` was the level at `at_s`, with the lease included."""
 
     level_s: float = 0.0
     at_s: float = 0.0
@@ -56,18 +57,18 @@ class _Ask:
 
 
 class Limiter:
-    """`take` lets one request through or not. Works locally until `connect` is called."""
+    """Decides about requests. It works locally until `connect` is called."""
 
     def __init__(self, clock: Clock, load: Load, registry: CollectorRegistry) -> None:
         self._clock, self._load = clock, load
         self._callers: dict[str, _Caller] = {}
         self._script: Any = None
         self._away_until_s = float("-inf")
-        self._locally = OutageLog(log, "limits are kept locally")
+        self._locally = OutageLog(log, "rate limits decided locally")
         self._trips: Group[_Ask, Decision] = Group(self._trip, max_items=MAX_CALLERS_A_TRIP)
         self._decided = Counter(
             "rate_limit_decisions_total",
-            "Where it was decided whether a request is let through: at Redis or, while that is away, here",
+            "Rate limit decisions, by Redis or, while it is unavailable, locally",
             ["by", "result"],
             registry=registry,
         )
@@ -76,7 +77,7 @@ class Limiter:
         self._script = redis.register_script(REDIS_SCRIPT)
 
     async def take(self, key: str, quota: Quota) -> Decision:
-        """`key` names the caller; equal keys share the quota over all processes."""
+        """Counts one request of the caller `key`; equal keys share the quota across all processes."""
         now_s = self._clock.monotonic_s()
         caller = self._callers.get(key)
         if caller is not None and caller.lease > 0 and now_s - caller.at_s < LEASE_S:
@@ -85,7 +86,7 @@ class Limiter:
         return await self._trips.add(_Ask(key, quota))
 
     async def _trip(self, asks: list[_Ask]) -> Sequence[Decision]:
-        """All who came while the last trip was under way, several of them perhaps for the same caller."""
+        """Decides about all requests that arrived during the last round trip; several may be of one caller."""
         now_s = self._clock.monotonic_s()
         waiting: dict[str, list[int]] = {}
         for index, ask in enumerate(asks):
@@ -106,7 +107,7 @@ class Limiter:
     async def _ask_redis(
         self, waiting: dict[str, list[int]], callers: dict[str, _Caller], quotas: dict[str, Quota], now_s: float
     ) -> dict[str, int] | None:
-        """How many are granted by key; None when Redis is away."""
+        """Granted requests by key; None if Redis is unavailable."""
         if self._script is None or now_s < self._away_until_s:
             return None
         arguments: list[str] = []
@@ -126,7 +127,7 @@ class Limiter:
             self._away_until_s = now_s + AWAY_S
             self._locally.failed(type(error).__name__)
             return None
-        self._locally.passed()
+        self._locally.succeeded()
         now_s = self._clock.monotonic_s()
         for index, caller in enumerate(callers.values()):
             caller.level_s, caller.at_s = answer[2 * index + 1] / 1e6, now_s

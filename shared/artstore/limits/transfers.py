@@ -1,5 +1,5 @@
-"""How many transfers an account may have under way in one process. Rates count how often a caller begins; a slow transfer is
-begun once and may hold its connections for hours."""
+"""Limits the concurrent transfers of an account in one process. Rate limits count only the begin of a
+request; a slow transfer may hold its connections for hours."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ RETRY_AFTER_S = 5
 
 
 class Transfers:
-    """Counts by account. A module's transfers are not limited: it carries them out for accounts that were."""
+    """Transfers in progress by account. Module accounts are not limited: they act for accounts that were
+    counted."""
 
     def __init__(self, limit: int, registry: CollectorRegistry) -> None:
         self._limit = limit
         self._by_account: Tally[str] = Tally()
-        Gauge("transfers_in_progress", "Bodies of files under way, of all accounts", registry=registry).set_function(
+        Gauge("transfers_in_progress", "File transfers in progress, of all accounts", registry=registry).set_function(
             self._by_account.total
         )
         self._refused = prometheus_client.Counter(
-            "transfers_refused_total", "Transfers refused because the account had too many under way", registry=registry
+            "transfers_refused_total",
+            "Transfers refused because the account had too many in progress",
+            registry=registry,
         )
 
     @contextmanager
     def hold(self, principal: Principal) -> Iterator[None]:
-        """One transfer's time. Raises RateLimited."""
+        """Counts one transfer during the block. Raises RateLimited."""
         if principal.role is Role.SERVICE:
             yield
             return
@@ -40,7 +43,8 @@ class Transfers:
         if self._by_account[account] >= self._limit:
             self._refused.inc()
             raise RateLimited(
-                f"the account has {self._limit} transfers under way here, its limit", retry_after_s=RETRY_AFTER_S
+                f"the account has reached its limit of {self._limit} concurrent transfers in this process",
+                retry_after_s=RETRY_AFTER_S,
             )
         self._by_account[account] += 1
         try:

@@ -1,1 +1,1 @@
-"""Calls from one module to another: connections, limits, circuit breakers, and the detection of a peer that hangs."""
+"""Calls between services: connections, limits, circuit breakers, detection of peers that hang."""

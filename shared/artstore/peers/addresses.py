@@ -1,7 +1,8 @@
-"""Which addresses a service may be sent to by an URL it was given (OWASP: server-side request forgery).
+"""Which addresses a service may connect to for a URL that it was given (OWASP: server-side request forgery).
 
-An element's URL is only an origin. Loopback and private networks are where elements live, so those are open; what no element
-can have, and clouds keep their metadata and credentials on, is not: link-local, multicast, unspecified, reserved.
+An element's URL is only an origin. Elements run on loopback and private networks, so those are allowed.
+Link-local, multicast, unspecified and reserved addresses are not: clouds serve metadata and credentials
+there.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from aiohttp.resolver import ThreadedResolver
 MAX_URL_CHARS = 255
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*\.?", re.IGNORECASE)
 _NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9]+)\.?", re.IGNORECASE)
-"""A last label like this makes the whole name an IPv4 address in some spelling (WHATWG URL): only the usual one is taken."""
+"""A last label of this form makes the whole name an unusual spelling of an IPv4 address (WHATWG URL); only
+the usual one is accepted."""
 _METADATA_NAMES = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal"}
 )
 _METADATA = frozenset({"100.100.100.200", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"})
-"""Of clouds that do not keep it on a link-local address."""
+"""Metadata addresses of clouds that are not link-local."""
 
 
 def find_fault(url: str) -> str | None:
-    """Why the URL may not be called; None when it may."""
-    wanted = "an element's url is http(s)://host[:port]"
+    """The reason why the URL must not be called, or None."""
+    wanted = "an element's url must be http(s)://host[:port]"
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url or len(url) > MAX_URL_CHARS:
         return wanted
     try:
@@ -47,20 +49,20 @@ def _fault_of_host(host: str) -> str | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         if not _NAME.fullmatch(host) or _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2]):
-            return "the url's host is neither a name nor an address"
+            return "the url's host is neither a valid name nor an address"
         return "the url's host is a cloud's metadata service" if host.rstrip(".").lower() in _METADATA_NAMES else None
-    return None if may_call(str(address)) else "the url's address is one that no element has"
+    return None if may_call(str(address)) else "the url's address is not allowed for an element"
 
 
 def may_call(address: str) -> bool:
-    """Whether an IP address may be connected to."""
+    """True if connections to the IP address are allowed."""
     given = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(given, ipaddress.IPv6Address):
         inner = given.ipv4_mapped or given.sixtofour
         if inner is not None:
             return may_call(str(inner))
         if given.teredo is not None:
-            return False  # a tunnel through whatever server the address names
+            return False  # a tunnel through a server that the address names
     if given.is_loopback:
         return True
     closed = given.is_link_local or given.is_multicast or given.is_unspecified or given.is_reserved
@@ -68,8 +70,8 @@ def may_call(address: str) -> bool:
 
 
 class GuardedResolver(AbstractResolver):
-    """Names are resolved at each connection, so a name that is harmless when it is registered and leads elsewhere later is
-    refused then. Addresses in URLs do not pass here: `find_fault` has seen them."""
+    """Checks the addresses at each connection, because a name may resolve to another address after its
+    registration. Addresses in URLs are not resolved; `find_fault` has checked them."""
 
     def __init__(self) -> None:
         self._inner = ThreadedResolver()
@@ -79,7 +81,7 @@ class GuardedResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         found = [one for one in await self._inner.resolve(host, port, family) if may_call(one["host"])]
         if not found:
-            raise OSError(None, "the name leads to an address that may not be called")
+            raise OSError(None, "the name resolves to an address that is not allowed")
         return found
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """Circuit breakers around every call to another process, over the `circuitbreaker` library.
 
-The library lets everything through when half-open; here one probe goes, the others are refused until it has answered.
+The library lets every call through in the half-open state; here one probe is sent and the other calls are
+refused until it returns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ OPEN_S = 60
 
 
 class Breaker:
-    """One edge to one other process. States: closed, open (refuses at once), half-open (one probe)."""
+    """The breaker of one edge, the connection to one other process: closed, open (refuses every call),
+    half-open (one probe)."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Breaker:
 
     @property
     def refuses(self) -> bool:
-        """Whether a call now would be refused without being tried."""
+        """True if a call now would be refused without being tried."""
         return bool(self._circuit.opened) or (self._half_open and self._probing)
 
     @property
@@ -55,7 +57,8 @@ class Breaker:
 
     @property
     def retry_after_s(self) -> int:
-        """Not longer than RETRY_AFTER_S: a look at readiness closes it as soon as the other side is back."""
+        """At most RETRY_AFTER_S, because a readiness probe closes the breaker as soon as the other side has
+        recovered."""
         return min(RETRY_AFTER_S, max(1, int(self._circuit.open_remaining) + 1))
 
     @property
@@ -64,7 +67,7 @@ class Breaker:
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
-        """Raises Unavailable without trying while open. Only the failures named at the start count."""
+        """Raises Unavailable without a call while open. Only exceptions of the `failures` classes count."""
         if self.refuses:
             raise Unavailable(f"{self.edge} is unavailable", retry_after_s=self.retry_after_s, away=self._named)
         probe = self._half_open
@@ -75,9 +78,9 @@ class Breaker:
             self.count(error)
             raise
         except self._silent:
-            raise  # the caller left, or gave up on its own account: that says nothing about the other side
+            raise  # the caller was cancelled or gave up: this says nothing about the other side
         except BaseException:
-            self._circuit.reset()  # it answered, if only with a refusal
+            self._circuit.reset()  # the other side answered, with an error
             raise
         else:
             self._circuit.reset()
@@ -86,22 +89,23 @@ class Breaker:
                 self._probing = False
 
     def count(self, failure: BaseException) -> None:
-        """One of the failures named at the start, which `guard` has not seen as such: a limit of its own ended the call."""
+        """Counts a failure that `guard` did not see as one of `failures`, for instance because a timeout of
+        the caller ended the call."""
         self._circuit.__exit__(type(failure), failure, failure.__traceback__)
 
     def trip(self, failure: BaseException) -> None:
-        """Open at once, or stay open anew: the other side has just been seen not to do its work."""
+        """Opens the breaker, or restarts its open period: a check has just failed."""
         self.count(failure)
         while not self._circuit.opened:
             self.count(failure)
 
     def heal(self) -> None:
-        """Close at once: somebody has just seen the other side alive."""
+        """Closes the breaker: a check has just succeeded."""
         self._circuit.reset()
 
 
 class Breakers:
-    """All breakers of a process, one per edge, made when first asked for; their state is a metric."""
+    """All breakers of a process, one per edge, created on first use. Their state is a metric."""
 
     def __init__(self, registry: CollectorRegistry, *, limit: int = FAILURES, open_s: float = OPEN_S) -> None:
         self._by_edge: dict[str, Breaker] = {}
@@ -116,7 +120,8 @@ class Breakers:
         silent: tuple[type[BaseException], ...] = (),
         named: str | None = None,
     ) -> Breaker:
-        """`failures` count. `silent` ones neither count nor end a series of failures. `named` stands in `away` of errors."""
+        """The breaker of an edge. Exceptions of `failures` count; those of `silent` neither count nor end a
+        series of failures. `named` is the value of `away` in the errors that it raises."""
         breaker = self._by_edge.get(edge)
         if breaker is None:
             breaker = self._by_edge[edge] = Breaker(
@@ -126,6 +131,6 @@ class Breakers:
         return breaker
 
     def forget(self, edge: str) -> None:
-        """The other side exists no more, so its series ends too."""
+        """Removes the breaker and its metric series, for a peer that no longer exists."""
         if self._by_edge.pop(edge, None) is not None:
             self._state.remove(edge)

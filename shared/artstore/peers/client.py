@@ -1,6 +1,7 @@
-"""A request to one peer: token, request id, trace, timeouts, breaker; errors come out as the type they went in.
+"""Typed requests to one peer: token, request id, trace, timeouts, circuit breaker. An error of the peer is
+raised as its own class.
 
-aiohttp, because bytes pass here: its small request costs a fifteenth of httpx's.
+It uses aiohttp because file contents pass here: a small request costs a fifteenth of one with httpx.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from artstore.http.edge import REQUEST_ID_HEADER
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
+from artstore.peers.liveness import LoopLag, PendingRequests, ResponseWait, UploadBody
 from artstore.peers.pools import Kind, Pools
-from artstore.peers.source import Source
-from artstore.peers.waits import AnswerWait, OwnLag, Waits
 from artstore.tracing import trace_headers
 
 log = get_logger("artstore.peers")
 
 TIMER_S = 0.05
-"""How exact a timer of the event loop is at least."""
+"""Precision of the event loop's timers."""
 READING = frozenset({"GET", "HEAD"})
-"""Sent again by the library when a connection out of the pool turns out to be lost."""
+"""Methods that aiohttp may repeat when a pooled connection turns out to be closed."""
 
 
 class Token(Protocol):
-    """This process's own access token. auth/client.py fetches it; admin makes its own."""
+    """A source of this process's own access token. auth/client.py fetches it from admin; admin issues its
+    own."""
 
     async def __call__(self) -> str: ...
 
@@ -43,7 +44,7 @@ class Token(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerAnswer:
-    """Header names are in lower case."""
+    """A complete response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,20 +53,21 @@ class PeerAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A request to a peer. `source` is the body of an upload; `options` go to the library as they are."""
+    """A request to a peer. `upload_body` is set for uploads; `options` are passed to aiohttp unchanged."""
 
     method: str
     path: str
     timeout: aiohttp.ClientTimeout
     headers: dict[str, str]
     options: Mapping[str, Any]
-    source: Source | None
+    upload_body: UploadBody | None
     answer_timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One other process. Every method raises the peer's own error, or Unavailable when it cannot be reached."""
+    """One other service. Every method raises the peer's own error, Unavailable if it cannot be reached,
+    Overloaded if this process has too many requests open."""
 
     name: str
     url: str
@@ -74,8 +76,8 @@ class Peer:
     breaker: Breaker
     connect_timeout_s: float
     pools: Pools
-    waits: Waits
-    lag: OwnLag
+    pending: PendingRequests
+    lag: LoopLag
 
     async def call(
         self,
@@ -88,7 +90,8 @@ class Peer:
         timeout_s: float,
         kind: Kind = "control",
     ) -> PeerAnswer:
-        """A small request and its whole answer. `kind` is "transfer" when the body is a file's."""
+        """Sends a small request and reads the whole response. `kind` is "transfer" if the body is a file's
+        content."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self.connect_timeout_s)
         json_headers = {"content-type": "application/json"} if body is not None else {}
         sent = {**json_headers, **(headers or {})}
@@ -108,18 +111,22 @@ class Peer:
         headers: Mapping[str, str],
         idle_timeout_s: float,
     ) -> PeerAnswer:
-        """Stream a body. What `chunks` raises is raised here again, and breaks the connection so the peer sees no whole body.
+        """Streams a body. An exception of `chunks` is raised again and aborts the connection, so the peer
+        does not take the body for complete.
 
-        `idle_timeout_s` bounds each wait for the peer (to take a chunk, to answer), not the waits for `chunks`.
+        `idle_timeout_s` bounds each wait for the peer (to accept a chunk, to respond), not the waits for
+        `chunks`.
         """
         async with self.pools.transfer.slot():
-            return await self._upload(method, path, Source(chunks, idle_timeout_s), size_bytes, headers, idle_timeout_s)
+            return await self._upload(
+                method, path, UploadBody(chunks, idle_timeout_s), size_bytes, headers, idle_timeout_s
+            )
 
     async def _upload(
         self,
         method: str,
         path: str,
-        source: Source,
+        upload_body: UploadBody,
         size_bytes: int | None,
         headers: Mapping[str, str],
         idle_timeout_s: float,
@@ -127,12 +134,12 @@ class Peer:
         length = {} if size_bytes is None else {"content-length": str(size_bytes)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s)
         try:
-            async with asyncio.timeout(idle_timeout_s) as source.limit:
-                with self.waits.watching(source):
+            async with asyncio.timeout(idle_timeout_s) as upload_body.limit:
+                with self.pending.track(upload_body):
                     async with self._answered(
-                        method, path, timeout, {**headers, **length}, data=source.read(), source=source
+                        method, path, timeout, {**headers, **length}, data=upload_body.read(), upload_body=upload_body
                     ) as response:
-                        source.wait_for_peer()
+                        upload_body.wait_for_peer()
                         return await _whole(response)
         except TimeoutError as error:
             fault = PeerFault(Unavailable(f"{self.name} does not accept the body", away=self.name))
@@ -150,8 +157,8 @@ class Peer:
         answer_timeout_s: float | None = None,
         idle_timeout_s: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is read by the caller, chunk by chunk; `idle_timeout_s` bounds the wait for each, and
-        `answer_timeout_s` the wait for its head."""
+        """A response whose body the caller reads in chunks. `idle_timeout_s` bounds the wait for each chunk,
+        `answer_timeout_s` the wait for the head."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s, sock_read=idle_timeout_s)
         async with (
             self.pools.transfer.slot(),
@@ -169,19 +176,20 @@ class Peer:
         timeout: aiohttp.ClientTimeout,
         headers: dict[str, str],
         *,
-        source: Source | None = None,
+        upload_body: UploadBody | None = None,
         answer_timeout_s: float | None = None,
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response once its status is known and below 400. Only the wait for the status counts for the breaker."""
+        """The response, once its status is known and below 400. Only the wait for the status counts at the
+        breaker."""
         headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
         headers |= trace_headers()
-        request = _Request(method, path, timeout, headers, options, source, answer_timeout_s)
-        response = await self._ask_as_ourselves(request)
-        if response.status == Unauthenticated.status and source is None:
-            # Our token was taken back (a key was revoked, our account changed): it is gone now, and another may do.
+        request = _Request(method, path, timeout, headers, options, upload_body, answer_timeout_s)
+        response = await self._authenticated(request)
+        if response.status == Unauthenticated.status and upload_body is None:
+            # Our token was revoked (a key was revoked, our account changed). It has been dropped, so try with a new one.
             response.release()
-            response = await self._ask_as_ourselves(request)
+            response = await self._authenticated(request)
         try:
             if response.status >= 400:
                 raise self._error(response.status, await response.content.read(MAX_ANSWER_BYTES))
@@ -192,14 +200,14 @@ class Peer:
             response.release() if response.content.at_eof() else response.close()
 
     def _error(self, status: int, body: bytes) -> ArtStoreError:
-        """What the peer refused; but that it does not know or trust us is nothing our own caller can mend."""
+        """The peer's error; BadGateway if it refuses our account, which our caller cannot change."""
         error = from_wire(status, body)
         if isinstance(error, Unauthenticated | Forbidden):
             return BadGateway(f"{self.name} refuses this service's account: {error.detail}")
         return error
 
-    async def _ask_as_ourselves(self, request: _Request) -> aiohttp.ClientResponse:
-        """With our token, which is thrown away when the peer does not accept it."""
+    async def _authenticated(self, request: _Request) -> aiohttp.ClientResponse:
+        """Sends the request with our token, which is dropped if the peer does not accept it."""
         token = await self.token()
         request.headers["authorization"] = f"Bearer {token}"
         try:
@@ -215,21 +223,21 @@ class Peer:
         return response
 
     async def _ask(self, request: _Request) -> aiohttp.ClientResponse:
-        source, began_s = request.source, asyncio.get_running_loop().time()
+        upload_body, began_s = request.upload_body, asyncio.get_running_loop().time()
         try:
-            if source is not None:
+            if upload_body is not None:
                 response = await self._send(request)
             else:
                 async with asyncio.timeout(request.answer_timeout_s) as limit:
-                    with self.waits.watching(AnswerWait(limit)):
+                    with self.pending.track(ResponseWait(limit)):
                         response = await self._send(request)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            if source is not None and source.failed is not None:
-                raise source.failed from error
+            if upload_body is not None and upload_body.failed is not None:
+                raise upload_body.failed from error
             if isinstance(error, TimeoutError) and self.lag.late_since(began_s):
-                log.warning("no answer in time, this process was late", peer=self.name)
+                log.warning("no response in time: own event loop was blocked", peer=self.name)
                 raise Overloaded(f"this service is too busy to wait for {self.name}") from error
-            log.warning("peer cannot be reached", peer=self.name, error=str(error) or type(error).__name__)
+            log.warning("peer unreachable", peer=self.name, error=str(error) or type(error).__name__)
             raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
         if response.status >= 500:
             failure = await failure_of(response)
@@ -237,7 +245,8 @@ class Peer:
         return response
 
     async def _send(self, request: _Request) -> aiohttp.ClientResponse:
-        """Past connections whose timer the library left running after a large answer: they fail before their time."""
+        """Sends the request. aiohttp leaves the read timer running on a pooled connection after a large
+        response; such a connection fails too early, so the request is repeated on another one."""
         began_s = asyncio.get_running_loop().time()
         while True:
             try:
@@ -251,7 +260,7 @@ class Peer:
                     **request.options,
                 )
             except aiohttp.SocketTimeoutError:
-                # Each of them leaves the pool by this, and patience ends all the same.
+                # The failed connection has left the pool; the timeout applies to all attempts together.
                 waited_s = asyncio.get_running_loop().time() - began_s
                 if request.method not in READING or waited_s >= (request.timeout.sock_read or 0) - TIMER_S:
                     raise
@@ -260,12 +269,12 @@ class Peer:
 async def _sent_once(
     request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 ) -> aiohttp.ClientResponse:
-    """The library sends PUT and DELETE again too (RFC 9110 §9.2.2): then the second answer, 404 or 412, hides that the first
-    one was made. Only who asked can tell what a repeat would mean."""
+    """aiohttp would also repeat PUT and DELETE (RFC 9110 §9.2.2): the second response, 404 or 412, would hide
+    that the first request succeeded. Only the caller knows what a repetition would do."""
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(f"no answer: {error}") from error
+        raise aiohttp.ClientConnectionError(f"no response: {error}") from error
 
 
 async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:

@@ -7,11 +7,12 @@ import aiohttp
 from artstore.errors import ArtStoreError, FileDamaged, Overloaded, StorageFull, from_wire
 
 MAX_ANSWER_BYTES = 16 << 20
-"""Of an answer that is taken whole; streams have no limit."""
+"""Limit for a response that is read completely; streams have no limit."""
 
 
 class PeerFault(Exception):
-    """Counts against the peer: no connection, a timeout, most answers of 500 and above. Never leaves who raised it."""
+    """A failure that counts against the peer: no connection, a timeout, most responses of 500 and above.
+    Callers of `Peer` get `error` instead."""
 
     def __init__(self, error: ArtStoreError) -> None:
         super().__init__(str(error))
@@ -19,13 +20,13 @@ class PeerFault(Exception):
 
 
 def is_at_fault(name: str, error: ArtStoreError) -> bool:
-    """Of an answer of 500 and above: not when a disk is full, one file is damaged, the peer has too many requests open, or a
-    service behind it is away."""
+    """True if a response of 500 or above counts against the peer. It does not if a disk is full, one file is
+    damaged, the peer has too many requests open, or a service behind the peer is unavailable."""
     return not isinstance(error, StorageFull | FileDamaged | Overloaded) and error.fields.get("away", name) == name
 
 
 async def failure_of(response: aiohttp.ClientResponse) -> ArtStoreError:
-    """What an answer of 500 and above says; without its body the status says enough."""
+    """The error in a response of 500 or above; derived from the status alone if the body cannot be read."""
     try:
         body = await response.content.read(MAX_ANSWER_BYTES)
     except (aiohttp.ClientError, OSError, TimeoutError):

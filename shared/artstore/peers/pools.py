@@ -1,7 +1,7 @@
-"""How many requests one process may have open at one peer: control calls and transfers apart, so that neither waits for the
-other, and no peer for another one's transfers.
+"""Limits on the requests that one process has open at one peer (bulkheads). Control calls and transfers are
+limited separately, so neither waits for the other, nor for the transfers of another peer.
 
-A slot that does not come free in time is this process's own load, never the peer's fault.
+Waiting too long for a slot means that this process is overloaded; it does not count against the peer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = get_logger("artstore.peers")
 Kind = Literal["control", "transfer"]
 
 MAX_CONTROL_CALLS = 256
-"""Lookups, sagas, reports, changes of attributes: each ends within its own short timeout."""
+"""Lookups, sagas, reports, attribute changes: each has a short timeout of its own."""
 MAX_TRANSFERS = 2048
 """Half of the connections that a process accepts by default. A transfer may take hours."""
 SLOT_WAIT_S = 2.0
@@ -36,15 +36,15 @@ class Pool:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Raises Overloaded when no slot comes free within SLOT_WAIT_S."""
+        """Holds a slot during the block. Raises Overloaded if none is free within SLOT_WAIT_S."""
         try:
             async with asyncio.timeout(SLOT_WAIT_S):
                 await self._slots.acquire()
         except TimeoutError as error:
-            log.warning("no slot for a request", peer=self._peer, kind=self._kind, limit=self._limit)
+            log.warning("no free request slot", peer=self._peer, kind=self._kind, limit=self._limit)
             what = "transfers" if self._kind == "transfer" else "requests"
             raise Overloaded(
-                f"this service has {self._limit} {what} open at {self._peer}, its limit: try again later",
+                f"this service has reached its limit of {self._limit} open {what} at {self._peer}: try again later",
                 limit=self._limit,
             ) from error
         try:
@@ -55,7 +55,7 @@ class Pool:
 
 @dataclass(slots=True)
 class Pools:
-    """Both kinds of one peer."""
+    """The pools of one peer."""
 
     peer: str
     control: Pool = field(init=False)

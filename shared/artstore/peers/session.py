@@ -1,4 +1,4 @@
-"""All peers of one process: the connections they share, and the task that finds a peer back, or hanging."""
+"""All peers of one process: their shared connections, and the task that detects peers that recover or hang."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from artstore.peers.addresses import GuardedResolver
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.client import Peer, Token
 from artstore.peers.faults import PeerFault
+from artstore.peers.liveness import LIVE_TIMEOUT_S, LoopLag, PendingRequests
 from artstore.peers.pools import Pools
-from artstore.peers.waits import LIVE_TIMEOUT_S, OwnLag, Waits
 from artstore.tasks import Tasks
 
 log = get_logger("artstore.peers")
 
 ADMIN = "admin"
-"""The one peer that is not an element."""
+"""The only peer that is not a storage element."""
 KEEP_CONNECTION_S = 30
 CONNECT_TIMEOUT_S = 2.0
-"""A service in the same network accepts a connection in milliseconds; one that does not is down or unreachable."""
+"""A service in the same network accepts a connection in milliseconds; one that does not is down or
+unreachable."""
 PROBE_EVERY_S = 1.0
-"""How often a peer whose breaker is open is asked whether it is ready again, and one that keeps a request waiting, whether it
-lives."""
+"""How often the readiness of a peer with an open breaker, and the liveness of a peer that does not answer,
+are checked."""
 
 
 @dataclass(slots=True)
-class _Line:
-    """What this process knows of one peer."""
+class _PeerState:
+    """The state that all requests to one peer share."""
 
     name: str
     url: str
     breaker: Breaker
     pools: Pools
-    waits: Waits = field(default_factory=Waits)
-    asking: bool = False
-    """It is being asked whether it is ready, or alive."""
+    pending: PendingRequests = field(default_factory=PendingRequests)
+    probing: bool = False
+    """A probe of its readiness or liveness is in progress."""
 
 
 class Peers:
-    """All other modules, as seen from this process."""
+    """The other services, as seen from this process."""
 
     def __init__(
         self,
@@ -58,73 +59,76 @@ class Peers:
     ) -> None:
         self._session, self._token, self._breakers = session, token, breakers
         self._connect_timeout_s, self._tasks = connect_timeout_s, tasks
-        self._lines: dict[str, _Line] = {}
-        self._lag = OwnLag()
-        tasks.start("own-lag", self._lag.watch())
+        self._states: dict[str, _PeerState] = {}
+        self._lag = LoopLag()
+        tasks.start("loop-lag", self._lag.watch())
 
     def to(self, name: str, url: str) -> Peer:
-        """`name` is a module's or an element's: it names the breaker and stands in errors."""
+        """The peer called `name`, a module or an element; the name appears in errors and metrics."""
         url = url.rstrip("/")
-        line = self._lines.get(name)
-        if line is None:
-            line = self._lines[name] = _Line(name, url, self._breakers.to(name, (PeerFault,)), Pools(name))
-        line.url = url
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = _PeerState(name, url, self._breakers.to(name, (PeerFault,)), Pools(name))
+        state.url = url
         return Peer(
             name,
             url,
             self._session,
             self._token,
-            line.breaker,
+            state.breaker,
             self._connect_timeout_s,
-            line.pools,
-            line.waits,
+            state.pools,
+            state.pending,
             self._lag,
         )
 
     def retain(self, elements: Collection[str]) -> None:
-        """Forget elements that are not in the registry any more: their pools, and their breakers with the series of these."""
-        for name in self._lines.keys() - set(elements) - {ADMIN}:
-            del self._lines[name]
+        """Removes the state, breaker and metric series of every element that is not in `elements` any more."""
+        for name in self._states.keys() - set(elements) - {ADMIN}:
+            del self._states[name]
             self._breakers.forget(name)
 
     def refused(self) -> list[str]:
-        """Those that a call now would not reach, since their breaker is open."""
-        return [line.name for line in self._lines.values() if line.breaker.refuses]
+        """Names of the peers whose open breaker would refuse a call now."""
+        return [state.name for state in self._states.values() if state.breaker.refuses]
 
     async def probe(self) -> None:
-        """One round over all peers. One that does not answer holds up no other: each is asked in a task of its own."""
-        for line in self._lines.values():
-            if not line.asking and (not line.breaker.closed or line.waits.silent()):
-                line.asking = True
-                self._tasks.start(f"probe:{line.name}", self._ask(line))
+        """One round over all peers. Each is probed in its own task, so a peer that does not answer delays no
+        other."""
+        for state in self._states.values():
+            if not state.probing and (not state.breaker.closed or state.pending.silent()):
+                state.probing = True
+                self._tasks.start(f"probe:{state.name}", self._probe_one(state))
 
-    async def _ask(self, line: _Line) -> None:
+    async def _probe_one(self, state: _PeerState) -> None:
         try:
             began_s = asyncio.get_running_loop().time()
-            if line.waits.silent() and await self._status(line, "/health/live", LIVE_TIMEOUT_S) is None:
+            if state.pending.silent() and await self._status(state, "/health/live", LIVE_TIMEOUT_S) is None:
                 if self._lag.late_since(began_s):
                     return
-                log.warning("peer hangs", peer=line.name, requests_given_up=line.waits.give_up())
-            elif not line.breaker.closed and await self._status(line, "/health/ready", self._connect_timeout_s) == 200:
-                # a peer that is ready again need not wait for the half-open call
-                log.info("peer is back", peer=line.name)
-                line.breaker.heal()
+                log.warning("peer hangs", peer=state.name, requests_given_up=state.pending.give_up())
+            elif (
+                not state.breaker.closed and await self._status(state, "/health/ready", self._connect_timeout_s) == 200
+            ):
+                # close the breaker now instead of waiting for its half-open probe
+                log.info("peer ready again", peer=state.name)
+                state.breaker.heal()
         finally:
-            line.asking = False
+            state.probing = False
 
-    async def _status(self, line: _Line, path: str, timeout_s: float) -> int | None:
-        """Past breaker and pools. None: no answer."""
+    async def _status(self, state: _PeerState, path: str, timeout_s: float) -> int | None:
+        """The status of a GET that bypasses breaker and pools; None without a response."""
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._connect_timeout_s)
         try:
-            async with self._session.get(line.url + path, timeout=timeout) as answer:
+            async with self._session.get(state.url + path, timeout=timeout) as answer:
                 return answer.status
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
 
 
 class _ClientRequest(aiohttp.ClientRequest):
-    """The library writes the body in a task of its own, and nobody asks that task for a failure of the 100-continue or of the
-    body's end. Both close the connection, and that is what the wait for the answer reports."""
+    """aiohttp writes the body in a task whose exception is never retrieved. Such a failure also closes the
+    connection, which the wait for the response reports, so it is only logged here."""
 
     async def write_bytes(self, *given: Any, **named: Any) -> None:
         try:
@@ -137,8 +141,8 @@ class _ClientRequest(aiohttp.ClientRequest):
 async def open_peers(
     settings: PeerSettings, breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]
 ) -> AsyncIterator[Peers]:
-    """`token` is given the session and answers with what makes the Authorization header's token for each call."""
-    # No limit here, whose waits would count as the peer's: the pools of each peer limit what is open.
+    """`token` gets the session and returns the source of the access token for the calls."""
+    # No limit here, because its waits would count against the peer: the pools of each peer limit the open requests.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S, resolver=GuardedResolver())
     async with (
         aiohttp.ClientSession(

@@ -1,1 +1,1 @@
-"""What tests of several modules need. Nothing here is imported by a running service."""
+"""Support for the tests of several modules. A running service never imports it."""

@@ -1,6 +1,6 @@
-"""pytest fixtures: one PostgreSQL, one Valkey and one SeaweedFS per test run, each when first asked for.
+"""pytest fixtures: one PostgreSQL, Valkey and SeaweedFS per test run, each started on first use.
 
-A module's conftest.py imports what it uses.
+A module's conftest.py imports the fixtures that it needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A network whose faults are switched while it runs: TCP proxies with delay, slices, black holes, resets and refusals.
+"""TCP proxies for fault tests: delay, slicing, black holes, resets and refusals, switched while they run.
 
-A `Network` has a thread and an event loop of its own, so tests that block do not hold up the bytes. Its surprise: a black
-hole delays and does not lose, as TCP does, so what was sent into one arrives when it ends, however late.
+A `Network` has its own thread and event loop, so blocking tests do not stop the traffic. A black hole delays
+data and does not lose it, as TCP does: what was sent into one arrives when it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLICE_PAUSE_S = 0.001
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 10.0
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time to linger: the close is an RST, not a FIN."""
+"""SO_LINGER with 0 s: the close sends RST instead of FIN."""
 
 T = TypeVar("T")
 Target = tuple[str, int]
@@ -29,20 +29,21 @@ Target = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What happens to the bytes that go one way."""
+    """The faults of one direction of a proxy."""
 
     delay_s: float = 0.0
     slice_bytes: int = 0
-    """Each read is passed on in pieces of at most this size, each a segment by itself; 0: as it came."""
+    """Forwards each read in pieces of at most this size, each a segment of its own; 0 disables it."""
     blackhole: bool = False
-    """Nothing passes and nobody is told."""
+    """No data passes, and no end is notified."""
 
 
 CLEAR = Way()
 
 
 class Proxy:
-    """One edge of one process. `up` goes to the target, `down` comes from it. Methods may be called from any thread."""
+    """A proxy in front of one or several targets. `up` is the direction to the target, `down` from it. The
+    methods are thread-safe."""
 
     def __init__(self, network: Network, targets: Sequence[Target], chance: random.Random) -> None:
         self._network, self._targets, self._chance = network, tuple(targets), chance
@@ -54,18 +55,19 @@ class Proxy:
         self.connections = 0
 
     def fault(self, *, up: Way = CLEAR, down: Way = CLEAR, refuse: bool = False) -> None:
-        """From now on, for open connections too. `refuse` resets those and every new one; what was set before is over."""
+        """Sets the faults, also for open connections, and replaces all earlier ones. `refuse` resets open and
+        new connections."""
         self._network.call(self._set(up, down, refuse))
 
     def heal(self) -> None:
         self.fault()
 
     def lead_to(self, *targets: Target) -> None:
-        """For new connections; open ones stay, as when a name is given another address."""
+        """Changes the targets of new connections, as when a name gets another address."""
         self._targets = targets
 
     def reset(self) -> None:
-        """Reset every open connection once."""
+        """Resets every open connection once."""
         self._network.call(self._reset())
 
     async def open(self) -> None:
@@ -111,7 +113,7 @@ class Proxy:
                 end.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Any of the targets: the others when the first one refuses, as a balancer in front of them does."""
+        """Connects to a random target, and to the others if it refuses, as a load balancer does."""
         order = self._chance.sample(self._targets, len(self._targets))
         for host, port in order[:-1]:
             try:
@@ -147,7 +149,7 @@ class Proxy:
 
 
 class Network:
-    """All proxies of a test; closing it closes them. `seed` decides which of several targets a connection goes to."""
+    """The proxies of a test, closed at its end. `seed` decides which of several targets a connection goes to."""
 
     def __init__(self, seed: int = 0) -> None:
         self._chance = random.Random(seed)
@@ -166,7 +168,7 @@ class Network:
         self._loop.close()
 
     def proxy(self, *targets: Target) -> Proxy:
-        """Listens on a free port of 127.0.0.1 from now on; the targets need not be there yet."""
+        """A proxy on a free port of 127.0.0.1. The targets need not be listening yet."""
         made = Proxy(self, targets, self._chance)
         self.call(made.open())
         self._proxies.append(made)

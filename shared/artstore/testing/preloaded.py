@@ -1,6 +1,7 @@
-"""Services for tests without the second and a half that each spends on imports: forked from a process that has done them.
+"""Starts services for tests without the 1.5 s that their imports take: forks them from a process that has
+imported them.
 
-What runs is the module's own `main`, in a process of its own, with the environment given. Nothing else is shared.
+Each runs the module's own `main` in a process of its own, with the given environment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KILLED = -int(signal.SIGKILL)
 
 
 class Forked:
-    """What subprocess.Popen offers for a running process."""
+    """The subset of subprocess.Popen that tests use, for a forked service."""
 
     def __init__(self, watcher: socket.socket) -> None:
         self._watcher = watcher
@@ -64,7 +65,7 @@ class Forked:
 
 
 def start(module: Path, environment: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]) -> Forked:
-    """`module`: the folder that holds the package `app`."""
+    """Starts the service of a module, the folder that contains the package `app`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         message = json.dumps(dict(environment)).encode()
@@ -73,7 +74,7 @@ def start(module: Path, environment: Mapping[str, str], stdout: IO[bytes], stder
 
 
 def run(module: Path, environment: Mapping[str, str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-    """For one that is expected to end by itself. Raises subprocess.TimeoutExpired, and kills it."""
+    """Runs a service that is expected to end by itself. On subprocess.TimeoutExpired it is killed."""
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = start(module, environment, stdout, stderr)
         try:
@@ -87,7 +88,7 @@ def run(module: Path, environment: Mapping[str, str], timeout_s: float = 60) -> 
 
 @cache
 def _loaded(module: Path) -> socket.socket:
-    """Where the process of this module takes orders. It ends with this one."""
+    """The control socket of the module's preloaded process, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         subprocess.Popen(
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 def _watch(environment: dict[str, str], watcher: int, stdout: int, stderr: int) -> NoReturn:
-    """Forks the service, says its pid, and when it has ended its status."""
+    """Forks the service, sends its pid, and sends its exit status when it has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
@@ -132,7 +133,7 @@ def _watch(environment: dict[str, str], watcher: int, stdout: int, stderr: int) 
         os.close(file)
     os.write(watcher, str(pid).encode())
     _, status = os.waitpid(pid, 0)
-    with contextlib.suppress(OSError):  # nobody waits any more
+    with contextlib.suppress(OSError):  # the starter has stopped waiting
         os.write(watcher, str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 

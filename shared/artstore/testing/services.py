@@ -1,4 +1,4 @@
-"""PostgreSQL, Valkey and SeaweedFS for tests: from their wheels, on free ports, in folders that go with the test run."""
+"""PostgreSQL, Valkey and SeaweedFS for tests: from their wheels, on free ports, in temporary folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def free_port() -> int:
 
 
 def lasting_port() -> int:
-    """Free, and below the range that the system hands out by itself: nobody takes it while its server is down for a moment."""
+    """A free port below the range that the system assigns itself, so it stays free while its server is
+    restarted."""
     while True:
         port = LASTING_PORTS[0] + secrets.randbelow(LASTING_PORTS[1] - LASTING_PORTS[0])
         if is_free(port):
@@ -57,7 +58,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
-    """World-traversable, so that a server that runs as another user reaches its part of it."""
+    """A temporary folder that servers running as another user can enter."""
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o711)
     try:
@@ -68,14 +69,14 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 
 @dataclass(slots=True)
 class PostgresServer:
-    """One server; each test module asks for a database of its own."""
+    """A PostgreSQL server; each test module creates its own database."""
 
     folder: Path
     port: int
     process: subprocess.Popen[bytes]
 
     def url(self, database: str, port: int | None = None) -> str:
-        """For SQLAlchemy. `port`: of a proxy that stands before the server."""
+        """The URL for SQLAlchemy. `port` is that of a proxy in front of the server."""
         return f"postgresql+asyncpg://postgres@127.0.0.1:{port or self.port}/{database}"
 
     async def new_database(self) -> str:
@@ -92,7 +93,7 @@ class PostgresServer:
         _end(self.process, signal.SIGINT)
 
     def discard(self) -> None:
-        """Stop without a last checkpoint, which takes seconds on a busy disk: the data is thrown away."""
+        """Stops without a checkpoint, which takes seconds on a busy disk, because the data is discarded."""
         _end(self.process, signal.SIGQUIT)
 
 
@@ -102,11 +103,11 @@ class ValkeyServer:
     process: subprocess.Popen[bytes]
 
     def url(self, database: int = 0, port: int | None = None) -> str:
-        """`port`: of a proxy that stands before the server."""
+        """The URL of a database. `port` is that of a proxy in front of the server."""
         return f"redis://127.0.0.1:{port or self.port}/{database}"
 
     def flush(self) -> None:
-        """Forget everything (FLUSHALL)."""
+        """Deletes everything (FLUSHALL)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=START_TIMEOUT_S) as connection:
             connection.sendall(b"FLUSHALL\r\n")
             answer = connection.recv(64)
@@ -119,7 +120,7 @@ class ValkeyServer:
 
 @dataclass(slots=True)
 class S3Server:
-    """SeaweedFS with one identity. Made to vanish and to come back on the same port with the same data."""
+    """SeaweedFS with one identity. It can be stopped and started again with the same port and data."""
 
     folder: Path
     ports: dict[str, int]
@@ -139,7 +140,8 @@ class S3Server:
 
 
 def start_postgres(folder: Path, port: int | None = None) -> PostgresServer:
-    """initdb if `folder` is empty, then the server; durable, because what we test is."""
+    """Runs initdb if the folder is empty, then starts the server with durable commits, which the tests rely
+    on."""
     port = port or free_port()
     data = folder / "postgres"
     account = postgres.find_account(data)
@@ -179,7 +181,8 @@ def start_valkey(folder: Path, port: int | None = None) -> ValkeyServer:
 
 
 def start_s3(folder: Path) -> S3Server:
-    """With telemetry off, and open to nobody but its one identity. Buckets are made by who uses them."""
+    """Starts SeaweedFS without telemetry, accessible only to its one identity. Tests create their own
+    buckets."""
     data = folder / "s3"
     data.mkdir(mode=0o700)
     access_key_id, secret_access_key = secrets.token_hex(10), secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""Signing keys and access tokens made at run time, right ones and wrong ones."""
+"""Signing keys, and valid or invalid access tokens, for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from artstore.contracts.tokens import ALGORITHM, ISSUER, ROLE_PERMISSIONS, TOKEN
 
 
 class Signer:
-    """A key pair of its own, a KeySource for verifiers, and tokens signed with it."""
+    """A key pair, a KeySource for verifiers, and tokens signed with the key."""
 
     def __init__(self) -> None:
         self.private = rsa.generate_private_key(public_exponent=65537, key_size=2048)

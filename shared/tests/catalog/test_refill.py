@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from artstore.catalog.refill import refill, take_back
 from artstore.catalog.tables import metadata
-from artstore.catalog.write import Entry
+from artstore.catalog.write import FileEntry
 from artstore.contracts.files import Attributes, encode
 from artstore.testing.services import PostgresServer
 
@@ -47,7 +47,7 @@ async def row(engine: AsyncEngine, file: Attributes) -> Any:
 async def test_a_missing_row_is_added_as_the_element_would_write_it(engine: AsyncEngine) -> None:
     await events(engine)
     written, added = new_file(), new_file(expires_at="2027-01-01T00:00:00.000000Z", retention="temporary")
-    await noted(engine, Entry(replace(added, file_id=written.file_id), "put"))
+    await noted(engine, FileEntry(replace(added, file_id=written.file_id), "put"))
     assert await refilled(engine, added) == {added.file_id}
     one, other = dict(await row(engine, written)), dict(await row(engine, added))
     differing = {"file_id", "attributes", "checked_at"}
@@ -63,7 +63,7 @@ async def test_a_missing_row_is_added_as_the_element_would_write_it(engine: Asyn
 
 async def test_a_row_that_is_there_is_dated_and_raised_and_never_lowered(engine: AsyncEngine) -> None:
     file = new_file(revision=2)
-    await noted(engine, Entry(file, "put"))
+    await noted(engine, FileEntry(file, "put"))
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE files SET checked_at = now() - interval '25 hours'"))
     before = (await row(engine, file))["checked_at"]
@@ -79,14 +79,14 @@ async def test_a_row_that_is_there_is_dated_and_raised_and_never_lowered(engine:
 )
 async def test_a_row_does_not_become_another_file(engine: AsyncEngine, other: dict[str, str]) -> None:
     file = new_file()
-    await noted(engine, Entry(file, "put"))
+    await noted(engine, FileEntry(file, "put"))
     await refilled(engine, replace(file, revision=9, **other))
     assert ((await row(engine, file))["revision"], (await row(engine, file))["owner"]) == (1, "tester")
 
 
 async def test_the_row_of_an_open_upload_is_left_alone(engine: AsyncEngine) -> None:
     file = new_file()
-    await noted(engine, Entry(file, "put", SAGA))
+    await noted(engine, FileEntry(file, "put", SAGA))
     await refilled(engine, replace(file, revision=2))
     assert await state(engine, file.file_id) == ("pending", 1, SAGA)
     assert await taken_back(engine, file) == 0
@@ -96,9 +96,9 @@ async def test_only_a_row_that_was_added_here_is_taken_back_and_only_while_nobod
     engine: AsyncEngine,
 ) -> None:
     own, noted_, raised, old = new_file(), new_file(), new_file(), new_file()
-    await noted(engine, Entry(noted_, "put"))
+    await noted(engine, FileEntry(noted_, "put"))
     await refilled(engine, own, noted_, raised, old)
-    await noted(engine, Entry(replace(raised, revision=2), "update"))
+    await noted(engine, FileEntry(replace(raised, revision=2), "update"))
     async with engine.begin() as connection:
         late = "UPDATE refilled SET at = now() - interval '11 minutes' WHERE file_id = :id"
         await connection.execute(text(late), {"id": old.file_id})

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from artstore.catalog.find import find_file
 from artstore.catalog.tables import metadata
-from artstore.catalog.write import Entry, forget, note
+from artstore.catalog.write import FileEntry, delete_files, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
 from artstore.contracts.files import Attributes, encode
@@ -54,9 +54,9 @@ async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
-async def noted(engine: AsyncEngine, *entries: Entry) -> None:
+async def noted(engine: AsyncEngine, *entries: FileEntry) -> None:
     async with engine.begin() as connection:
-        await note(connection, entries)
+        await upsert_files(connection, entries)
 
 
 async def state(engine: AsyncEngine, file_id: str) -> tuple[str, int, str | None] | None:
@@ -74,7 +74,7 @@ async def events(engine: AsyncEngine) -> list[FileChanged]:
 
 async def test_a_row_is_found_again_to_the_byte(engine: AsyncEngine) -> None:
     file = replace(new_file(expires_at=LATER, retention="temporary"), unknown={"later": [1]})
-    await noted(engine, Entry(file, "put"))
+    await noted(engine, FileEntry(file, "put"))
     async with engine.begin() as connection:
         row = await find_file(connection, file.file_id)
         tags = await connection.scalar(text("SELECT tags FROM files WHERE file_id = :id"), {"id": file.file_id})
@@ -100,24 +100,24 @@ async def test_in_whatever_order_notes_come_the_newest_stays_and_pending_never_r
     file = new_file()
     for name in order:
         revision, saga = NOTES[name]
-        await noted(engine, Entry(replace(file, revision=revision), "put", saga))
+        await noted(engine, FileEntry(replace(file, revision=revision), "put", saga))
     assert await state(engine, file.file_id) == ("available", 3, None)
 
 
 async def test_a_repeated_note_changes_nothing(engine: AsyncEngine) -> None:
     file = new_file()
     for _ in range(2):
-        await noted(engine, Entry(file, "put", SAGA))
+        await noted(engine, FileEntry(file, "put", SAGA))
     assert await state(engine, file.file_id) == ("pending", 1, SAGA)
     for _ in range(2):
-        await noted(engine, Entry(file, "put"))
+        await noted(engine, FileEntry(file, "put"))
     assert await state(engine, file.file_id) == ("available", 1, None)
 
 
 async def test_a_group_is_written_whole_with_one_event_each(engine: AsyncEngine) -> None:
     await events(engine)
     files = [new_file() for _ in range(50)]
-    await noted(engine, *(Entry(file, "put") for file in files))
+    await noted(engine, *(FileEntry(file, "put") for file in files))
     assert [event.file_id for event in await events(engine)] == [file.file_id for file in files]
     for file in files:
         assert await state(engine, file.file_id) == ("available", 1, None)
@@ -127,14 +127,14 @@ async def test_a_group_is_written_whole_with_one_event_each(engine: AsyncEngine)
 
 async def test_forgetting_takes_only_the_row_of_the_element_that_lost_it(engine: AsyncEngine) -> None:
     here, moved = new_file(), new_file(storage_element_id="se-02")
-    await noted(engine, Entry(here, "put"), Entry(moved, "put"))
+    await noted(engine, FileEntry(here, "put"), FileEntry(moved, "put"))
     await events(engine)
     gone = [
         FileChanged(file_id=file.file_id, revision=1, change="delete", storage_element_id="se-01")
         for file in (here, moved)
     ]
     async with engine.begin() as connection:
-        await forget(connection, gone)
+        await delete_files(connection, gone)
     assert await state(engine, here.file_id) is None
     assert await state(engine, moved.file_id) == ("available", 1, None)
     assert await events(engine) == gone
@@ -142,7 +142,7 @@ async def test_forgetting_takes_only_the_row_of_the_element_that_lost_it(engine:
 
 async def _lose(engine: AsyncEngine, file: Attributes) -> None:
     async with engine.begin() as connection:
-        await note(connection, [Entry(file, "put")])
+        await upsert_files(connection, [FileEntry(file, "put")])
         raise ConnectionError("lost")
 
 

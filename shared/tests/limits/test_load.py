@@ -14,13 +14,13 @@ def load() -> Load:
 def test_at_ease_nothing_is_tightened() -> None:
     one = load()
     for _ in range(20):
-        one.note(0.1)
+        one.observe(0.1)
     assert one.factor == 1.0
 
 
 def test_a_single_hiccup_is_forgiven() -> None:
     one = load()
-    one.note(1.0)
+    one.observe(1.0)
     assert one.factor == 1.0
 
 
@@ -28,23 +28,23 @@ def test_a_late_loop_tightens_step_by_step_to_the_least_and_recovers() -> None:
     one = load()
     seen = []
     for _ in range(20):
-        one.note(2.0)
+        one.observe(2.0)
         seen.append(one.factor)
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] == MIN_FACTOR
     for _ in range(40):
-        one.note(0.0)
+        one.observe(0.0)
     assert one.factor == 1.0
 
 
 def test_too_many_requests_under_way_tighten_too() -> None:
     one = load()
     one.in_flight = 101
-    one.note(0.0)
+    one.observe(0.0)
     assert one.factor < 1.0
     one.in_flight = 3
     for _ in range(10):
-        one.note(0.0)
+        one.observe(0.0)
     assert one.factor == 1.0
 
 

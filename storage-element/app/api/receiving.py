@@ -14,7 +14,7 @@ from starlette.requests import Request
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import Malformed
-from artstore.http.body import RateLimits, next_chunk, stated_length
+from artstore.http.body import BodyRateLimits, next_chunk, stated_length
 
 from ..store.body import Body, Expected
 
@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     max_file_bytes: int
-    rate: RateLimits
+    rate: BodyRateLimits
 
 
 def body_of(request: Request, limits: BodyLimits) -> Body:
@@ -45,8 +45,8 @@ def expected_digests(request: Request) -> Expected:
     )
 
 
-async def _chunks(request: Request, rate: RateLimits) -> AsyncIterator[bytes]:
-    pace, now_s = rate.pace(), asyncio.get_running_loop().time
+async def _chunks(request: Request, rate: BodyRateLimits) -> AsyncIterator[bytes]:
+    pace, now_s = rate.meter(), asyncio.get_running_loop().time
     more = True
     while more:
         chunk, more = await next_chunk(request.receive, rate, pace, now_s)

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import TooSlow
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
 
@@ -27,16 +27,16 @@ RELAY_STALL_S = 3600.0
 module that reads nothing for this long has lost its client or hangs."""
 
 
-def send_limits(request: Request, limits: RateLimits) -> RateLimits:
+def send_limits(request: Request, limits: BodyRateLimits) -> BodyRateLimits:
     """The minimum rate for this caller."""
-    return RateLimits(RELAY_STALL_S, 0) if principal_of(request).role is Role.SERVICE else limits
+    return BodyRateLimits(RELAY_STALL_S, 0) if principal_of(request).role is Role.SERVICE else limits
 
 
 class FileResponse(Response):
     """Closes `opened` in any case. A client that reads more slowly than `limits` allow is disconnected."""
 
     def __init__(
-        self, opened: OpenedFile, status: int, headers: Mapping[str, str], first: int, end: int, limits: RateLimits
+        self, opened: OpenedFile, status: int, headers: Mapping[str, str], first: int, end: int, limits: BodyRateLimits
     ) -> None:
         super().__init__(status_code=status, headers=headers)
         del self.headers["content-length"]

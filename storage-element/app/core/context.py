@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from artstore.auth.client import open_account
-from artstore.auth.remote import open_verifier
 from artstore.auth.tokens import TokenVerifier
+from artstore.auth.verifier import open_verifier
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.errors import Unavailable
-from artstore.http.body import RateLimits
+from artstore.http.body import BodyRateLimits
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
@@ -111,7 +111,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             files=runtime.files,
             limits=BodyLimits(
                 settings.max_file_size_bytes,
-                RateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
+                BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
             ),
             clock=runtime.clock,
         )

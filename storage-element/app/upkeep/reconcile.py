@@ -13,8 +13,8 @@ from uuid import UUID
 
 import msgspec
 
-from artstore.catalog.find import Row
-from artstore.catalog.write import Entry
+from artstore.catalog.find import FileRow
+from artstore.catalog.write import FileEntry
 from artstore.contracts.files import Attributes, encode
 from artstore.errors import InvalidFields
 
@@ -65,7 +65,7 @@ class Reconciler:
         self._store, self._rows, self._findings, self._lease_s = store, rows, findings, lease_s
         self._generation_started_s = generation_started_s
 
-    def matches(self, file_id: str, encoded: bytes, row: Row | None) -> bool:
+    def matches(self, file_id: str, encoded: bytes, row: FileRow | None) -> bool:
         """True if the row says what the disk says, as far as this can be known without a lock."""
         return (
             row is not None
@@ -180,7 +180,7 @@ class Reconciler:
             await self._findings.record(task, file_id, "refused", "kept", reason)
         self._store.confirm(confirmed)
 
-    async def _find_open_sagas(self, file_ids: list[str], rows: dict[str, Row]) -> dict[str, KnownSaga]:
+    async def _find_open_sagas(self, file_ids: list[str], rows: dict[str, FileRow]) -> dict[str, KnownSaga]:
         """Per file the saga that may still be open."""
         wanted = {
             file_id: saga_id
@@ -202,19 +202,19 @@ class Reconciler:
             )
         return sagas
 
-    def _saga_id(self, file_id: str, row: Row | None) -> str | None:
+    def _saga_id(self, file_id: str, row: FileRow | None) -> str | None:
         unconfirmed = self._store.unconfirmed.get(file_id)
         if unconfirmed is not None:
             return unconfirmed.saga_id
         return row.saga_id if row is not None and not row.available else None
 
-    def _known_row(self, row: Row | None) -> KnownRow | None:
+    def _known_row(self, row: FileRow | None) -> KnownRow | None:
         return None if row is None else KnownRow(row.available, row.storage_element_id == self._store.element_id)
 
     def _correct_row(
-        self, attributes: Attributes, row: Row | None, saga_id: str | None, corrections: Corrections
+        self, attributes: Attributes, row: FileRow | None, saga_id: str | None, corrections: Corrections
     ) -> None:
-        entry = Entry(attributes, "put" if row is None else "update", saga_id)
+        entry = FileEntry(attributes, "put" if row is None else "update", saga_id)
         if row is None:
             corrections.new.append(entry)
         elif row.storage_element_id != self._store.element_id and row.revision >= attributes.revision:

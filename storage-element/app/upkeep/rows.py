@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.find import Row, find_files
-from artstore.catalog.write import Entry, forget, note, row_fault
+from artstore.catalog.find import FileRow, find_files
+from artstore.catalog.write import FileEntry, delete_files, row_fault, upsert_files
 from artstore.clock import Clock, rfc3339
 from artstore.contracts.elements import RegistryState
 from artstore.contracts.events import FileChanged
@@ -76,14 +76,14 @@ class Corrections:
     """Rows without a file."""
     replaced: list[FileChanged] = field(default_factory=list)
     """Rows of a higher revision than the disk has: removed before the disk's revision is written."""
-    new: list[Entry] = field(default_factory=list)
+    new: list[FileEntry] = field(default_factory=list)
     """Files without a row: no reader has cached anything of them, so no event is sent."""
-    changed: list[Entry] = field(default_factory=list)
+    changed: list[FileEntry] = field(default_factory=list)
 
-    def remove(self, row: Row, element_id: str) -> None:
+    def remove(self, row: FileRow, element_id: str) -> None:
         self.gone.append(_removal(row, element_id))
 
-    def replace(self, row: Row, entry: Entry, element_id: str) -> None:
+    def replace(self, row: FileRow, entry: FileEntry, element_id: str) -> None:
         """Write `entry` although its revision is lower than the row's."""
         self.replaced.append(_removal(row, element_id))
         self.changed.append(entry)
@@ -113,7 +113,7 @@ class Corrections:
         return parts
 
 
-def _removal(row: Row, element_id: str) -> FileChanged:
+def _removal(row: FileRow, element_id: str) -> FileChanged:
     return FileChanged(file_id=row.file_id, revision=row.revision, change="delete", storage_element_id=element_id)
 
 
@@ -130,7 +130,7 @@ class Rows:
         self._database, self._outbox, self.element_id = database, outbox, element_id
         self._require_confirmed = require_confirmed
 
-    async def find(self, file_ids: Sequence[str]) -> dict[str, Row]:
+    async def find(self, file_ids: Sequence[str]) -> dict[str, FileRow]:
         async with self._begin() as connection:
             return await find_files(connection, file_ids)
 
@@ -177,9 +177,9 @@ class Rows:
             return {}
         try:
             async with self._begin() as connection:
-                await forget(connection, [*corrections.gone, *corrections.replaced])
-                await note(connection, corrections.new, tell=False)
-                await note(connection, corrections.changed)
+                await delete_files(connection, [*corrections.gone, *corrections.replaced])
+                await upsert_files(connection, corrections.new, publish=False)
+                await upsert_files(connection, corrections.changed)
         except (_RowsRefused, InvalidFields, TypeError, ValueError) as error:
             if corrections.number == 1:
                 (file_id,) = corrections.file_ids

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.catalog import PostgresCatalog
 from app.upkeep.rows import Rows
 from artstore.database import EDGE, Database
-from artstore.database_errors import DatabaseAway
+from artstore.database_errors import DatabaseUnavailable
 from artstore.peers.breaker import Breakers
 
 from ..running import Neighbours
@@ -31,7 +31,7 @@ def confirmed() -> None:
 @asynccontextmanager
 async def inside_rows(neighbours: Neighbours) -> AsyncIterator[tuple[Rows, PostgresCatalog]]:
     engine = create_async_engine(neighbours.database_url)
-    database = Database(engine, Breakers(CollectorRegistry()).to(EDGE, (DatabaseAway,)))
+    database = Database(engine, Breakers(CollectorRegistry()).to(EDGE, (DatabaseUnavailable,)))
     outbox = NoRelay()
     rows = Rows(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]
     yield rows, PostgresCatalog(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]

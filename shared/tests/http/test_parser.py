@@ -1,22 +1,22 @@
-"""However bytes arrive, no slice reaches beyond the end of a message."""
+"""However bytes arrive, no slice of them reaches beyond the end of a message."""
 
 from __future__ import annotations
 
 import pytest
 
-from artstore.http.extent import Extent
+from artstore.http.parser import MessageSlicer
 
 
 def slices(*pieces: bytes, content_left: int | None = None) -> list[bytes]:
-    extent, found = Extent(), []
-    extent.content_left = content_left
+    slicer, found = MessageSlicer(), []
+    slicer.content_left = content_left
     for piece in pieces:
         at = 0
         while at < len(piece):
-            found.append(extent.next_slice(piece, at))
+            found.append(slicer.next_slice(piece, at))
             at += len(found[-1])
-            if extent.content_left == 0:
-                extent.end_message()
+            if slicer.content_left == 0:
+                slicer.end_message()
     return found
 
 
@@ -34,6 +34,6 @@ def test_a_slice_ends_with_an_empty_line(pieces: list[bytes], expected: list[byt
     assert slices(*pieces) == expected
 
 
-def test_stated_content_is_one_slice_of_a_piece_to_the_exact_byte() -> None:
+def test_content_of_a_stated_length_is_cut_at_its_last_byte() -> None:
     assert slices(b"\r\n\r\n", b"\r\n\r\nGET", content_left=8) == [b"\r\n\r\n", b"\r\n\r\n", b"GET"]
     assert slices(b"abcdeX\r\n\r\nY", content_left=5) == [b"abcde", b"X\r\n\r\n", b"Y"]

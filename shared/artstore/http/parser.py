@@ -1,7 +1,8 @@
-"""Requests out of a connection's bytes, one at a time.
+"""Parses the requests of a connection, one at a time, over httptools.
 
-uvicorn leaves two things to the parser that it does not do: to stop at the end of a request, and to read the content of one that
-offers an Upgrade. The offer is ignored here (RFC 9110 §7.8): another parser, given the same framing, reads the content.
+It adds two things that uvicorn expects of httptools and that httptools does not do: stop at the end of a
+request, and parse the content of a request that offers an Upgrade. The offer is ignored (RFC 9110 §7.8): a
+second parser, primed with a head of the same framing, parses the content.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from typing import Protocol
 import httptools
 
 from artstore.errors import ArtStoreError, LengthRequired, Malformed, TooManyHeaders
-from artstore.http.extent import Extent
 from artstore.http.head import MAX_HEAD_BYTES, WITH_CONTENT, find_framing_fault
 
 MAX_PENDING_BYTES = 64 << 10
-"""Of a head that is not complete yet; of trailers and chunk extensions."""
+"""Limit for an incomplete head, and for trailers and chunk extensions."""
+_EMPTY_LINE = b"\r\n\r\n"
+"""Ends every head, and every chunked content with its trailers."""
+_SHARED = len(_EMPTY_LINE) - 1
 _METHOD_OR_LINE_END = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make, on every request
-class Head:
-    """A complete head within the rules. Field names are in lower case; `stated_bytes` is Content-Length."""
+class RequestHead:
+    """A complete, well-framed request head. Field names are in lower case; `stated_bytes` is Content-Length."""
 
     method: str
     version: str
@@ -35,40 +38,43 @@ class Head:
 
 
 class Listener(Protocol):
-    """What a request is found to consist of, in this order. Even one that has ended is carried out only when `feed` returns."""
+    """Callbacks of the parser, in this order. Start to process a request only after `feed` has returned, even
+    if it has ended."""
 
-    def head_came(self, head: Head) -> None: ...
-    def content_came(self, content: bytes) -> None: ...
-    def request_ended(self) -> None: ...
+    def on_head(self, head: RequestHead) -> None: ...
+    def on_content(self, content: bytes) -> None: ...
+    def on_request_end(self) -> None: ...
 
 
-class RequestReader:
-    """Of one connection. `whole`: the last request has been received to its end. `in_head`: its head has not."""
+class RequestParser:
+    """The parser of one connection. `complete`: the current request has been received to its end. `in_head`:
+    its head has not."""
 
     def __init__(self, listener: Listener) -> None:
-        self.whole = self.in_head = True
+        self.complete = self.in_head = True
         self._listener = listener
-        self._extent = Extent()
+        self._slicer = MessageSlicer()
         self._parser = _new_parser(self)
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._fault: ArtStoreError | None = None
         self._framing: bytes | None = None
-        """Of a request that offers an Upgrade: the head that its content is parsed by."""
+        """For a request that offers an Upgrade: the head that primes the second parser."""
         self._priming = False
         self._pending_bytes = 0
         self._progress = 0
-        """Grows with each head, each piece of content and each end."""
+        """Incremented by each head, piece of content and end."""
 
     @property
     def in_partial_head(self) -> bool:
-        return self.in_head and not self.whole
+        return self.in_head and not self.complete
 
     def feed(self, data: bytes, at: int) -> tuple[int, bool]:
-        """Parses from `at` to the end of the head or of the content, if that has come. Returns where it stopped, and whether a
-        request is to be carried out now. Raises the error that the connection ends with."""
-        progress, piece = self._progress, self._extent.next_slice(data, at)
+        """Parses from `at` to the end of the head or of the content, if that has arrived. Returns where it
+        stopped, and True if a request can be processed now. Raises the ArtStoreError to end the connection
+        with."""
+        progress, piece = self._progress, self._slicer.next_slice(data, at)
         end = at + len(piece)
         try:
             self._parser.feed_data(piece)
@@ -84,7 +90,7 @@ class RequestReader:
         if self._pending_bytes > MAX_PENDING_BYTES:
             raise TooManyHeaders(f"the header fields are longer than {MAX_HEAD_BYTES} bytes")
         head, self._head = self._head, None
-        if head is not None and self.whole and head.stated_bytes is None and head.method in WITH_CONTENT:
+        if head is not None and self.complete and head.stated_bytes is None and head.method in WITH_CONTENT:
             _check_nothing_follows(data, end)
         return end, head is not None
 
@@ -101,14 +107,14 @@ class RequestReader:
     def on_message_begin(self) -> None:
         if not self._priming:
             self._url, self._fields, self._fault = b"", [], None
-            self.in_head, self.whole = True, False
+            self.in_head, self.complete = True, False
 
     def on_url(self, url: bytes) -> None:
         if not self._priming:
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.in_head:  # trailers are dropped
+        if self.in_head:  # trailers are ignored
             self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -126,7 +132,7 @@ class RequestReader:
                 expects = version == "1.1"
             elif name == b"transfer-encoding":
                 coded = True
-        if coded or version != "1.1" or method == "CONNECT":  # no other head can have such a fault
+        if coded or version != "1.1" or method == "CONNECT":  # other heads cannot have a framing fault
             self._fault = find_framing_fault(method, version, fields)
             if self._fault is not None:
                 return
@@ -134,27 +140,64 @@ class RequestReader:
         if parser.should_upgrade():
             self._framing = _framing_of(length, coded, keep_alive)
         stated_bytes = None if length is None else int(length)
-        self._extent.content_left = stated_bytes or None
+        self._slicer.content_left = stated_bytes or None
         keep_alive = keep_alive and version != "1.0"
-        self._head = Head(method, version, target.path, target.query or b"", fields, stated_bytes, expects, keep_alive)
-        self._listener.head_came(self._head)
+        self._head = RequestHead(
+            method, version, target.path, target.query or b"", fields, stated_bytes, expects, keep_alive
+        )
+        self._listener.on_head(self._head)
 
     def on_body(self, content: bytes) -> None:
         self._progress += 1
-        self._listener.content_came(content)
+        self._listener.on_content(content)
 
     def on_message_complete(self) -> None:
         if self._fault is not None or (self._framing is not None and not self._priming):
             return
-        self.whole = self.in_head = True
+        self.complete = self.in_head = True
         self._progress += 1
-        self._extent.end_message()
-        self._listener.request_ended()
+        self._slicer.end_message()
+        self._listener.on_request_end()
 
 
-def _new_parser(callbacks: RequestReader) -> httptools.HttpRequestParser:
+class MessageSlicer:
+    """Cuts received bytes so that no slice reaches beyond the end of a message.
+
+    The parser consumes all it is given and cannot be stopped at the end of a request. So it is given no more
+    than one message can hold: content of a stated length up to its last byte, heads and chunked content up to
+    the next empty line. `content_left` is set while content of a stated length is being received.
+    """
+
+    __slots__ = ("_tail", "content_left")
+
+    def __init__(self) -> None:
+        self.content_left: int | None = None
+        self._tail = b""
+        """The last bytes of the previous slice: the empty line may begin in them."""
+
+    def end_message(self) -> None:
+        self.content_left, self._tail = None, b""
+
+    def next_slice(self, data: bytes, at: int) -> bytes:
+        """The slice that begins at `at`; at least one byte."""
+        if self.content_left is not None:
+            end = min(len(data), at + self.content_left)
+            self.content_left -= end - at
+            self._tail = b""
+            return data if end - at == len(data) else data[at:end]
+        shared = (self._tail + data[at : at + _SHARED]).find(_EMPTY_LINE) if self._tail else -1
+        found = shared + at - len(self._tail) if shared >= 0 else data.find(_EMPTY_LINE, at)
+        if found < 0 and shared < 0:
+            self._tail = (self._tail + data[max(at, len(data) - _SHARED) :])[-_SHARED:]
+            return data if at == 0 else data[at:]
+        self._tail = b""
+        end = found + len(_EMPTY_LINE)
+        return data if end - at == len(data) else data[at:end]
+
+
+def _new_parser(callbacks: RequestParser) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(callbacks)
-    # what follows a request that ends its connection is no error of that request
+    # bytes after a request with Connection: close are not an error of that request
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 
@@ -171,9 +214,10 @@ def _framing_of(length: bytes | None, chunked: bool, keep_alive: bool) -> bytes:
 
 
 def _check_nothing_follows(data: bytes, at: int) -> None:
-    """Without a length there is no content. Bytes that cannot begin a request show that the client meant some."""
+    """A request without a length has no content. Bytes that cannot begin a request show that the client sent
+    content anyway."""
     if at < len(data) and data[at] not in _METHOD_OR_LINE_END:
-        raise LengthRequired("content follows, but neither Content-Length nor Transfer-Encoding is stated")
+        raise LengthRequired("content follows, but neither Content-Length nor Transfer-Encoding is present")
 
 
 def _malformed(error: Exception) -> Malformed:

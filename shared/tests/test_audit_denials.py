@@ -1,4 +1,4 @@
-"""Strangers cost the audit log a bounded number of events, however often and from wherever they come; accounts lose none."""
+"""Unauthenticated callers cause a bounded number of audit events; every denial of an account is recorded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from artstore.audit.denial_aggregator import MAX_CALLERS, OTHERS, WINDOW_S, DenialAggregator
 from artstore.audit.event import Event
-from artstore.audit.strangers import MAX_CALLERS, OTHERS, WINDOW_S, Strangers
 from artstore.audit.writer import AuditWriter
 from artstore.clock import Clock
 from artstore.errors import Unavailable
@@ -24,39 +24,39 @@ def counts(events: list[Event]) -> int:
 
 
 def test_one_address_costs_one_event_a_minute_and_every_denial_is_counted() -> None:
-    strangers, events = Strangers(), []
+    aggregator, events = DenialAggregator(), []
     for second in range(600):
         for _ in range(100):
-            at_once = strangers.add("192.0.2.1", DENIED, float(second))
-            events += [at_once] if at_once else []
-        events += strangers.due(float(second))
-    events += strangers.close()
+            immediate = aggregator.add("192.0.2.1", DENIED, float(second))
+            events += [immediate] if immediate else []
+        events += aggregator.due(float(second))
+    events += aggregator.close()
     assert counts(events) == 60_000
     assert len(events) <= 600 / WINDOW_S + 2
 
 
-def test_the_first_denial_is_recorded_at_once() -> None:
-    first = Strangers().add("192.0.2.1", DENIED, 0.0)
+def test_the_first_denial_is_recorded_immediately() -> None:
+    first = DenialAggregator().add("192.0.2.1", DENIED, 0.0)
     assert first is not None
     assert first.metadata == {"address": "192.0.2.1", "count": 1}
 
 
 def test_any_number_of_addresses_costs_a_bounded_number_of_events() -> None:
-    strangers, events = Strangers(), []
+    aggregator, events = DenialAggregator(), []
     for number in range(100_000):
-        at_once = strangers.add(f"address-{number}", DENIED, 0.0)
-        events += [at_once] if at_once else []
-    events += strangers.due(WINDOW_S)
+        immediate = aggregator.add(f"address-{number}", DENIED, 0.0)
+        events += [immediate] if immediate else []
+    events += aggregator.due(WINDOW_S)
     assert counts(events) == 100_000
     assert len(events) <= 2 * MAX_CALLERS
     assert [event.metadata["address"] for event in events][-1] == OTHERS
 
 
 def test_an_address_that_has_stopped_is_forgotten() -> None:
-    strangers = Strangers()
-    strangers.add("192.0.2.1", DENIED, 0.0)
-    assert strangers.due(WINDOW_S) == []
-    assert strangers.add("192.0.2.1", DENIED, WINDOW_S + 1) is not None
+    aggregator = DenialAggregator()
+    aggregator.add("192.0.2.1", DENIED, 0.0)
+    assert aggregator.due(WINDOW_S) == []
+    assert aggregator.add("192.0.2.1", DENIED, WINDOW_S + 1) is not None
 
 
 @pytest.fixture
@@ -71,11 +71,11 @@ def lines(folder: Path) -> list[str]:
     return (folder / "writer-0" / "events").read_text().splitlines()
 
 
-async def test_a_flood_of_strangers_is_few_lines_and_a_metric(tmp_path: Path) -> None:
+async def test_many_unauthenticated_denials_are_few_events_and_a_metric(tmp_path: Path) -> None:
     registry = new_registry()
     async with Tasks.open() as tasks:
         writer = AuditWriter("test", tmp_path, Clock(), tasks, registry)
-        await asyncio.gather(*(writer.note_denied(DENIED, f"address-{number % 3}") for number in range(3000)))
+        await asyncio.gather(*(writer.record_denial(DENIED, f"address-{number % 3}") for number in range(3000)))
         assert len(lines(tmp_path)) == 3
         await writer.finish()
         assert 3 < len(lines(tmp_path)) <= 6
@@ -85,7 +85,7 @@ async def test_a_flood_of_strangers_is_few_lines_and_a_metric(tmp_path: Path) ->
 
 async def test_each_denial_of_an_account_is_an_event_of_its_own(writer: AuditWriter, tmp_path: Path) -> None:
     event = Event("access.denied", "reader", "/api/files", "denied", {})
-    await asyncio.gather(*(writer.note_denied(event) for _ in range(500)))
+    await asyncio.gather(*(writer.record_denial(event) for _ in range(500)))
     assert len(lines(tmp_path)) == 500
 
 
@@ -95,7 +95,7 @@ async def test_denials_of_accounts_are_counted_while_nothing_can_be_written(
     event = Event("access.denied", "reader", "/api/files", "denied", {})
     monkeypatch.setattr("artstore.audit.writer.MAX_WAITING", 0)
     for _ in range(7):
-        await writer.note_denied(event)
+        await writer.record_denial(event)
     with pytest.raises(Unavailable):
         await writer.record(event)
     monkeypatch.setattr("artstore.audit.writer.MAX_WAITING", 10)

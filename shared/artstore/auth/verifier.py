@@ -1,4 +1,5 @@
-"""The verifier of every service but admin: keys from admin, else the file kept last and Redis; asked for in the background."""
+"""The token verifier of every service except admin: keys come from admin, else from a file and Redis, and are
+refreshed in the background."""
 
 from __future__ import annotations
 
@@ -18,13 +19,13 @@ from artstore.runtime import Runtime
 
 FETCH_TIMEOUT_S = 3.0
 LISTEN_PAUSE_S = 1.0
-"""Before a lost subscription is tried again; meanwhile the periodic refresh does its work."""
+"""Pause before a lost subscription is repeated; the periodic refresh continues meanwhile."""
 
 
 def open_verifier(
     runtime: Runtime, settings: AdminClientSettings, audience: Audience, admin: Peer, redis: Redis
 ) -> TokenVerifier:
-    """Adds the health check `signing_keys`: while no key is known nobody can be let in."""
+    """Opens the verifier and adds the health check `signing_keys`, which fails while no key is known."""
 
     async def from_admin() -> bytes | None:
         try:

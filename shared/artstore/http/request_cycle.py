@@ -1,7 +1,8 @@
-"""One request and its answer, as the application sees them.
+"""One request and its response, as the ASGI application sees them.
 
-uvicorn's own class, with four rules more: 100 is sent only where content is still to come, an answer that leaves much of the
-content unread ends the connection, pipelined requests stay unread until their turn, and the connection decides how it closes.
+uvicorn's class with four additions: 100 Continue is sent only if content is still to come, a response that
+leaves much content unread ends the connection, pipelined requests stay unread until their turn, and the
+connection decides how it closes.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 DRAINED_BYTES = 256 << 10
-"""Unread content up to this length is read and dropped after an early answer; more of it ends the connection."""
+"""Unread content up to this length is read and discarded after an early response; more ends the connection.
+"""
 
 
-class Exchange(RequestResponseCycle):
-    """`stated_bytes` is Content-Length; None without one."""
+class RequestCycle(RequestResponseCycle):
+    """`stated_bytes` is Content-Length, or None."""
 
     stated_bytes: int | None = None
     received_bytes = 0
@@ -45,8 +47,8 @@ class Exchange(RequestResponseCycle):
         return super().send(message)  # type: ignore[arg-type]
 
     def _drains(self) -> bool:
-        """Whether the content still to come is short and certain to come. After an unmet expectation it may never be sent
-        (RFC 9110 §10.1.1), and the next request would be taken for it."""
+        """True if the content still to come is short and will certainly be sent. A client that waits for 100
+        Continue may never send it (RFC 9110 §10.1.1), and its next request would be taken for content."""
         if self.waiting_for_100_continue or self.stated_bytes is None:
             return False
         return self.stated_bytes - self.received_bytes <= DRAINED_BYTES

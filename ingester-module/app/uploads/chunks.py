@@ -1,4 +1,4 @@
-"""Streams of bytes between sockets and disk, in pieces large enough that what is done per piece does not matter."""
+"""Merges the small chunks of a socket into pieces large enough that the work per piece does not matter."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import math
 import time
 from collections.abc import AsyncIterator
 
-PIECE_BYTES = 1 << 20
-"""A thread hop costs about 100 µs, whatever it does: one per MiB is lost in the noise."""
 
-
-async def collected(
-    source: AsyncIterator[bytes], piece_bytes: int = PIECE_BYTES, *, flush_every_s: float | None = None
+async def merge_chunks(
+    source: AsyncIterator[bytes], piece_bytes: int, *, flush_every_s: float | None = None
 ) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of at least `piece_bytes`, but for the last. Empty input gives no piece.
+    """The same bytes in pieces of at least `piece_bytes`, except for the last one. Empty input gives no piece.
 
-    With `flush_every_s` a chunk that comes so long after the last piece ends the piece: what comes slowly is passed on in the
-    rhythm it comes in.
+    With `flush_every_s` a chunk also completes the piece when the last piece was given at least that long ago, so the bytes of
+    a slow sender are passed on as they arrive.
     """
     last_s = -math.inf
     waiting: list[bytes] = []
