@@ -34,7 +34,7 @@ from artstore.testing.services import (
 from .layout import ADMIN, CALLERS, EDIT, MODULES, POSTGRES, REDIS, SMALL, Wiring, account_of, kind_of, wire
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 60
+WAIT_S = 120
 START_WAIT_S = 240
 """Many processes start at once, and each loads a second and a half of Python."""
 UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "1000000", "RATE_LIMIT_BURST": "1000000", "IP_RATE_LIMIT_PER_MINUTE": "1000000",
