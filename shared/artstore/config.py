@@ -81,8 +81,8 @@ class ServiceSettings(LimitSettings):
     """Folder for audit events that PostgreSQL has not received yet, and for the signing key of this writer.
     Without it both are lost at a restart."""
     max_connections: Count = MAX_CONNECTIONS
-    """Connections open at once in this process; further ones are answered 503. The process's hard limit of open
-    files must be higher."""
+    """Connections open at once in this process. At the limit an idle one is closed for a new one; if none is idle,
+    the new one is answered 503. The process's hard limit of open files must be higher."""
     shutdown_timeout_s: Annotated[int, Field(gt=0)] = 10
     """How long running requests may take to end after SIGTERM."""
 

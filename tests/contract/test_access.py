@@ -23,7 +23,7 @@ def tokens(system: System) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def permissions(client: httpx.Client, system: System) -> dict[str, frozenset[Permission]]:
-    """By role as the design says, by module account as admin says."""
+    """By role as docs/security.md says, by module account as admin says."""
     accounts = client.get(f"{system.url('admin')}/api/service-accounts?limit=1000").json()["items"]
     held = {one["client_id"]: frozenset(Permission(name) for name in one["permissions"]) for one in accounts}
     return {role.value: granted for role, granted in ROLE_PERMISSIONS.items()} | {name: held[name] for name in MODULES}

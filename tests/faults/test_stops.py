@@ -1,6 +1,6 @@
 """Stops while PostgreSQL or Redis hangs, and uploads that run through an outage longer than their lease.
 
-One fleet. A stop has the limit of docs/operations.md: `up` kills a part that has not ended after 60 s.
+One fleet. A stop has the limit of docs/operations/running.md: `up` kills a part that has not ended after 60 s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Admin's audit chain, and the key that signs it and the checkpoints (DESIGN §12).
+"""Admin's audit chain, and the key that signs it and the checkpoints.
 
 All admin instances write one chain, serialised by an advisory lock, in the transaction of the change that they record. The
 lock is taken last in every transaction, so that it is held briefly and never waits for another lock.

@@ -43,7 +43,7 @@ _REPLAYED: dict[str, Any] = {
 
 RECORD_ANSWER = answer("The file's attr.json", RECORD)
 QUEUED_ANSWER = answer(
-    "The file's element is unavailable: the change is stored and made when the element is back",
+    "The file's element is unavailable, or earlier changes of the file are queued: this one is stored and made in order",
     SAGA,
     headers={"Location": "The saga of the change"},
 )

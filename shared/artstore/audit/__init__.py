@@ -1,2 +1,2 @@
 """The audit log: events in chains that cannot be rewritten unseen, written by every service, checked by
-anyone (DESIGN §12)."""
+anyone."""

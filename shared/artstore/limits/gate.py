@@ -1,5 +1,5 @@
-"""Applies the limits to requests, as ASGI middleware: by address before the caller is authenticated, by
-account afterwards.
+"""Applies the limits to requests. The middleware `Gate` counts requests without a valid token by their address;
+`auth/access.py` calls `Limits.admit` to count the others by their account.
 
 Health, metrics and the API description are never limited. Module accounts are not limited either: they act
 for accounts whose requests were counted.

@@ -45,7 +45,7 @@ async def do_or_defer(store: Store, intent: OpenIntent, work: Callable[[], None]
 def defer(store: Store, file_id: str, intents: Iterable[OpenIntent], work: PendingWork) -> None:
     store.pending[file_id] = work
     store.unsettled.setdefault(file_id, []).extend(intents)
-    failpoint("owing.kept")
+    failpoint("pending.kept")
 
 
 async def make_pending_change(store: Store, file_id: str) -> None:
@@ -55,7 +55,7 @@ async def make_pending_change(store: Store, file_id: str) -> None:
         return
     store.require_confirmed()
     await store.in_thread(pending.run)
-    failpoint("owing.paid")
+    failpoint("pending.settled")
     del store.pending[file_id]
     held = store.swapping.pop(file_id, None)
     if held is not None:

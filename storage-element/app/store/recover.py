@@ -70,8 +70,9 @@ def resolve(store: Store, operation: LoggedOperation) -> None:
     elif operation.intent.kind is Kind.DELETE:
         store.files.remove(operation.intent.file_id)
     else:
+        assert operation.intent.kind in (Kind.PATCH, Kind.REWRITE_SMALL, Kind.REWRITE_LARGE)
         _go_forward(store, operation)
-    failpoint("owing.resolved")
+    failpoint("pending.resolved")
 
 
 def _keep_or_undo_put(store: Store, operation: LoggedOperation) -> None:

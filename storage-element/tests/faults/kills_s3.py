@@ -27,7 +27,7 @@ MULTIPART_BYTES = (5 << 20) + 1
 PATIENCE_S = 120
 AT_START = (
     "recover.kept_aside",
-    "owing.kept",
+    "pending.kept",
     "recover.swept",
     "recover.checkpointed",
     "put.renamed",
@@ -35,8 +35,8 @@ AT_START = (
     "update.swapped",
     "delete.attributes_removed",
     "delete.data_removed",
-    "owing.resolved",
-    "owing.paid",
+    "pending.resolved",
+    "pending.settled",
     "settle.noted",
 )
 """Points of a start that finds something to do. They cannot be tried out first: a bucket is not copied like a folder."""

@@ -11,7 +11,7 @@ from .lengths import LONG, chosen, in_processes
 from .work import SCENARIOS
 
 STORE = Path(__file__).parents[2] / "app" / "store"
-ONLY_S3 = frozenset({"delete.intended", "owing.kept", "owing.paid", "owing.resolved"})
+ONLY_S3 = frozenset({"delete.intended", "pending.kept", "pending.settled", "pending.resolved"})
 """Failpoints that only an element with files in S3 reaches: test_kills_s3.py covers them."""
 SHORT_MOMENTS = 8
 """Per scenario, beside the first time of each failpoint."""

@@ -116,7 +116,7 @@ def files_on_disk(root: Path) -> dict[str, bytes]:
 
 
 def check_settled(root: Path, store: Store, catalog: RememberingCatalog) -> dict[str, bytes]:
-    """FIELD's invariants once nothing is running: whole or absent, no temps, no orphans, nothing open, catalog = disk."""
+    """The invariants once nothing is running: whole or absent, no temps, no orphans, nothing open, catalog = disk."""
     found = files_on_disk(root)
     data = {path.name for path in (root / "files").rglob("*") if path.is_file() and path.suffix != ".json"}
     assert data == set(found)

@@ -1,4 +1,4 @@
-"""What must be true of the whole system once it rests (the list is FIELD's): asked of disks, catalog, every query, audit."""
+"""What must be true of the whole system once it rests, asked of disks, catalog, every query, audit."""
 
 from __future__ import annotations
 

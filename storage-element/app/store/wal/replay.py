@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import msgspec
 
@@ -165,6 +166,8 @@ def _add_frame(frame: Frame, operations: dict[int, LoggedOperation]) -> None:
             operation.undone = record.attributes or operation.intent.attributes
         else:
             operation.closed = True
+    elif not isinstance(record, Checkpoint | Confirmed):  # these were folded before
+        assert_never(record)
 
 
 def _counts_alone(mark: Mark) -> bool:
