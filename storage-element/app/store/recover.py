@@ -101,14 +101,18 @@ def _go_forward(store: Store, operation: LoggedOperation) -> None:
     if wanted is None:
         return  # a large rewrite that was not decided: the old revision stays
     current = find_current(store, file_id)
-    if current is not None and (
+    in_place = current is not None and (
         current.revision >= wanted.revision or is_restored(store, file_id, current, operation.replaced)
-    ):
-        store.files.temps.drop(intent.temp)
+    )
+    on_disk = store.files.log_carries_files
+    if in_place or (current is None and not on_disk):
+        store.files.temps.drop(intent.temp)  # in S3, where attr.json is never half there, the file was deleted since
     elif decided is None:
         if current is not None:
             store.files.replace_attributes(file_id, intent.temp, encoded)
-    elif os.path.exists(store.files.temps.data(decided.temp)) or holds(store, file_id, wanted, if_unreadable=True):
+    elif os.path.exists(store.files.temps.data(decided.temp)) or (
+        on_disk and holds(store, file_id, wanted, if_unreadable=True)  # S3 compares only sizes
+    ):
         store.files.temps.replace_attributes(decided.temp, encoded)
         store.files.swap(file_id, decided.temp)
         failpoint("recover.swapped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -16,7 +17,7 @@ from artstore.clock import uuid7
 from artstore.testing.services import S3Server
 
 from ..faults.lengths import LONG
-from ..running import Neighbours, running_element
+from ..running import Neighbours, RunningElement, eventually, running_element
 from ..store.places import s3_settings
 
 FLAT_BYTES = 100 << 20
@@ -108,18 +109,43 @@ async def test_a_put_killed_at_any_point_is_whole_or_absent_after_a_restart(
         answered = await answer_to(element, content, file_id, saga_id)
         assert element.process.wait(120) == -signal.SIGKILL
     async with running_element(neighbours, tmp_path / "root", **settings) as element:
+        await eventually(lambda: is_settled(element))
         found = await element.ask("GET", f"/api/files/{file_id}/content")
         assert found.status in ((200,) if answered else (200, 404))
         if found.status == 200:
             assert found.body == content
         listed = [item["file_id"] for item in (await element.ask("GET", "/api/files")).json["items"]]
         assert listed == ([file_id] if found.status == 200 else [])
-        metrics = (await element.ask("GET", "/metrics")).body.decode()
-        assert "wal_open_intents 0.0" in metrics
-        assert "element_owed_files 0.0" in metrics
         again = await element.put(content, file_id=file_id, saga_id=saga_id)
         assert again.status == (200 if found.status == 200 else 201)
     assert os.listdir(tmp_path / "root" / "tmp") == []
+
+
+async def test_a_decided_rewrite_whose_new_bytes_are_lost_leaves_the_old_revision(
+    neighbours: Neighbours, s3: S3Server, tmp_path: Path
+) -> None:
+    """Of the same size as the new one: only the temp says which bytes the object has."""
+    settings, before = in_s3(s3), os.urandom(LARGE)
+    async with running_element(
+        neighbours, tmp_path / "root", **settings, ARTSTORE_POINT="update.decided:kill"
+    ) as element:
+        file_id = (await element.put(before)).json["file_id"]
+        with contextlib.suppress(aiohttp.ClientError):
+            await element.ask("PUT", f"/api/files/{file_id}/content", data=os.urandom(LARGE))
+        assert element.process.wait(120) == -signal.SIGKILL
+    for temp in (tmp_path / "root/tmp").iterdir():
+        temp.unlink()
+    async with running_element(neighbours, tmp_path / "root", **settings) as element:
+        await eventually(lambda: is_settled(element))
+        got = await element.ask("GET", f"/api/files/{file_id}/content")
+        assert (got.status, got.body) == (200, before)
+        described = (await element.ask("GET", f"/api/files/{file_id}")).json
+        assert (described["revision"], described["checksum"]) == (1, f"sha256:{hashlib.sha256(before).hexdigest()}")
+
+
+async def is_settled(element: RunningElement) -> bool:
+    metrics = (await element.ask("GET", "/metrics")).body.decode()
+    return "wal_open_intents 0.0" in metrics and "element_owed_files 0.0" in metrics
 
 
 async def answer_to(element: Any, content: bytes, file_id: str, saga_id: str) -> bool:
