@@ -115,7 +115,7 @@ async def test_an_element_that_comes_back_is_asked_at_once(admin: Any, element: 
     await post(admin, "abort", {"sagas": [one], "reason": "the client left"})
 
     async def waiting() -> bool:
-        return "away" in (await look(admin, one))["last_error"]
+        return "unavailable" in (await look(admin, one))["last_error"]
 
     assert await eventually(waiting)
     remote = await element("se-02")
