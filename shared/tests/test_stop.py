@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,22 +24,31 @@ SHARED = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 60
 """No promise: it only ends a test that would hang."""
 PROGRAM = """
+import asyncio
 from contextlib import asynccontextmanager
 from artstore.config import ServiceSettings, load_settings
 from artstore.contracts.tokens import Audience
+from artstore.http.data_routes import DataRoute
 from artstore.service import build_app, serve
 
 @asynccontextmanager
 async def open_context(runtime):
     yield object()
 
+async def hang(request):
+    await asyncio.sleep(3600)
+
 settings = load_settings(ServiceSettings)
-serve(build_app(audience=Audience.QUERY, title="test", settings=settings, open_context=open_context), settings, "test")
+route = DataRoute("/api/auth/token", ["POST"], hang, {"post": {"responses": {}}})
+app = build_app(
+    audience=Audience.ADMIN, title="test", settings=settings, open_context=open_context, data_routes=[route]
+)
+serve(app, settings, "test")
 """
 
 
 @contextmanager
-def service(log: Path, collector_port: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+def service(log: Path, collector_port: int, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     port = free_port()
     environment = {
         **os.environ,
@@ -47,6 +57,7 @@ def service(log: Path, collector_port: int) -> Iterator[tuple[subprocess.Popen[b
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
         "OTEL_TRACES_SAMPLER_ARG": "1",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
+        **settings,
     }
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=file)
@@ -104,6 +115,26 @@ def test_a_stop_sends_the_spans_that_wait_and_ends_with_status_0(tmp_path: Path,
         client.get("/nowhere")
         assert stopped(process, number) == 0
         assert len(batches) > before
+
+
+def test_a_request_that_outlasts_the_stop_is_told_to_come_again(tmp_path: Path) -> None:
+    with (
+        collector() as (port, _),
+        service(tmp_path / "log", port, SHUTDOWN_TIMEOUT_S="1") as (process, client),
+        ThreadPoolExecutor() as threads,
+    ):
+        hanging = threads.submit(client.post, "/api/auth/token", content=b"", timeout=TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while "http_requests_in_flight 2.0" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert stopped(process) == 0
+        answer = hanging.result(TIMEOUT_S)
+        assert (answer.status_code, answer.json()["code"], "retry-after" in answer.headers) == (
+            503,
+            "unavailable",
+            True,
+        )
 
 
 def test_a_collector_that_does_not_respond_neither_holds_up_a_stop_nor_fills_the_log(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ It also reports a refused start: one log line with the reason instead of a trace
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.clock import Clock, uuid7
-from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError, StartRefused
+from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError, StartRefused, Unavailable
 from artstore.http.head import find_head_fault
 from artstore.logs import get_logger, request_id
 from artstore.metrics import RequestMetrics
@@ -83,6 +84,10 @@ class Edge:
                 await self._app(scope, receive, marked_send)
             else:
                 await send_problem(marked_send, fault, current)
+        except asyncio.CancelledError:  # the service is stopping and waits no longer for this request
+            if not answer["status"]:
+                await send_problem(marked_send, Unavailable("the service is stopping: send the request again"), current)
+            raise
         except Exception as error:  # the request edge: every failure is answered
             log.error("request failed", error=repr(error), exc_info=True)
             if answer["status"]:
