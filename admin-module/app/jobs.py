@@ -13,7 +13,7 @@ from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
 from artstore.errors import Unavailable
 from artstore.redis import listen
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.tasks import Tasks
 
 from .audit import truncation

@@ -30,9 +30,7 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections, allow_connections
-from artstore.http.data_routes import DataPlane, PlainHandler, PlainRoute
-from artstore.http.data_routes import DataRoute as DataRoute
-from artstore.http.data_routes import Handler as Handler
+from artstore.http.data_routes import DataPlane, DataRoute, PlainHandler, PlainRoute
 from artstore.http.edge import Edge
 from artstore.http.openapi import describe
 from artstore.http.problems import install_problem_handlers
@@ -44,7 +42,7 @@ from artstore.limits.load import MAX_IN_FLIGHT, Load
 from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
-from artstore.runtime import Runtime as Runtime
+from artstore.runtime import Runtime
 from artstore.tasks import Tasks
 from artstore.tracing import close_tracing, configure_tracing
 

@@ -13,7 +13,7 @@ from artstore.health import Health
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
 from artstore.metrics import FileMetrics, new_registry
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.tasks import Tasks
 from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
 

@@ -14,7 +14,7 @@ from artstore.config import DatabaseSettings
 from artstore.database import open_database
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.services import PostgresServer, free_port
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -16,7 +16,7 @@ from artstore.database import SCHEMA_REVISION, Database, open_database
 from artstore.database_errors import DatabaseBusy, DatabaseRefusesWrites, DatabaseUnavailable, outage_of
 from artstore.database_hosts import for_sqlalchemy
 from artstore.peers.breaker import Breakers
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.services import PostgresServer, free_port, start_postgres, temporary_folder
 
 DEADLINE_S = 30

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from artstore.database_errors import DatabaseUnavailable
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
 
 from .test_database import make_schema, opened, read, run, until_ok, write

@@ -26,7 +26,7 @@ from artstore.peers.breaker import Breakers
 from artstore.peers.client import Peer
 from artstore.peers.session import open_peers
 from artstore.redis import open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.services import ValkeyServer, start_valkey
 
 DEADLINE_S = 120

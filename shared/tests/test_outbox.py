@@ -21,7 +21,7 @@ from artstore.database import Database, open_database
 from artstore.outbox import Outbox
 from artstore.peers.breaker import Breakers
 from artstore.redis import open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.services import PostgresServer, ValkeyServer, start_valkey
 
 CHANNEL = "test:channel"

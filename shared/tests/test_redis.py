@@ -19,7 +19,7 @@ from artstore.limits.load import Load
 from artstore.metrics import FileMetrics, new_registry
 from artstore.peers.breaker import Breakers
 from artstore.redis import CountedRedis, open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.tasks import Tasks
 from artstore.testing.network import Network
 from artstore.testing.services import ValkeyServer

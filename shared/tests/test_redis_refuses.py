@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from artstore.config import RedisSettings
 from artstore.peers.breaker import Breakers
 from artstore.redis import CountedRedis, listen, open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 from artstore.testing.network import Network
 from artstore.testing.services import ValkeyServer, start_valkey, temporary_folder
 

@@ -23,8 +23,10 @@ from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.errors import BY_CODE, Conflict
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
-from artstore.service import DataRoute, Runtime, build_app
+from artstore.runtime import Runtime
+from artstore.service import build_app
 from artstore.testing.tokens import Signer
 
 SIGNER = Signer()

@@ -16,9 +16,9 @@ from artstore.contracts.schemas import SAGA
 from artstore.errors import InvalidFields
 from artstore.failpoints import failpoint
 from artstore.http.body import limited_receive
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.openapi import UUID_SCHEMA, answer, object_schema, operation
-from artstore.service import DataRoute
 
 from ..core.context import context_of
 from ..elements.registry import load_element

@@ -27,10 +27,10 @@ from artstore.contracts.sagas import (
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
 from artstore.http.body import limited_receive
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.openapi import TEXT_SCHEMA, UUID_SCHEMA, answer, object_schema, operation
 from artstore.logs import request_id
-from artstore.service import DataRoute
 
 from ..core.context import context_of
 from ..elements.registry import ELEMENT_ID

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from artstore.audit.access_denied import LOGIN, record_denial
 from artstore.errors import ArtStoreError, Unavailable
 from artstore.http.body import limited_receive
+from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import PROBLEM_RESPONSE, TEXT_SCHEMA, answer, object_schema, operation
 from artstore.http.problems import problem_response
 from artstore.limits.gate import Limits
-from artstore.service import DataRoute
 
 from ..core.context import Context, context_of
 from ..identity.credentials import FORM, GRANT_TYPE, JSON, Credentials, OAuthError, is_well_formed, parse_credentials

@@ -19,7 +19,7 @@ from artstore.outbox import Outbox
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
 from artstore.redis import open_redis
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 from ..audit.chain import Auditor
 from ..audit.checkpoints import Checkpoints

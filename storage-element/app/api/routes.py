@@ -6,8 +6,8 @@ from typing import Any
 
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER
 from artstore.http import request_headers
+from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.request_headers import CONDITIONS, RANGES
-from artstore.service import DataRoute, Handler
 
 from ..serving import while_serving
 from . import files

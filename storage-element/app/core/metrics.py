@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 from ..serving import Serving
 from ..store.store import Store

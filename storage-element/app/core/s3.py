@@ -9,7 +9,7 @@ from functools import partial
 
 from artstore.errors import Unavailable
 from artstore.logs import get_logger
-from artstore.service import Runtime
+from artstore.runtime import Runtime
 
 from ..store.backends.s3 import S3Backend
 from ..store.backends.s3_claim import ANSWER_TIMEOUT_S, Claim
