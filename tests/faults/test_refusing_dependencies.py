@@ -154,7 +154,7 @@ def test_what_users_see_while_postgresql_refuses_and_that_it_heals_by_itself(loa
         expected_ready = NOT_READY if kind != "no space left" else {"admin-1": 503, "query": 200}
         eventually(lambda: load.run(1) and readiness(fleet, expected_ready))
         if kind != "no space left":  # no read meets that
-            eventually(lambda: "database" in degraded(load, "query", load.on_edit))
+            eventually(lambda: all(database_check_fails(load, query) for query in QUERIES))
         seen = load.run(4)
         show(kind, seen)
         answers = keyed_and_administrative(load)
@@ -287,6 +287,12 @@ def check_read(load: Load, file_id: str, *, deleted: bool) -> None:
 
 def read(load: Load, query: str, file_id: str) -> httpx.Response:
     return load.fleet.call("GET", query, f"/api/files/{file_id}", load.token)
+
+
+def database_check_fails(load: Load, query: str) -> bool:
+    """From then on every answer is marked, also one from memory."""
+    report = httpx.get(f"{load.fleet.url(query)}/health/ready", timeout=30).json()
+    return report["checks"]["database"]["ok"] is False
 
 
 def degraded(load: Load, query: str, file_id: str) -> str:
