@@ -77,11 +77,11 @@ class Presence:
             try:
                 there = os.stat(f"{self._path}/{name}")
             except OSError as error:
-                return f"the root is gone: {self._path}/{name}: {error.strerror}; is its disk mounted?"
+                return f"the root is gone: STORAGE_ROOT/{name}: {error.strerror}; is its disk mounted?"
             try:
                 opened = os.stat(f"{self._opened}/{name}")
             except OSError as error:
                 return f"the root that was opened does not answer: {error.strerror}; restart needed"
             if (there.st_dev, there.st_ino) != (opened.st_dev, opened.st_ino):
-                return f"{self._path} is not the root that was opened: restart needed"
+                return "STORAGE_ROOT is not the folder that was opened: restart needed"
         return None
