@@ -101,6 +101,9 @@ def check(
     long: Annotated[
         bool, typer.Option("--long", help="Test every fault instead of a sample: `test faults --long`.")
     ] = False,
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Run each check with failed tests once more; the second time decides.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the chaos run: the same seed gives the same faults.")
     ] = None,
@@ -110,7 +113,7 @@ def check(
     try:
         if keyword:
             raise typer.Exit(test_named(ROOT, parts or [], keyword))
-        raise typer.Exit(test(ROOT, parts or [], long=long, chaos=Chaos(seed, minutes)))
+        raise typer.Exit(test(ROOT, parts or [], long=long, repeat=repeat, chaos=Chaos(seed, minutes)))
     except CommandError as error:
         raise refuse(error) from None
 

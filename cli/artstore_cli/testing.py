@@ -61,10 +61,11 @@ class Chaos:
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
+def test(root: Path, wanted: Sequence[str], *, long: bool, repeat: bool, chaos: Chaos) -> int:
     """Run checks; print each outcome, then all failures, and the totals as the last line. Returns the exit code.
 
-    `long`: test every fault, and print the output of all checks.
+    `long`: test every fault, and print the output of all checks. `repeat`: run failed tests' checks a second time,
+    which decides; the output of the first time is printed as well.
     """
     if long:
         os.environ[LONG] = "long"
@@ -75,6 +76,14 @@ def test(root: Path, wanted: Sequence[str], *, long: bool, chaos: Chaos) -> int:
         raise CommandError(f"no checks are called {', '.join(wanted)}; there are: {', '.join(known)}")
     with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
         outcomes = _run_all(checks, root, Path(scratch))
+    failed_once = [outcome for outcome in outcomes if outcome.failed and outcome.check.counted] if repeat else []
+    if failed_once:
+        print(f"repeating {len(failed_once)} of {len(outcomes)} checks", flush=True)
+        with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
+            repeated = _run_all([outcome.check for outcome in failed_once], root, Path(scratch))
+        outcomes = [outcome for outcome in outcomes if outcome not in failed_once] + repeated
+    for outcome in failed_once:
+        print(f"\n===== {outcome.check.name}, the first time =====\n{outcome.output}")
     failures = [outcome for outcome in outcomes if outcome.failed]
     for outcome in outcomes if long else failures:
         print(f"\n===== {outcome.check.name} =====\n{outcome.output}")
