@@ -15,9 +15,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from artstore.database_errors import AWAY_FIELD, outage_of
+from artstore.database_errors import outage_of
 from artstore.database_hosts import HostConnector, for_sqlalchemy
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 from artstore.logs import get_logger
 
 from .database_roles import apply_grants, read_passwords
@@ -59,7 +59,7 @@ class Schema:
                 if was is None or was < newest:
                     raise Unavailable(
                         f"the schema is at revision {was}, but {newest} is required: run the migrations",
-                        away=AWAY_FIELD,
+                        away=DATABASE,
                     )
                 return
             if was != newest:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from artstore.contracts.files import Attributes, canonical_id, decode, unfit_for_catalog
+from artstore.contracts.files import Attributes, decode, is_id, unfit_for_catalog
 
 from .errors import CommandError
 
@@ -119,7 +119,7 @@ def _pairs(folder: Path, report: FolderReport) -> Iterator[str]:
             names = set(_names(folder, f"files/{below}", report))
             for name in sorted(names):
                 file_id = name.removesuffix(SUFFIX)
-                if canonical_id(file_id) != file_id or file_id[-4:] != first + second:
+                if not is_id(file_id) or file_id[-4:] != first + second:
                     report.findings.append(FolderFinding("stray", _text(f"files/{below}/{name}"), _why_stray(file_id)))
                 elif name != file_id:
                     if file_id not in names:
@@ -133,7 +133,7 @@ def _pairs(folder: Path, report: FolderReport) -> Iterator[str]:
 
 
 def _why_stray(file_id: str) -> str:
-    return "a file id in the wrong folder" if canonical_id(file_id) == file_id else ""
+    return "a file id in the wrong folder" if is_id(file_id) else ""
 
 
 def _folders(folder: Path, below: str, report: FolderReport) -> Iterator[str]:

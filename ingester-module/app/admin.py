@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import orjson
 
-from artstore.auth.client import ADMIN
 from artstore.contracts.sagas import (
     MAX_GROUP,
     AbortUploads,
@@ -21,7 +20,7 @@ from artstore.contracts.sagas import (
     UploadCommit,
     UploadSaga,
 )
-from artstore.errors import ArtStoreError, BadGateway, Conflict, Overloaded, Unavailable, from_wire
+from artstore.errors import ADMIN, ArtStoreError, BadGateway, Conflict, Overloaded, Unavailable, from_wire
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.peers.client import Peer

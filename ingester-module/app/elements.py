@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
+from artstore.http.digests import digest_headers
 from artstore.peers.client import Peer, PeerAnswer
 from artstore.peers.session import Peers
 
 from .uploads.body import Body
-from .uploads.digests import digest_headers
 
 EXPECT = {"expect": "100-continue"}
 """The element can refuse a large file before its first byte is sent, so that a different element can be asked."""

@@ -19,7 +19,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from artstore.clock_check import ClockCheck
 from artstore.config import DatabaseSettings
 from artstore.database_errors import (
-    AWAY_FIELD,
     READ_ONLY,
     DatabaseBusy,
     DatabaseRefusesWrites,
@@ -28,6 +27,7 @@ from artstore.database_errors import (
     sqlstate_of,
 )
 from artstore.database_hosts import HostConnector, for_sqlalchemy
+from artstore.errors import DATABASE
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.runtime import Runtime
@@ -141,7 +141,7 @@ class Database:
         self._breaker.heal()
         if read_only:
             self._pool.renew()
-            self._refusal = DatabaseRefusesWrites("PostgreSQL is read-only", away=AWAY_FIELD)
+            self._refusal = DatabaseRefusesWrites("PostgreSQL is read-only", away=DATABASE)
             raise self._refusal
         if self._refusal is not None and time.monotonic() < self._refused_until_s:
             raise self._refusal
@@ -220,9 +220,9 @@ async def open_database(
     Gauge("database_connections_active", "Connections of the pool in use", registry=runtime.registry).set_function(
         partial(_connections_in_use, engine)
     )
-    breaker = breakers.to(EDGE, (DatabaseUnavailable,), silent=(DatabaseBusy,), named=AWAY_FIELD)
+    breaker = breakers.to(EDGE, (DatabaseUnavailable,), silent=(DatabaseBusy,), named=DATABASE)
     database = Database(engine, breaker)
-    runtime.health.add("database", database.check, required=required)
+    runtime.health.add(DATABASE, database.check, required=required)
     ClockCheck(runtime, database.autocommit)
     runtime.audit.ship_to(database)
     try:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncpg
 import sqlalchemy.exc
 
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 
-AWAY_FIELD = "database"
-"""The value of `away` and in X-ArtStore-Degraded, equal to the name of the health check."""
 BUSY_RETRY_AFTER_S = 1
 
 
@@ -76,13 +74,13 @@ def outage_of(error: BaseException) -> DatabaseUnavailable | DatabaseRefusesWrit
     """The error to raise instead, or None if PostgreSQL works and refused this statement for its content."""
     state = sqlstate_of(error)
     if busy := _find(_BUSY_STATES, state):
-        return DatabaseBusy(busy, away=AWAY_FIELD, retry_after_s=BUSY_RETRY_AFTER_S)
+        return DatabaseBusy(busy, away=DATABASE, retry_after_s=BUSY_RETRY_AFTER_S)
     if away := _find(_AWAY_STATES, state):
-        return DatabaseUnavailable(away, away=AWAY_FIELD)
+        return DatabaseUnavailable(away, away=DATABASE)
     if refused := _find(_REFUSING_STATES, state):
-        return DatabaseRefusesWrites(refused, away=AWAY_FIELD)
+        return DatabaseRefusesWrites(refused, away=DATABASE)
     if _was_not_reached(error):
-        return DatabaseUnavailable("PostgreSQL is unavailable", away=AWAY_FIELD)
+        return DatabaseUnavailable("PostgreSQL is unavailable", away=DATABASE)
     return None
 
 

@@ -33,6 +33,8 @@ import orjson
 
 PROBLEM_JSON = "application/problem+json"
 RESERVED_FIELDS = frozenset({"type", "title", "status", "detail", "code", "request_id"})
+ADMIN, DATABASE, REDIS = "admin", "database", "redis"
+"""Dependencies in the field `away`, in X-ArtStore-Degraded and in health checks. A storage element has its id."""
 RETRY_AFTER_S = 5
 """Sent with 502 and 503 when the length of the outage is unknown."""
 

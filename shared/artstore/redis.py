@@ -36,14 +36,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from artstore.config import RedisSettings
-from artstore.errors import Unavailable
+from artstore.errors import REDIS, Unavailable
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.runtime import Runtime
 
 log = get_logger("artstore.redis")
 
-EDGE = "redis"
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
 PING_EVERY_S = 2.0
 """A subscription without messages sends a PING this often; without an answer to two of them it ends."""
@@ -152,7 +151,7 @@ class CountedRedis(Redis):
                 server = await self._write()
         except (RedisError, OSError, TimeoutError) as error:
             await self._note_failed(began_s, error)
-            raise Unavailable(refusal_of(error) or "Redis does not answer", away=EDGE) from error
+            raise Unavailable(refusal_of(error) or "Redis does not answer", away=REDIS) from error
         returned = self._server != server or self.failing_since_s is not None
         self._runner.breaker.heal()
         if returned:
@@ -162,7 +161,7 @@ class CountedRedis(Redis):
                 await self._confirm(returned)
         except RedisError as error:
             await self._note_failed(began_s, error)
-            raise Unavailable(refusal_of(error) or "Redis does not answer", away=EDGE) from error
+            raise Unavailable(refusal_of(error) or "Redis does not answer", away=REDIS) from error
         if returned:
             self.generation += 1
         self._server, self.failing_since_s, self._accepted_s = server, None, began_s
@@ -257,9 +256,9 @@ async def open_redis(
     operations = Counter(
         "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
     )
-    redis = CountedRedis(runner=CommandRunner(operations, breakers.to(EDGE, AWAY)), connection_pool=pool)
+    redis = CountedRedis(runner=CommandRunner(operations, breakers.to(REDIS, AWAY)), connection_pool=pool)
     timeout_s = PROBE_TIMEOUT_S + settings.redis_timeout_s * 2
-    runtime.health.add("redis", redis.check, required=required, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
+    runtime.health.add(REDIS, redis.check, required=required, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
     runtime.limiter.connect(redis)
     try:
         yield redis

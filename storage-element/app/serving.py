@@ -7,19 +7,10 @@ process, a missing file is answered as unavailable instead of not found, and not
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import Any
-
-from starlette.requests import Request
-from starlette.responses import Response
-
-from artstore.errors import ArtStoreError, NotFound, Unavailable
+from artstore.errors import ADMIN, ArtStoreError, NotFound, Unavailable
 
 from .store.progress import Progress
 from .store.root import Presence
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Serving:
@@ -67,7 +58,7 @@ class Serving:
         """Raises Unavailable also while admin has not accepted the root in this process."""
         self.require()
         if not self.confirmed:
-            raise Unavailable("admin has not confirmed this root yet", away="admin")
+            raise Unavailable("admin has not confirmed this root yet", away=ADMIN)
 
     def explain(self, error: NotFound) -> ArtStoreError:
         """The error for a missing file: NotFound, or Unavailable while the file may exist."""
@@ -94,25 +85,3 @@ class Serving:
         if not self.open:
             raise Unavailable(self.waiting_for or str(self.progress))
         return "done"
-
-
-def while_serving(handler: Handler) -> Handler:
-    """Wraps the handler of a data route: 503 while the element does not serve."""
-
-    @wraps(handler)
-    async def served(request: Request) -> Response:
-        serving: Serving = context_of(request).serving
-        serving.require()
-        try:
-            return await handler(request)
-        except NotFound as error:
-            explained = serving.explain(error)
-            if explained is error:
-                raise
-            raise explained from error
-
-    return served
-
-
-def context_of(request: Request) -> Any:
-    return request.app.state.context

@@ -19,6 +19,7 @@ from artstore.auth.guard import new_router
 from artstore.clock import rfc3339, uuid7
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.http.json import JsonResponse
+from artstore.http.lists import DEFAULT_LIMIT
 
 from ..core.context import context_of
 from ..identity import accounts as stored
@@ -26,7 +27,7 @@ from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
-from .parameters import DEFAULT_LIMIT, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
+from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 DEFAULT_GRACE_S = 24 * 3600
 """How long the old secret stays valid after a rotation when the request does not say."""

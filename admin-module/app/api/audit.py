@@ -14,12 +14,13 @@ from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
 from artstore.http.json import JsonResponse, page
+from artstore.http.lists import DEFAULT_LIMIT
 
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
 from ..core.context import context_of
-from .parameters import DEFAULT_LIMIT, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
+from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
 FILTERS = tuple(field.name for field in fields(Filters))

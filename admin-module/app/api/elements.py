@@ -14,10 +14,19 @@ from artstore.audit.access_denied import record_denial
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router, reads_body
-from artstore.contracts.elements import DEFAULT_PRIORITY, MAKE_ROOT, Element, ElementReport, Mode
+from artstore.contracts.elements import (
+    DEFAULT_PRIORITY,
+    MAKE_ROOT,
+    Element,
+    ElementReport,
+    Mode,
+    ModeChange,
+    RebuildOrder,
+)
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
 from artstore.http.json import JsonResponse, read_json
+from artstore.http.lists import DEFAULT_LIMIT
 from artstore.logs import get_logger
 from artstore.peers.addresses import MAX_URL_CHARS
 
@@ -27,7 +36,7 @@ from ..elements.registry import ELEMENT_ID
 from ..elements.reports import Reported
 from ..sagas.claim import make_due
 from .changes import accepted
-from .parameters import DEFAULT_LIMIT, Cursor, Limit, allow_only, parse_cursor, split_page
+from .parameters import Cursor, Limit, allow_only, parse_cursor, split_page
 
 log = get_logger("admin.elements")
 
@@ -51,18 +60,6 @@ class ElementChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     url: Url | None = None
     priority: Priority | None = None
-
-
-class RebuildOrder(BaseModel):
-    """`force`: rebuild even if the element's disk looks empty or most of its rows would be deleted."""
-
-    model_config = ConfigDict(extra="forbid")
-    force: bool = False
-
-
-class ModeChange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    mode: Mode
 
 
 def router() -> APIRouter:

@@ -12,7 +12,7 @@ from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
 from artstore.clock import rfc3339
 from artstore.contracts.tokens import Audience
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 from artstore.http.json import JsonResponse, page
 
 from ..core.context import Context, context_of
@@ -35,7 +35,7 @@ def router() -> APIRouter:
 async def jwks(request: Request) -> Response:
     keyring = context_of(request).keyring
     if not keyring.keys:
-        raise Unavailable("no signing key is loaded yet", away="database")
+        raise Unavailable("no signing key is loaded yet", away=DATABASE)
     return JsonResponse(keyring.jwks, headers={"cache-control": f"public, max-age={JWKS_MAX_AGE_S}"})
 
 

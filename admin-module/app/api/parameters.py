@@ -13,13 +13,13 @@ from starlette.responses import Response
 
 from artstore.errors import InvalidFields, Malformed
 from artstore.http.json import page
+from artstore.http.lists import MAX_LIMIT
 
 T = TypeVar("T")
 C = TypeVar("C")
 
-Limit = Annotated[int, Query(ge=1, le=1000)]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
 Cursor = Annotated[str | None, Query(max_length=128)]
-DEFAULT_LIMIT = 100
 MAX_NAMED = 20
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.guard import new_router
-from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, canonical_id, decode
+from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, decode, is_id
 from artstore.contracts.sagas import (
     MAX_GROUP,
     AbortUploads,
@@ -29,6 +29,7 @@ from artstore.errors import InvalidFields
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
+from artstore.http.lists import DEFAULT_LIMIT
 from artstore.http.openapi import TEXT_SCHEMA, UUID_SCHEMA, answer, object_schema, operation
 from artstore.logs import request_id
 
@@ -37,7 +38,7 @@ from ..elements.registry import ELEMENT_ID
 from ..sagas.query import SagaFilter, list_sagas, load_saga
 from ..sagas.saga import SagaState
 from ..sagas.upload import Abort, Commit
-from .parameters import DEFAULT_LIMIT, Cursor, Limit, allow_only, answer_page, parse_cursor
+from .parameters import Cursor, Limit, allow_only, answer_page, parse_cursor
 
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
 MAX_OWNER_CHARS = 256
@@ -158,7 +159,7 @@ def check_subject(saga: UploadSaga | QueueChange) -> None:
 
 def check_id(name: str, given: str) -> None:
     """Raises InvalidFields when `given` is not a UUID in canonical form."""
-    if canonical_id(given) != given:
+    if not is_id(given):
         raise InvalidFields(f"{name} must be a UUID in lower case", fields=[name])
 
 

@@ -17,7 +17,7 @@ from artstore.audit.event import ChainHead, Event, Signed, head_after, sign_even
 from artstore.audit.store import append_events
 from artstore.clock import Clock
 from artstore.database import Database
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 from artstore.groups import Group
 
 from ..key_cipher import KeyCipher
@@ -44,7 +44,7 @@ class Auditor:
     def key(self) -> Ed25519PrivateKey:
         """Raises Unavailable until the chain is open."""
         if self._key is None:
-            raise Unavailable("the audit chain is not open yet", away="database")
+            raise Unavailable("the audit chain is not open yet", away=DATABASE)
         return self._key
 
     async def load(self, conn: AsyncConnection) -> None:

@@ -15,7 +15,7 @@ from artstore.auth.signed_jwks import sign_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.outage_log import OutageLog
@@ -57,7 +57,7 @@ class Keyring:
     def signer(self) -> Signer:
         """The active key. Raises Unavailable before the first load."""
         if self._signer is None:
-            raise Unavailable("no signing key is loaded yet", away="database")
+            raise Unavailable("no signing key is loaded yet", away=DATABASE)
         return self._signer
 
     @property
@@ -72,7 +72,7 @@ class Keyring:
                     try:
                         await self._load()
                     except Unavailable:
-                        log.warning("signing keys not reloaded", away="database")
+                        log.warning("signing keys not reloaded", away=DATABASE)
         key = self._keys.get(kid)
         return key.public_key if key else None
 

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
-from artstore.contracts.files import Changes, canonical_id, check_changes
+from artstore.contracts.files import Changes, check_changes
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS
 from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
-from artstore.http.data_routes import DataRoute
+from artstore.http.data_routes import DataRoute, file_id_of
 from artstore.http.json import check_keys, without_bom
 from artstore.http.openapi import BYTES_SCHEMA, answer, operation
 from artstore.http.request_headers import CHANGED_BY_REVISION, CONDITIONS, DIGESTS, RANGES
@@ -20,7 +20,7 @@ from artstore.http.request_headers import CHANGED_BY_REVISION, CONDITIONS, DIGES
 from ..changes.change import Delete
 from ..changes.conditional import Precondition
 from ..changes.update import Patch, Replace
-from ..core.context import Context
+from ..core.context import Context, context_of
 from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.body import FORM, content_type_of, media_type, open_raw
@@ -32,44 +32,41 @@ PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
 
 
 async def patch_file(request: Request) -> Response:
-    context: Context = request.app.state.context
+    context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
         changes = await _read_changes(request, context)
-        patch = Patch(context, _file_id(request), _owner(request), _condition(request), changes)
+        patch = Patch(context, file_id_of(request), _owner(request), _condition(request), changes)
         return await run_or_replay(context.keys, key, patch)
 
 
 async def replace_content(request: Request) -> Response:
-    context: Context = request.app.state.context
+    context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
         if media_type(request) == FORM:
             raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        file_id, condition = _file_id(request), _condition(request, of_content=True)
+        file_id, condition = file_id_of(request), _condition(request, of_content=True)
         replace = Replace(context, file_id, _owner(request), condition, body, content_type_of(request))
         return await run_or_replay(context.keys, key, replace)
 
 
 async def delete_file(request: Request) -> Response:
-    context: Context = request.app.state.context
+    context = context_of(request)
     key = key_of(request)
     with context.files.operation("delete"):
-        delete = Delete(context, _file_id(request), _owner(request), _condition(request))
+        delete = Delete(context, file_id_of(request), _owner(request), _condition(request))
         return await run_or_replay(context.keys, key, delete)
 
 
 async def redirect_to_query(request: Request) -> Response:
     """307, so that the `Location` of a 201 works at the ingester too: the client repeats the request at QUERY_URL."""
-    context: Context = request.app.state.context
-    given, _, rest = request.url.path.removeprefix("/api/files/").partition("/")
-    file_id = canonical_id(given)
-    if file_id is None:
-        raise NotFound("no file has such an id")
+    context = context_of(request)
+    file_id = file_id_of(request)
     if context.query_url is None:
         raise NotFound("files are read at query; set QUERY_URL to redirect readers there")
-    path = f"/api/files/{file_id}" + (f"/{rest}" if rest else "")
+    path = f"/api/files/{file_id}" + ("/content" if request.url.path.endswith("/content") else "")
     parameters = request.scope["query_string"].decode("ascii", "replace")
     location = context.query_url.rstrip("/") + path + (f"?{parameters}" if parameters else "")
     return Response(status_code=307, headers={"location": location, "cache-control": "no-store"})
@@ -92,14 +89,6 @@ async def _read_changes(request: Request, context: Context) -> Changes:
         raise Malformed("the body is not JSON") from error
     check_changes(changes)
     return changes
-
-
-def _file_id(request: Request) -> str:
-    """In canonical form. Raises NotFound for anything but a UUID."""
-    file_id = canonical_id(request.path_params["file_id"])
-    if file_id is None:
-        raise NotFound("no file has such an id")
-    return file_id
 
 
 def _owner(request: Request) -> str:

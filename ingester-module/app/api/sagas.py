@@ -18,14 +18,14 @@ from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import answer, operation
 
-from ..core.context import Context
+from ..core.context import context_of
 
 DATABASE_TIMEOUT_S = 5.0
 
 
 async def show_saga(request: Request) -> Response:
     """404 for a saga of a different owner, unless the caller may read all sagas."""
-    context: Context = request.app.state.context
+    context = context_of(request)
     saga_id = canonical_id(request.path_params["saga_id"])
     saga = None
     if saga_id is not None:

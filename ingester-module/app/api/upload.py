@@ -12,7 +12,7 @@ from artstore.http.data_routes import DataRoute
 from artstore.http.openapi import BYTES_SCHEMA, answer, operation, query
 from artstore.http.request_headers import DIGESTS
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.upload import UploadOperation
@@ -20,7 +20,7 @@ from .schemas import DIGEST_HEADERS, FIELD_SCHEMAS, IDEMPOTENCY_KEY, keyed
 
 
 async def upload_file(request: Request) -> Response:
-    context: Context = request.app.state.context
+    context = context_of(request)
     key = key_of(request)
     with context.files.operation("put"):
         upload = await UploadOperation.open(context, request)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from artstore.audit.writer import AuditWriter
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
@@ -14,6 +16,7 @@ from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
+from artstore.errors import ADMIN
 from artstore.http.body import BodyRateLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
@@ -30,8 +33,6 @@ from .config import Settings
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`request.app.state.context` in every handler."""
-
     verifier: TokenVerifier
     database: Database
     discovery: Discovery
@@ -45,6 +46,12 @@ class Context:
     query_url: str | None
 
 
+def context_of(request: Request) -> Context:
+    """The context of the process that answers `request`."""
+    context: Context = request.app.state.context
+    return context
+
+
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
     """PostgreSQL, Redis, admin and the elements may become available later."""
@@ -55,7 +62,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         peers = await opened.enter_async_context(
             open_peers(settings, breakers, open_account(settings, runtime, breakers, required=True))
         )
-        admin = peers.to("admin", settings.admin_url)
+        admin = peers.to(ADMIN, settings.admin_url)
         discovery = Discovery(
             runtime,
             redis,

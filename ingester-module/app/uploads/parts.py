@@ -18,8 +18,9 @@ from multipart import (
 )
 
 from artstore.errors import InvalidFields, Malformed, TooManyHeaders, UnsupportedMediaType
+from artstore.http.digests import Digest, digests_in
 
-from .digests import Digest, DigestCheck, digests_in
+from .digests import DigestCheck
 from .filename import MAX_HEADER_BYTES, filename_of, header_text
 from .form import MAX_FIELD_BYTES, add_field
 from .reader import BodyReader, too_large

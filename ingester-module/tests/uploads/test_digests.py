@@ -5,8 +5,9 @@ import hashlib
 
 import pytest
 
-from app.uploads.digests import Digest, DigestCheck, digest_headers, digests_in
+from app.uploads.digests import DigestCheck
 from artstore.errors import DigestMismatch, Malformed
+from artstore.http.digests import Digest, digest_headers, digests_in
 
 FILE, BODY = b"the file", b"--b\r\n\r\nthe file\r\n--b--"
 

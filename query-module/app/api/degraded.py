@@ -7,15 +7,17 @@ from functools import wraps
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.errors import ArtStoreError
+from artstore.errors import DATABASE, REDIS, ArtStoreError
 from artstore.health import Health
 from artstore.http.data_routes import Handler
 from artstore.http.problems import problem_response
 
+from ..core.context import context_of
+
 HEADER = "x-artstore-degraded"
 CATALOG = "catalog"
 """A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
-CACHES = ("redis", "database")
+CACHES = (REDIS, DATABASE)
 """Health checks whose failure removes a cache, change events or lists. An element is named by the handler that needs it."""
 
 
@@ -32,8 +34,7 @@ def with_degraded_header(handler: Handler) -> Handler:
             found = _named_by(error)
         if HEADER in answer.headers:
             found = answer.headers[HEADER].split(", ")
-        state = request.app.state
-        failing = _failing(state.runtime.health, state.context.invalidation.subscribed)
+        failing = _failing(request.app.state.runtime.health, context_of(request).invalidation.subscribed)
         if names := ", ".join(dict.fromkeys([*found, *failing])):
             answer.headers[HEADER] = names
         return answer
@@ -49,4 +50,4 @@ def _named_by(error: ArtStoreError) -> list[str]:
 def _failing(health: Health, subscribed: bool) -> list[str]:
     """Without a subscription Redis counts as unavailable even if it answers, because memory may be stale."""
     away = health.failing()
-    return [name for name in CACHES if name in away or (name == "redis" and not subscribed)]
+    return [name for name in CACHES if name in away or (name == REDIS and not subscribed)]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from artstore.contracts.schemas import RECORD
+from artstore.http.lists import DEFAULT_LIMIT, MAX_LIMIT
 from artstore.http.openapi import BYTES_SCHEMA, TEXT_SCHEMA, UUID_SCHEMA, answer, header, operation, query
 
-from ..search.feed import DEFAULT_LIMIT as FEED_DEFAULT
-from ..search.feed import MAX_LIMIT as FEED_LIMIT
 from ..search.feed import MAX_WAIT_S
-from ..search.parse import DEFAULT_LIMIT, DEFAULT_SORT, MAX_LIMIT, SORTS
+from ..search.parse import DEFAULT_SORT, SORTS
 
 _HEADERS = {
     "X-ArtStore-Source": "The level that answered",
@@ -85,7 +84,7 @@ LIST_CHANGES = operation(
     ),
     parameters=[
         query("since", "`next_cursor` of the previous answer"),
-        query("limit", schema=_integer(1, FEED_LIMIT, FEED_DEFAULT)),
+        query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
         query("wait_s", "Seconds to wait for a change when there is none", _integer(0, MAX_WAIT_S, 0)),
     ],
     responses={"200": answer("Changes, and where to continue", _page(_CHANGE, TEXT_SCHEMA), headers=_HEADERS)},

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.files import canonical_id
-from artstore.errors import ArtStoreError, NotFound
-from artstore.http.data_routes import DataRoute
+from artstore.errors import ArtStoreError
+from artstore.http.data_routes import DataRoute, file_id_of
 from artstore.http.json import JsonResponse
 from artstore.http.request_headers import CONDITIONS, RANGES
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client, validators_of
 from ..reading.lookup import Found
 from ..search.feed import encode_position, parse_feed
@@ -27,9 +24,9 @@ SOURCE_HEADER = "x-artstore-source"
 
 async def get_file(request: Request) -> Response:
     """The bytes of attr.json. The ETag is the revision, as PATCH expects it in If-Match."""
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("read"):
-        found = await context.lookup.find(_file_id(request))
+        found = await context.lookup.find(file_id_of(request))
     record = found.record
     dated = validators_of(record.attributes)
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
@@ -42,10 +39,10 @@ async def get_file(request: Request) -> Response:
 
 
 async def get_content(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     try:
         conditions = conditions_in(request.scope["headers"])
-        found, answer = await context.content.answer(_file_id(request), request.method, conditions)
+        found, answer = await context.content.answer(file_id_of(request), request.method, conditions)
     except ArtStoreError as error:  # Relay counts downloads whose answer has begun
         context.files.operations.labels("download", error.code).inc()
         raise
@@ -55,7 +52,7 @@ async def get_content(request: Request) -> Response:
 
 async def list_files(request: Request) -> Response:
     """The items are joined as they are stored, because each is JSON already."""
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("list"):
         page = await search(context.database, parse(request.query_params.multi_items()))
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
@@ -67,24 +64,12 @@ async def list_files(request: Request) -> Response:
 
 
 async def list_changes(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("list"):
         page = await context.feed.read(*parse_feed(request.query_params.multi_items()))
     cursor = encode_position(page.next).encode()
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":"' + cursor + b'"}'
     return JsonResponse(body, headers={SOURCE_HEADER: "database"})
-
-
-def _context(request: Request) -> Context:
-    return cast(Context, request.app.state.context)
-
-
-def _file_id(request: Request) -> str:
-    """In canonical form. Raises NotFound for anything but a UUID."""
-    file_id = canonical_id(request.path_params["file_id"])
-    if file_id is None:
-        raise NotFound("no file has this id")
-    return file_id
 
 
 def _origin(found: Found) -> dict[str, str]:

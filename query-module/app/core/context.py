@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
 from artstore.auth.verifier import open_verifier
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
+from artstore.errors import ADMIN
 from artstore.http.body import BodyRateLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
@@ -45,6 +48,12 @@ class Context:
     feed: Feed
 
 
+def context_of(request: Request) -> Context:
+    """The context of the process that answers `request`."""
+    context: Context = request.app.state.context
+    return context
+
+
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
     """Readiness requires neither PostgreSQL nor Redis, because reads continue as long as an element answers."""
@@ -55,7 +64,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         peers = await opened.enter_async_context(
             open_peers(settings, breakers, open_account(settings, runtime, breakers, required=True))
         )
-        admin = peers.to("admin", settings.admin_url)
+        admin = peers.to(ADMIN, settings.admin_url)
         verifier = open_verifier(runtime, settings, Audience.QUERY, admin, redis)
         discovery = Discovery(
             runtime,

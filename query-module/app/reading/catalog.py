@@ -12,7 +12,7 @@ from artstore.catalog.find import FileRow, find_file
 from artstore.clock import Clock
 from artstore.contracts.files import decode
 from artstore.database import Database
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 
@@ -64,7 +64,7 @@ class CatalogLevel:
         query.add_done_callback(self._finish)
         done, _ = await asyncio.wait((query,), timeout=self._timeout_s)
         if not done:
-            raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away="database")
+            raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away=DATABASE)
         return query.result()
 
     async def _read(self, file_id: str) -> FileRow | None:
@@ -73,7 +73,7 @@ class CatalogLevel:
                 return await find_file(connection, file_id)
         except SQLAlchemyError as error:  # like an outage: the disk can answer instead
             log.warning("catalog query failed", error=str(error))
-            raise Unavailable("the catalog cannot be read", away="database") from error
+            raise Unavailable("the catalog cannot be read", away=DATABASE) from error
 
     def _finish(self, query: asyncio.Task[FileRow | None]) -> None:
         self._queries.discard(query)

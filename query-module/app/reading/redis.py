@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from artstore.catalog.recent import DROP, EPOCH_KEY, FIND, FLOOR_S, KEEP, keys_of
 from artstore.contracts.files import decode
-from artstore.errors import Unavailable
+from artstore.errors import REDIS, Unavailable
 from artstore.redis import CountedRedis
 
 from .memory import Record
@@ -91,7 +91,7 @@ class RedisLevel:
 
     async def _query(self, file_id: str, want: str) -> tuple[RedisEntry, str]:
         if not self._redis.takes_writes:
-            raise Unavailable("Redis refuses writes", away="redis")
+            raise Unavailable("Redis refuses writes", away=REDIS)
         args: list[str | bytes | int] = [secrets.token_hex(8), FLOOR_S, want, self._epoch]
         try:
             text, floor, lease = await self._find(keys=keys_of(file_id), args=args)
@@ -101,4 +101,4 @@ class RedisLevel:
 
 
 def _unavailable(error: RedisError) -> Unavailable:
-    return Unavailable("Redis is unavailable", away="redis", reason=type(error).__name__)
+    return Unavailable("Redis is unavailable", away=REDIS, reason=type(error).__name__)

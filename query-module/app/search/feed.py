@@ -7,7 +7,7 @@ commit, so a change is given out only when every transaction with a lower number
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,12 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.clock import rfc3339
 from artstore.database import Database
-from artstore.errors import CursorExpired, Unavailable
+from artstore.errors import DATABASE, CursorExpired, Unavailable
+from artstore.http import lists
 
-from .parse import NOT_OURS, decode_cursor, encode_cursor, integer, refuse
+from .parse import NOT_OURS, decode_cursor, encode_cursor
 
-MAX_LIMIT = 1000
-DEFAULT_LIMIT = 100
 MAX_WAIT_S = 30
 POLL_INTERVAL_S = 0.5
 """For new changes while readers wait: one query for all readers of the process."""
@@ -119,7 +118,7 @@ class Feed:
                 row = (await connection.execute(_PURGED)).one()
         except (SQLAlchemyError, Unavailable) as error:
             retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
-            raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error
+            raise Unavailable("the catalog cannot be read", away=DATABASE, retry_after_s=retry_after_s) from error
         purged = Position(row.txid, row.position)
         if since is not None and since < purged:
             raise CursorExpired("changes after this cursor were purged: list the files, then start without since")
@@ -131,19 +130,8 @@ class Feed:
 
 def parse_feed(parameters: Sequence[tuple[str, str]]) -> tuple[Position | None, int, float]:
     """since, limit and wait_s. Raises InvalidFields that names all wrong parameters."""
-    found: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    for name, value in parameters:
-        try:
-            if name in found:
-                raise ValueError("given twice")
-            if name not in _READERS:
-                raise ValueError("unknown parameter")
-            found[name] = _READERS[name](value)
-        except ValueError as error:
-            problems[name] = str(error)
-    refuse(problems)
-    return found.get("since"), found.get("limit", DEFAULT_LIMIT), found.get("wait_s", 0)
+    found = lists.read_parameters(parameters, _READERS)
+    return found.get("since"), found.get("limit", lists.DEFAULT_LIMIT), found.get("wait_s", 0)
 
 
 def encode_position(position: Position) -> str:
@@ -159,10 +147,10 @@ def decode_position(cursor: str) -> Position:
     raise ValueError(NOT_OURS)
 
 
-_READERS: dict[str, Callable[[str], Any]] = {
+_READERS: dict[str, lists.Reader] = {
     "since": lambda value: decode_position(value) if value else None,
-    "limit": integer(1, MAX_LIMIT),
-    "wait_s": integer(0, MAX_WAIT_S),
+    "limit": lists.limit,
+    "wait_s": lists.integer(0, MAX_WAIT_S),
 }
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import base64
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import orjson
 
 from artstore.clock import parse_rfc3339
+from artstore.contracts.files import is_id
 from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
+from artstore.http import lists
 
-DEFAULT_LIMIT = 100
-MAX_LIMIT = 1000
 MAX_VALUE_BYTES = 1024
 MAX_FILTERS = 32
 DEFAULT_SORT = "created_at"
@@ -53,7 +52,7 @@ class Search:
     size_max: int | None = None
     sort: str = DEFAULT_SORT
     descending: bool = True
-    limit: int = DEFAULT_LIMIT
+    limit: int = lists.DEFAULT_LIMIT
     cursor: Cursor | None = None
 
 
@@ -75,16 +74,9 @@ def parse(parameters: Iterable[tuple[str, str]]) -> Search:
             problems[name] = str(error)
     if not problems and "cursor" in found:
         _check_cursor(found, problems)
-    refuse(problems)
+    lists.refuse(problems)
     found["tags"] = tuple(found["tags"])
     return Search(**found)
-
-
-def refuse(problems: Mapping[str, str]) -> None:
-    """Raises InvalidFields unless `problems`, by parameter, is empty."""
-    if problems:
-        detail = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-        raise InvalidFields(detail, fields=sorted(problems))
 
 
 def encode_cursor(content: Sequence[Any]) -> str:
@@ -102,18 +94,6 @@ def decode_cursor(cursor: str) -> Any:
 def cursor_after(search: Search, value: SortValue, file_id: str) -> str:
     """`value` and `file_id` are those of the page's last file. The cursor names its order, which must not change."""
     return encode_cursor([_order(search.sort, search.descending), value, file_id])
-
-
-def integer(least: int, most: int) -> Callable[[str], int]:
-    """A reader that raises ValueError."""
-
-    def read(value: str) -> int:
-        is_number = value.isascii() and value.isdigit() and len(value) <= len(str(most))
-        if not is_number or not least <= int(value) <= most:
-            raise ValueError(f"must be a number from {least} to {most}")
-        return int(value)
-
-    return read
 
 
 def _read(name: str, value: str, found: dict[str, Any]) -> None:
@@ -176,7 +156,7 @@ def _time(value: str) -> datetime:
 def _cursor(value: str) -> tuple[str, SortValue, str]:
     try:
         order, sort_value, file_id = decode_cursor(value)
-        if str(UUID(file_id)) != file_id:
+        if not is_id(file_id):
             raise ValueError("not canonical")
         return order, _sort_value(order.removeprefix("-"), sort_value), file_id
     except (ValueError, TypeError, AttributeError) as error:
@@ -202,8 +182,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "owner": _text,
     "created_from": _time,
     "created_to": _time,
-    "size_min": integer(0, MAX_SIZE),
-    "size_max": integer(0, MAX_SIZE),
-    "limit": integer(1, MAX_LIMIT),
+    "size_min": lists.integer(0, MAX_SIZE),
+    "size_max": lists.integer(0, MAX_SIZE),
+    "limit": lists.limit,
     "cursor": _cursor,
 }

@@ -19,7 +19,7 @@ from artstore.clock import parse_rfc3339, rfc3339
 from artstore.contracts.media_type import essence_of
 from artstore.database import Database
 from artstore.database_errors import DatabaseBusy
-from artstore.errors import Unavailable
+from artstore.errors import DATABASE, Unavailable
 
 from .parse import TIMES, Cursor, Search, SortValue, cursor_after
 
@@ -41,7 +41,7 @@ async def search(database: Database, wanted: Search) -> Page:
         raise  # only this query is too slow: the database is not unavailable
     except (SQLAlchemyError, Unavailable) as error:
         retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else None
-        raise Unavailable("the catalog cannot be read", away="database", retry_after_s=retry_after_s) from error
+        raise Unavailable("the catalog cannot be read", away=DATABASE, retry_after_s=retry_after_s) from error
     more = len(rows) > wanted.limit
     rows = rows[: wanted.limit]
     return Page([row.attributes.encode() for row in rows], _next_cursor(wanted, rows[-1]) if more else None)

@@ -27,7 +27,7 @@ from artstore.audit.store import ship_events
 from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience
-from artstore.errors import StartRefused, Unavailable
+from artstore.errors import DATABASE, StartRefused, Unavailable
 from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import get_logger
@@ -92,7 +92,7 @@ class AuditWriter:
         """Returns when the event is durable. Raises Unavailable when it cannot be stored: do not acknowledge
         the action then."""
         if len(self._waiting) >= MAX_WAITING:
-            raise Unavailable("too many audit events are waiting for the database", away="database")
+            raise Unavailable("too many audit events are waiting for the database", away=DATABASE)
         await self._group.add(event)
 
     async def record_denial(self, event: Event, caller: str | None = None) -> None:
@@ -189,7 +189,7 @@ class AuditWriter:
                 displaced = await ship_events(connection, self.chain, self._public_key, batch)
         except SQLAlchemyError as error:
             # The tables are not there yet, or not any more: they come with admin's migrations.
-            raise Unavailable("PostgreSQL refuses the audit events", away="database") from error
+            raise Unavailable("PostgreSQL refuses the audit events", away=DATABASE) from error
         # Before they leave the waiting ones: a crash here ships and finds them again.
         await self._record_displaced(displaced)
         failpoint("audit.shipped")

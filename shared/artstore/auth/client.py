@@ -18,7 +18,7 @@ from artstore.atomic_file import replace_file
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import EXPIRES_IN_S, TokenAnswer
-from artstore.errors import BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
+from artstore.errors import ADMIN, BadGateway, Forbidden, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault, is_at_fault
@@ -27,9 +27,6 @@ from artstore.runtime import Runtime
 from artstore.tasks import spawn
 
 log = get_logger("artstore.auth")
-
-ADMIN = "admin"
-"""Name of the breaker, as for all other calls to admin."""
 SPARE_S = 5
 """A token is not used in its last seconds, because it could expire on the way."""
 RETRY_EVERY_S = 1.0

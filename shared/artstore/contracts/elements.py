@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 import msgspec
+from pydantic import BaseModel, ConfigDict
 
 CONFIG_CHANNEL = "storage-elements:config"
 """Redis channel: the whole Snapshot as JSON after each change."""
@@ -25,6 +26,21 @@ class Mode(enum.StrEnum):
     RW = "rw"
     RO = "ro"
     AR = "ar"
+
+
+class ModeChange(BaseModel):
+    """An operator's order to admin, and admin's to the element."""
+
+    model_config = ConfigDict(extra="forbid")
+    mode: Mode
+
+
+class RebuildOrder(BaseModel):
+    """As ModeChange."""
+
+    model_config = ConfigDict(extra="forbid")
+    force: bool = False
+    """Rebuild even if the disk looks empty, or most of the catalog's rows would be deleted."""
 
 
 class Fill(enum.StrEnum):

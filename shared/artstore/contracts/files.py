@@ -36,7 +36,6 @@ MAX_TTL_DAYS = 365
 
 Retention = Literal["permanent", "temporary"]
 
-_FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -145,7 +144,7 @@ def decode(encoded: bytes) -> Attributes:
 def _check_decoded(attributes: Attributes) -> None:
     if attributes.schema_version != SCHEMA_VERSION:
         raise ValueError(f"schema_version {attributes.schema_version} is unknown")
-    if not _FILE_ID.fullmatch(attributes.file_id):
+    if not is_id(attributes.file_id):
         raise ValueError("file_id must be a UUID in lower case")
     if attributes.revision < 1 or attributes.size_bytes < 0:
         raise ValueError("revision or size_bytes is out of range")
@@ -176,11 +175,16 @@ def unfit_for_catalog(attributes: Attributes) -> str | None:
     return None
 
 
+def is_id(text: str) -> bool:
+    """True if the text is a UUID in canonical form: in lower case, which is safe in a path."""
+    return _UUID.fullmatch(text) is not None
+
+
 def canonical_id(text: str) -> str | None:
     """The UUID in lower case, or None if the text is not a UUID. Braces, URNs and bare digits are not
     accepted (RFC 9562 §4)."""
     lower = text.lower()
-    return lower if _UUID.fullmatch(lower) else None
+    return lower if is_id(lower) else None
 
 
 def check_new_file(new: NewFile) -> None:

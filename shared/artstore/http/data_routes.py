@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.auth.access import authorize, principal_of
 from artstore.auth.guard import HEAD_ONLY
+from artstore.contracts.files import canonical_id
 from artstore.contracts.tokens import Permission
-from artstore.errors import ArtStoreError, MethodNotAllowed
+from artstore.errors import ArtStoreError, MethodNotAllowed, NotFound
 from artstore.http import request_headers
 from artstore.http.problems import problem_response, too_deep, was_cut_off
 from artstore.limits.gate import Limits
@@ -44,6 +45,14 @@ class DataRoute:
     honours: frozenset[str] = frozenset()
     transfer: bool = False
     """The route carries a file's bytes, so the request counts as one of the account's transfers."""
+
+
+def file_id_of(request: Request) -> str:
+    """The id in the path, in canonical form. Raises NotFound for anything but a UUID."""
+    file_id = canonical_id(request.path_params["file_id"])
+    if file_id is None:
+        raise NotFound("no file has this id")
+    return file_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from artstore.config import PeerSettings
+from artstore.errors import ADMIN
 from artstore.logs import get_logger
 from artstore.peers.addresses import GuardedResolver
 from artstore.peers.breaker import Breaker, Breakers
@@ -21,9 +22,6 @@ from artstore.peers.pools import Pools
 from artstore.tasks import Tasks
 
 log = get_logger("artstore.peers")
-
-ADMIN = "admin"
-"""The only peer that is not a storage element."""
 KEEP_CONNECTION_S = 30
 CONNECT_TIMEOUT_S = 2.0
 """A service in the same network accepts a connection in milliseconds; one that does not is down or

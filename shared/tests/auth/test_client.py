@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from artstore.auth.client import ADMIN, ServiceTokens
+from artstore.auth.client import ServiceTokens
 from artstore.clock import Clock
 from artstore.config import AdminClientSettings
 from artstore.contracts.tokens import TokenAnswer
-from artstore.errors import ArtStoreError, BadGateway, Unauthenticated, Unavailable
+from artstore.errors import ADMIN, ArtStoreError, BadGateway, Unauthenticated, Unavailable
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.faults import PeerFault

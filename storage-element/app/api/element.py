@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
 from artstore.auth.guard import new_router
-from artstore.contracts.elements import Mode
+from artstore.contracts.elements import ModeChange, RebuildOrder
 from artstore.contracts.tokens import Audience
 from artstore.errors import Unavailable
 from artstore.http.json import JsonResponse
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..upkeep.upkeep import Upkeep
-
-
-class RebuildOrder(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    force: bool = False
-    """Rebuild even if the disk looks empty, or most of the catalog's rows would be removed."""
-
-
-class ModeChange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    mode: Mode
 
 
 def router() -> APIRouter:
@@ -48,7 +36,7 @@ def router() -> APIRouter:
 
 async def show(request: Request) -> Response:
     """The report to admin, and the progress of upkeep."""
-    context = _context(request)
+    context = context_of(request)
     context.serving.require()
     return JsonResponse({**msgspec.to_builtins(context.element.report()), "upkeep": context.upkeep.status()})
 
@@ -69,7 +57,7 @@ async def verify(request: Request) -> Response:
 
 async def change_mode(request: Request, wanted: ModeChange) -> Response:
     """Durable when answered. Running operations may finish; later ones get the new mode."""
-    element = _context(request).element
+    element = context_of(request).element
     was = element.mode
     if await element.change_mode(wanted.mode):
         resource = f"storage-elements/{element.id}"
@@ -82,13 +70,8 @@ async def change_mode(request: Request, wanted: ModeChange) -> Response:
 
 def _upkeep(request: Request) -> Upkeep:
     """Raises Unavailable until upkeep has loaded the unfinished tasks of the last process."""
-    context = _context(request)
+    context = context_of(request)
     context.serving.require_confirmed()
     if not context.upkeep.begun:
         raise Unavailable("the element is starting", away=context.element.id)
     return context.upkeep
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context

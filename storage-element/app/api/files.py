@@ -11,14 +11,15 @@ from starlette.responses import Response
 from artstore.contracts.files import Attributes, Changes, check_new_file, encode
 from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
-from artstore.errors import InvalidFields, Malformed, RevisionMismatch, UnsupportedHeader
+from artstore.errors import Malformed, RevisionMismatch, UnsupportedHeader
 from artstore.http.body import limited_receive
 from artstore.http.conditions import if_match, revisions_in
 from artstore.http.json import JsonResponse, read_json
+from artstore.http.lists import DEFAULT_LIMIT, Reader, limit, read_parameters
 from artstore.http.ranges import choose_range
 from artstore.modes import Operation
 
-from ..core.context import Context
+from ..core.context import context_of
 from ..store.delete import compensate, delete
 from ..store.get import list_files, load_attributes, open_file
 from ..store.paths import check_file_id
@@ -28,12 +29,11 @@ from ..store.update import RewriteOrder, patch, rewrite
 from .receiving import body_of, expected_digests
 from .sending import FileResponse, send_limits
 
-DEFAULT_LIMIT = 100
-MAX_LIMIT = 1000
+_LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": lambda value: check_file_id(value) if value else ""}
 
 
 async def put_file(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("put"):
         file_id = _file_id(request)
         context.element.require(Operation.CREATE)
@@ -47,7 +47,7 @@ async def put_file(request: Request) -> Response:
 
 
 async def get_file(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("read"):
         attributes, encoded = await load_attributes(context.store, _file_id(request))
     headers = _revision_tag(attributes)
@@ -58,7 +58,7 @@ async def get_file(request: Request) -> Response:
 
 
 async def patch_file(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("update"):
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
@@ -69,7 +69,7 @@ async def patch_file(request: Request) -> Response:
 
 
 async def put_content(request: Request) -> Response:
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("update"):
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
@@ -86,7 +86,7 @@ async def put_content(request: Request) -> Response:
 
 async def delete_file(request: Request) -> Response:
     """With a saga id a compensation, which every mode allows: it removes only a file that this saga put."""
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("delete"):
         file_id = _file_id(request)
         saga_id = request.headers.get(SAGA_HEADER)
@@ -103,7 +103,7 @@ async def delete_file(request: Request) -> Response:
 
 async def get_content(request: Request) -> Response:
     """Also HEAD. The ETag is the checksum, so a Range continues with the same bytes or is answered 412."""
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("download"):
         opened = await open_file(context.store, _file_id(request))
         try:
@@ -127,21 +127,13 @@ async def get_content(request: Request) -> Response:
 
 async def get_files(request: Request) -> Response:
     """Read from the disk, in the order of its folders; the cursor is the last id."""
-    context = _context(request)
+    context = context_of(request)
     with context.files.operation("list"):
-        if unknown := sorted(set(request.query_params) - {"limit", "cursor"}):
-            raise InvalidFields(f"unknown parameters: {', '.join(unknown)}", fields=unknown)
-        after = request.query_params.get("cursor", "")
-        if after:
-            check_file_id(after)
-        found, cursor = await context.store.scan_in_thread(list_files, context.store, after, _limit(request))
+        asked = read_parameters(request.query_params.multi_items(), _LIST_PARAMETERS)
+        after, most = asked.get("cursor", ""), asked.get("limit", DEFAULT_LIMIT)
+        found, cursor = await context.store.scan_in_thread(list_files, context.store, after, most)
     # msgspec instead of orjson: an attr.json written by hand may contain integers of any length, which must not fail the page.
     return JsonResponse(msgspec.json.encode({"items": [_builtin(one) for one in found], "next_cursor": cursor}))
-
-
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
-    return context
 
 
 def _file_id(request: Request) -> str:
@@ -180,13 +172,6 @@ def _asked_range(request: Request, attributes: Attributes) -> str | None:
     """Range applies to GET only, and with If-Range only to the same bytes (RFC 9110 §14.2, §13.1.5)."""
     same = request.headers.get("if-range") in (None, f'"{attributes.checksum}"')
     return request.headers.get("range") if request.method == "GET" and same else None
-
-
-def _limit(request: Request) -> int:
-    text = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT):
-        raise InvalidFields(f"limit must be a number from 1 to {MAX_LIMIT}", fields=["limit"])
-    return int(text)
 
 
 def _record(attributes: Attributes, status: int) -> Response:

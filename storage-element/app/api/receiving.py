@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -15,10 +12,9 @@ from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import Malformed
 from artstore.http.body import BodyRateLimits, next_chunk, stated_length
+from artstore.http.digests import digests_in
 
 from ..store.body import Body, Expected
-
-_SHA256 = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +31,11 @@ def body_of(request: Request, limits: BodyLimits) -> Body:
 
 def expected_digests(request: Request) -> Expected:
     """From Repr-Digest with SHA-256 (RFC 9530) and Content-MD5 (RFC 1864). Raises Malformed."""
-    repr_digest = request.headers.get("repr-digest")
-    found = _SHA256.search(repr_digest) if repr_digest is not None else None
-    if repr_digest is not None and found is None:
-        raise Malformed("Repr-Digest must be of the form sha-256=:<base64>:")
-    return Expected(
-        sha256=_decoded(found.group(1), 32) if found is not None else None,
-        md5=_decoded(md5, 16) if (md5 := request.headers.get("content-md5")) is not None else None,
-    )
+    stated = digests_in(request.headers)
+    by_algorithm = {digest.algorithm: digest.value for digest in stated}
+    if "sha-512" in by_algorithm or len(by_algorithm) < len(stated):
+        raise Malformed("state one sha-256, one md5 or both: the element checks no other digest")
+    return Expected(sha256=by_algorithm.get("sha-256"), md5=by_algorithm.get("md5"))
 
 
 async def _chunks(request: Request, rate: BodyRateLimits) -> AsyncIterator[bytes]:
@@ -51,13 +44,3 @@ async def _chunks(request: Request, rate: BodyRateLimits) -> AsyncIterator[bytes
     while more:
         chunk, more = await next_chunk(request.receive, rate, pace, now_s)
         yield chunk
-
-
-def _decoded(encoded: str, size_bytes: int) -> bytes:
-    try:
-        value = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Malformed("a digest is not base64") from error
-    if len(value) != size_bytes:
-        raise Malformed("a digest has the wrong length")
-    return value

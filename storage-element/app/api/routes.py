@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER
+from artstore.errors import NotFound
 from artstore.http import request_headers
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.request_headers import CONDITIONS, RANGES
 
-from ..serving import while_serving
+from ..core.context import context_of
 from . import files
 
 RECORD = {"description": "attr.json", "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -36,6 +41,24 @@ DIGESTS = [_header("Repr-Digest"), _header("Content-MD5")]
 IF_MATCH = _header("If-Match")
 
 
+def _while_serving(handler: Handler) -> Handler:
+    """Wraps the handler of a data route: 503 while the element does not serve."""
+
+    @wraps(handler)
+    async def served(request: Request) -> Response:
+        serving = context_of(request).serving
+        serving.require()
+        try:
+            return await handler(request)
+        except NotFound as error:
+            explained = serving.explain(error)
+            if explained is error:
+                raise
+            raise explained from error
+
+    return served
+
+
 def _route(
     method: str,
     path: str,
@@ -57,7 +80,7 @@ def _route(
     stated = {parameter["name"].lower() for parameter in parameters or [] if parameter["in"] == "header"}
     honours = frozenset(stated & (CONDITIONS | RANGES | request_headers.DIGESTS))
     transfer = content is BYTES or (method == "GET" and path == CONTENT)
-    return DataRoute(path, [method], while_serving(handler), {method.lower(): described}, honours, transfer)
+    return DataRoute(path, [method], _while_serving(handler), {method.lower(): described}, honours, transfer)
 
 
 ROUTES = [

@@ -7,13 +7,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from starlette.requests import Request
+
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
 from artstore.auth.verifier import open_verifier
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
-from artstore.errors import Unavailable
+from artstore.errors import ADMIN, Unavailable
 from artstore.http.body import BodyRateLimits
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
@@ -60,8 +62,6 @@ class Parts:
 
 @dataclass(slots=True)
 class Context:
-    """`request.app.state.context` of every handler."""
-
     verifier: TokenVerifier
     element: Element
     serving: Serving
@@ -88,6 +88,12 @@ class Context:
         return self.parts
 
 
+def context_of(request: Request) -> Context:
+    """The context of the process that answers `request`."""
+    context: Context = request.app.state.context
+    return context
+
+
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
     """Needs only a root that does not belong to another element. The store is opened behind the open port. Raises RootRefused."""
@@ -98,7 +104,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         peers = await opened.enter_async_context(
             open_peers(settings, breakers, open_account(settings, runtime, breakers, required=False))
         )
-        admin = peers.to("admin", settings.admin_url)
+        admin = peers.to(ADMIN, settings.admin_url)
         serving, announced = Serving(settings.storage_element_id), announced_by(settings)
         element = Element(announced, serving, admin, runtime.clock)
         context = Context(

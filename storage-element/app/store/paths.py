@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
+from artstore.contracts.files import is_id
 from artstore.errors import Malformed
 
 ATTRIBUTES_SUFFIX = ".attr.json"
 FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
 
 
-_FILE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-def is_file_id(text: str) -> bool:
-    """True if the text is a UUID in its canonical form."""
-    return _FILE_ID.fullmatch(text) is not None
-
-
 def check_file_id(text: str) -> str:
     """Returns the id, which is then safe in a path. Raises Malformed for anything but a UUID in its canonical form."""
-    if not is_file_id(text):
+    if not is_id(text):
         raise Malformed("file_id must be a UUID in its canonical form")
     return text
 
@@ -34,7 +26,7 @@ def folder_of(file_id: str) -> str:
 
 def belongs(name: str, first: str, second: str) -> bool:
     """True if the name is a file id in the right folder. Any other name there is a stray and left alone."""
-    return is_file_id(name) and name[-4:] == first + second
+    return is_id(name) and name[-4:] == first + second
 
 
 def printable(name: str) -> str:

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 
-from artstore.contracts.files import Attributes
+from artstore.contracts.files import Attributes, is_id
 from artstore.failpoints import failpoint
 
 from .. import durable
-from ..paths import ATTRIBUTES_SUFFIX, Paths, is_file_id
+from ..paths import ATTRIBUTES_SUFFIX, Paths
 from ..temps import Temps
 from .base import FileEntry
 from .local import LocalData
@@ -170,7 +170,7 @@ class S3Backend:
 
 def _is_file(key: str, file_id: str) -> bool:
     """True if the key is one that this element uses; other objects in the prefix are strays."""
-    return is_file_id(file_id) and key in (data_key(file_id), attributes_key(file_id))
+    return is_id(file_id) and key in (data_key(file_id), attributes_key(file_id))
 
 
 def data_key(file_id: str) -> str:
