@@ -1,8 +1,10 @@
-"""The command line: `./artstore up | down | status | test | docs | audit | verify`."""
+"""The command line: `./artstore up | down | status | test | bench | docs | audit | verify`."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from . import documents
 from .audit import commands as audit
+from .bench import bench as benchmark
 from .data_folder import DataFolder
 from .detach import detached
 from .errors import CommandError
@@ -116,6 +119,42 @@ def check(
         raise typer.Exit(test(ROOT, parts or [], long=long, repeat=repeat, chaos=Chaos(seed, minutes)))
     except CommandError as error:
         raise refuse(error) from None
+
+
+@app.command("bench")
+def measure(
+    rounds: Annotated[int | None, typer.Option(min=1, help="Medians are over this many rounds.  [default: 3]")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Of each row on each side.  [default: 8]")] = None,
+    big: Annotated[int | None, typer.Option(min=1, help="Size of the big file in MiB.  [default: 1024]")] = None,
+    many: Annotated[
+        int | None, typer.Option(min=1, help="Small files to store and to read cold, each once.  [default: 30000]")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(help="Measure only rows whose title this pattern finds, as `PUT 4 KiB|c=1$`.")
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="A first impression in at most two minutes.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Measure the disk of this folder; all that is written there is removed.  [default: the system's "
+            "temporary folder]"
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all results to this file, as JSON.")] = None,
+) -> None:
+    """Measure this checkout beside SeaweedFS on the same disk at equal durability."""
+    given = {"rounds": rounds, "seconds": seconds, "big_mib": big, "many": many}
+    plan = replace(
+        benchmark.QUICK if quick else benchmark.DEFAULT,
+        only=only,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+    )
+    try:
+        benchmark.bench(ROOT, plan, (data or Path(tempfile.gettempdir())).absolute(), output)
+    except CommandError as error:
+        raise refuse(error) from None
+    except KeyboardInterrupt:
+        raise refuse(CommandError("interrupted")) from None
 
 
 @app.command("docs")

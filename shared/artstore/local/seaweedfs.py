@@ -1,4 +1,4 @@
-"""SeaweedFS from its wheel, as an S3 service. Its defaults, open to everyone and with telemetry, are switched off."""
+"""SeaweedFS from its wheel. Its defaults, open to everyone and with telemetry, are switched off."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ PORTS = tuple(f"{part}{kind}" for part in ("master", "volume", "filer", "s3") fo
 ANSWER_TIMEOUT_S = 2
 
 
-def command(data: Path, ports: Mapping[str, int], identities: Path, volume_limit_mb: int = 1024) -> list[str]:
-    """`ports`: one for each of PORTS. `identities`: its file of S3 accounts."""
+def command(
+    data: Path, ports: Mapping[str, int], identities: Path | None = None, volume_limit_mb: int = 1024
+) -> list[str]:
+    """`ports`: one for each of PORTS. `identities`: its file of S3 accounts; without it there is no S3 service."""
+    s3 = ["-s3", f"-s3.config={identities}", "-s3.port.iceberg=0", "-s3.port.lance=0"] if identities else []
     return [
         str(Path(sys.executable).parent / "weed"),
+        "-logtostderr=true",
         "server",
         f"-dir={data}",
         f"-ip={LOOPBACK}",
@@ -30,16 +34,22 @@ def command(data: Path, ports: Mapping[str, int], identities: Path, volume_limit
         "-volume.max=0",
         "-volume.preStopSeconds=0",
         "-filer",
-        "-s3",
-        f"-s3.config={identities}",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        *(f"-{name}={ports[name]}" for name in PORTS),
+        "-filer.localSocket=filer.sock",  # relative, because a socket's path has at most 107 characters
+        *s3,
+        *(f"-{name}={ports[name]}" for name in PORTS if s3 or not name.startswith("s3")),
     ]
 
 
 def environment(data: Path) -> dict[str, str]:
-    return {"PATH": os.defpath, "HOME": str(data)}
+    """TMPDIR: its logs, which it would write to /tmp."""
+    return {"PATH": os.defpath, "HOME": str(data), "TMPDIR": str(data)}
+
+
+def remove_sockets(ports: Mapping[str, int]) -> None:
+    """Remove the sockets in /tmp that it leaves behind when it is killed. It has no option for their folder."""
+    for name in PORTS:
+        if name.endswith(".grpc"):
+            Path(f"/tmp/seaweedfs-{name.partition('.')[0]}-grpc-{ports[name]}.sock").unlink(missing_ok=True)  # noqa: S108
 
 
 def is_healthy(port: int) -> bool:

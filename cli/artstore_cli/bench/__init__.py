@@ -1,0 +1,1 @@
+"""`./artstore bench`: ArtStore beside SeaweedFS on the same disk, at equal durability."""
