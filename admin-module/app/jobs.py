@@ -29,6 +29,7 @@ from .sagas.idempotency import purge_keys
 PREPARE_EVERY_S = 30.0
 """A database that is replaced under a running admin gets its schema and first accounts within this time."""
 PREPARE_RETRY_S = 0.5
+KEYS_CHECK_EVERY_S = 10.0
 AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
 UNDO_ORPHANS_EVERY_S = 60.0
@@ -54,7 +55,7 @@ def jobs(context: Context) -> list[Job]:
         context.database, context.clock, settings.element_away_after_s, context.publisher.wake, context.registry
     )
     return [
-        Job("signing-keys", settings.signing_key_check_every_s, context.keyring.keep),
+        Job("signing-keys", min(KEYS_CHECK_EVERY_S, settings.signing_key_rotate_every_s / 8), context.keyring.keep),
         Job("signing-keys-changed", None, partial(_follow_key_changes, context)),
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
         Job("audit-heads", truncation.CHECK_EVERY_S, context.truncation.check),

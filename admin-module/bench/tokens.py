@@ -40,7 +40,6 @@ def environment(folder: Path, database_url: str, redis_url: str, port: int) -> d
         "SECRET_HASH_KEY": base64.b64encode(os.urandom(32)).decode(),
         "BOOTSTRAP_ACCOUNTS_FILE": str(accounts),
         "IP_RATE_LIMIT_PER_MINUTE": PLENTY,
-        "IP_RATE_LIMIT_BURST": PLENTY,
     }
 
 

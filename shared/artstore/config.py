@@ -24,6 +24,32 @@ from artstore.log_sink import write_last
 from artstore.safe_secrets import check_private
 from artstore.setting_names import SETTING_NAMES
 
+REMOVED = frozenset(
+    {
+        "CACHE_ABSENT_TTL_S",
+        "CACHE_CATALOG_TTL_S",
+        "CACHE_REDIS_TTL_S",
+        "DATABASE_POOL_RECYCLE_S",
+        "IP_RATE_LIMIT_BURST",
+        "LIMIT_IN_FLIGHT",
+        "PEER_CONNECT_TIMEOUT_S",
+        "REDIS_CONNECT_TIMEOUT_S",
+        "REDIS_MAX_CONNECTIONS",
+        "S3_CONNECT_TIMEOUT_S",
+        "S3_PARTS_AT_ONCE",
+        "S3_PART_BYTES",
+        "SAGA_KEEP_FINISHED_S",
+        "SECRET_GRACE_S",
+        "SIGNING_KEY_BITS",
+        "SIGNING_KEY_CHECK_EVERY_S",
+        "SIGNING_KEY_GRACE_S",
+        "SIGNING_KEY_PUBLISH_LEAD_S",
+        "STORAGE_RESERVE_INODES",
+        "STORAGE_RESERVE_PERCENT",
+        "STORAGE_WAL_MAX_SEGMENTS",
+    }
+)
+"""Settings of earlier versions. A start that still has one logs a warning and goes on (CHANGELOG.md)."""
 OWN_PREFIXES = ("STORAGE_", "S3_", "SERVICE_CLIENT_")
 """An unknown name with one of these prefixes is a mistake. Other programs use REDIS_… and DATABASE_… as well: with those
 only a near miss of a known name is refused."""
@@ -137,8 +163,6 @@ class DatabaseSettings(BaseSettings):
     """Connections that the pool keeps. PostgreSQL's `max_connections` must cover the pools of all processes."""
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
     """Connections that the pool may open beyond its size for a short time."""
-    database_pool_recycle_s: Count = 3600
-    """Age at which a pooled connection is replaced."""
     database_connect_timeout_s: Seconds = 3
     """Limit for opening a connection."""
     database_command_timeout_s: Seconds = 10
@@ -244,13 +268,18 @@ def find_misspelt(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     known = SETTING_NAMES | {f"{name}_FILE" for name in SETTING_NAMES}
     found: list[tuple[str, str]] = []
     for name in sorted(environment):
-        if name in known or name != name.upper() or _is_injected(name, environment[name]):
+        if name in known | REMOVED or name != name.upper() or _is_injected(name, environment[name]):
             continue
         near = [one for one in difflib.get_close_matches(name, known, n=3, cutoff=NEAR_MISS) if one not in COMMON_WORDS]
         own = name.startswith(OWN_PREFIXES)
         if own or (near and name not in known_to_others(known)):
             found.append((name, near[0] if near else ""))
     return found
+
+
+def find_removed(environment: Mapping[str, str]) -> list[str]:
+    """Names in the environment that were settings of an earlier version and have no effect."""
+    return sorted(REMOVED & environment.keys())
 
 
 def known_to_others(known: Iterable[str]) -> set[str]:

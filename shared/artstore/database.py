@@ -37,6 +37,8 @@ log = get_logger("artstore.database")
 SCHEMA_REVISION = "0009"
 """The oldest migration that this code works with; revisions are numbers of four digits."""
 EDGE = "postgresql"
+RECYCLE_S = 3600
+"""A pooled connection is replaced at this age, so that its server process returns the memory of its caches."""
 PING_AFTER_IDLE_S = 1.0
 """A pooled connection that was idle for this long is pinged before it is used."""
 CHECK_TIMEOUT_S = 1.5
@@ -208,7 +210,7 @@ async def open_database(
         for_sqlalchemy(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
         max_overflow=settings.database_max_overflow,
-        pool_recycle=settings.database_pool_recycle_s,
+        pool_recycle=RECYCLE_S,
         pool_timeout=settings.database_command_timeout_s,
         connect_args={
             "async_creator_fn": HostConnector(),

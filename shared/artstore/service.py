@@ -25,7 +25,7 @@ from artstore.audit.writer import open_writer
 from artstore.auth.access import ENDPOINTS
 from artstore.auth.guard import GuardedRoute, permission_for
 from artstore.clock import Clock
-from artstore.config import ServiceSettings
+from artstore.config import ServiceSettings, find_removed
 from artstore.contracts.tokens import Audience
 from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
@@ -173,6 +173,8 @@ async def _never_called(_request: Request) -> Response:
 def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     """Runs until SIGTERM or SIGINT. Running requests get `shutdown_timeout_s` to finish."""
     configure_logs(service, settings.log_level, settings.log_format)
+    if removed := find_removed(os.environ):
+        log.warning("settings without effect: remove them, see CHANGELOG.md", names=removed)
     provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     failpoints.arm(os.environ)
     allow_connections(settings.max_connections)

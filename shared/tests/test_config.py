@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from artstore.config import (
+    REMOVED,
     AdminClientSettings,
     DatabaseSettings,
     RedisSettings,
     ServiceSettings,
     find_misspelt,
+    find_removed,
     load_settings,
 )
+from artstore.setting_names import SETTING_NAMES
 
 
 class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
@@ -122,6 +125,17 @@ def test_a_misspelt_setting_stops_the_start_and_says_what_was_meant(
 
 def test_an_unknown_name_with_one_of_our_prefixes_is_refused_too() -> None:
     assert find_misspelt({"STORAGE_COLOUR": "red"}) == [("STORAGE_COLOUR", "")]
+
+
+def test_a_setting_of_an_earlier_version_does_not_stop_the_start() -> None:
+    """Also with one of our prefixes, and although it resembles a setting that exists."""
+    given = {"STORAGE_RESERVE_PERCENT": "2", "SIGNING_KEY_BITS": "4096", "LOG_LEVEL": "info"}
+    assert find_misspelt(given) == []
+    assert find_removed(given) == ["SIGNING_KEY_BITS", "STORAGE_RESERVE_PERCENT"]
+
+
+def test_no_setting_is_listed_as_removed() -> None:
+    assert not REMOVED & SETTING_NAMES
 
 
 def test_what_other_programs_have_in_the_environment_is_left_alone() -> None:

@@ -155,7 +155,6 @@ def environment(neighbours: Neighbours, root: Path, port: int, **settings: str) 
         "STORAGE_ROOT": str(root),
         "STORAGE_WAL_SEGMENT_BYTES": str(1 << 20),
         "STORAGE_RESERVE_BYTES": "1048576",
-        "STORAGE_RESERVE_PERCENT": "0",
         "ELEMENT_URL": f"http://127.0.0.1:{port}",
         "OTEL_TRACES_SAMPLER_ARG": "0",
         **settings,

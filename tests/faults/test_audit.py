@@ -20,7 +20,7 @@ from artstore.audit.event import is_signed_by
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(AUDIT_CHECKPOINT_EVERY_S="2", JWKS_REFRESH_S="1", SIGNING_KEY_CHECK_EVERY_S="1") as started:
+    with running_fleet(AUDIT_CHECKPOINT_EVERY_S="2", JWKS_REFRESH_S="1") as started:
         yield started
 
 

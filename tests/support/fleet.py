@@ -38,7 +38,7 @@ WAIT_S = 120
 START_WAIT_S = 240
 """Many processes start at once, and each loads a second and a half of Python."""
 UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "1000000", "RATE_LIMIT_BURST": "1000000", "IP_RATE_LIMIT_PER_MINUTE": "1000000",
-             "IP_RATE_LIMIT_BURST": "1000000", "IP_BLOCK_AFTER_FAILURES": "1000000"}  # fmt: skip
+             "IP_BLOCK_AFTER_FAILURES": "1000000"}  # fmt: skip
 DATABASE_ROLES = {
     "admin": "artstore_admin",
     "se": "artstore_element",

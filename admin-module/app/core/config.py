@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from artstore.config import BEHAVIOUR, DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
@@ -22,6 +22,8 @@ from ..identity.rotation import Schedule
 
 KEY_BYTES = 32
 """AES-256 and HMAC-SHA256 keys."""
+PUBLISH_LEAD = timedelta(minutes=15)
+"""How long the next signing key is published before it signs: verifiers fetch the keys every JWKS_REFRESH_S."""
 
 
 class SchemaSettings(BaseSettings):
@@ -55,16 +57,8 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings,
     """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes invalid."""
     bootstrap_accounts_file: Path | None = None
     """JSON list of accounts that are created at the start if their client_id is missing."""
-    signing_key_bits: Annotated[int, Field(ge=2048, le=8192)] = 2048
-    """Length of new RSA signing keys, in bits."""
     signing_key_rotate_every_s: Seconds = 24 * 3600
-    """Interval between rotations of the signing key."""
-    signing_key_publish_lead_s: Annotated[float, Field(ge=0)] = 15 * 60
-    """How long the next key is published before it signs."""
-    signing_key_grace_s: Seconds = 3600
-    """How long a retiring key still verifies; at least the lifetime of a token."""
-    signing_key_check_every_s: Seconds = 10
-    """Interval at which admin checks whether a rotation is due."""
+    """Interval between rotations of the signing key. A retired key verifies for twice the lifetime of a token."""
     access_token_lifetime_s: Annotated[int, Field(ge=1, le=EXPIRES_IN_S)] = EXPIRES_IN_S
     """Lifetime of an access token."""
     audit_checkpoint_every_s: Seconds = 60
@@ -82,19 +76,12 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings,
 
     @property
     def key_schedule(self) -> Schedule:
+        rotate_every = timedelta(seconds=self.signing_key_rotate_every_s)
         return Schedule(
-            rotate_every=timedelta(seconds=self.signing_key_rotate_every_s),
-            publish_lead=timedelta(seconds=self.signing_key_publish_lead_s),
-            grace=timedelta(seconds=self.signing_key_grace_s),
+            rotate_every,
+            publish_lead=min(PUBLISH_LEAD, 3 * rotate_every / 4),
+            grace=2 * timedelta(seconds=self.access_token_lifetime_s),
         )
-
-    @model_validator(mode="after")
-    def _keys_outlive_tokens(self) -> Settings:
-        if self.signing_key_grace_s < self.access_token_lifetime_s:
-            raise ValueError(
-                "SIGNING_KEY_GRACE_S must be at least ACCESS_TOKEN_LIFETIME_S, or valid tokens would be refused"
-            )
-        return self
 
     @field_validator("bootstrap_accounts_file")
     @classmethod

@@ -86,7 +86,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         cipher = KeyCipher(decode_key(settings.key_encryption_key))
         hasher = SecretHasher(decode_key(settings.secret_hash_key))
         auditor = Auditor(database, cipher, clock)
-        keyring = Keyring(database, redis, cipher, auditor, settings.key_schedule, settings.signing_key_bits, clock)
+        keyring = Keyring(database, redis, cipher, auditor, settings.key_schedule, clock)
         runtime.health.add("signing_keys", keyring.check)
         issuer = Issuer(database, hasher, keyring.signer, clock, uuid7, settings.access_token_lifetime_s)
 

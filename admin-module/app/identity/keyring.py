@@ -40,11 +40,10 @@ class Keyring:
         cipher: KeyCipher,
         auditor: Auditor,
         schedule: Schedule,
-        bits: int,
         clock: Clock,
     ) -> None:
         self._database, self._redis, self._cipher, self._auditor = database, redis, cipher, auditor
-        self._schedule, self._bits, self._clock = schedule, bits, clock
+        self._schedule, self._clock = schedule, clock
         self._copy_outage = OutageLog(log, "signing keys not copied to redis")
         self._keys: dict[str, StoredKey] = {}
         self._revoked = Revocations()
@@ -135,7 +134,7 @@ class Keyring:
                 if not due.empty:
                     log.info("signing keys rotated", active=due.activate, removed=len(due.remove), forced=force)
                 return due
-            self._prepared_keys += await make_keys(missing, self._bits)
+            self._prepared_keys += await make_keys(missing)
 
     async def _load(self) -> None:
         async with self._database.begin() as conn:

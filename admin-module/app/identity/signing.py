@@ -36,6 +36,8 @@ from ..key_cipher import KeyCipher
 from .rotation import KeyAge, KeyState, Plan, Schedule, plan
 
 PUBLIC_EXPONENT = 65537
+KEY_BITS = 2048
+"""A key signs for a day; longer keys make each login and each verification dearer."""
 ROTATION_LOCK = 0x6172_7473_0002
 """Advisory lock: one admin rotates at a time."""
 
@@ -110,10 +112,10 @@ async def rotate(
     return due
 
 
-async def make_keys(count: int, bits: int) -> list[RSAPrivateKey]:
-    """In a thread, because one key takes some 100 ms at 2048 bits."""
+async def make_keys(count: int) -> list[RSAPrivateKey]:
+    """In a thread, because one key takes some 100 ms."""
     return [
-        await asyncio.to_thread(rsa.generate_private_key, public_exponent=PUBLIC_EXPONENT, key_size=bits)
+        await asyncio.to_thread(rsa.generate_private_key, public_exponent=PUBLIC_EXPONENT, key_size=KEY_BITS)
         for _ in range(count)
     ]
 

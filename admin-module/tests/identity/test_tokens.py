@@ -89,9 +89,7 @@ async def test_redis_holds_the_keys_that_admin_publishes(admin: Any) -> None:
 
 async def test_two_admins_that_rotate_at_once_leave_one_active_key(admin: Any, second_admin: Any) -> None:
     """The other admin has a schedule of a second: both rotate on their own, and by hand, at the same time."""
-    other = await second_admin(
-        SIGNING_KEY_ROTATE_EVERY_S="1", SIGNING_KEY_PUBLISH_LEAD_S="0", SIGNING_KEY_CHECK_EVERY_S="0.2"
-    )
+    other = await second_admin(SIGNING_KEY_ROTATE_EVERY_S="1")
     headers = {"authorization": f"Bearer {await admin.token('boss')}"}
     for _ in range(5):
         answers = await asyncio.gather(

@@ -55,7 +55,8 @@ class Limits:
         self._trusted: tuple[Network, ...] = parse_networks(settings.trusted_proxies)
         self._account = Quota("account", settings.rate_limit_per_minute, settings.rate_limit_burst)
         self._burst_ratio = settings.rate_limit_burst / settings.rate_limit_per_minute
-        self._address = Quota("address", settings.ip_rate_limit_per_minute, settings.ip_rate_limit_burst)
+        per_minute = settings.ip_rate_limit_per_minute
+        self._address = Quota("address", per_minute, max(1, per_minute // 2))
         self._failures = Quota(
             "failures", FAILURES_PER_MINUTE, settings.ip_block_after_failures, penalty_s=settings.ip_block_s
         )

@@ -25,9 +25,7 @@ class LimitSettings(BaseSettings):
     rate_limit_burst: Count = 150
     """Requests at once of such an account. An account's own rate brings a burst in the same proportion."""
     ip_rate_limit_per_minute: Count = 1200
-    """Requests per minute without valid credentials, for each address."""
-    ip_rate_limit_burst: Count = 600
-    """Requests at once without valid credentials, for each address."""
+    """Requests per minute without valid credentials, for each address; half as many at once."""
     ip_block_after_failures: Count = 200
     """Invalid credentials of one address, beyond one per second, after which it is answered 429."""
     ip_block_s: Seconds = 60

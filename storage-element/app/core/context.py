@@ -240,10 +240,7 @@ def store_settings(settings: Settings) -> StoreSettings:
     return StoreSettings(
         element_id=settings.storage_element_id,
         root=str(settings.storage_root),
-        reserve=Reserve(
-            bytes=settings.storage_reserve_bytes,
-            percent=settings.storage_reserve_percent,
-        ),
+        reserve=Reserve(settings.storage_reserve_bytes),
         quota_bytes=settings.storage_quota_bytes,
         limits=Limits(settings.storage_small_file_bytes, settings.max_file_size_bytes),
         wal=WalLimits(settings.storage_wal_segment_bytes),

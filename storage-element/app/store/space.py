@@ -14,15 +14,16 @@ from .paths import folder_of
 
 STATVFS_EVERY_S = 0.05
 """The reserve must hold what other programs write to the same disk in this time."""
+RESERVE_SHARE = 0.01
+RESERVE_BYTES = (256 << 20, 10 << 30)
+"""Least and most bytes of the default reserve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Space that no put may take: the larger of `bytes` and `percent` of the disk, the percentage up to `most_bytes`."""
+    """Space that no put may take. `bytes` None: RESERVE_SHARE of the disk, within RESERVE_BYTES."""
 
-    bytes: int = 256 << 20
-    percent: float = 1.0
-    most_bytes: int = 10 << 30
+    bytes: int | None = None
     inodes: int = 1024
 
 
@@ -38,8 +39,9 @@ class DiskSpace:
 
 def reserved_bytes(total_bytes: int, reserve: Reserve) -> int:
     """At most half of the disk, so that a small disk is not reserved as a whole."""
-    share = min(int(total_bytes * reserve.percent / 100), reserve.most_bytes)
-    return min(max(reserve.bytes, share), total_bytes // 2)
+    least, most = RESERVE_BYTES
+    share = min(max(least, int(total_bytes * RESERVE_SHARE)), most)
+    return min(share if reserve.bytes is None else reserve.bytes, total_bytes // 2)
 
 
 def available_bytes(disk: DiskSpace, reserve: Reserve, in_flight_bytes: int) -> int:

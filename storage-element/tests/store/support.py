@@ -20,7 +20,7 @@ from artstore.contracts.files import Attributes, NewFile, decode
 from artstore.errors import Unavailable
 
 MAX_BYTES = 1 << 32
-TEST_RESERVE = Reserve(bytes=1 << 20, percent=0, inodes=0)
+TEST_RESERVE = Reserve(bytes=1 << 20, inodes=0)
 
 
 class RememberingCatalog:
