@@ -58,7 +58,7 @@ EXPOSED_HEADERS = (
         "RateLimit",
         "RateLimit-Policy",
     ),
-    *("Repr-Digest", "Retry-After", "Tus-Resumable", "Upload-Expires", "Upload-Length", "Upload-Offset"),
+    *("Repr-Digest", "Retry-After"),
     *("X-ArtStore-Degraded", "X-ArtStore-Source", "X-Request-ID"),
 )
 """Response headers that scripts of an allowed origin may read."""

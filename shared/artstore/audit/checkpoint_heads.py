@@ -41,11 +41,6 @@ class CheckpointHeads:
         row: tuple[str, int] | None = found.fetchone()
         return row
 
-    def reach(self, chain: str, seq: int) -> bool:
-        """True if a checkpoint proves that the chain once reached `seq`."""
-        (last,) = self._db.execute("SELECT max(seq) FROM heads WHERE chain = ?", (chain,)).fetchone()
-        return last is not None and last >= seq
-
     def latest(self) -> Iterator[tuple[str, int, int]]:
         """(chain, seq of its highest head, checkpoint number) for each chain."""
         yield from self._db.execute("SELECT chain, max(seq), number FROM heads GROUP BY chain ORDER BY chain")

@@ -34,7 +34,7 @@ TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
 BYTES_SCHEMA: dict[str, Any] = {"type": "string", "format": "binary"}
 UUID_SCHEMA: dict[str, Any] = {"type": "string", "format": "uuid"}
 NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
-PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id", "upload_id"), UUID_SCHEMA)
+PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id"), UUID_SCHEMA)
 
 
 def object_schema(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
