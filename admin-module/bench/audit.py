@@ -21,7 +21,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tokens import CLIENT, cpu_s, running_admin
 
-from app.key_cipher import KeyCipher
+from app.identity.secrets import KeyCipher
 from artstore.audit.check import ADMIN_CHAIN
 from artstore.audit.event import ChainHead, Event, Signed, hash_of, sign_event
 

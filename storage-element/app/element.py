@@ -16,11 +16,11 @@ from artstore.logs import get_logger
 from artstore.modes import ROW, Operation, check_change, require
 from artstore.peers.client import Peer
 
-from .capacity import fill_of
 from .modes import start_mode
 from .serving import Serving
 from .store.identity import Identity, RootRefused, find_identity, new_root_id, save_identity
 from .store.paths import Paths
+from .store.space import fill_of
 from .store.store import Store
 from .upkeep.generation import CatalogGeneration
 

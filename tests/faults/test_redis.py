@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 from support.fleet import Fleet, eventually, running_fleet
 
-from artstore.auth.signed_jwks import sign_jwks
+from artstore.auth.keys import sign_jwks
 from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 from artstore.testing.services import start_valkey
 from artstore.testing.tokens import Signer

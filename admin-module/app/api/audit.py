@@ -17,8 +17,8 @@ from artstore.http.json import JsonResponse, page
 from artstore.http.lists import DEFAULT_LIMIT
 
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
-from ..audit.export import NDJSON, export
 from ..audit.read import Filters, list_events
+from ..audit.seals import NDJSON, export
 from ..core.context import context_of
 from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 

@@ -20,7 +20,7 @@ from artstore.database import Database
 from artstore.errors import DATABASE, Unavailable
 from artstore.groups import Group
 
-from ..key_cipher import KeyCipher
+from ..identity.secrets import KeyCipher
 
 SERVICE = "admin"
 CHAIN_LOCK = 0x6172_7473_0003

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from artstore.audit.check import ADMIN_CHAIN, Checker, Finding
 from artstore.audit.event import Event, Signed, canonical
 from artstore.audit.seal import check_seals, make_seal
-from artstore.clock import Clock
+from artstore.clock import Clock, rfc3339
 from artstore.database import Database
 from artstore.errors import Conflict, NotFound
 from artstore.failpoints import failpoint
@@ -38,6 +38,7 @@ PRUNE_BATCH = 5_000
 PRUNE_BATCHES = 20
 """Batches of one request, so that it ends within seconds. The client repeats it while `left` is true."""
 PAUSE_S = 0.05
+NDJSON = "application/x-ndjson"
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 _ALL = text("SELECT number, body FROM audit_seals ORDER BY number")
@@ -185,3 +186,31 @@ def _feed(page: list[Signed], add: Any) -> bytes:
         for value in page:
             add(value)
     return ndjson(page)
+
+
+async def export(database: Database, seals: Seals, clock: Clock, filters: Filters) -> AsyncIterator[bytes]:
+    """The log as NDJSON with everything that `artstore audit verify FILE` needs to check it offline.
+
+    Lines: one {"type": "export"}, the newest {"type": "seal"} if there is one, then {"type": "key"} and
+    {"type": "checkpoint"}, then the events as they were signed, chain by chain. With a seal the log begins after it. With
+    filters there are no checkpoints, because gaps in a part of the log are expected.
+
+    Raises Conflict, which aborts the answer, when a seal was made meanwhile: events below it may have been deleted before they
+    were read, and the export would look damaged.
+    """
+    async with database.begin() as conn:
+        keys = await load_public_keys(conn)
+    seal = (await seals.newest())[0] if filters.empty else None
+    head: Signed = {"type": "export", "whole": filters.empty, "exported_at": rfc3339(clock.now())}
+    yield ndjson([head, *([seal] if seal else []), *(key_line(chain, key) for chain, key in keys.items())])
+    failpoint("admin.audit_export_begun")
+    known: dict[str, int] = {}
+    if filters.empty:
+        first = seal["checkpoint"]["number"] if seal else 0
+        known = end_seqs(seal["checkpoint"]) if seal else {}
+        async for checkpoints in walk_checkpoints(database, first):
+            yield await asyncio.to_thread(ndjson, checkpoints)
+    async for events in walk_events(database, filters, known):
+        yield await asyncio.to_thread(ndjson, events)
+    if filters.empty and (await seals.newest())[0] != seal:
+        raise Conflict("the audit log was sealed during the export: repeat it")

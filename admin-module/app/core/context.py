@@ -31,8 +31,7 @@ from ..elements.generations import Generations
 from ..elements.publish import Publisher
 from ..identity.issue import Issuer, OwnToken
 from ..identity.keyring import Keyring
-from ..identity.secrets import SecretHasher
-from ..key_cipher import KeyCipher
+from ..identity.secrets import KeyCipher, SecretHasher
 from ..sagas.maintenance import SagaMaintenance
 from ..sagas.upload import UploadSagas
 from ..sagas.worker import SagaWorker

@@ -9,9 +9,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from artstore.audit.event import Event
-from artstore.auth.keys import REFETCH_EVERY_S
+from artstore.auth.keys import REFETCH_EVERY_S, sign_jwks
 from artstore.auth.revocations import Revocations
-from artstore.auth.signed_jwks import sign_jwks
 from artstore.clock import Clock
 from artstore.contracts.tokens import ISSUER
 from artstore.database import Database
@@ -22,9 +21,9 @@ from artstore.outage_log import OutageLog
 
 from ..audit.chain import Auditor
 from ..core.redis import announce_key_change, store_jwks
-from ..key_cipher import KeyCipher
 from .revocations import load_revocations, revoke_key
 from .rotation import KeyState, Plan, Schedule
+from .secrets import KeyCipher
 from .signing import Signer, StoredKey, jwks, load_keys, make_keys, rotate, summary, to_signer
 
 log = get_logger("admin.keyring")

@@ -1,17 +1,22 @@
-"""Client secrets: 256 random bits, shown once, kept as a keyed hash, compared in constant time."""
+"""Secrets at rest. Client secrets have 256 random bits, are shown once, kept as a keyed hash and compared in constant time."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 SECRET_BYTES = 32
 MAX_SECRET_CHARS = 256
 """Longer secrets are refused before they are hashed."""
+NONCE_BYTES = 12
 
 
 class HasSecret(Protocol):
@@ -50,3 +55,24 @@ class SecretHasher:
         is_previous = hmac.compare_digest(given, previous)
         in_grace = until is not None and now < until
         return owner is not None and (is_current or (is_previous and in_grace))
+
+
+class KeyCipher:
+    """Encrypts private keys: AES-256-GCM under KEY_ENCRYPTION_KEY. Authenticates a name with each ciphertext, so that one
+    encrypted key cannot replace another."""
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(key)
+
+    def encrypt(self, name: str, plain: bytes) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, plain, name.encode())
+
+    def decrypt(self, name: str, sealed: bytes) -> bytes:
+        """Raises ValueError when the key is wrong or the ciphertext was changed."""
+        try:
+            return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+        except InvalidTag as error:
+            raise ValueError(
+                f"{name} cannot be decrypted: KEY_ENCRYPTION_KEY is not the key that encrypted it"
+            ) from error

@@ -32,8 +32,8 @@ from artstore.auth.revocations import MEMBER, Revocations
 from artstore.contracts.tokens import ALGORITHM, TOKEN_TYPE
 from artstore.errors import NotFound
 
-from ..key_cipher import KeyCipher
 from .rotation import KeyAge, KeyState, Plan, Schedule, plan
+from .secrets import KeyCipher
 
 PUBLIC_EXPONENT = 65537
 KEY_BITS = 2048

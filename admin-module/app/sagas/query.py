@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.sagas import COLUMNS, find_saga, saga_view
+from artstore.catalog.find import SAGA_COLUMNS, find_saga, saga_view
 from artstore.contracts.sagas import SagaKind
 from artstore.errors import NotFound
 
@@ -19,7 +19,7 @@ HANGING_AFTER_S = 30
 """A queued change counts as hanging after this long, tried or not; a saga whose last attempt failed counts at once."""
 
 _PAGE = text(
-    f"""SELECT {COLUMNS} FROM sagas
+    f"""SELECT {SAGA_COLUMNS} FROM sagas
     WHERE (CAST(:before AS uuid) IS NULL OR saga_id < CAST(:before AS uuid))
       AND (CAST(:state AS text) IS NULL OR state = CAST(:state AS text))
       AND (CAST(:kind AS text) IS NULL OR kind = CAST(:kind AS text))

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.sagas import COLUMNS, saga_view
+from artstore.catalog.find import SAGA_COLUMNS, saga_view
 from artstore.contracts.sagas import SagaKind
 from artstore.errors import Conflict
 
@@ -29,7 +29,7 @@ _INSERT = """INSERT INTO sagas (saga_id, kind, state, file_id, storage_element_i
 _QUEUE_OF_FILE = text(_INSERT.format(before="file_id = CAST(:file_id AS uuid)"))
 _QUEUE_OF_ELEMENT = text(_INSERT.format(before="file_id IS NULL AND storage_element_id = :element_id"))
 _LAST_MODE = text(
-    f"""SELECT {COLUMNS} FROM sagas WHERE state = 'queued' AND file_id IS NULL AND storage_element_id = :element_id
+    f"""SELECT {SAGA_COLUMNS} FROM sagas WHERE state = 'queued' AND file_id IS NULL AND storage_element_id = :element_id
     ORDER BY begun_at DESC LIMIT 1"""
 )
 

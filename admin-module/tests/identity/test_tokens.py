@@ -7,8 +7,7 @@ from typing import Any
 import httpx
 import jwt
 
-from artstore.auth.keys import parse_jwks
-from artstore.auth.signed_jwks import verify_jwks
+from artstore.auth.keys import parse_jwks, verify_jwks
 from artstore.contracts.tokens import JWKS_KEY
 
 ADMIN_LOGIN = {"client_id": "boss", "client_secret": "b" * 43}

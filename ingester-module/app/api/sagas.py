@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
-from artstore.catalog.sagas import find_saga
+from artstore.catalog.find import find_saga
 from artstore.contracts.files import canonical_id
 from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Permission

@@ -7,6 +7,8 @@ is truncated, malformed or does not match its digest.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +20,6 @@ from artstore.contracts.media_type import canonical_type, essence_of
 from artstore.errors import Malformed
 from artstore.http.digests import Digest, digests_in
 
-from .chunks import merge_chunks
 from .digests import DigestCheck
 from .filename import filename_of, header_text
 from .form import check_partial, new_file, query_fields
@@ -187,3 +188,27 @@ def _disposition(request: Request) -> str | None:
     if len(values) > 1:
         raise Malformed("there is more than one Content-Disposition header")
     return header_text(values[0]) if values else None
+
+
+async def merge_chunks(
+    source: AsyncIterator[bytes], piece_bytes: int, *, flush_every_s: float | None = None
+) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of at least `piece_bytes`, except for the last one. Empty input gives no piece.
+
+    With `flush_every_s` a chunk also completes the piece when the last piece was given at least that long ago, so the bytes of
+    a slow sender are passed on as they arrive.
+    """
+    last_s = -math.inf
+    waiting: list[bytes] = []
+    length = 0
+    async for chunk in source:
+        if not chunk:
+            continue
+        waiting.append(chunk)
+        length += len(chunk)
+        if length >= piece_bytes or (flush_every_s is not None and time.monotonic() - last_s >= flush_every_s):
+            last_s = time.monotonic()
+            yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
+            waiting, length = [], 0
+    if waiting:
+        yield b"".join(waiting)

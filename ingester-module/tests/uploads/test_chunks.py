@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.uploads.chunks import merge_chunks
+from app.uploads.body import merge_chunks
 
 
 async def chunks(pieces: list[bytes]) -> AsyncIterator[bytes]:

@@ -1,13 +1,20 @@
-"""GET /api/files, GET /api/changes, GET /api/files/{file_id} and GET|HEAD …/content."""
+"""GET /api/files, GET /api/changes, GET /api/files/{file_id} and GET|HEAD …/content.
+
+Every answer names the unavailable dependencies in X-ArtStore-Degraded, also when it did not need them.
+"""
 
 from __future__ import annotations
+
+from functools import wraps
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.errors import ArtStoreError
-from artstore.http.data_routes import DataRoute, file_id_of
+from artstore.errors import DATABASE, REDIS, ArtStoreError
+from artstore.health import Health
+from artstore.http.data_routes import DataRoute, Handler, file_id_of
 from artstore.http.json import JsonResponse
+from artstore.http.problems import problem_response
 from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..core.context import context_of
@@ -16,10 +23,14 @@ from ..reading.lookup import Found
 from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search
-from . import degraded, documents
-from .degraded import with_degraded_header
+from . import documents
 
 SOURCE_HEADER = "x-artstore-source"
+DEGRADED_HEADER = "x-artstore-degraded"
+CATALOG = "catalog"
+"""A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
+CACHES = (REDIS, DATABASE)
+"""Health checks whose failure removes a cache, change events or lists. An element is named by the handler that needs it."""
 
 
 async def get_file(request: Request) -> Response:
@@ -59,7 +70,7 @@ async def list_files(request: Request) -> Response:
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + b"}"
     headers = {SOURCE_HEADER: "database"}
     if not context.discovery.catalog_complete:
-        headers[degraded.HEADER] = degraded.CATALOG
+        headers[DEGRADED_HEADER] = CATALOG
     return JsonResponse(body, headers=headers)
 
 
@@ -76,8 +87,40 @@ def _origin(found: Found) -> dict[str, str]:
     """The level that answered, and the dependencies found unavailable on the way."""
     headers: dict[str, str] = {SOURCE_HEADER: found.source}
     if found.away:
-        headers[degraded.HEADER] = ", ".join(found.away)
+        headers[DEGRADED_HEADER] = ", ".join(found.away)
     return headers
+
+
+def with_degraded_header(handler: Handler) -> Handler:
+    """Joins what the handler found unavailable, from its header or its error, with the failing health checks."""
+
+    @wraps(handler)
+    async def wrapped(request: Request) -> Response:
+        found: list[str] = []
+        try:
+            answer = await handler(request)
+        except ArtStoreError as error:
+            answer = problem_response(error)
+            found = _named_by(error)
+        if DEGRADED_HEADER in answer.headers:
+            found = answer.headers[DEGRADED_HEADER].split(", ")
+        failing = _failing(request.app.state.runtime.health, context_of(request).invalidation.subscribed)
+        if names := ", ".join(dict.fromkeys([*found, *failing])):
+            answer.headers[DEGRADED_HEADER] = names
+        return answer
+
+    return wrapped
+
+
+def _named_by(error: ArtStoreError) -> list[str]:
+    away = error.fields.get("away", ())
+    return [away] if isinstance(away, str) else [str(name) for name in away]
+
+
+def _failing(health: Health, subscribed: bool) -> list[str]:
+    """Without a subscription Redis counts as unavailable even if it answers, because memory may be stale."""
+    away = health.failing()
+    return [name for name in CACHES if name in away or (name == REDIS and not subscribed)]
 
 
 ROUTES = [

@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import jwt
 import orjson
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, RSAPublicNumbers
+from jwt.api_jws import PyJWS
 
 from artstore.atomic_file import replace_file
 from artstore.auth.revocations import Revocations
-from artstore.auth.signed_jwks import verify_jwks
 from artstore.clock import Clock
-from artstore.contracts.tokens import EXPIRES_IN_S
+from artstore.contracts.tokens import ALGORITHM, EXPIRES_IN_S
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 
@@ -36,6 +37,9 @@ MAX_LIFETIME_S = 2 * EXPIRES_IN_S
 """Upper bound of a token's lifetime: older revocations of accounts are dropped."""
 MIN_KEY_BITS = 2048
 MAX_KEYS = 16
+COPY_TYPE = "artstore-jwks"
+"""The `typ` header of the copy in Redis, so that an access token is not accepted as one or vice versa."""
+_JWS = PyJWS(algorithms=[ALGORITHM])
 
 FetchJwks = Callable[[], Awaitable[bytes | None]]
 
@@ -199,3 +203,26 @@ def _uint(value: int) -> str:
 
 def _int(text: str) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
+
+
+def sign_jwks(document: bytes, kid: str, key: RSAPrivateKey) -> bytes:
+    """The document as a compact JWS (RFC 7515), for Redis. Without the signature anybody who can write to Redis could
+    make services accept a key of their own while admin is unavailable."""
+    return _JWS.encode(document, key, ALGORITHM, {"kid": kid, "typ": COPY_TYPE}).encode()
+
+
+def verify_jwks(signed: bytes, known: Mapping[str, RSAPublicKey]) -> bytes:
+    """The JWKS document. Raises ValueError unless one of the `known` keys has signed it; without any known
+    key it is accepted unverified."""
+    try:
+        header = jwt.get_unverified_header(signed)
+        if header.get("typ") != COPY_TYPE:
+            raise ValueError("it is not a copy of the keys")
+        key = known.get(str(header.get("kid")))
+        if known and key is None:
+            raise ValueError("it is not signed by a known key")
+        options = {"verify_signature": key is not None}
+        document: bytes = _JWS.decode(signed, key or "", algorithms=[ALGORITHM], options=options)  # type: ignore[arg-type]
+    except jwt.PyJWTError as error:
+        raise ValueError("the signature does not match its key id") from error
+    return document

@@ -1,15 +1,18 @@
-"""Reads catalog rows by file id. Lists and searches belong to the query module."""
+"""Reads rows of files and sagas by id. Lists and searches belong to the modules."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.tables import AVAILABLE
+from artstore.clock import rfc3339
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,22 @@ _FIND = text(
     FROM files WHERE file_id = CAST(:file_id AS uuid)
     """
 )
-
-
 _FIND_MANY = text(
     """
     SELECT file_id::text, revision, state, saga_id::text, storage_element_id, attributes, checked_at
     FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
     """
 )
+SAGA_COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
+    begun_at, updated_at, wanted, problem, greatest(0, extract(epoch FROM clock_timestamp() - begun_at))::float8 AS age_s,
+    CASE WHEN state <> 'queued' THEN NULL
+    WHEN file_id IS NOT NULL THEN (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued'
+        AND older.file_id = sagas.file_id AND older.begun_at < sagas.begun_at ORDER BY older.begun_at DESC LIMIT 1)
+    ELSE (SELECT older.saga_id FROM sagas AS older WHERE older.state = 'queued' AND older.file_id IS NULL
+        AND older.storage_element_id = sagas.storage_element_id AND older.begun_at < sagas.begun_at
+        ORDER BY older.begun_at DESC LIMIT 1) END AS waits_for"""
+"""The columns that `saga_view` needs, for a SELECT from `sagas`."""
+_FIND_SAGA = text(f"SELECT {SAGA_COLUMNS} FROM sagas WHERE saga_id = CAST(:saga_id AS uuid)")
 
 
 async def find_files(connection: AsyncConnection, file_ids: Sequence[str]) -> dict[str, FileRow]:
@@ -57,3 +68,32 @@ async def find_file(connection: AsyncConnection, file_id: str) -> FileRow | None
     if found is None:
         return None
     return FileRow(found[0], found[1], found[2], found[3], found[4], found[5].encode(), found[6])
+
+
+async def find_saga(connection: AsyncConnection, saga_id: str) -> dict[str, Any] | None:
+    """The saga as `saga_view` shows it, or None. `saga_id` must be a UUID."""
+    row = (await connection.execute(_FIND_SAGA, {"saga_id": saga_id})).mappings().first()
+    return None if row is None else saga_view(row)
+
+
+def saga_view(row: Any) -> dict[str, Any]:
+    """The JSON representation of a row. `due_at` is when admin acts next (null: never); `waits_for` is the
+    change that must be applied first."""
+    wanted = row["wanted"]
+    if wanted is not None and "changes" in wanted:
+        wanted = {**wanted, "changes": orjson.loads(wanted["changes"])}
+    return {
+        **row,
+        "saga_id": str(row["saga_id"]),
+        "file_id": _text(row["file_id"]),
+        "waits_for": _text(row["waits_for"]),
+        "due_at": rfc3339(row["due_at"]) if row["due_at"] else None,
+        "begun_at": rfc3339(row["begun_at"]),
+        "updated_at": rfc3339(row["updated_at"]),
+        "age_s": round(row["age_s"], 3),
+        "wanted": wanted,
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -11,7 +11,7 @@ TOKEN_TYPE = "at+jwt"
 ALGORITHM = "RS256"
 EXPIRES_IN_S = 1800
 JWKS_KEY = "artstore:jwks"
-"""Redis key: the signed JWKS document (auth/signed_jwks.py), for verifiers that cannot reach admin."""
+"""Redis key: the signed JWKS document (auth/keys.py), for verifiers that cannot reach admin."""
 
 JWKS_CHANNEL = "artstore:jwks:changed"
 """Redis channel: a notice that keys or revocations have changed. Verifiers then fetch them, and also fetch

@@ -7,8 +7,7 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from artstore.auth.keys import REFETCH_EVERY_S, RemoteKeys, parse_jwks, thumbprint, to_jwk
-from artstore.auth.signed_jwks import sign_jwks
+from artstore.auth.keys import REFETCH_EVERY_S, RemoteKeys, parse_jwks, sign_jwks, thumbprint, to_jwk
 from artstore.clock import Clock
 from artstore.testing.tokens import Signer
 

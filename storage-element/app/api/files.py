@@ -26,8 +26,7 @@ from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
 from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
-from .receiving import body_of, expected_digests
-from .sending import FileResponse, send_limits
+from .transfer import FileResponse, body_of, expected_digests, send_limits
 
 _LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": lambda value: check_file_id(value) if value else ""}
 

@@ -25,7 +25,7 @@ from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
-from ..api.receiving import BodyLimits
+from ..api.transfer import BodyLimits
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element
 from ..invalidate import Invalidation

@@ -15,10 +15,9 @@ from artstore.errors import Conflict, Unavailable
 from artstore.failpoints import failpoint
 
 from .attributes import find_in, first_revision
-from .body import Body, Expected
 from .get import find_attributes
 from .pending import defer, require_settled, settle
-from .receive import IncomingBody
+from .receive import Body, Expected, IncomingBody
 from .store import PendingWork, Store
 from .wal.log import OpenIntent
 from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed

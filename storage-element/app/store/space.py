@@ -8,12 +8,15 @@ import os
 import time
 from dataclasses import dataclass
 
+from artstore.contracts.elements import Fill
 from artstore.errors import StorageFull
 
 from .paths import folder_of
 
 STATVFS_EVERY_S = 0.05
 """The reserve must hold what other programs write to the same disk in this time."""
+WARNING_AT, CRITICAL_AT = 0.80, 0.95
+"""Used shares from which a report calls the element's fill a warning or critical."""
 RESERVE_SHARE = 0.01
 RESERVE_BYTES = (256 << 20, 10 << 30)
 """Least and most bytes of the default reserve."""
@@ -180,3 +183,12 @@ class Space:
 
     def _left(self) -> int:
         return available_bytes(self._measured, self.reserve, self.in_flight_bytes + self.spent_bytes)
+
+
+def fill_of(total_bytes: int, available_bytes: int) -> Fill:
+    if available_bytes <= 0 or total_bytes <= 0:
+        return Fill.FULL
+    used = 1 - available_bytes / total_bytes
+    if used >= CRITICAL_AT:
+        return Fill.CRITICAL
+    return Fill.WARNING if used >= WARNING_AT else Fill.OK

@@ -16,10 +16,9 @@ from artstore.errors import RevisionMismatch
 from artstore.failpoints import failpoint
 
 from .attributes import with_changes, with_content
-from .body import Body, Expected
 from .get import load_attributes, open_file
 from .pending import do_or_defer, make_pending_change, settle
-from .receive import IncomingBody
+from .receive import Body, Expected, IncomingBody
 from .store import HeldRevision, Store
 from .wal.log import OpenIntent
 from .wal.records import Intent, Kind, Step

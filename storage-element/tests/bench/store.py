@@ -16,8 +16,8 @@ from pathlib import Path
 
 import uvloop
 
-from app.store.body import Body
 from app.store.put import PutOrder, put
+from app.store.receive import Body
 from app.store.store import Store
 from artstore.clock import uuid7
 from tests.store.support import body_of, new_file, opened

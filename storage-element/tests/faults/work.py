@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from random import Random
 
-from app.store.body import Body, Expected
 from app.store.checkpoint import checkpoint
 from app.store.delete import compensate, delete
 from app.store.pending import settle_all
 from app.store.put import PutOrder, put
+from app.store.receive import Body, Expected
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7

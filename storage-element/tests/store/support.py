@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.store.body import Body
 from app.store.catalog import CatalogEntry, RowRefused
 from app.store.open import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
+from app.store.receive import Body
 from app.store.space import Reserve
 from app.store.store import Store
 from app.store.wal.ring import WalLimits

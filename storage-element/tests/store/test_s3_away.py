@@ -12,7 +12,6 @@ import pytest
 from app.store.backends.s3 import S3Backend
 from app.store.backends.s3_claim import Claim, require_backend
 from app.store.backends.s3_uploads import S3Settings
-from app.store.body import Body
 from app.store.delete import compensate, delete
 from app.store.disk_health import DiskHealth
 from app.store.get import load_attributes, open_file
@@ -21,6 +20,7 @@ from app.store.open import locked_root
 from app.store.paths import Paths
 from app.store.pending import settle_all
 from app.store.put import PutOrder, put
+from app.store.receive import Body
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7

@@ -87,8 +87,8 @@ async def test_a_saga_removes_only_the_file_that_it_put(tmp_path: Path, place: P
 
 @pytest.mark.parametrize("size", [10, 7_000_000])
 async def test_a_refused_body_leaves_nothing(tmp_path: Path, place: Place, size: int) -> None:
-    from app.store.body import Body, Expected
     from app.store.put import PutOrder, put
+    from app.store.receive import Body, Expected
 
     from ..support import chunks_of, new_file
 
