@@ -12,7 +12,6 @@ from artstore.service import build_app, serve
 
 from .api.files import FILE_ROUTES
 from .api.sagas import SAGA_ROUTES
-from .api.upload import UPLOAD_ROUTES
 from .core.config import Settings
 from .core.context import open_context
 
@@ -23,7 +22,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="ArtStore ingester",
         settings=settings,
         open_context=partial(open_context, settings),
-        data_routes=[*UPLOAD_ROUTES, *FILE_ROUTES, *SAGA_ROUTES],
+        data_routes=[*FILE_ROUTES, *SAGA_ROUTES],
     )
 
 

@@ -1,8 +1,6 @@
-"""PATCH and DELETE /api/files/{file_id}, PUT /api/files/{file_id}/content, and GET of both, which redirects to query."""
+"""POST /api/files/upload, PATCH and DELETE /api/files/{file_id}, PUT …/content; GET of a file redirects to query."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -10,12 +8,12 @@ from starlette.responses import Response
 
 from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, check_changes
-from artstore.contracts.schemas import FILENAME, METADATA, TAGS
+from artstore.contracts.schemas import RECORD
 from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
-from artstore.http.data_routes import DataRoute, file_id_of
+from artstore.http.data_routes import file_id_of
 from artstore.http.json import check_keys, without_bom
-from artstore.http.openapi import BYTES_SCHEMA, answer, operation
-from artstore.http.request_headers import CHANGED_BY_REVISION, CONDITIONS, DIGESTS, RANGES
+from artstore.http.openapi import BYTES_SCHEMA, answer, query, route
+from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..changes.change import Delete
 from ..changes.conditional import Precondition
@@ -25,10 +23,31 @@ from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.body import FORM, content_type_of, media_type, open_raw
 from ..uploads.reader import BodyReader
-from .schemas import DIGEST_HEADERS, IDEMPOTENCY_KEY, IF_MATCH, QUEUED_ANSWER, RECORD_ANSWER, keyed
+from ..uploads.upload import UploadOperation
+from .documents import (
+    CHANGES_SCHEMA,
+    DIGEST_HEADERS,
+    FIELD_SCHEMAS,
+    FORM_SCHEMA,
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    QUEUED_ANSWER,
+    RECORD_ANSWER,
+    REDIRECT_ANSWERS,
+    UPLOAD_DESCRIPTION,
+    keyed,
+)
 
 MAX_PATCH_BYTES = 64 * 1024
 PATCH_TYPES = frozenset({"application/json", "application/merge-patch+json"})
+
+
+async def upload_file(request: Request) -> Response:
+    context = context_of(request)
+    key = key_of(request)
+    with context.files.operation("put"):
+        upload = await UploadOperation.open(context, request)
+        return await run_or_replay(context.keys, key, upload)
 
 
 async def patch_file(request: Request) -> Response:
@@ -99,79 +118,65 @@ def _condition(request: Request, *, of_content: bool = False) -> Precondition:
     return Precondition.parse(request.headers.getlist("if-match"), of_content=of_content)
 
 
-_CHANGES_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
-}
-_REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
-
 FILE_ROUTES = [
-    DataRoute(
-        path="/api/files/{file_id}",
-        methods=["PATCH"],
-        handler=patch_file,
-        honours=CHANGED_BY_REVISION,
-        openapi={
-            "patch": operation(
-                "Change attributes; absent ones stay",
-                operation_id="patch_file",
-                parameters=[IF_MATCH, IDEMPOTENCY_KEY],
-                body={"application/json": _CHANGES_SCHEMA},
-                responses=keyed({"200": RECORD_ANSWER, "202": QUEUED_ANSWER}),
-            )
-        },
-    ),
-    DataRoute(
-        path="/api/files/{file_id}",
-        methods=["DELETE"],
-        handler=delete_file,
-        honours=CHANGED_BY_REVISION,
-        openapi={
-            "delete": operation(
-                "Delete a file on an element that allows it",
-                operation_id="delete_file",
-                parameters=[IF_MATCH, IDEMPOTENCY_KEY],
-                responses=keyed({"202": QUEUED_ANSWER, "204": answer("The file is deleted")}),
-            )
-        },
-    ),
-    DataRoute(
-        path="/api/files/{file_id}/content",
-        methods=["PUT"],
-        handler=replace_content,
-        honours=CHANGED_BY_REVISION | DIGESTS,
+    route(
+        "POST",
+        "/api/files/upload",
+        upload_file,
+        "Store a file: 201 means it is on disk",
+        keyed({"201": answer("Stored; the answer is its attr.json", RECORD, headers={"Location": "The file"})}),
         transfer=True,
-        openapi={
-            "put": operation(
-                "Replace a file's bytes; its attributes stay",
-                operation_id="replace_content",
-                parameters=[IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
-                body={"application/octet-stream": BYTES_SCHEMA},
-                responses=keyed({"200": RECORD_ANSWER}),
-            )
-        },
+        description=UPLOAD_DESCRIPTION,
+        parameters=[
+            *(query(name, schema=schema) for name, schema in FIELD_SCHEMAS.items()),
+            *DIGEST_HEADERS,
+            IDEMPOTENCY_KEY,
+        ],
+        body={"multipart/form-data": FORM_SCHEMA, "application/octet-stream": BYTES_SCHEMA},
     ),
-    DataRoute(
-        path="/api/files/{file_id}",
-        methods=["GET"],
-        handler=redirect_to_query,
-        honours=CONDITIONS | RANGES,
-        openapi={
-            "get": operation(
-                "Redirect to the attributes at query", operation_id="redirect_to_file", responses=_REDIRECT_ANSWERS
-            )
-        },
+    route(
+        "PATCH",
+        "/api/files/{file_id}",
+        patch_file,
+        "Change attributes; absent ones stay",
+        keyed({"200": RECORD_ANSWER, "202": QUEUED_ANSWER}),
+        parameters=[IF_MATCH, IDEMPOTENCY_KEY],
+        body={"application/json": CHANGES_SCHEMA},
     ),
-    DataRoute(
-        path="/api/files/{file_id}/content",
-        methods=["GET"],
-        handler=redirect_to_query,
+    route(
+        "DELETE",
+        "/api/files/{file_id}",
+        delete_file,
+        "Delete a file on an element that allows it",
+        keyed({"202": QUEUED_ANSWER, "204": answer("The file is deleted")}),
+        parameters=[IF_MATCH, IDEMPOTENCY_KEY],
+    ),
+    route(
+        "PUT",
+        "/api/files/{file_id}/content",
+        replace_content,
+        "Replace a file's bytes; its attributes stay",
+        keyed({"200": RECORD_ANSWER}),
+        transfer=True,
+        parameters=[IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
+        body={"application/octet-stream": BYTES_SCHEMA},
+    ),
+    route(
+        "GET",
+        "/api/files/{file_id}",
+        redirect_to_query,
+        "Redirect to the attributes at query",
+        REDIRECT_ANSWERS,
         honours=CONDITIONS | RANGES,
-        openapi={
-            "get": operation(
-                "Redirect to the bytes at query", operation_id="redirect_to_content", responses=_REDIRECT_ANSWERS
-            )
-        },
+        operation_id="redirect_to_file",
+    ),
+    route(
+        "GET",
+        "/api/files/{file_id}/content",
+        redirect_to_query,
+        "Redirect to the bytes at query",
+        REDIRECT_ANSWERS,
+        honours=CONDITIONS | RANGES,
+        operation_id="redirect_to_content",
     ),
 ]

@@ -14,9 +14,8 @@ from artstore.contracts.files import canonical_id
 from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Permission
 from artstore.errors import NotFound
-from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
-from artstore.http.openapi import answer, operation
+from artstore.http.openapi import answer, route
 
 from ..core.context import context_of
 
@@ -38,17 +37,12 @@ async def show_saga(request: Request) -> Response:
 
 
 SAGA_ROUTES = [
-    DataRoute(
-        path="/api/sagas/{saga_id}",
-        methods=["GET"],
-        handler=show_saga,
-        openapi={
-            "get": operation(
-                "The state of a change that waits for its element",
-                operation_id="show_saga",
-                tag="sagas",
-                responses={"200": answer("The saga", SAGA)},
-            )
-        },
+    route(
+        "GET",
+        "/api/sagas/{saga_id}",
+        show_saga,
+        "The state of a change that waits for its element",
+        {"200": answer("The saga", SAGA)},
+        tag="sagas",
     )
 ]

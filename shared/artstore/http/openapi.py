@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from artstore.auth.access import ENDPOINTS
 from artstore.contracts.tokens import Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
-from artstore.http.data_routes import DataRoute
+from artstore.http.data_routes import DataRoute, Handler
+from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES
 
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -65,13 +66,37 @@ def operation(
     return made
 
 
+def route(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    responses: Mapping[str, Any],
+    *,
+    honours: frozenset[str] = NOTHING,
+    transfer: bool = False,
+    **described: Any,
+) -> DataRoute:
+    """A data route with its operation; `described` as in `operation`, whose id is by default the handler's name.
+
+    The route honours the conditional, range and digest headers among its parameters, and those in `honours`.
+    """
+    described.setdefault("operation_id", handler.__name__)
+    stated = {one["name"].lower() for one in described.get("parameters", ()) if one["in"] == "header"}
+    made = {method.lower(): operation(summary, responses=responses, **described)}
+    return DataRoute(path, [method], handler, made, honours | stated & (CONDITIONS | RANGES | DIGESTS), transfer)
+
+
 def query(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def header(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:
+def header(
+    name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA, *, required: bool = False
+) -> dict[str, Any]:
     """A request header."""
-    return {"name": name, "in": "header", "description": description, "schema": schema}
+    made = {"name": name, "in": "header", "description": description, "schema": schema}
+    return {**made, "required": True} if required else made
 
 
 def answer(

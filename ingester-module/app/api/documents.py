@@ -1,4 +1,4 @@
-"""Pieces of the OpenAPI document that several routes share."""
+"""Pieces of the OpenAPI operations of the routes in `files.py`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
 from artstore.contracts.idempotency import MAX_KEY_CHARS
-from artstore.contracts.schemas import FILENAME, RECORD, SAGA
-from artstore.http.openapi import PROBLEM_RESPONSE, answer, header
+from artstore.contracts.schemas import FILENAME, METADATA, RECORD, SAGA, TAGS
+from artstore.http.openapi import BYTES_SCHEMA, PROBLEM_RESPONSE, answer, header
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
@@ -21,6 +21,21 @@ FIELD_SCHEMAS: dict[str, Any] = {
         "description": f"with retention=temporary only; {DEFAULT_TTL_DAYS} by default",
     },
 }
+
+FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {**FIELD_SCHEMAS, "file": {**BYTES_SCHEMA, "description": "the last part"}},
+}
+UPLOAD_DESCRIPTION = """Either a form, its fields before the part `file`, or any other content type: then the body is the file, \
+named by `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter. \
+Digests are checked; a digest in a form's own header may be that of the whole body or of the file."""
+CHANGES_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
+}
+REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
 
 DIGEST_HEADERS = [header(name) for name in ("Content-Digest", "Repr-Digest", "Content-MD5")]
 IF_MATCH = header("If-Match", 'The revision to change, "<revision>"; 412 when the file is at a different one')
