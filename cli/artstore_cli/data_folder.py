@@ -97,7 +97,7 @@ class DataFolder:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a launcher is running on this folder."""
+        """True if a launcher is running on this folder."""
         if not (self.path / "lock").exists():
             return False
         try:

@@ -162,7 +162,7 @@ class System:
                 self._start(self.running[part.name])
 
     def _is_settled(self, name: str) -> bool:
-        """Whether dependants need not wait for this part: it is ready or has died."""
+        """True if dependants need not wait for this part: it is ready or has died."""
         one = self.running.get(name)
         return one is not None and (one.ready or one.deaths > 0)
 

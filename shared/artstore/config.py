@@ -85,7 +85,7 @@ BEHAVIOUR = SettingsConfigDict(
 
 
 class ServiceSettings(LimitSettings):
-    """What every service has. The environment name is the field's name in upper case."""
+    """Settings of every service. The environment name is the field's name in upper case."""
 
     model_config = BEHAVIOUR
 
@@ -118,7 +118,7 @@ class ServiceSettings(LimitSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _ignore_case(cls, value: Any, info: ValidationInfo) -> Any:
-        """Of a setting with a closed set of words; each finds the one that it equals in other letters."""
+        """A setting with a closed set of words takes each of them in any case."""
         if not isinstance(value, str) or info.field_name is None:
             return value
         words = {word.casefold(): word for word in _words_of(cls.model_fields[info.field_name].annotation)}
@@ -190,7 +190,7 @@ class PeerSettings(BaseSettings):
 
 
 class AdminClientSettings(PeerSettings):
-    """What a module needs to speak to admin with an account of its own."""
+    """Settings of a module that calls admin with an account of its own."""
 
     admin_url: str
     """Address of admin."""
@@ -258,7 +258,7 @@ def find_unsafe(settings: BaseSettings) -> list[str]:
         f"{name.upper()} {fault}"
         for name, value in secrets.items()
         if isinstance(value, SecretStr)
-        and not name.endswith("_key_id")  # a key's name is no secret
+        and not name.endswith("_key_id")  # the name of a key may be shown
         and (fault := safe_secrets.find_fault(value.get_secret_value()))
     ]
 

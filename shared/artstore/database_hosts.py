@@ -31,7 +31,7 @@ Host = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Which cluster a server has, and where its history is. Empty where unknown; a standby's timeline is not
+    """The cluster of a server, and where its history is. Empty where unknown; a standby's timeline is not
     asked for."""
 
     system: str

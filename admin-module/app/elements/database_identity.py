@@ -1,7 +1,7 @@
 """Identifies the database: the identity changes when a dump is restored, a replica promoted or the database recreated.
 
-An unprivileged role of PostgreSQL 17 and 18 may call all functions used here. Where a call is not allowed, that part is unknown
-and matches any value.
+An unprivileged role of PostgreSQL 17 and 18 may call all functions used here. If a call is not allowed, that part is unknown and
+matches any value.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class IdentityReader:
 
 
 def is_same(stored: str, live: str) -> bool:
-    """Whether two identities may belong to the same database."""
+    """True if the two identities may belong to the same database."""
     before, now = stored.split("/"), live.split("/")
     return len(before) == len(now) and all(
         UNKNOWN in pair or pair[0] == pair[1] for pair in zip(before, now, strict=True)

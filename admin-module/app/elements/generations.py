@@ -1,7 +1,7 @@
 """Detects that the catalog was rolled back, and starts a new generation (docs/decisions/0008).
 
-A generation starts under the registry's row lock, and only if the evidence still holds there. Of two admins with the same
-evidence only one starts it.
+A generation starts under the registry's row lock, and only if the evidence still holds there. If two admins have the
+same evidence, only one starts it.
 """
 
 from __future__ import annotations

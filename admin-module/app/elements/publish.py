@@ -58,7 +58,7 @@ class Publisher:
                 self._changed.set()  # the next round tries again
 
     async def publish(self) -> bool:
-        """Whether Redis had an older registry or none. Raises RedisError, Unavailable."""
+        """True if Redis had an older registry or none. Raises RedisError, Unavailable."""
         async with self._database.begin() as conn:
             snapshot = await load_snapshot(conn)
         self._retain({element.id for element in snapshot.elements})

@@ -86,7 +86,7 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def audited(self) -> bool:
-        """Whether the audit log records the report: the mode or the URL that callers are sent to has changed."""
+        """True if the audit log records the report: the mode or the URL that callers are sent to has changed."""
         if self.element is None:
             return False
         return self.mode_before is not self.element.mode or self.url_before != self.element.url

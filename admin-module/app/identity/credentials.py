@@ -66,7 +66,7 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
 
 
 def is_well_formed(credentials: Credentials) -> bool:
-    """Whether an account could have these credentials. Others never reach the database."""
+    """True if an account could have these credentials. Others never reach the database."""
     return CLIENT_ID.fullmatch(credentials.client_id) is not None and len(credentials.client_secret) <= MAX_SECRET_CHARS
 
 

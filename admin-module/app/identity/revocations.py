@@ -35,7 +35,7 @@ _FORGET = text("DELETE FROM revocations WHERE forget_at <= least(now(), CAST(:no
 
 
 def revokes_tokens(before: Account, after: Account) -> bool:
-    """Whether tokens issued before this change permit more than the account may do after it."""
+    """True if tokens issued before this change permit more than the account may do after it."""
     suspended = after.suspended and not before.suspended
     sooner = after.expires_at is not None and (before.expires_at is None or after.expires_at < before.expires_at)
     other = before.role is not after.role or not before.permissions <= after.permissions

@@ -46,7 +46,7 @@ class SecretHasher:
         return hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
 
     def matches(self, secret: str, owner: HasSecret | None, now: datetime) -> bool:
-        """Whether `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known one."""
+        """True if `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known one."""
         given = self.hash(secret)
         current = self._no_hash if owner is None else owner.secret_hash
         previous = (owner.previous_secret_hash if owner is not None else None) or self._no_hash

@@ -5,7 +5,7 @@
 - Sagas of an element whose circuit breaker is open here stay due and continue when the breaker has closed.
 - A lease expires only after its element has reconciled with this catalog (docs/decisions/0008). A saga older than the catalog's
   generation stays `begun` when claimed.
-- After an outage of all admins or of PostgreSQL, or a step of its clock, leases start anew, because nobody could renew them.
+- After an outage of all admins or of PostgreSQL, or a step of its clock, leases start anew, because none could be renewed.
 """
 
 from __future__ import annotations

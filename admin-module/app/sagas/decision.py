@@ -32,5 +32,5 @@ def next_step(now: Attributes, wanted: Changes, if_revisions: Sequence[int] | No
 
 
 def is_final(error: ArtStoreError) -> bool:
-    """Whether a retry would give the same answer: the element has examined the change and rejects it."""
+    """True if a retry would give the same answer: the element has examined the change and rejects it."""
     return 400 <= error.status < 500 and error.status not in (401, 403, 408, 429)

@@ -31,7 +31,7 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     element_idle_timeout_s: Seconds = 30
     """An element that neither accepts nor answers anything for this long counts as failed."""
     element_call_timeout_s: Seconds = 20
-    """Limit for a call to an element that is no stream: a small upload, an update, a delete. Above 5, since an
+    """Limit for a call to an element without a stream: a small upload, an update, a delete. Above 5, since an
     outage of Redis delays a change by 3 s."""
     idempotency_lease_s: Seconds = 10
     """How long a request waits for an earlier one with the same Idempotency-Key whose server died."""

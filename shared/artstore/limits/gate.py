@@ -117,7 +117,7 @@ class Limits:
     async def count_failure(self, address: str) -> Decision:
         """Counts invalid credentials. An address with too many is blocked for `ip_block_s`: its further
         invalid credentials are answered 429 without being counted or audited. Valid credentials are not
-        affected, because many callers may share the address of a gateway, and nobody can guess a signature or
+        affected, because many callers may share the address of a gateway, and a caller cannot guess a signature or
         a 256-bit secret."""
         decision = await self.limiter.take(f"failures:{address}", self._failures)
         if not decision.allowed:

@@ -70,7 +70,7 @@ def find_account(data: Path) -> Account | None:
             return _account(pwd.getpwnam(name))
         except KeyError:
             continue
-    raise CannotRun("PostgreSQL may not run as root, and there is no user nobody; start as an ordinary user")
+    raise CannotRun("PostgreSQL may not run as root, and the user `nobody` does not exist; start as an ordinary user")
 
 
 def _account(entry: pwd.struct_passwd) -> Account:

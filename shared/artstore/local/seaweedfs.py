@@ -53,12 +53,12 @@ def remove_sockets(ports: Mapping[str, int]) -> None:
 
 
 def is_healthy(port: int) -> bool:
-    """Whether the S3 server at `port` answers."""
+    """True if the S3 server at `port` answers."""
     return _has_status(port, "GET", "/healthz", (HTTPStatus.OK,))
 
 
 def is_ready(ports: Mapping[str, int]) -> bool:
-    """Whether S3 answers and has the bucket. Creates the bucket through the filer, which stores buckets as folders."""
+    """True if S3 answers and has the bucket. Creates the bucket through the filer, which stores buckets as folders."""
     exists = (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.CONFLICT)
     return is_healthy(ports["s3.port"]) and _has_status(ports["filer.port"], "POST", f"/buckets/{BUCKET}/", exists)
 

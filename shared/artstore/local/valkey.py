@@ -49,7 +49,7 @@ def _quote(path: Path) -> str:
 
 
 def is_ready(port: int, password: str) -> bool:
-    """Whether it answers PING. It does not while it loads its data."""
+    """True if it answers PING, which it does not while it loads its data."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=ANSWER_TIMEOUT_S) as connection:
             connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
