@@ -33,6 +33,9 @@ SHARED: dict[type[BaseSettings], str] = {
     config.RedisSettings: "Redis",
     config.PeerSettings: "Calls to other services",
     config.AdminClientSettings: "The module's own account",
+    config.DiscoverySettings: "The registry of elements",
+    config.TransferSettings: "Transfers of files",
+    config.UploadSettings: "Uploads",
 }
 """Title of each shared class; a module's own settings stand under the module's name."""
 UNITS = {
@@ -40,7 +43,6 @@ UNITS = {
     "_BYTES_PER_S": "bytes per second",
     "_S": "seconds",
     "_BYTES": "bytes",
-    "_PERCENT": "percent",
 }
 COMMAND = "./artstore docs"
 

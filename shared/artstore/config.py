@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from artstore import safe_secrets
+from artstore.http.body import BodyLimits, BodyRateLimits
 from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
 from artstore.log_sink import write_last
@@ -205,6 +206,50 @@ class AdminClientSettings(PeerSettings):
     jwks_refresh_s: Annotated[float, Field(gt=0, le=30)] = 15
     """Interval at which public keys and revocations are fetched; a suspension must reach every service within a
     minute."""
+
+
+class ModuleSettings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
+    """Settings of every module but admin."""
+
+
+class DiscoverySettings(BaseSettings):
+    """The registry of elements, while neither Redis nor admin answers."""
+
+    model_config = BEHAVIOUR
+
+    discovery_file: Path | None = None
+    """File that keeps the last known registry of elements, for a start while Redis and admin are unavailable."""
+    storage_elements: str | None = None
+    """The registry as JSON, used while no other source has answered."""
+
+
+class TransferSettings(BaseSettings):
+    """How slowly the other side may send or read a file."""
+
+    model_config = BEHAVIOUR
+
+    body_idle_timeout_s: Seconds = 30
+    """A client that sends nothing, or reads nothing beyond the time that the minimum rate allows for what it has
+    read, is disconnected after this long."""
+    body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
+    """A client that sends or reads a file more slowly is disconnected; 0 for no minimum."""
+
+    @property
+    def body_rate(self) -> BodyRateLimits:
+        return BodyRateLimits(self.body_idle_timeout_s, self.body_min_rate_bytes_per_s)
+
+
+class UploadSettings(TransferSettings):
+    """Files that are received."""
+
+    model_config = BEHAVIOUR
+
+    max_file_size_bytes: Count = 5 * 2**40
+    """Largest file that is accepted."""
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        return BodyLimits(self.max_file_size_bytes, self.body_rate)
 
 
 class FileSource(PydanticBaseSettingsSource):

@@ -1,4 +1,7 @@
-"""Secrets at rest. Client secrets have 256 random bits, are shown once, kept as a keyed hash and compared in constant time."""
+"""Secrets at rest: client secrets as keyed hashes, private keys encrypted.
+
+A client secret has 256 random bits, is shown once and compared in constant time.
+"""
 
 from __future__ import annotations
 

@@ -94,7 +94,9 @@ class Change(ABC):
         """Raises Unavailable without admin, and ModeForbids at once, because a mode only becomes stricter."""
         require(element.mode, self.operation)
         if self.changes == Changes():
-            raise InvalidFields("nothing to change", fields=["filename", "tags", "metadata"])
+            raise InvalidFields(
+                "set filename, tags or metadata: the change is empty", fields=["filename", "tags", "metadata"]
+            )
         revisions = self.condition.revisions
         change = QueueChange(
             saga_id=self.saga_id,

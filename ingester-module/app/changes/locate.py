@@ -68,7 +68,7 @@ async def locate_at_elements(context: Context, file_id: str, *, excluded: Elemen
             silent.append(element.id)
     if silent:
         raise Unavailable("the file may be on an element that does not answer", away=silent)
-    raise NotFound("no such file")
+    raise NotFound("no file has this id")
 
 
 async def load_revision(context: Context, element: Element, file_id: str) -> int:
@@ -100,7 +100,7 @@ async def _find_in_catalog(context: Context, file_id: str) -> Location | None:
     if element_id is None:
         return None
     if row.queued_at is None and row.state != AVAILABLE:
-        raise NotFound("no such file")
+        raise NotFound("no file has this id")
     element = context.discovery.find(element_id)
     if element is None:
         raise Unavailable(f"{element_id}, which holds the file, is not in the registry", away=element_id)

@@ -17,7 +17,7 @@ from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
 from artstore.errors import ADMIN
-from artstore.http.body import BodyRateLimits
+from artstore.http.body import BodyLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
@@ -27,7 +27,6 @@ from artstore.runtime import Runtime
 from ..admin import Sagas
 from ..elements import Elements
 from ..idempotency.keys import Keys
-from ..uploads.reader import BodyLimits
 from .config import Settings
 
 
@@ -85,10 +84,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
             audit=runtime.audit,
-            limits=BodyLimits(
-                max_file_bytes=settings.max_file_size_bytes,
-                rate=BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
-            ),
+            limits=settings.body_limits,
             clock=runtime.clock,
             query_url=settings.query_url,
         )

@@ -18,13 +18,14 @@ from starlette.requests import Request
 from artstore.clock import Clock
 from artstore.contracts.media_type import canonical_type, essence_of
 from artstore.errors import Malformed
+from artstore.http.body import BodyLimits
 from artstore.http.digests import Digest, digests_in
 
 from .digests import DigestCheck
 from .filename import filename_of, header_text
 from .form import check_partial, new_file, query_fields
 from .parts import MAX_AROUND_FILE_BYTES, FormBody
-from .reader import BodyLimits, BodyReader
+from .reader import BodyReader
 
 FORM = "multipart/form-data"
 BUFFER_BYTES = 64 * 1024

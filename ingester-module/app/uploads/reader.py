@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from starlette.requests import Request
 
 from artstore.clock import Clock
 from artstore.errors import TooLarge
-from artstore.http.body import BodyRateLimits, check_length, next_chunk, stated_length
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    max_file_bytes: int
-    rate: BodyRateLimits
+from artstore.http.body import BodyLimits, check_length, next_chunk, stated_length
 
 
 class BodyReader:

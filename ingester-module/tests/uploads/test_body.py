@@ -20,9 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.uploads.body import BUFFER_BYTES, PIECE_BYTES, open_upload
-from app.uploads.reader import BodyLimits
 from artstore.clock import Clock
-from artstore.http.body import BodyRateLimits
+from artstore.http.body import BodyLimits, BodyRateLimits
 from artstore.http.json import JsonResponse
 from artstore.http.problems import install_problem_handlers
 

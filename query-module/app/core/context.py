@@ -15,7 +15,6 @@ from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
 from artstore.errors import ADMIN
-from artstore.http.body import BodyRateLimits
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
@@ -101,7 +100,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             metrics,
             settings.element_answer_timeout_s,
             settings.element_idle_timeout_s,
-            BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
+            settings.body_rate,
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", POLL_INTERVAL_S, feed.poll)

@@ -24,8 +24,8 @@ MAX_SEQ = 2**63 - 1
 
 
 class CheckpointHeads:
-    """The chain heads that checkpoints name, in a temporary SQLite database: years of checkpoints use disk, not memory. The
-    database disappears when it is closed. Use it in one thread at a time."""
+    """The chain heads that checkpoints name, in a temporary SQLite database: years of checkpoints use disk, not
+    memory. The database disappears when it is closed. Use it in one thread at a time."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)

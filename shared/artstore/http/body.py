@@ -64,6 +64,14 @@ class BodyRateLimits:
         return BodyRateLimits(RELAY_FACTOR * self.idle_timeout_s, self.min_rate_bytes_per_s)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """The limits of an upload's body."""
+
+    max_file_bytes: int
+    rate: BodyRateLimits
+
+
 async def next_chunk(
     receive: Receive, limits: BodyRateLimits, meter: RateMeter, now_s: Callable[[], float]
 ) -> tuple[bytes, bool]:

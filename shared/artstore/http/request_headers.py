@@ -15,8 +15,6 @@ DIGESTS = frozenset({"content-digest", "repr-digest", "content-md5"})
 CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 RANGES = frozenset({"range", "if-range"})
 
-CHANGED_BY_REVISION = frozenset({"if-match"})
-"""For endpoints that change a file only if it has the revision in If-Match."""
 NOTHING: frozenset[str] = frozenset()
 
 _READING = frozenset({"GET", "HEAD"})

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import Malformed, TooSlow
-from artstore.http.body import BodyRateLimits, next_chunk, stated_length
+from artstore.http.body import BodyLimits, BodyRateLimits, next_chunk, stated_length
 from artstore.http.digests import digests_in
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
@@ -32,12 +31,6 @@ SLOW_PIECE_BYTES = 64 << 10
 RELAY_STALL_S = 3600.0
 """A module that relays bytes enforces the minimum rate for its own client. Its buffers may hold minutes of a slow download; a
 module that reads nothing for this long has lost its client or hangs."""
-
-
-@dataclass(frozen=True, slots=True)
-class BodyLimits:
-    max_file_bytes: int
-    rate: BodyRateLimits
 
 
 def body_of(request: Request, limits: BodyLimits) -> Body:

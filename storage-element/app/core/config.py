@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from artstore.config import AdminClientSettings, Count, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
+from artstore.config import Count, ModuleSettings, Seconds, UploadSettings
 from artstore.contracts.elements import ANNOUNCE_EVERY_S, DEFAULT_PRIORITY, Mode
 
 S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_access_key")
@@ -15,7 +15,7 @@ S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_acce
 Bytes = Annotated[int, Field(ge=0)]
 
 
-class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
+class Settings(ModuleSettings, UploadSettings):
     """One element, one root."""
 
     database_pool_size: Count = 8
@@ -61,12 +61,6 @@ class Settings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSett
     """Limit for one request: one part of an upload, one piece of a download."""
     s3_take_over: bool = False
     """Take the prefix from another STORAGE_ROOT that is lost. For one start only; rebuild after it."""
-    max_file_size_bytes: Count = 5 << 40
-    """Largest file that is accepted."""
-    body_idle_timeout_s: Seconds = 30
-    """A sender or reader that makes no progress for this long is disconnected."""
-    body_min_rate_bytes_per_s: Annotated[int, Field(ge=0)] = 1024
-    """A sender that is slower is disconnected; 0 for no minimum."""
     saga_lease_s: Seconds = 300
     """How long an upload without a confirmation may still be committed. The same value as at admin."""
     storage_verify_bytes_per_s: Bytes = 20 << 20

@@ -16,7 +16,7 @@ from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.errors import ADMIN, Unavailable
-from artstore.http.body import BodyRateLimits
+from artstore.http.body import BodyLimits
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
@@ -25,7 +25,6 @@ from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
-from ..api.transfer import BodyLimits
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element
 from ..invalidate import Invalidation
@@ -115,10 +114,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry
             ),
             files=runtime.files,
-            limits=BodyLimits(
-                settings.max_file_size_bytes,
-                BodyRateLimits(settings.body_idle_timeout_s, settings.body_min_rate_bytes_per_s),
-            ),
+            limits=settings.body_limits,
             clock=runtime.clock,
         )
         parts = StoreParts(settings, runtime, database, Outbox(runtime, database, redis), context)

@@ -55,7 +55,9 @@ def with_changes(attributes: Attributes, changes: Changes, *, now: str) -> Attri
         check_metadata(changes.metadata)
         changed["metadata"] = changes.metadata
     if not changed:
-        raise InvalidFields("nothing to change", fields=["filename", "tags", "metadata"])
+        raise InvalidFields(
+            "set filename, tags or metadata: the change is empty", fields=["filename", "tags", "metadata"]
+        )
     return msgspec.structs.replace(attributes, revision=attributes.revision + 1, updated_at=now, **changed)
 
 
