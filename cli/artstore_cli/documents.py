@@ -53,8 +53,9 @@ docstring of the setting.
 
 A setting is an environment variable, read once at the start. An empty value counts as absent. A secret may be given as
 a file instead: `NAME_FILE` holds its path. A setting that is missing, malformed or misspelt stops the start with one
-line on standard error and exit status 2. The same name means the same in every service. `.env.example` lists what
-`docker-compose.yml` takes from its environment; `./artstore up` passes its own environment on to the services.
+line on standard error and exit status 2; a setting of an earlier version is only named in a warning. The same name
+means the same in every service. `.env.example` lists what `docker-compose.yml` takes from its environment;
+`./artstore up` passes its own environment on to the services.
 """
 ERRORS_HEAD = f"""# Errors
 

@@ -167,6 +167,14 @@ def test_an_outage_of_the_collector_is_one_line_in_the_log(tmp_path: Path) -> No
     assert "Traceback" not in log
 
 
+def test_a_setting_of_an_earlier_version_is_named_in_the_log(tmp_path: Path) -> None:
+    with service(tmp_path / "log", free_port(), STORAGE_RESERVE_PERCENT="2") as (process, _):
+        assert stopped(process) == 0
+    log = (tmp_path / "log").read_text()
+    assert "settings without effect" in log
+    assert "STORAGE_RESERVE_PERCENT" in log
+
+
 def test_a_log_that_nobody_reads_does_not_hold_up_a_stop(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     port = free_port()
