@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from artstore.contracts.elements import Element, Fill, Mode
+from artstore.contracts.elements import AWAY, Element, Fill, Mode
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, Retention
 from artstore.errors import StorageFull, Unavailable
 
 WANTED_MODE: dict[Retention, Mode] = {"permanent": Mode.RW, "temporary": Mode.EDIT}
-AWAY = "away"
 EXPECTED_BYTES = 1 << 30
 """The expected size of a body without a stated length. It is large, because small bodies are read before placement."""
 

@@ -17,6 +17,7 @@ from artstore.auth.guard import new_router, reads_body
 from artstore.contracts.elements import (
     DEFAULT_PRIORITY,
     MAKE_ROOT,
+    ONLINE,
     Element,
     ElementReport,
     Mode,
@@ -157,7 +158,7 @@ async def report(request: Request, element_id: str) -> Response:
         state = None
         if reported.element is not None:
             state = await context.generations.record_report(conn, announced)
-        if reported.element is not None and reported.element.status == registry.ONLINE:
+        if reported.element is not None and reported.element.status == ONLINE:
             await make_due(conn, element_id)
         if reported.refused_anew and reported.refusal is not None:
             metadata = {"code": reported.refusal.code, "root_id": announced.root_id, "url": announced.url}

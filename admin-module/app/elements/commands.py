@@ -8,7 +8,7 @@ import msgspec
 
 from artstore.audit.event import Event
 from artstore.clock import uuid7
-from artstore.contracts.elements import Element, ElementReport, Mode
+from artstore.contracts.elements import ONLINE, Element, ElementReport, Mode
 from artstore.contracts.sagas import SagaKind
 from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, Unavailable
@@ -19,7 +19,7 @@ from artstore.peers.session import Peers
 
 from ..audit.chain import Auditor
 from ..sagas.queue import ChangeRequest, find_last_queued, lock_queue, queue_change
-from .registry import ONLINE, load_element, record_mode
+from .registry import load_element, record_mode
 from .reports import find_serving
 
 log = get_logger("admin.commands")

@@ -21,7 +21,6 @@ from artstore.modes import ROW
 from artstore.peers.addresses import find_fault
 
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-ONLINE = "online"
 
 COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
     read_only_reason, root_id, incarnation, away_reason, generation"""

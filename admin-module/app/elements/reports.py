@@ -13,11 +13,11 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.contracts.elements import Element, ElementReport, Mode
+from artstore.contracts.elements import AWAY, ONLINE, Element, ElementReport, Mode
 from artstore.errors import ArtStoreError, Conflict, Fenced, NotFound, UnknownRoot
 
 from .admission import Admission, Decision, KnownRoot, decide_admission, mode_to_keep
-from .registry import COLUMNS, ONLINE, REFUSED, check_element, grow, load_element, lock_registry, to_element
+from .registry import COLUMNS, REFUSED, check_element, grow, load_element, lock_registry, to_element
 
 REPORTS_NOW_S = 60.0
 """A refused element reports every few seconds, so an older refusal belongs to a process that has ended."""
@@ -187,7 +187,7 @@ def _values(announced: ElementReport, mode: Mode) -> dict[str, Any]:
         "version": announced.version,
         "capacity": msgspec.json.encode(announced.capacity).decode(),
         "priority": announced.priority,
-        "status": ONLINE if announced.away_reason is None else "away",
+        "status": ONLINE if announced.away_reason is None else AWAY,
         "read_only_reason": announced.read_only_reason,
         "root_id": announced.root_id,
         "incarnation": announced.incarnation,

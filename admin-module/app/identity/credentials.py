@@ -34,9 +34,8 @@ class OAuthError(Exception):
 class Credentials:
     client_id: str
     client_secret: str
-    form: bool = False
-    """The request follows RFC 6749, so error answers do too."""
     basic: bool = False
+    """They came with HTTP Basic."""
 
 
 class _Body(msgspec.Struct):
@@ -89,7 +88,7 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
         return _from_basic(authorization, fields.get("client_id"))
     if "client_id" not in fields or "client_secret" not in fields:
         raise OAuthError("invalid_client", "client_id and client_secret are required", status=401)
-    return Credentials(fields["client_id"], fields["client_secret"], form=True)
+    return Credentials(fields["client_id"], fields["client_secret"])
 
 
 def _from_basic(authorization: str, in_form: str | None) -> Credentials:
@@ -107,4 +106,4 @@ def _from_basic(authorization: str, in_form: str | None) -> Credentials:
     client_id, colon, client_secret = decoded.rpartition(":")
     if not colon or (in_form is not None and in_form != unquote_plus(client_id)):
         raise OAuthError("invalid_client", "the Authorization header must name the client", status=401, basic=True)
-    return Credentials(unquote_plus(client_id), unquote_plus(client_secret), form=True, basic=True)
+    return Credentials(unquote_plus(client_id), unquote_plus(client_secret), basic=True)

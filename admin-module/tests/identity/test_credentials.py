@@ -17,8 +17,8 @@ def test_the_three_request_forms_give_the_same_credentials() -> None:
     form = parse_credentials(FORM, None, b"grant_type=client_credentials&client_id=me&client_secret=s%2B1")
     header = parse_credentials(f"{FORM}; charset=utf-8", basic("me:s%2B1"), b"grant_type=client_credentials")
     assert json == Credentials("me", "s+1")
-    assert form == Credentials("me", "s+1", form=True)
-    assert header == Credentials("me", "s+1", form=True, basic=True)
+    assert form == Credentials("me", "s+1")
+    assert header == Credentials("me", "s+1", basic=True)
 
 
 @pytest.mark.parametrize("sent", ["dms:scan:s", "dms%3Ascan:s", "a:b:c:s"])

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from artstore.audit.event import Event
 from artstore.clock import uuid7
-from artstore.contracts.elements import Element
+from artstore.contracts.elements import AWAY, Element
 from artstore.contracts.files import Changes
 from artstore.contracts.idempotency import GONE, Answer, accepted
 from artstore.contracts.sagas import QueueChange, SagaKind
@@ -21,7 +21,6 @@ from artstore.modes import Operation, require
 
 from ..core.context import Context
 from ..idempotency.keys import HeldKey, fingerprint_of
-from ..placement import AWAY
 from ..uploads.body import Body
 from .conditional import Precondition
 from .locate import Location, locate, locate_at_elements

@@ -17,6 +17,8 @@ MAKE_ROOT = "make_root"
 """`verdict` in the answer to a report without a root: the element may create one."""
 AWAY_AFTER_S = 90
 """An element that was silent for this long counts as unavailable: it missed three announcements."""
+ONLINE, AWAY = "online", "away"
+"""`Element.status`."""
 
 
 class Mode(enum.StrEnum):
@@ -133,7 +135,7 @@ class RefusedRoot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Element(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the registry. `status` is `online` or `away`; elements with lower `priority` are filled
+    """An entry of the registry. `status` is ONLINE or AWAY; elements with lower `priority` are filled
     first."""
 
     id: str
