@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Creates the secrets of one ArtStore system in a folder. Existing files are kept, so running it again changes nothing.
+"""Creates the secrets of one ArtStore system in a folder. Existing files are kept, so running it again
+changes nothing.
 
-Standard library only: it runs before anything else does, on the host for `./artstore up` and in a container for compose.
-Every file is written atomically (temporary file, fsync, rename) and is never readable by others.
+Standard library only: it runs before anything else does, on the host for `./artstore up` and in a container
+for compose. Every file is written atomically (temporary file, fsync, rename) and is never readable by others.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ DATABASE_LOGINS = {
     "ingester": INGESTER_GROUP,
     "query": QUERY_GROUP,
 }
-"""Each module kind has a PostgreSQL role of its own, artstore_<kind>, and the group that may read its login."""
+"""Each module kind has a PostgreSQL role of its own, artstore_<kind>, and the group that may read its
+login."""
 
 
 class Unusable(Exception):
@@ -57,7 +59,8 @@ def key_text() -> str:
 
 
 class Folder:
-    """The folder of secrets. With `containers`, each file belongs to the folder's owner and to the group of its readers."""
+    """The folder of secrets. With `containers`, each file belongs to the folder's owner and to the group of
+    its readers."""
 
     def __init__(self, path: Path, *, containers: bool) -> None:
         self.path = path

@@ -1,8 +1,9 @@
-"""PostgreSQL roles: one login per module with exactly the grants its statements need, applied after every migration.
+"""PostgreSQL roles: one login per module with exactly the grants its statements need, applied after every
+migration.
 
-The migration login owns the schema. No service has its rights at run time, admin included: admin may insert audit rows but not
-change or delete them. Only `artstore_pruner`, which admin assumes for pruning alone, may delete, and the trigger of
-migration 0006 limits that to rows below a seal.
+The migration login owns the schema. No service has its rights at run time, admin included: admin may insert
+audit rows but not change or delete them. Only `artstore_pruner`, which admin assumes for pruning alone, may
+delete, and the trigger of migration 0006 limits that to rows below a seal.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def read_passwords(path: Path) -> dict[str, str]:
 
 
 async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | None) -> None:
-    """Called as the owner of the schema, in the migration's transaction. Creates the roles when their passwords are given;
-    otherwise roles that an operator has created get their grants, and without any role nothing happens."""
+    """Called as the owner of the schema, in the migration's transaction. Creates the roles when their
+    passwords are given; otherwise roles that an operator has created get their grants, and without any role
+    nothing happens."""
     known = set((await conn.execute(_KNOWN, {"names": [*LOGINS, PRUNER]})).scalars())
     if passwords:
         await _make_roles(conn, known, passwords)
@@ -102,7 +104,8 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
         f"GRANT USAGE ON SCHEMA {schema} TO {everyone}",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
-        # They run as the owner: a temporary table named `changes`, with a trigger, must not be found before the real one.
+        # They run as the owner: a temporary table named `changes`, with a trigger, must not be found before
+        # the real one.
         *(f"ALTER FUNCTION {one} SET search_path = {schema}, pg_temp" for one in ("record_change()", *REFILL)),
         *(f"REVOKE ALL ON FUNCTION {one} FROM PUBLIC, {everyone}" for one in REFILL),
         *(f"GRANT EXECUTE ON FUNCTION {one} TO {QUERY}" for one in REFILL if QUERY in known),
@@ -118,7 +121,8 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
 
 
 async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping[str, str]) -> None:
-    """Needs CREATEROLE or superuser. Sends passwords as SCRAM verifiers, so that no server log contains one."""
+    """Needs CREATEROLE or superuser. Sends passwords as SCRAM verifiers, so that no server log contains
+    one."""
     for name in LOGINS:
         if name not in known:
             await conn.execute(text(f"CREATE ROLE {name} LOGIN"))
@@ -131,7 +135,8 @@ async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping
 
 
 def scram_verifier(password: str, salt: bytes | None = None) -> str:
-    """The form in which PostgreSQL stores a password (RFC 5802, RFC 7677). ASCII only, so that SASLprep changes nothing."""
+    """The form in which PostgreSQL stores a password (RFC 5802, RFC 7677). ASCII only, so that SASLprep
+    changes nothing."""
     salt = salt or os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, SCRAM_ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

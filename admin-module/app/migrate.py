@@ -1,4 +1,5 @@
-"""`python -m app.migrate`: migrates the schema as its owner, so that no running module needs the owner's login.
+"""`python -m app.migrate`: migrates the schema as its owner, so that no running module needs the owner's
+login.
 
 Waits until PostgreSQL is available, migrates, and ends.
 """

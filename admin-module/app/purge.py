@@ -13,16 +13,19 @@ from artstore.database import Database
 
 BATCH_ROWS = 2_000
 PAUSE_S = 0.02
-"""Between two batches, so that uploads find free disk time and connections. At most some 20 000 rows a second."""
+"""Between two batches, so that uploads find free disk time and connections. At most some 20 000 rows a
+second."""
 BOTH_CLOCKS = "least(now(), CAST(:now AS timestamptz))"
-"""The time that ages are compared with: PostgreSQL's or ours (`now`), whichever is earlier. One wrong clock deletes nothing."""
+"""The time that ages are compared with: PostgreSQL's or ours (`now`), whichever is earlier. One wrong clock
+deletes nothing."""
 KEEP_CHANGES_S = 7 * 24 * 3600.0
 PURGE_CHANGES_BATCH = 10_000
 PURGE_CHANGES_LOCK = 0x6172_7473_0006
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-# One statement, so that the stored position and the rows never disagree. `locked` lets one admin purge at a time.
+# One statement, so that the stored position and the rows never disagree. `locked` lets one admin purge at a
+# time.
 _PURGE_CHANGES = text(
     f"""WITH locked AS (SELECT pg_try_advisory_xact_lock(:lock) AS held),
     old AS (
@@ -40,8 +43,9 @@ _PURGE_CHANGES = text(
 
 
 def purge_statement(table: str, moment: str, where: str) -> TextClause:
-    """Deletes at most `:batch` of the oldest rows by `moment` that match `where`. Concurrent admins share the work:
-    each skips rows that another has locked. `:after` skips the index entries of rows that earlier batches have deleted."""
+    """Deletes at most `:batch` of the oldest rows by `moment` that match `where`. Concurrent admins share the
+    work: each skips rows that another has locked. `:after` skips the index entries of rows that earlier
+    batches have deleted."""
     return text(
         f"""WITH doomed AS MATERIALIZED (SELECT ctid, {moment} AS moment FROM {table} WHERE {moment} >= :after AND {where}
             ORDER BY {moment} LIMIT :batch FOR UPDATE SKIP LOCKED),
@@ -66,8 +70,8 @@ async def purge(database: Database, statement: TextClause, values: Mapping[str, 
 async def purge_changes(database: Database, keep_s: float, now: datetime) -> int:
     """Purge the change feed (`changes`), oldest first, in batches until none is older than `keep_s` seconds.
 
-    Stores the position up to which changes are purged, so that a reader with an older cursor gets an error instead of a gap.
-    Returns how many were purged. Raises DatabaseUnavailable.
+    Stores the position up to which changes are purged, so that a reader with an older cursor gets an error
+    instead of a gap. Returns how many were purged. Raises DatabaseUnavailable.
     """
     purged = 0
     while True:

@@ -1,4 +1,5 @@
-"""Brings the schema and the grants of the modules' roles up to date. With several admins, an advisory lock lets one do it."""
+"""Brings the schema and the grants of the modules' roles up to date. With several admins, an advisory lock
+lets one do it."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ _MAY_MIGRATE = text(
 
 
 class Schema:
-    """`url`: the login that owns the schema, or admin's own. If that login may not migrate, `migrate` only checks that
-    `python -m app.migrate` has run."""
+    """`url`: the login that owns the schema, or admin's own. If that login may not migrate, `migrate` only
+    checks that `python -m app.migrate` has run."""
 
     def __init__(self, url: str, roles_file: Path | None) -> None:
         self._url, self._roles_file = url, roles_file
@@ -73,7 +74,8 @@ class Schema:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
-        """A separate connection without the pool's command timeout, because building an index may take long."""
+        """A separate connection without the pool's command timeout, because building an index may take
+        long."""
         engine = create_async_engine(
             for_sqlalchemy(self._url),
             poolclass=NullPool,

@@ -10,18 +10,22 @@ from artstore.errors import StorageFull, Unavailable
 
 WANTED_MODE: dict[Retention, Mode] = {"permanent": Mode.RW, "temporary": Mode.EDIT}
 EXPECTED_BYTES = 1 << 30
-"""The expected size of a body without a stated length. It is large, because small bodies are read before placement."""
+"""The expected size of a body without a stated length. It is large, because small bodies are read before
+placement."""
 
 
 def candidates(
     elements: Iterable[Element], *, size_bytes: int | None, retention: Retention, broken: Collection[str]
 ) -> list[Element]:
-    """Elements that may take `size_bytes`, lowest priority number first, so that one is filled after the other.
+    """Elements that may take `size_bytes`, lowest priority number first, so that one is filled after the
+    other.
 
-    `size_bytes` is None when unknown. Then elements without space for EXPECTED_BYTES come last, the largest first, because a file
-    that does not fit is found out only after part of it was sent. `broken` holds ids of elements with an open breaker.
+    `size_bytes` is None when unknown. Then elements without space for EXPECTED_BYTES come last, the largest
+    first, because a file that does not fit is found out only after part of it was sent. `broken` holds ids of
+    elements with an open breaker.
 
-    Raises StorageFull when space is all that is missing, else Unavailable; both give a reason for every element.
+    Raises StorageFull when space is all that is missing, else Unavailable; both give a reason for every
+    element.
     """
     wanted = WANTED_MODE[retention]
     fit: list[Element] = []

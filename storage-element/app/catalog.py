@@ -28,9 +28,11 @@ Item = FileEntry | FileChanged
 
 
 class PostgresCatalog:
-    """Raises Unavailable when PostgreSQL does not answer or refuses: the row is written again later, from the disk.
+    """Raises Unavailable when PostgreSQL does not answer or refuses: the row is written again later, from the
+    disk.
 
-    Also while `require_confirmed` raises: a root that may be a copy, or is missing, must not change the catalog.
+    Also while `require_confirmed` raises: a root that may be a copy, or is missing, must not change the
+    catalog.
     """
 
     def __init__(
@@ -59,7 +61,8 @@ class PostgresCatalog:
         self._outbox.wake()
 
     async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
-        """One result per item. A group with a row that PostgreSQL refuses is halved until the row is alone."""
+        """One result per item. A group with a row that PostgreSQL refuses is halved until the row is
+        alone."""
         try:
             await self._write(items)
         except (SQLAlchemyError, InvalidFields, TypeError, ValueError) as error:
@@ -74,7 +77,8 @@ class PostgresCatalog:
         return [None] * len(items)
 
     async def _write(self, items: list[Item]) -> None:
-        """A pending row of a put need not be durable: admin's commit contains all of it. An update or delete has no saga."""
+        """A pending row of a put need not be durable: admin's commit contains all of it. An update or delete
+        has no saga."""
         self._require_confirmed()
         entries = [item for item in items if isinstance(item, FileEntry)]
         deleted = [item for item in items if isinstance(item, FileChanged)]

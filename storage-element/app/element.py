@@ -47,10 +47,11 @@ class Announced:
 def start_identity(
     paths: Paths, element_id: str, configured: Mode, *, force: bool, clock: Clock, root_id: str | None = None
 ) -> Identity:
-    """The identity to start with, saved durably before it is used. Raises RootRefused when the root belongs to another element.
+    """The identity to start with, saved durably before it is used. Raises RootRefused when the root belongs
+    to another element.
 
-    `root_id` is for a root that has none yet. A refused root keeps its incarnation: starting a copy repeatedly does not make it
-    the newest.
+    `root_id` is for a root that has none yet. A refused root keeps its incarnation: starting a copy
+    repeatedly does not make it the newest.
     """
     kept = find_identity(paths)
     if kept is not None:
@@ -151,8 +152,8 @@ class Element:
         return await self._send() == {"verdict": MAKE_ROOT}
 
     async def announce_until_answered(self) -> None:
-        """Repeats the report while admin is unavailable, since after 90 s without one this element counts as away, and while the
-        root is refused."""
+        """Repeats the report while admin is unavailable, since after 90 s without one this element counts as
+        away, and while the root is refused."""
         logged = False
         while True:
             try:
@@ -186,7 +187,8 @@ class Element:
             log.warning("report not delivered", error=error.detail)
 
     async def check_disk(self) -> None:
-        """Raises ElementFailed once the disk has failed. The first time it is also logged and reported to admin."""
+        """Raises ElementFailed once the disk has failed. The first time it is also logged and reported to
+        admin."""
         if self._store is None:
             return
         reason = self._store.disk_health.failure
@@ -227,7 +229,8 @@ class Element:
             self.confirmed.set()
 
     async def _refused(self, error: ArtStoreError) -> None:
-        """Nothing is served from now on. Saved, so that the root does not serve after a restart while admin is unavailable."""
+        """Nothing is served from now on. Saved, so that the root does not serve after a restart while admin
+        is unavailable."""
         reason = f"{error.code}: {error.detail}"
         if self._serving.refusal != reason:
             log.error("root refused: nothing is served until admin accepts it", element_id=self.id, reason=reason)

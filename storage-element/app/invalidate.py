@@ -1,8 +1,10 @@
-"""Invalidate the readers' caches before a change is acknowledged: a client that got 200 or 204 then reads its own write.
+"""Invalidate the readers' caches before a change is acknowledged: a client that got 200 or 204 then reads its
+own write.
 
-The outbox publishes every change too, as late as PostgreSQL and Redis allow; this is the fast path, which also works while
-PostgreSQL is unavailable. While Redis refuses writes, a change is acknowledged once no query process trusts its caches any
-more: artstore.redis.TRUST_S after the first refused write. docs/decisions/0003-read-your-writes.md has the protocol.
+The outbox publishes every change too, as late as PostgreSQL and Redis allow; this is the fast path, which
+also works while PostgreSQL is unavailable. While Redis refuses writes, a change is acknowledged once no query
+process trusts its caches any more: artstore.redis.TRUST_S after the first refused write.
+docs/decisions/0003-read-your-writes.md has the protocol.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ RETRY_EVERY_S = 0.25
 class Invalidation:
     """`is_unsettled`: whether the catalog lacks the file's latest change.
 
-    `result` of the metric is `heard` when all readers acknowledged, `silent` when one did not in time, `away` when Redis is
-    unavailable.
+    `result` of the metric is `heard` when all readers acknowledged, `silent` when one did not in time, `away`
+    when Redis is unavailable.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class Invalidation:
         )
 
     async def invalidate(self, file_id: str, revision: int, change: Change) -> None:
-        """Returns once every query instance has dropped the file, or after ACKNOWLEDGE_WAIT_S: the outbox follows.
+        """Returns once every query instance has dropped the file, or after ACKNOWLEDGE_WAIT_S: the outbox
+        follows.
 
-        While Redis is unavailable, returns once no instance trusts its caches: at most TRUST_S later, and at once when Redis
-        has been unavailable for that long.
+        While Redis is unavailable, returns once no instance trusts its caches: at most TRUST_S later, and at
+        once when Redis has been unavailable for that long.
         """
         event = FileChanged(file_id=file_id, revision=revision, change=change, storage_element_id=self._element_id)
         began_s = time.monotonic()
@@ -74,7 +77,8 @@ class Invalidation:
         return result
 
     async def _publish(self, event: FileChanged, key: str) -> int:
-        """Returns how many readers will push to `key`. The event is published after Redis has dropped the file."""
+        """Returns how many readers will push to `key`. The event is published after Redis has dropped the
+        file."""
         floor_s = UNSETTLED_FLOOR_S if self._is_unsettled(event.file_id) else FLOOR_S
         async with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.eval(DROP, 3, *keys_of(event.file_id), floor_of(event), floor_s)

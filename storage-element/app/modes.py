@@ -17,7 +17,8 @@ class StartMode:
 
 
 def start_mode(kept: Mode | None, configured: Mode, *, force: bool) -> StartMode:
-    """A configured mode further along is used; one further back only with `force`, so that a restart reverts nothing."""
+    """A configured mode further along is used; one further back only with `force`, so that a restart reverts
+    nothing."""
     if kept is None or ROW.index(configured) >= ROW.index(kept):
         return StartMode(configured)
     if force:

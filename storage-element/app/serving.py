@@ -1,8 +1,10 @@
-"""Decides whether this element serves, and if not, why. Every request, health check and report uses this one object.
+"""Decides whether this element serves, and if not, why. Every request, health check and report uses this one
+object.
 
-An element serves once its store is open and its root is accepted. A root that was accepted before (`element.json` has this)
-serves at once, also while admin is unavailable. But it may be a copy, or out of date: until admin has accepted it in this
-process, a missing file is answered as unavailable instead of not found, and nothing outside the root may follow from it.
+An element serves once its store is open and its root is accepted. A root that was accepted before
+(`element.json` has this) serves at once, also while admin is unavailable. But it may be a copy, or out of
+date: until admin has accepted it in this process, a missing file is answered as unavailable instead of not
+found, and nothing outside the root may follow from it.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class Serving:
         if fault is not None:
             raise Unavailable(fault)
         if not self.accepted:
-            # Also while the store is not open: a check that passed until then would still show the element as ready.
+            # Also while the store is not open: a check that passed until then would still show the element as
+            # ready.
             raise Unavailable("new, and admin has not accepted it yet")
         return "accepted" if self.confirmed else "accepted before, admin has not confirmed it yet"
 

@@ -1,7 +1,9 @@
-"""The start: from the configuration to an open store, while the port is open already and `/health/ready` shows the progress.
+"""The start: from the configuration to an open store, while the port is open already and `/health/ready`
+shows the progress.
 
-1. A root that was used before is opened at once. If there is none, admin is asked first: if the registry knows this element, its
-   disk is lost, and no new root is created in its place. A disk that appears meanwhile is opened.
+1. A root that was used before is opened at once. If there is none, admin is asked first: if the registry
+   knows this element, its disk is lost, and no new root is created in its place. A disk that appears
+   meanwhile is opened.
 2. The store is opened. Its recovery may take long.
 3. Background tasks begin, and the element reports to admin.
 """
@@ -92,7 +94,8 @@ class Startup:
             slow.cancel()
 
     async def _wait_for_root(self) -> Paths:
-        """Until a used root appears, or admin allows a new one. Nothing is written before. Raises RootRefused."""
+        """Until a used root appears, or admin allows a new one. Nothing is written before. Raises
+        RootRefused."""
         while True:
             if await asyncio.to_thread(self._find) is not None:
                 break

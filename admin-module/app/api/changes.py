@@ -35,7 +35,8 @@ async def queue(request: Request) -> Response:
     given = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), QueueChange)
     change = _to_change_request(given)
     async with context.database.begin() as conn:
-        # 1. with an Idempotency-Key: only while its row names this saga; a repeated request gets the stored answer
+        # 1. with an Idempotency-Key: only while its row names this saga; a repeated request gets the stored
+        #    answer
         kept = await require_key(conn, change.saga_id) if given.keyed else None
         if kept is None:
             # 2. queue the change, and store its answer in the same transaction

@@ -1,4 +1,5 @@
-"""/api/storage-elements: the registry for operators and for modules without Redis, and the reports of elements."""
+"""/api/storage-elements: the registry for operators and for modules without Redis, and the reports of
+elements."""
 
 from __future__ import annotations
 

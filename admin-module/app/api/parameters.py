@@ -34,8 +34,8 @@ Timestamp = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 def allow_only(*names: str) -> Any:
-    """A dependency that raises InvalidFields for query parameters other than `limit`, `cursor` and `names`, and for repeated
-    ones."""
+    """A dependency that raises InvalidFields for query parameters other than `limit`, `cursor` and `names`,
+    and for repeated ones."""
     known = {"limit", "cursor", *names}
 
     async def check(request: Request) -> None:

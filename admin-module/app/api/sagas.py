@@ -1,4 +1,5 @@
-"""/api/sagas: begin, commit and abort for the ingester, as data routes since each upload calls twice; lists for operators."""
+"""/api/sagas: begin, commit and abort for the ingester, as data routes since each upload calls twice; lists
+for operators."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ async def _read(request: Request, shape: type[T]) -> T:
 async def _each(
     given: Sequence[G], check: Callable[[G], T], advance: Callable[[list[T]], Awaitable[list[SagaResult]]]
 ) -> Response:
-    """One result per saga in the order given. An invalid saga is refused alone, because the others belong to other uploads."""
+    """One result per saga in the order given. An invalid saga is refused alone, because the others belong to
+    other uploads."""
     if not 1 <= len(given) <= MAX_GROUP:
         raise InvalidFields(f"a request must hold 1 to {MAX_GROUP} sagas", fields=["sagas"])
     good: list[T] = []

@@ -1,7 +1,8 @@
 """Admin's audit chain, and the key that signs it and the checkpoints.
 
-All admin instances write one chain, serialised by an advisory lock, in the transaction of the change that they record. The
-lock is taken last in every transaction, so that it is held briefly and never waits for another lock.
+All admin instances write one chain, serialised by an advisory lock, in the transaction of the change that
+they record. The lock is taken last in every transaction, so that it is held briefly and never waits for
+another lock.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Auditor:
         self._key = Ed25519PrivateKey.from_private_bytes(self._cipher.decrypt(f"audit:{ADMIN_CHAIN}", sealed))
 
     async def record(self, conn: AsyncConnection, *events: Event) -> None:
-        """Append to the chain in the caller's transaction, so that the change and its record are committed together."""
+        """Append to the chain in the caller's transaction, so that the change and its record are committed
+        together."""
         await conn.execute(_LOCK, {"lock": CHAIN_LOCK})
         row = (await conn.execute(_HEAD, {"chain": ADMIN_CHAIN})).first()
         head = ChainHead(row.seq, row.hash) if row else ChainHead()
@@ -71,7 +73,8 @@ class Auditor:
         await append_events(conn, signed)
 
     async def note(self, event: Event) -> None:
-        """Append in a separate transaction, shared by concurrent callers: for events without a change, such as a denied login."""
+        """Append in a separate transaction, shared by concurrent callers: for events without a change, such
+        as a denied login."""
         await self._group.add(event)
 
     async def _write(self, events: list[Event]) -> Sequence[None]:

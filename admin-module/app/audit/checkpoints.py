@@ -1,4 +1,5 @@
-"""Checkpoints: every minute admin signs the heads of all chains. They are stored and logged, so that cutting a chain shows."""
+"""Checkpoints: every minute admin signs the heads of all chains. They are stored and logged, so that cutting
+a chain shows."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ log = get_logger("admin.checkpoints")
 CHECKPOINT_LOCK = 0x6172_7473_0005
 EPOCH = "1970-01-01T00:00:00.000000Z"
 SLACK = 0.9
-"""With several admins, only the first per period writes: a checkpoint younger than this part of a period is new enough."""
+"""With several admins, only the first per period writes: a checkpoint younger than this part of a period is
+new enough."""
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 _LAST = text("SELECT number, body FROM audit_checkpoints ORDER BY number DESC LIMIT 1")
@@ -50,7 +52,8 @@ MAX_NUMBER = 2**63 - 1
 
 
 class Checkpoints:
-    """One per process. Remembers, as Redis does, the newest number that was signed: a table that ends earlier was cut."""
+    """One per process. Remembers, as Redis does, the newest number that was signed: a table that ends earlier
+    was cut."""
 
     def __init__(self, database: Database, redis: Redis, auditor: Auditor, clock: Clock, every_s: float) -> None:
         self._database, self._redis, self._auditor, self._clock = database, redis, auditor, clock
@@ -107,8 +110,8 @@ async def list_checkpoints(conn: AsyncConnection, before: int, limit: int) -> li
 
 
 async def walk_checkpoints(database: Database, after: int = 0, until: int = MAX_NUMBER) -> AsyncIterator[list[Signed]]:
-    """Checkpoints with numbers above `after` up to `until`, in order. Read and parsed (in a thread) in pieces, so that memory
-    stays constant."""
+    """Checkpoints with numbers above `after` up to `until`, in order. Read and parsed (in a thread) in
+    pieces, so that memory stays constant."""
     while True:
         async with database.begin() as conn:
             rows = (await conn.execute(_NEXT, {"after": after, "until": until, "limit": CHECKPOINT_BATCH})).all()

@@ -19,7 +19,8 @@ from artstore.database import Database
 
 ROW_COLUMNS = """least(greatest(e."timestamp", '0002-01-01Z'), '9998-12-31Z') AS "timestamp", e.service, e.action, e.user_id,
     e.resource, e.result, e.metadata, e.signature, e.chain, e.seq, e.prev"""
-"""Timestamps outside Python's range, which only a forger writes, are clamped, so that the check reports them."""
+"""Timestamps outside Python's range, which only a forger writes, are clamped, so that the check reports
+them."""
 WALK_BATCH_ROWS = 1000
 LIST_BATCH_ROWS = 20_000
 """Rows that one statement of a filtered list scans."""
@@ -64,8 +65,8 @@ _PAGE = text(
 _OLDEST = text(
     """SELECT min(id) FROM (SELECT id FROM audit_events WHERE id < :before ORDER BY id DESC LIMIT :limit) AS page"""
 )
-# Ordered by seq, then id, so that two rows with one seq are both read. The window is found by an index-only scan, then its
-# matching rows are read: no statement scans more than WALK_BATCH_ROWS rows, however few match.
+# Ordered by seq, then id, so that two rows with one seq are both read. The window is found by an index-only
+# scan, then its matching rows are read: no statement scans more than WALK_BATCH_ROWS rows, however few match.
 _WINDOW = text(
     """SELECT count(*) AS rows, max(seq) AS seq, max(id) FILTER (WHERE seq = last) AS id FROM (
         SELECT seq, id, max(seq) OVER () AS last FROM (
@@ -89,7 +90,8 @@ _KEYS = text("SELECT chain, public_key FROM audit_keys ORDER BY chain")
 async def list_events(
     database: Database, before: int | None, limit: int, filters: Filters
 ) -> tuple[list[tuple[int, Signed]], int | None]:
-    """At most `limit` pairs of row id and event as it was signed, below row `before`; and the row id of the next page or None.
+    """At most `limit` pairs of row id and event as it was signed, below row `before`; and the row id of the
+    next page or None.
 
     A page may be short when few of very many rows match.
     """

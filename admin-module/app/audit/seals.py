@@ -4,9 +4,9 @@
     seal      admin reads the part again, checks it, and signs the checkpoint with the archive's SHA-256
     prune     rows below the newest seal are deleted in batches, each with its audit event in one transaction
 
-The log verifies after a crash at any step. Before the seal nothing has changed. After it, chains are checked from the seal on,
-whichever rows below it are already deleted, and the next prune continues. The last event of each chain and the sealed checkpoint
-are never deleted.
+The log verifies after a crash at any step. Before the seal nothing has changed. After it, chains are checked
+from the seal on, whichever rows below it are already deleted, and the next prune continues. The last event of
+each chain and the sealed checkpoint are never deleted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Seals:
         return check_seals(await self.load(), self._auditor.key.public_key())
 
     async def archive(self, checkpoint: Signed, checker: Checker | None = None) -> AsyncIterator[bytes]:
-        """NDJSON of everything after the newest seal, up to `checkpoint`. Feeds `checker` with the same events."""
+        """NDJSON of everything after the newest seal, up to `checkpoint`. Feeds `checker` with the same
+        events."""
         last, _ = await self.newest()
         before, until = {} if last is None else end_seqs(last["checkpoint"]), end_seqs(checkpoint)
         first = 0 if last is None else last["checkpoint"]["number"]
@@ -89,7 +90,8 @@ class Seals:
     async def seal(self, number: int, sha256: str, by: str) -> Signed:
         """Sealing the same archive again returns its existing seal.
 
-        Raises NotFound for an unknown checkpoint, Conflict when the archive does not verify or has a different SHA-256.
+        Raises NotFound for an unknown checkpoint, Conflict when the archive does not verify or has a
+        different SHA-256.
         """
         async with self._turn:
             last, findings = await self.newest()
@@ -130,7 +132,8 @@ class Seals:
             failpoint("admin.audit_seal_written")
 
     async def prune(self, number: int, by: str) -> dict[str, Any]:
-        """Delete rows below the newest seal, which the caller must name. Returns {"deleted", "left"}; repeat while `left`."""
+        """Delete rows below the newest seal, which the caller must name. Returns {"deleted", "left"}; repeat
+        while `left`."""
         seal, findings = await self.newest()
         if seal is None or findings or seal["number"] != number:
             raise NotFound(f"seal {number} is not the newest seal")
@@ -192,11 +195,11 @@ async def export(database: Database, seals: Seals, clock: Clock, filters: Filter
     """The log as NDJSON with everything that `artstore audit verify FILE` needs to check it offline.
 
     Lines: one {"type": "export"}, the newest {"type": "seal"} if there is one, then {"type": "key"} and
-    {"type": "checkpoint"}, then the events as they were signed, chain by chain. With a seal the log begins after it. With
-    filters there are no checkpoints, because gaps in a part of the log are expected.
+    {"type": "checkpoint"}, then the events as they were signed, chain by chain. With a seal the log begins
+    after it. With filters there are no checkpoints, because gaps in a part of the log are expected.
 
-    Raises Conflict, which aborts the answer, when a seal was made meanwhile: events below it may have been deleted before they
-    were read, and the export would look damaged.
+    Raises Conflict, which aborts the answer, when a seal was made meanwhile: events below it may have been
+    deleted before they were read, and the export would look damaged.
     """
     async with database.begin() as conn:
         keys = await load_public_keys(conn)

@@ -1,7 +1,8 @@
-"""Detects chains that were cut between two checkpoints: compares their ends with the last ones that were seen, and alerts.
+"""Detects chains that were cut between two checkpoints: compares their ends with the last ones that were
+seen, and alerts.
 
-The ends are remembered by this process and, through Redis, by all admins. To cut an event unnoticed, an attacker has to empty
-Redis and stop every admin within CHECK_EVERY_S of the event.
+The ends are remembered by this process and, through Redis, by all admins. To cut an event unnoticed, an
+attacker has to empty Redis and stop every admin within CHECK_EVERY_S of the event.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _ENDS = text(
 
 
 class TruncationMonitor:
-    """One per process. Ends are remembered per key of the admin chain, because a recreated database has a new key."""
+    """One per process. Ends are remembered per key of the admin chain, because a recreated database has a new
+    key."""
 
     def __init__(self, database: Database, redis: Redis, auditor: Auditor, registry: CollectorRegistry) -> None:
         self._database, self._redis, self._auditor = database, redis, auditor
@@ -70,7 +72,8 @@ class TruncationMonitor:
                 self._store_outage.succeeded()
 
     async def load_ends(self) -> dict[str, int]:
-        """The last `seq` by chain that this process or Redis remembers. Raises Unavailable before the chain is open."""
+        """The last `seq` by chain that this process or Redis remembers. Raises Unavailable before the chain
+        is open."""
         log_id = fingerprint(self._auditor.key.public_key().public_bytes_raw())
         if log_id != self._log_id:
             self._log_id, self._seen = log_id, {}

@@ -39,12 +39,13 @@ class Verification:
         self._turn = asyncio.Lock()
 
     async def run(self, from_checkpoint: int | None = None) -> dict[str, Any]:
-        """{"ok", "events", "chains", "checkpoints", "from_checkpoint", "from_seal", "last_checkpoint", "findings": [{"what",
-        "chain", "seq", "detail"}]}. With `from_checkpoint`, events before it are only counted, because an earlier check has
-        verified them.
+        """{"ok", "events", "chains", "checkpoints", "from_checkpoint", "from_seal", "last_checkpoint",
+        "findings": [{"what", "chain", "seq", "detail"}]}. With `from_checkpoint`, events before it are only
+        counted, because an earlier check has verified them.
 
-        Takes 0.1 ms per event. A seal made during the check allows events to be deleted meanwhile. Findings are then not valid,
-        and the log is checked again from that seal. Raises NotFound for an unknown checkpoint.
+        Takes 0.1 ms per event. A seal made during the check allows events to be deleted meanwhile. Findings
+        are then not valid, and the log is checked again from that seal. Raises NotFound for an unknown
+        checkpoint.
         """
         async with self._turn:
             for _ in range(MAX_RUNS - 1):

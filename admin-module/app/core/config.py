@@ -23,7 +23,8 @@ from ..identity.rotation import Schedule
 KEY_BYTES = 32
 """AES-256 and HMAC-SHA256 keys."""
 PUBLISH_LEAD = timedelta(minutes=15)
-"""How long the next signing key is published before it signs: verifiers fetch the keys every JWKS_REFRESH_S."""
+"""How long the next signing key is published before it signs: verifiers fetch the keys every
+JWKS_REFRESH_S."""
 
 
 class SchemaSettings(BaseSettings):
@@ -32,8 +33,8 @@ class SchemaSettings(BaseSettings):
     model_config = BEHAVIOUR
 
     database_owner_url: SecretStr | None = None
-    """The login that owns the schema, for migrations only. Without it admin migrates over DATABASE_URL if that
-    login may, or waits until `python -m app.migrate` has run."""
+    """The login that owns the schema, for migrations only. Without it admin migrates over DATABASE_URL if
+    that login may, or waits until `python -m app.migrate` has run."""
     database_roles_file: Path | None = None
     """JSON object with the password of each module's database role; the migrations create these roles."""
 
@@ -51,14 +52,16 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings,
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     key_encryption_key: SecretStr
-    """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). If it is lost, new keys are needed; no
-    file is lost."""
+    """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). If it is lost, new keys are
+    needed; no file is lost."""
     secret_hash_key: SecretStr
-    """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes invalid."""
+    """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes
+    invalid."""
     bootstrap_accounts_file: Path | None = None
     """JSON list of accounts that are created at the start if their client_id is missing."""
     signing_key_rotate_every_s: Seconds = 24 * 3600
-    """Interval between rotations of the signing key. A retired key verifies for twice the lifetime of a token."""
+    """Interval between rotations of the signing key. A retired key verifies for twice the lifetime of a
+    token."""
     access_token_lifetime_s: Annotated[int, Field(ge=1, le=EXPIRES_IN_S)] = EXPIRES_IN_S
     """Lifetime of an access token."""
     audit_checkpoint_every_s: Seconds = 60

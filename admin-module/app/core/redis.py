@@ -1,4 +1,5 @@
-"""Admin's keys in Redis: the published registry, a copy of the JWKS, and the ends of the audit log. All of them may be lost."""
+"""Admin's keys in Redis: the published registry, a copy of the JWKS, and the ends of the audit log. All of
+them may be lost."""
 
 from __future__ import annotations
 

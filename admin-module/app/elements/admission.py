@@ -1,8 +1,8 @@
 """Decides whether the registry accepts a report from this root and process. Pure.
 
-A root has a random id and counts its starts (`incarnation`). A disk that is not mounted therefore shows as no root, a different
-disk as a different root, and a copied root as a second process with the same id. The registry remembers the root that it
-accepted last; a different one needs an operator's accept-root.
+A root has a random id and counts its starts (`incarnation`). A disk that is not mounted therefore shows as no
+root, a different disk as a different root, and a copied root as a second process with the same id. The
+registry remembers the root that it accepted last; a different one needs an operator's accept-root.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from artstore.contracts.elements import ElementReport, Mode
 from artstore.modes import ROW
 
 VACANT = ""
-"""`root_id` of an element that may create a root: registered in advance, or accepted by an operator without one."""
+"""`root_id` of an element that may create a root: registered in advance, or accepted by an operator without
+one."""
 
 
 class Admission(enum.Enum):
@@ -42,7 +43,8 @@ class Decision:
 
 
 def decide_admission(known: KnownRoot | None, report: ElementReport, serving_instance: str | None = None) -> Decision:
-    """`serving_instance`: the process at the registered URL, which is asked when the report comes from a different URL."""
+    """`serving_instance`: the process at the registered URL, which is asked when the report comes from a
+    different URL."""
     if report.root_id == "":
         return _without_root(known)
     if known is None or known.root_id is None:

@@ -1,4 +1,5 @@
-"""Commands that admin sends to an element with its own token. The element decides; its refusal is passed on unchanged."""
+"""Commands that admin sends to an element with its own token. The element decides; its refusal is passed on
+unchanged."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ class ElementCommands:
     async def change_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
         """The element in its new mode; or, while it is away, the saga that will apply the change.
 
-        Asking for the present mode changes nothing. Raises NotFound, the element's refusal, and Conflict for a change that
-        modes do not allow.
+        Asking for the present mode changes nothing. Raises NotFound, the element's refusal, and Conflict for
+        a change that modes do not allow.
         """
         # 1. a change behind a queued one is queued too, as is one for an element that is away
         async with self._database.begin() as conn:
@@ -52,7 +53,8 @@ class ElementCommands:
             try:
                 # 2. the element stores the mode on its disk before it answers
                 await self._ask(element, "mode", {"mode": mode.value})
-                # 3. the registry follows; after a crash before this point, the element's next report brings the mode
+                # 3. the registry follows; after a crash before this point, the element's next report brings
+                #    the mode
                 return await self._note_mode(element_id, mode, by)
             except (Unavailable, BadGateway) as error:
                 log.warning("element unavailable, mode change queued", element_id=element_id, error=error.detail)
@@ -74,10 +76,11 @@ class ElementCommands:
         return answer
 
     async def find_serving(self, announced: ElementReport) -> str | None:
-        """The instance that serves at the registered URL, when this report comes from a newer process at another URL.
+        """The instance that serves at the registered URL, when this report comes from a newer process at
+        another URL.
 
-        None when the report needs no such check, or when the registered process does not answer, so that the newer one may
-        take over. Outside any transaction.
+        None when the report needs no such check, or when the registered process does not answer, so that the
+        newer one may take over. Outside any transaction.
         """
         async with self._database.begin() as conn:
             url = await find_serving(conn, announced)
@@ -106,7 +109,8 @@ class ElementCommands:
         return element
 
     async def _queue_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
-        """Checked against the mode that the element will have by then. Modes only go forward, so a refusal is final."""
+        """Checked against the mode that the element will have by then. Modes only go forward, so a refusal is
+        final."""
         async with self._database.begin() as conn:
             await lock_queue(conn, element_id)
             element = await load_element(conn, element_id)

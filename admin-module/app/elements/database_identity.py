@@ -1,7 +1,8 @@
-"""Identifies the database: the identity changes when a dump is restored, a replica promoted or the database recreated.
+"""Identifies the database: the identity changes when a dump is restored, a replica promoted or the database
+recreated.
 
-An unprivileged role of PostgreSQL 17 and 18 may call all functions used here. If a call is not allowed, that part is unknown and
-matches any value.
+An unprivileged role of PostgreSQL 17 and 18 may call all functions used here. If a call is not allowed, that
+part is unknown and matches any value.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _ALLOWED = text(
 
 @dataclass(frozen=True, slots=True)
 class DatabaseIdentity:
-    """`value`: system identifier/timeline/database/table. `server_run` also changes with each start of the server."""
+    """`value`: system identifier/timeline/database/table. `server_run` also changes with each start of the
+    server."""
 
     value: str
     server_run: str

@@ -1,7 +1,7 @@
 """Detects that the catalog was rolled back, and starts a new generation (docs/decisions/0008).
 
-A generation starts under the registry's row lock, and only if the evidence still holds there. If two admins have the
-same evidence, only one starts it.
+A generation starts under the registry's row lock, and only if the evidence still holds there. If two admins
+have the same evidence, only one starts it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Generations:
             await self.start(OTHER_DATABASE, lambda now: now.is_other_database)
 
     async def start(self, reason: str, still: Callable[[Current], bool], seen: tuple[int, int] = (0, 0)) -> None:
-        """Start a new generation above `seen` (generation, version), if `still` holds under the lock. Raises Unavailable."""
+        """Start a new generation above `seen` (generation, version), if `still` holds under the lock. Raises
+        Unavailable."""
         async with self._database.begin() as conn:
             await lock_registry(conn)
             current = await self.load(conn)
@@ -130,7 +131,8 @@ class Generations:
         return list((await conn.execute(_RECONCILED, {"run": current.database.server_run})).scalars())
 
     async def record_report(self, conn: AsyncConnection, announced: ElementReport) -> RegistryState:
-        """Called in the transaction of the report, after it is stored: the registry is locked and has a new version."""
+        """Called in the transaction of the report, after it is stored: the registry is locked and has a new
+        version."""
         current = await self.load(conn)
         if announced.catalog is None and announced.away_reason is not None:
             return _state(current)  # its store is not open, so it cannot send its memory

@@ -1,6 +1,7 @@
 """Marks elements as away that have not reported for too long.
 
-After a start of this admin or an outage of PostgreSQL no report could be recorded, so every element gets the whole time again.
+After a start of this admin or an outage of PostgreSQL no report could be recorded, so every element gets the
+whole time again.
 """
 
 from __future__ import annotations

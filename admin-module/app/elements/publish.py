@@ -1,7 +1,9 @@
-"""Publishes the registry: after each change the whole registry goes to the Redis channel and the snapshot key.
+"""Publishes the registry: after each change the whole registry goes to the Redis channel and the snapshot
+key.
 
-PostgreSQL is authoritative. Every round compares versions, so an update that Redis could not take is published when it is back.
-A version above PostgreSQL's, in Redis or published by this process earlier, shows that PostgreSQL was rolled back.
+PostgreSQL is authoritative. Every round compares versions, so an update that Redis could not take is
+published when it is back. A version above PostgreSQL's, in Redis or published by this process earlier, shows
+that PostgreSQL was rolled back.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class Publisher:
         return published
 
     async def _went_back(self, witness: str, seen: tuple[int, int]) -> None:
-        """Starts a new generation, unless another admin has published meanwhile and PostgreSQL has that version by now."""
+        """Starts a new generation, unless another admin has published meanwhile and PostgreSQL has that
+        version by now."""
         reason = f"{witness} has a later version of the registry"
         await self._generations.start(reason, lambda now: now.order < seen, seen)

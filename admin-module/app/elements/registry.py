@@ -1,7 +1,8 @@
-"""The registry of storage elements: the tables `storage_elements` and `registry`. Reports of elements are in `reports.py`.
+"""The registry of storage elements: the tables `storage_elements` and `registry`. Reports of elements are in
+`reports.py`.
 
-Every change increments the registry's version in the same transaction; the row lock on the version serialises changes.
-Times are the database's, so that admins with different clocks agree on which elements are away.
+Every change increments the registry's version in the same transaction; the row lock on the version serialises
+changes. Times are the database's, so that admins with different clocks agree on which elements are away.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode,
 
 
 async def change(conn: AsyncConnection, element_id: str, *, url: str | None, priority: int | None) -> Element:
-    """None changes nothing. A priority set here overrides the element's own. Raises NotFound, InvalidFields."""
+    """None changes nothing. A priority set here overrides the element's own. Raises NotFound,
+    InvalidFields."""
     if url is not None:
         check_element(element_id, url)
     await grow(conn)
@@ -89,7 +91,8 @@ async def change(conn: AsyncConnection, element_id: str, *, url: str | None, pri
 
 
 async def record_mode(conn: AsyncConnection, element_id: str, mode: Mode) -> Element:
-    """Record that the element has taken `mode`, unless it has reported a later mode since. Raises NotFound."""
+    """Record that the element has taken `mode`, unless it has reported a later mode since. Raises
+    NotFound."""
     await grow(conn)
     before = [earlier.value for earlier in ROW[: ROW.index(mode)]]
     values = {"element_id": element_id, "mode": mode.value, "before": before}
@@ -107,7 +110,8 @@ async def remove(conn: AsyncConnection, element_id: str) -> None:
 
 
 async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
-    """Mark elements as away that have not reported for `after_s` seconds. Returns those that were online until now."""
+    """Mark elements as away that have not reported for `after_s` seconds. Returns those that were online
+    until now."""
     await lock_registry(conn)
     values = {"after_s": after_s, "reason": f"no report for {after_s:g} s"}
     gone = [row.element_id for row in await conn.execute(_GONE_SILENT, values)]

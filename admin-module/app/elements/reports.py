@@ -1,7 +1,7 @@
 """Reports of elements: stores what they report in the registry, unless they report from the wrong root.
 
-A refused report changes only `refused_roots`, and the element's status if callers are sent to the refused process. The decision
-is made under the registry's lock, so that of two processes exactly one is accepted.
+A refused report changes only `refused_roots`, and the element's status if callers are sent to the refused
+process. The decision is made under the registry's lock, so that of two processes exactly one is accepted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def audited(self) -> bool:
-        """True if the audit log records the report: the mode or the URL that callers are sent to has changed."""
+        """True if the audit log records the report: the mode or the URL that callers are sent to has
+        changed."""
         if self.element is None:
             return False
         return self.mode_before is not self.element.mode or self.url_before != self.element.url

@@ -10,7 +10,8 @@ from artstore.contracts.elements import CatalogMemory
 
 @dataclass(frozen=True, slots=True)
 class CatalogState:
-    """The records of this database. `sent`: registry versions sent to the element since the one it last acknowledged."""
+    """The records of this database. `sent`: registry versions sent to the element since the one it last
+    acknowledged."""
 
     generation: int
     version: int
@@ -20,7 +21,8 @@ class CatalogState:
 def find_rollback(memory: CatalogMemory, known: CatalogState) -> str | None:
     """Why this database cannot be the one that the element knew, or None.
 
-    An element that has not acknowledged the present generation proves nothing: the change of generation explains it.
+    An element that has not acknowledged the present generation proves nothing: the change of generation
+    explains it.
     """
     if max(memory.generation, memory.version_generation) > known.generation:
         return "the element knows a later generation"

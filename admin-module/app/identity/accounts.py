@@ -28,7 +28,8 @@ SERVICE_PERMISSIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A row of `accounts`. `own_permissions` belong to a SERVICE account; every other role has fixed permissions."""
+    """A row of `accounts`. `own_permissions` belong to a SERVICE account; every other role has fixed
+    permissions."""
 
     account_id: UUID
     client_id: str
@@ -137,7 +138,8 @@ async def check_an_admin_remains(conn: AsyncConnection, without: UUID) -> None:
 
 
 def check_permissions(role: Role, permissions: Sequence[Permission]) -> None:
-    """Raises InvalidFields unless a SERVICE account has only SERVICE_PERMISSIONS and every other role none of its own."""
+    """Raises InvalidFields unless a SERVICE account has only SERVICE_PERMISSIONS and every other role none of
+    its own."""
     if role is Role.SERVICE:
         excess = frozenset(permissions) - SERVICE_PERMISSIONS
         if excess:

@@ -1,7 +1,7 @@
 """Creates the first accounts: each account of BOOTSTRAP_ACCOUNTS_FILE once per database.
 
-Existing accounts are never changed. An account that an operator has deleted is not created again, because others may know its
-secret.
+Existing accounts are never changed. An account that an operator has deleted is not created again, because
+others may know its secret.
 """
 
 from __future__ import annotations

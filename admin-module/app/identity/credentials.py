@@ -23,7 +23,8 @@ MAX_FORM_FIELDS = 20
 
 
 class OAuthError(Exception):
-    """An error in the shape of RFC 6749 §5.2. `basic`: the client used HTTP Basic, so the answer names that scheme."""
+    """An error in the shape of RFC 6749 §5.2. `basic`: the client used HTTP Basic, so the answer names that
+    scheme."""
 
     def __init__(self, error: str, description: str, *, status: int = 400, basic: bool = False) -> None:
         super().__init__(description)
@@ -44,7 +45,8 @@ class _Body(msgspec.Struct):
 
 
 def parse_credentials(content_type: str, authorization: str | None, body: bytes) -> Credentials:
-    """Raises OAuthError for a bad form; Malformed, InvalidFields or UnsupportedMediaType for other bad requests."""
+    """Raises OAuthError for a bad form; Malformed, InvalidFields or UnsupportedMediaType for other bad
+    requests."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == FORM:
         return _from_form(authorization, body)

@@ -26,7 +26,8 @@ OWN_PERMISSIONS = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
 
 
 class LoginRefused(Unauthenticated):
-    """Callers see the same text for every reason. `reason` and `account` (an existing account's id) are for the audit log."""
+    """Callers see the same text for every reason. `reason` and `account` (an existing account's id) are for
+    the audit log."""
 
     def __init__(self, reason: str, account: str | None = None) -> None:
         super().__init__("the client_id or the client_secret is not valid")
@@ -68,7 +69,8 @@ class Issuer:
 
     def issue(self, account: Account) -> tuple[str, int]:
         """An access token for the account, and its lifetime in seconds."""
-        # 3. let the token end with the account, and date it after the last revocation, which may be of this second
+        # 3. let the token end with the account, and date it after the last revocation, which may be of this
+        #    second
         now = self._clock.now()
         issued_s = max(int(now.timestamp()), (account.void_through or 0) + 1)
         lifetime_s = self.lifetime_s
@@ -120,7 +122,8 @@ class Issuer:
 
 
 class OwnToken:
-    """Admin's own access token for its calls to elements, signed here without an account. A token source for `Peers`."""
+    """Admin's own access token for its calls to elements, signed here without an account. A token source for
+    `Peers`."""
 
     def __init__(self, issuer: Issuer, clock: Clock) -> None:
         self._issuer, self._clock = issuer, clock

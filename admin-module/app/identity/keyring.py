@@ -63,7 +63,8 @@ class Keyring:
         return list(self._keys.values())
 
     async def find(self, kid: str) -> RSAPublicKey | None:
-        """An unknown kid may come from another admin's rotation, so it causes a reload, at most one per REFETCH_EVERY_S."""
+        """An unknown kid may come from another admin's rotation, so it causes a reload, at most one per
+        REFETCH_EVERY_S."""
         if kid not in self._keys:
             async with self._loading:
                 if kid not in self._keys and self._clock.monotonic_s() - self._loaded_s >= REFETCH_EVERY_S:
@@ -92,7 +93,8 @@ class Keyring:
         await self.changed()
 
     async def revoke(self, kid: str, by: str) -> None:
-        """Emergency: revoke the key's tokens at once on all services; the next key signs from now on. Raises NotFound."""
+        """Emergency: revoke the key's tokens at once on all services; the next key signs from now on. Raises
+        NotFound."""
         await self.rotate_due(revoke=kid, by=by)
         await self.changed()
 
@@ -102,7 +104,8 @@ class Keyring:
             await self.refresh()
             await announce_key_change(self._redis)
         except (Unavailable, RedisError) as error:
-            # The change is committed; the periodic tasks of all admins and verifiers will find it a little later.
+            # The change is committed; the periodic tasks of all admins and verifiers will find it a little
+            # later.
             log.warning("change of signing keys not announced", error=str(error))
 
     async def on_keys_changed(self, _message: str) -> None:
@@ -115,7 +118,8 @@ class Keyring:
         await self._publish()
 
     async def rotate_due(self, *, force: bool = False, revoke: str | None = None, by: str | None) -> Plan:
-        """Rotate in one transaction. If it needs more new keys than are prepared, prepare them and try again."""
+        """Rotate in one transaction. If it needs more new keys than are prepared, prepare them and try
+        again."""
         while True:
             async with self._database.begin() as conn:
                 now = self._clock.now()
@@ -147,7 +151,8 @@ class Keyring:
         self.jwks = jwks(stored, revoked)
 
     async def _publish(self) -> None:
-        """Stores a signed copy in Redis for verifiers that cannot reach admin. The next round retries after a failure."""
+        """Stores a signed copy in Redis for verifiers that cannot reach admin. The next round retries after a
+        failure."""
         if self._signer is None:
             return
         try:

@@ -1,4 +1,5 @@
-"""Revoked keys and tokens, written in the transaction of the change that revokes them. Published with the JWKS."""
+"""Revoked keys and tokens, written in the transaction of the change that revokes them. Published with the
+JWKS."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ KEY_KEPT = timedelta(days=30)
 CLOCKS_DIFFER = timedelta(seconds=60)
 """Largest difference between the clocks of admin and the verifiers."""
 
-# At least one second after the last time, because tokens issued in that same second are dated one second later (issue.py).
+# At least one second after the last time, because tokens issued in that same second are dated one second
+# later (issue.py).
 _REVOKE = text(
     """INSERT INTO revocations (kind, name, void_through, forget_at)
     VALUES (:kind, :name, :void_through, now() + CAST(:kept AS interval))
@@ -60,7 +62,8 @@ async def load_revocations(conn: AsyncConnection) -> Revocations:
 
 
 async def forget_revocations(conn: AsyncConnection, now: datetime) -> None:
-    """Delete revocations whose tokens have all expired by PostgreSQL's clock and ours: one wrong clock makes no token valid."""
+    """Delete revocations whose tokens have all expired by PostgreSQL's clock and ours: one wrong clock makes
+    no token valid."""
     await conn.execute(_FORGET, {"now": now})
 
 

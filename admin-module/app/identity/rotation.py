@@ -1,4 +1,5 @@
-"""When signing keys change state: next → active → retiring → gone. A pure decision; signing.py carries it out."""
+"""When signing keys change state: next → active → retiring → gone. A pure decision; signing.py carries it
+out."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Plan:
 def plan(
     keys: Sequence[KeyAge], now: datetime, schedule: Schedule, *, force: bool = False, revoke: str | None = None
 ) -> Plan:
-    """The steps that are due at `now`. `force` rotates regardless of ages; `revoke` removes that key without grace."""
+    """The steps that are due at `now`. `force` rotates regardless of ages; `revoke` removes that key without
+    grace."""
     if revoke is not None:
         rest = plan([key for key in keys if key.kid != revoke], now, schedule)
         return replace(rest, remove=(revoke, *rest.remove))

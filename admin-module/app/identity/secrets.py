@@ -39,7 +39,8 @@ def new_secret(random_bytes: Callable[[int], bytes]) -> str:
 
 
 class SecretHasher:
-    """HMAC-SHA256 under SECRET_HASH_KEY. A fast hash is enough: secrets of 256 random bits cannot be guessed."""
+    """HMAC-SHA256 under SECRET_HASH_KEY. A fast hash is enough: secrets of 256 random bits cannot be
+    guessed."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -49,7 +50,8 @@ class SecretHasher:
         return hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
 
     def matches(self, secret: str, owner: HasSecret | None, now: datetime) -> bool:
-        """True if `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known one."""
+        """True if `secret` is valid for `owner` at `now`. An unknown owner costs the same time as a known
+        one."""
         given = self.hash(secret)
         current = self._no_hash if owner is None else owner.secret_hash
         previous = (owner.previous_secret_hash if owner is not None else None) or self._no_hash
@@ -61,8 +63,8 @@ class SecretHasher:
 
 
 class KeyCipher:
-    """Encrypts private keys: AES-256-GCM under KEY_ENCRYPTION_KEY. Authenticates a name with each ciphertext, so that one
-    encrypted key cannot replace another."""
+    """Encrypts private keys: AES-256-GCM under KEY_ENCRYPTION_KEY. Authenticates a name with each ciphertext,
+    so that one encrypted key cannot replace another."""
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)

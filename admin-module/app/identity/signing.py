@@ -1,7 +1,7 @@
 """Signing keys in PostgreSQL, their rotation, and the JWKS document.
 
-Any admin may rotate; a lock lets one do it. Times are the database's, so that admins with different clocks agree. Private keys
-are stored only in encrypted form.
+Any admin may rotate; a lock lets one do it. Times are the database's, so that admins with different clocks
+agree. Private keys are stored only in encrypted form.
 """
 
 from __future__ import annotations
@@ -89,9 +89,10 @@ async def rotate(
 ) -> Plan:
     """Carry out the due steps in the caller's transaction. Returns the plan that was carried out.
 
-    `spares` are new keys, made beforehand because that takes long. With too few of them nothing is changed and the plan is
-    returned. `ours` is the local time: a key leaves its state only when PostgreSQL's clock and ours agree, because one wrong
-    clock would drop keys whose tokens are in use. `revoke` removes a key at once, whatever its state. Raises NotFound.
+    `spares` are new keys, made beforehand because that takes long. With too few of them nothing is changed
+    and the plan is returned. `ours` is the local time: a key leaves its state only when PostgreSQL's clock
+    and ours agree, because one wrong clock would drop keys whose tokens are in use. `revoke` removes a key at
+    once, whatever its state. Raises NotFound.
     """
     await conn.execute(_LOCK, {"lock": ROTATION_LOCK})
     now = min((await conn.execute(_NOW)).scalar_one(), ours)

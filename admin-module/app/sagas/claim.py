@@ -1,11 +1,13 @@
-"""Claims due sagas in one short durable transaction, which also sets when each is due again in case the claimer dies.
+"""Claims due sagas in one short durable transaction, which also sets when each is due again in case the
+claimer dies.
 
-- A queued change is claimed only when no earlier change of the same file (for a mode: of the same element) is still queued.
-  Changes therefore keep their order, and two changes of one file never run at the same time.
+- A queued change is claimed only when no earlier change of the same file (for a mode: of the same element) is
+  still queued. Changes therefore keep their order, and two changes of one file never run at the same time.
 - Sagas of an element whose circuit breaker is open here stay due and continue when the breaker has closed.
-- A lease expires only after its element has reconciled with this catalog (docs/decisions/0008). A saga older than the catalog's
-  generation stays `begun` when claimed.
-- After an outage of all admins or of PostgreSQL, or a step of its clock, leases start anew, because none could be renewed.
+- A lease expires only after its element has reconciled with this catalog (docs/decisions/0008). A saga older
+  than the catalog's generation stays `begun` when claimed.
+- After an outage of all admins or of PostgreSQL, or a step of its clock, leases start anew, because none
+  could be renewed.
 """
 
 from __future__ import annotations
@@ -29,15 +31,18 @@ CALLS_OF_A_CLAIM = 3
 """A claim lasts as long as this many calls to an element; after that its holder is presumed dead."""
 RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 300.0
-"""The wait doubles with each failed attempt up to this. A report of the element makes its sagas due at once (`make_due`)."""
+"""The wait doubles with each failed attempt up to this. A report of the element makes its sagas due at once
+(`make_due`)."""
 STARTS_FOR_S = 10.0
-"""An element reports before it listens. One that has reported this recently is asked again after the first wait."""
+"""An element reports before it listens. One that has reported this recently is asked again after the first
+wait."""
 MAX_ERROR_CHARS = 300
 
 MARK_AFTER_LEASES = 0.1
 """In leases: a running admin records a timestamp after this long."""
 OUTAGE_AFTER_LEASES = 0.25
-"""In leases: an older timestamp shows an outage. Longer than MARK_AFTER_LEASES by the time of a slow round."""
+"""In leases: an older timestamp shows an outage. Longer than MARK_AFTER_LEASES by the time of a slow
+round."""
 
 log = get_logger("admin.sagas")
 
@@ -99,12 +104,14 @@ _EXTEND = text(
 
 
 class ClaimLost(Exception):
-    """Another admin has claimed the saga since, because this process was presumed dead. Never leaves this folder."""
+    """Another admin has claimed the saga since, because this process was presumed dead. Never leaves this
+    folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSaga:
-    """`attempts` is the claim's number. Closing a saga requires it, so that a claim that was lost closes nothing."""
+    """`attempts` is the claim's number. Closing a saga requires it, so that a claim that was lost closes
+    nothing."""
 
     saga_id: str
     kind: SagaKind
@@ -125,7 +132,8 @@ class ClaimedSaga:
 
 @dataclass(frozen=True, slots=True)
 class ClaimScope:
-    """Limits of what may be claimed now. `resting`: elements with an open breaker. `reconciled`: see docs/decisions/0008."""
+    """Limits of what may be claimed now. `resting`: elements with an open breaker. `reconciled`: see
+    docs/decisions/0008."""
 
     current: Current
     reconciled: Sequence[str]
@@ -135,7 +143,8 @@ class ClaimScope:
 async def extend_after_outage(conn: AsyncConnection, lease_s: float) -> None:
     """Records that an admin is running, and extends all leases when none was running for a while.
 
-    Called in the transaction that claims due sagas, so that nothing expires before. Locks the registry, then sagas."""
+    Called in the transaction that claims due sagas, so that nothing expires before. Locks the registry, then
+    sagas."""
     age_s = (await conn.execute(_MARKED)).scalar_one()
     if age_s is not None and 0 <= age_s < lease_s * MARK_AFTER_LEASES:
         return
@@ -184,8 +193,8 @@ async def claim_due(
 
 
 async def require_held(database: Database, saga: ClaimedSaga) -> None:
-    """Raises ClaimLost. Called between the read of a file and the conditional change: if the claim was held at that point, any
-    later change by others raises the revision, and ours is refused."""
+    """Raises ClaimLost. Called between the read of a file and the conditional change: if the claim was held
+    at that point, any later change by others raises the revision, and ours is refused."""
     async with database.autocommit() as conn:
         found = await conn.execute(_HELD, {"saga_id": saga.saga_id, "attempts": saga.attempts})
         if found.first() is None:

@@ -1,7 +1,8 @@
-"""Decides whether a queued change is applied, already applied or refused, and which errors of an element are final. Pure.
+"""Decides whether a queued change is applied, already applied or refused, and which errors of an element are
+final. Pure.
 
-An earlier attempt whose answer was lost may have applied the change, so every attempt reads the file first. It then changes
-exactly the revision it has read: a request that arrives late or twice changes nothing.
+An earlier attempt whose answer was lost may have applied the change, so every attempt reads the file first.
+It then changes exactly the revision it has read: a request that arrives late or twice changes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from artstore.errors import ArtStoreError
 
 class ChangeStep(enum.Enum):
     ALREADY_APPLIED = "already_applied"
-    """The file has the wanted attributes. With If-Match, its previous revision was one that the client named."""
+    """The file has the wanted attributes. With If-Match, its previous revision was one that the client
+    named."""
     APPLY = "apply"
     """Send the change with If-Match of the revision that was read."""
     REFUSE = "refuse"

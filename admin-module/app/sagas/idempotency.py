@@ -1,7 +1,8 @@
-"""Stores the answer of a request with an Idempotency-Key in the same transaction as the change that it answers.
+"""Stores the answer of a request with an Idempotency-Key in the same transaction as the change that it
+answers.
 
-A saga that runs under a key may finish only while the key's row names it. A request that takes the key over writes its own saga
-into the row.
+A saga that runs under a key may finish only while the key's row names it. A request that takes the key over
+writes its own saga into the row.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _PURGE = purge_statement(
 
 
 async def hold_keys(conn: AsyncConnection, saga_ids: Iterable[str]) -> set[str]:
-    """The sagas that are still named by their keys' rows. Locks the rows, so that no key is taken over before the commit."""
+    """The sagas that are still named by their keys' rows. Locks the rows, so that no key is taken over before
+    the commit."""
     wanted = list(saga_ids)
     if not wanted:
         return set()
@@ -61,7 +63,8 @@ async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> 
 
 
 async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
-    """The stored answer of this saga, if any. Locks the key's row. Raises Conflict when the key belongs to another attempt."""
+    """The stored answer of this saga, if any. Locks the key's row. Raises Conflict when the key belongs to
+    another attempt."""
     if not await hold_keys(conn, [saga_id]):
         raise Conflict("the Idempotency-Key now belongs to another attempt")
     row = (await conn.execute(_KEPT, {"saga_id": saga_id})).one_or_none()
@@ -69,5 +72,6 @@ async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:
 
 
 async def purge_keys(database: Database, keep_s: float, now: datetime) -> int:
-    """Delete keys first used more than `keep_s` seconds ago by both PostgreSQL's clock and ours, unless they are held."""
+    """Delete keys first used more than `keep_s` seconds ago by both PostgreSQL's clock and ours, unless they
+    are held."""
     return await purge(database, _PURGE, {"keep_s": keep_s, "now": now})

@@ -1,7 +1,8 @@
-"""Uploads whose outcome the catalog has lost: admin asks the element for the file, and a file that exists becomes available.
+"""Uploads whose outcome the catalog has lost: admin asks the element for the file, and a file that exists
+becomes available.
 
-Applies to sagas that began before the catalog's present generation, because the lost history may have committed them, and to
-sagas whose file the element holds as acknowledged.
+Applies to sagas that began before the catalog's present generation, because the lost history may have
+committed them, and to sagas whose file the element holds as acknowledged.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ class Keeper:
         self._database, self._auditor, self._call_timeout_s = database, auditor, call_timeout_s
 
     async def keep_or_expire(self, saga: ClaimedSaga, peer: Peer, reason: str) -> bool:
-        """Keep the file if the element has it. Returns whether it has. Raises the element's error; then nothing has changed.
+        """Keep the file if the element has it. Returns whether it has. Raises the element's error; then
+        nothing has changed.
 
-        If the file does not exist, a saga that is still `begun` becomes `compensating`. That is durable before the element is
-        asked to remove late data, so that no commit can follow.
+        If the file does not exist, a saga that is still `begun` becomes `compensating`. That is durable
+        before the element is asked to remove late data, so that no commit can follow.
         """
         attributes = await self._find(saga, peer)
         failpoint("admin.kept_file_seen")
@@ -73,7 +75,8 @@ class Keeper:
             raise BadGateway(f"{peer.name}'s attributes cannot be decoded: {error}") from error
 
     async def _keep(self, saga: ClaimedSaga, attributes: Attributes, reason: str) -> None:
-        """One transaction. After a crash before its commit, the saga is claimed again and the element asked again."""
+        """One transaction. After a crash before its commit, the saga is claimed again and the element asked
+        again."""
         async with self._database.begin() as conn:
             closed = await conn.execute(_CLOSE, {**_values(saga, SagaEvent.KEEP), "reason": reason})
             if closed.first() is None:

@@ -22,7 +22,8 @@ log = get_logger("admin.sagas")
 FOUND_AFTER_LEASES = 2
 """A pending file without a live saga counts as orphaned when it is this many leases old."""
 
-# A saga older than the catalog's generation may have been committed in the lost history, so its element is asked.
+# A saga older than the catalog's generation may have been committed in the lost history, so its element is
+# asked.
 _FOUND = text(
     """INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
     SELECT saga_id, 'upload', CASE WHEN saga_id < CAST(:first_saga_id AS uuid) THEN 'begun' ELSE 'compensating' END,
@@ -81,7 +82,8 @@ class SagaMaintenance:
             self._oldest.labels(kind.value).set(max(ages_s, default=0))
 
     async def undo_orphans(self) -> int:
-        """Starts the undo of pending files whose saga is unknown or already undone. Returns how many were found."""
+        """Starts the undo of pending files whose saga is unknown or already undone. Returns how many were
+        found."""
         async with self._database.begin() as conn:
             current = await self._generations.load(conn)
             values = {
@@ -98,5 +100,6 @@ class SagaMaintenance:
         return found
 
     async def purge(self, now: datetime) -> int:
-        """Delete finished sagas older than KEEP_FINISHED_S by PostgreSQL's clock and ours: one wrong clock deletes nothing."""
+        """Delete finished sagas older than KEEP_FINISHED_S by PostgreSQL's clock and ours: one wrong clock
+        deletes nothing."""
         return await purge(self._database, _PURGE, {"keep_s": KEEP_FINISHED_S, "now": now})

@@ -16,7 +16,8 @@ from artstore.errors import NotFound
 from .saga import SagaState
 
 HANGING_AFTER_S = 30
-"""A queued change counts as hanging after this long, tried or not; a saga whose last attempt failed counts at once."""
+"""A queued change counts as hanging after this long, tried or not; a saga whose last attempt failed counts at
+once."""
 
 _PAGE = text(
     f"""SELECT {SAGA_COLUMNS} FROM sagas

@@ -1,7 +1,8 @@
 """Queues a change whose element is away. Durable after the caller's commit, and idempotent by saga id.
 
-Changes of one file, and mode changes of one element, are applied in the order of `begun_at`. Under a lock each gets a later
-`begun_at` than the one before, so that the order survives a database clock that was set back.
+Changes of one file, and mode changes of one element, are applied in the order of `begun_at`. Under a lock
+each gets a later `begun_at` than the one before, so that the order survives a database clock that was set
+back.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _LAST_MODE = text(
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, or {"mode"} for an element."""
+    """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, or {"mode"} for
+    an element."""
 
     saga_id: str
     kind: SagaKind

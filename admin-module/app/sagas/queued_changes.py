@@ -1,7 +1,9 @@
-"""Applies a queued change: read the file, ask the element, then close the saga and record it in the audit log in one transaction.
+"""Applies a queued change: read the file, ask the element, then close the saga and record it in the audit log
+in one transaction.
 
-A crash at any point leaves the saga queued, and the next attempt sees from the file what was already applied. A worker that was
-merely paused finds its claim gone or the revision changed, so it cannot apply an old change on top of a newer one.
+A crash at any point leaves the saga queued, and the next attempt sees from the file what was already applied.
+A worker that was merely paused finds its claim gone or the revision changed, so it cannot apply an old change
+on top of a newer one.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class QueuedChanges:
                 self._applied.labels(kind.value, result)  # from 0, so that the first one is an increase
 
     async def apply(self, saga: ClaimedSaga, peer: Peer) -> None:
-        """Raises the error of an element that could not apply the change now. A final refusal closes the saga as refused."""
+        """Raises the error of an element that could not apply the change now. A final refusal closes the saga
+        as refused."""
         refusal: ArtStoreError | None = None
         try:
             await self._send(saga, peer)
@@ -122,7 +125,8 @@ class QueuedChanges:
             return
 
     async def _close(self, saga: ClaimedSaga, refusal: ArtStoreError | None) -> bool:
-        """False when another admin has claimed the saga since: it will find the change applied, and close the saga."""
+        """False when another admin has claimed the saga since: it will find the change applied, and close the
+        saga."""
         state = TRANSITIONS[SagaState.QUEUED, SagaEvent.DONE if refusal is None else SagaEvent.REFUSE]
         values = {
             "saga_id": saga.saga_id,

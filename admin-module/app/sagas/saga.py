@@ -80,7 +80,8 @@ TRANSITIONS: dict[tuple[SagaState | None, SagaEvent], SagaState] = {
     (SagaState.QUEUED, SagaEvent.DONE): SagaState.COMMITTED,
     (SagaState.QUEUED, SagaEvent.REFUSE): SagaState.REFUSED,
 }
-"""(state before, event) → state after. None: the saga is unknown. Combinations that are not listed are refused."""
+"""(state before, event) → state after. None: the saga is unknown. Combinations that are not listed are
+refused."""
 
 
 def advance(state: SagaState | None, event: SagaEvent) -> SagaState | None:

@@ -1,6 +1,8 @@
-"""Undoes an upload: its elements remove what the saga has put, then one transaction closes the saga and deletes its catalog row.
+"""Undoes an upload: its elements remove what the saga has put, then one transaction closes the saga and
+deletes its catalog row.
 
-Undo runs in reverse order. The element tried last is asked first (it removes attr.json, then the data), then the earlier ones.
+Undo runs in reverse order. The element tried last is asked first (it removes attr.json, then the data), then
+the earlier ones.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class HeldAsConfirmed(Conflict):
 
 
 def elements_to_ask(saga: ClaimedSaga) -> tuple[str, ...]:
-    """The elements that may hold data of the upload, last tried first. For a committed upload only the abandoned ones."""
+    """The elements that may hold data of the upload, last tried first. For a committed upload only the
+    abandoned ones."""
     used = () if saga.state is SagaState.COMMITTED else (saga.storage_element_id,)
     return (*used, *reversed(saga.abandoned))
 
@@ -44,9 +47,11 @@ def elements_to_ask(saga: ClaimedSaga) -> tuple[str, ...]:
 async def undo(
     database: Database, peers: Peers, saga: ClaimedSaga, urls: Mapping[str, str], call_timeout_s: float
 ) -> None:
-    """Raises the last error after all elements have been asked, so that one unavailable element does not block the others.
+    """Raises the last error after all elements have been asked, so that one unavailable element does not
+    block the others.
 
-    Raises HeldAsConfirmed when the file's present element keeps it. `urls`: the elements that may be asked."""
+    Raises HeldAsConfirmed when the file's present element keeps it. `urls`: the elements that may be
+    asked."""
     failed: ArtStoreError | None = None
     for element_id in elements_to_ask(saga):
         try:
@@ -63,7 +68,8 @@ async def undo(
     values = {"saga_id": saga.saga_id, "state": saga.state.value, "attempts": saga.attempts}
     async with database.begin() as conn:
         closed = (await conn.execute(_CLOSE, values)).first()
-        # Not closed: another admin has claimed the saga since. A committed saga's row belongs to its present element.
+        # Not closed: another admin has claimed the saga since. A committed saga's row belongs to its present
+        # element.
         if closed is not None and saga.state is SagaState.COMPENSATING:
             await delete_files(conn, _gone(saga))
 
@@ -71,7 +77,8 @@ async def undo(
 async def _remove(
     peers: Peers, saga: ClaimedSaga, element_id: str, urls: Mapping[str, str], call_timeout_s: float
 ) -> None:
-    """The element removes the file if this saga has put it there. It answers the same when there is no file."""
+    """The element removes the file if this saga has put it there. It answers the same when there is no
+    file."""
     if element_id not in urls:
         raise Unavailable(f"{element_id} is unavailable, or has not reconciled with this catalog yet", away=element_id)
     peer = peers.to(element_id, urls[element_id])

@@ -1,6 +1,7 @@
 """Finishes sagas in the background: claims those that are due and applies, keeps or undoes each.
 
-Every admin runs a worker; a claim gives each saga to one of them. After a crash the saga is claimed again when the claim expires.
+Every admin runs a worker; a claim gives each saga to one of them. After a crash the saga is claimed again
+when the claim expires.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class SagaWorker:
             claimed, urls = await claim_due(conn, ClaimScope(current, reconciled, resting), self._call_timeout_s)
         if claimed:
             failpoint("admin.saga_claimed")
-        # 2. ask the elements, outside any transaction, and close each saga as soon as its elements have answered
+        # 2. ask the elements, outside any transaction, and close each saga as soon as its elements have
+        #    answered
         limit = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
 
         async def resume(saga: ClaimedSaga) -> None:
@@ -136,8 +138,8 @@ class SagaWorker:
         log.info("saga undone", saga_id=saga.saga_id, file_id=saga.file_id, state=saga.state.value)
 
     async def _keep_confirmed(self, saga: ClaimedSaga, urls: Mapping[str, str], held: HeldAsConfirmed) -> None:
-        """The element has seen this upload committed, and this catalog has not. For a saga of the present generation that
-        shows that the catalog was rolled back."""
+        """The element has seen this upload committed, and this catalog has not. For a saga of the present
+        generation that shows that the catalog was rolled back."""
         self._undone.labels("kept").inc()
         if not saga.old:
             reason = f"{held.element_id} holds a file as acknowledged whose upload is being undone"

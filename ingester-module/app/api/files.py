@@ -1,4 +1,5 @@
-"""POST /api/files/upload, PATCH and DELETE /api/files/{file_id}, PUT …/content; GET of a file redirects to query."""
+"""POST /api/files/upload, PATCH and DELETE /api/files/{file_id}, PUT …/content; GET of a file redirects to
+query."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ async def delete_file(request: Request) -> Response:
 
 
 async def redirect_to_query(request: Request) -> Response:
-    """307, so that the `Location` of a 201 works at the ingester too: the client repeats the request at QUERY_URL."""
+    """307, so that the `Location` of a 201 works at the ingester too: the client repeats the request at
+    QUERY_URL."""
     context = context_of(request)
     file_id = file_id_of(request)
     if context.query_url is None:

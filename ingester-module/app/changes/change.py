@@ -1,6 +1,8 @@
-"""The order of a change: find the element, ask it, and queue the change at admin when the element is unavailable.
+"""The order of a change: find the element, ask it, and queue the change at admin when the element is
+unavailable.
 
-The element decides (mode, revision, attributes) and runs its own protocol; its 409, 412 and 422 are the answer.
+The element decides (mode, revision, attributes) and runs its own protocol; its 409, 412 and 422 are the
+answer.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Change(ABC):
     def __init__(self, context: Context, file_id: str, owner: str, condition: Precondition) -> None:
         self.context, self.file_id, self.owner, self.condition = context, file_id, owner, condition
         self.saga_id = str(uuid7())
-        """The saga that holds the change while it is queued. To queue it twice under one id queues it once."""
+        """The saga that holds the change while it is queued. To queue it twice under one id queues it
+        once."""
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -68,11 +71,13 @@ class Change(ABC):
         return answer
 
     async def run(self) -> Answer:
-        # 1. The element, and whether changes of the file are queued for it: then this one is queued behind them.
+        # 1. The element, and whether changes of the file are queued for it: then this one is queued behind
+        #    them.
         location = await locate(self.context, self.file_id)
         while not location.queued and location.element.status != AWAY:
             try:
-                # 2. The element's answer is the answer. A crash before it leaves the outcome unknown: the client repeats.
+                # 2. The element's answer is the answer. A crash before it leaves the outcome unknown: the
+                #    client repeats.
                 answer = await self.ask(location)
                 failpoint("change.made")
                 return answer
@@ -86,7 +91,8 @@ class Change(ABC):
                 break
             # The catalog is a cache: the file may be on a different element.
             location = await locate_at_elements(self.context, self.file_id, excluded=location.element)
-        # 3. Admin stores the change durably, and finds out before it makes it whether the element has made it already.
+        # 3. Admin stores the change durably, and finds out before it makes it whether the element has made it
+        #    already.
         return await self._queue(location.element)
 
     async def _queue(self, element: Element) -> Answer:
@@ -135,5 +141,6 @@ class Delete(Change):
             return GONE
 
     async def _audit(self) -> None:
-        """A crash before this leaves an unacknowledged deletion without an event; a repeat under the key records it."""
+        """A crash before this leaves an unacknowledged deletion without an event; a repeat under the key
+        records it."""
         await self.context.audit.record(Event("file.delete", self.owner, f"files/{self.file_id}"))

@@ -12,7 +12,8 @@ from artstore.http.conditions import checksums_in, if_match, revisions_in
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """`revisions` is None without a condition. `checksums` are set for new content only, whose old ETag may be stated."""
+    """`revisions` is None without a condition. `checksums` are set for new content only, whose old ETag may
+    be stated."""
 
     revisions: tuple[int, ...] | None = None
     checksums: tuple[str, ...] = ()

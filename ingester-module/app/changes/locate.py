@@ -48,7 +48,8 @@ class Location:
 
 
 async def locate(context: Context, file_id: str) -> Location:
-    """Asks the catalog, then all elements. Raises NotFound, or Unavailable when a silent element may have the file."""
+    """Asks the catalog, then all elements. Raises NotFound, or Unavailable when a silent element may have the
+    file."""
     listed = await _find_in_catalog(context, file_id)
     return listed if listed is not None else await locate_at_elements(context, file_id)
 
@@ -89,7 +90,8 @@ async def load_record(context: Context, file_id: str) -> bytes:
 
 
 async def _find_in_catalog(context: Context, file_id: str) -> Location | None:
-    """None when the catalog is unavailable or has no row. Raises NotFound for an upload that is not committed."""
+    """None when the catalog is unavailable or has no row. Raises NotFound for an upload that is not
+    committed."""
     try:
         async with context.database.autocommit(timeout_s=CATALOG_TIMEOUT_S) as connection:
             row = (await connection.execute(_FIND, {"file_id": file_id})).one()

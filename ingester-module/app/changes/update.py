@@ -42,10 +42,11 @@ class Update(Change):
         """The file is as this change leaves it."""
 
     async def send_at_one_revision(self, location: Location) -> PeerAnswer:
-        """Sends the change for one revision, so that a request which arrives late cannot overwrite what came after it.
+        """Sends the change for one revision, so that a request which arrives late cannot overwrite what came
+        after it.
 
-        Repeats for the new revision when others change the file and the client's condition allows that. Raises
-        RevisionMismatch when it does not, Conflict after MAX_REVISIONS, and the element's errors.
+        Repeats for the new revision when others change the file and the client's condition allows that.
+        Raises RevisionMismatch when it does not, Conflict after MAX_REVISIONS, and the element's errors.
         """
         revision = location.revision
         for _ in range(MAX_REVISIONS):
@@ -65,7 +66,8 @@ class Update(Change):
         raise Conflict("other requests are changing the file: try again")
 
     async def resume(self, key: HeldKey) -> Answer:
-        """Runs for the pinned revision only. If the file has left it, the earlier attempt may be the reason."""
+        """Runs for the pinned revision only. If the file has left it, the earlier attempt may be the
+        reason."""
         pinned = key.from_revision
         if pinned is None:
             return await self.run()  # no element was asked

@@ -15,8 +15,8 @@ class Settings(ModuleSettings, DiscoverySettings, UploadSettings):
     database_pool_size: Count = 10
     database_max_overflow: Annotated[int, Field(ge=0)] = 5
     query_url: str | None = None
-    """Address at which clients reach query or the gateway; a read of a file sent to the ingester is redirected
-    there."""
+    """Address at which clients reach query or the gateway; a read of a file sent to the ingester is
+    redirected there."""
     element_idle_timeout_s: Seconds = 30
     """An element that neither accepts nor answers anything for this long counts as failed."""
     element_call_timeout_s: Seconds = 20

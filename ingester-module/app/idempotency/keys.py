@@ -1,4 +1,5 @@
-"""A request under an Idempotency-Key: it is the first, it takes over from a dead one, it is replayed, or it is refused."""
+"""A request under an Idempotency-Key: it is the first, it takes over from a dead one, it is replayed, or it
+is refused."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def fingerprint_of(*parts: Any) -> str:
 
 
 class HeldKey:
-    """A key that this request holds. `saga_id` is the present attempt's, and the row's as long as the key is held.
+    """A key that this request holds. `saga_id` is the present attempt's, and the row's as long as the key is
+    held.
 
     Methods raise KeyInUse when another request has taken the key over, and DatabaseUnavailable.
     """
@@ -105,7 +107,8 @@ class HeldKey:
         failpoint("key.pinned")
 
     async def store_answer(self, answer: Answer) -> None:
-        """Best effort: the answer is true and is given even if PostgreSQL is unavailable or the key was taken over."""
+        """Best effort: the answer is true and is given even if PostgreSQL is unavailable or the key was taken
+        over."""
         try:
             if not await self._store.answer(self._scope, self.saga_id, answer):
                 log.warning("key taken over before the answer was stored", saga_id=self.saga_id)
@@ -122,7 +125,8 @@ class HeldKey:
                 log.warning("key not renewed", saga_id=self.saga_id, error=error.detail)
 
     async def give_up(self, failure: BaseException) -> None:
-        """Frees the key when the failed request certainly had no effect, else ends the lease: a repeat may continue."""
+        """Frees the key when the failed request certainly had no effect, else ends the lease: a repeat may
+        continue."""
         had_no_effect = not self.changes_file or (_is_refusal(failure) and not self.outcome_unknown)
         end = self._store.release if had_no_effect else self._store.end_lease
         try:

@@ -1,4 +1,5 @@
-"""Answers a request: runs it, or replays the stored answer when it runs under an Idempotency-Key that has one."""
+"""Answers a request: runs it, or replays the stored answer when it runs under an Idempotency-Key that has
+one."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class KeyedOperation(Protocol):
 
     @property
     def body(self) -> Body | None:
-        """The file's bytes, which the fingerprint does not cover: a replay compares them with the first answer."""
+        """The file's bytes, which the fingerprint does not cover: a replay compares them with the first
+        answer."""
 
     def fingerprint(self) -> str: ...
 
@@ -73,7 +75,8 @@ async def content_of(body: Body) -> tuple[str, int]:
 
 
 async def _require_same(body: Body, answer: Answer) -> None:
-    """Raises KeyReused when the bytes differ from those of the first request, DigestMismatch, and errors of the body."""
+    """Raises KeyReused when the bytes differ from those of the first request, DigestMismatch, and errors of
+    the body."""
     if answer.status >= 300:
         return  # a refusal describes no bytes
     record = orjson.loads(answer.body)

@@ -1,7 +1,7 @@
 """The table idempotency_keys, one statement and one round trip per method.
 
-Every statement except `claim` matches the caller's saga id, so that an attempt which lost its key cannot change the row.
-All methods raise DatabaseUnavailable.
+Every statement except `claim` matches the caller's saga id, so that an attempt which lost its key cannot
+change the row. All methods raise DatabaseUnavailable.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class KeyStore:
         return StoredKey(row.fingerprint, row.saga_id, row.file_id, row.from_revision, row.lease_left_s, answer)
 
     async def take_over(self, scope: Scope, saga_id: str, new_saga: str, new_file: str) -> bool:
-        """Gives the key of an attempt whose lease has ended to a new one. Durable: the old attempt can finish nothing."""
+        """Gives the key of an attempt whose lease has ended to a new one. Durable: the old attempt can finish
+        nothing."""
         return await self._execute(_TAKE_OVER, scope, saga_id, new_saga=new_saga, new_file=new_file)
 
     async def set_ids(self, scope: Scope, saga_id: str, new_saga: str, new_file: str) -> bool:
@@ -110,7 +111,8 @@ class KeyStore:
         return await self._execute(_ANSWER, scope, saga_id, **values)
 
     async def release(self, scope: Scope, saga_id: str) -> bool:
-        """Deletes the row, as if the key had never been used. False when it has an answer: a commit came first."""
+        """Deletes the row, as if the key had never been used. False when it has an answer: a commit came
+        first."""
         return await self._execute(_RELEASE, scope, saga_id)
 
     async def end_lease(self, scope: Scope, saga_id: str) -> bool:

@@ -131,7 +131,8 @@ async def get_files(request: Request) -> Response:
         asked = read_parameters(request.query_params.multi_items(), _LIST_PARAMETERS)
         after, most = asked.get("cursor", ""), asked.get("limit", DEFAULT_LIMIT)
         found, cursor = await context.store.scan_in_thread(list_files, context.store, after, most)
-    # msgspec instead of orjson: an attr.json written by hand may contain integers of any length, which must not fail the page.
+    # msgspec instead of orjson: an attr.json written by hand may contain integers of any length, which must
+    # not fail the page.
     return JsonResponse(msgspec.json.encode({"items": [_builtin(one) for one in found], "next_cursor": cursor}))
 
 
@@ -148,7 +149,8 @@ def _required(request: Request, name: str) -> str:
 
 
 async def _if_revision(request: Request, store: Store, file_id: str) -> int | None:
-    """The revision that If-Match requires, to be compared under the file's lock. Raises RevisionMismatch when none can match."""
+    """The revision that If-Match requires, to be compared under the file's lock. Raises RevisionMismatch when
+    none can match."""
     tags = if_match(request.headers.getlist("if-match"))
     if tags is None:
         return None

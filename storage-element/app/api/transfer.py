@@ -1,4 +1,5 @@
-"""Bytes in both directions: a request's body for the store, and a file's bytes or one range of them as an answer.
+"""Bytes in both directions: a request's body for the store, and a file's bytes or one range of them as an
+answer.
 
 A sender or reader that stalls or is slower than the minimum rate is disconnected.
 """
@@ -29,8 +30,8 @@ PIECE_BYTES = 1 << 20
 SLOW_PIECE_BYTES = 64 << 10
 """For a slow client: a piece stays in memory until it is sent."""
 RELAY_STALL_S = 3600.0
-"""A module that relays bytes enforces the minimum rate for its own client. Its buffers may hold minutes of a slow download; a
-module that reads nothing for this long has lost its client or hangs."""
+"""A module that relays bytes enforces the minimum rate for its own client. Its buffers may hold minutes of a
+slow download; a module that reads nothing for this long has lost its client or hangs."""
 
 
 def body_of(request: Request, limits: BodyLimits) -> Body:
@@ -74,7 +75,8 @@ class FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Read before the head is sent, so that an unreadable file is answered with an error instead of a truncated body.
+            # Read before the head is sent, so that an unreadable file is answered with an error instead of a
+            # truncated body.
             piece = await self._opened.read(self._first, min(PIECE_BYTES, self._end - self._first))
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             with BodySender(scope, send, self._limits) as sender:

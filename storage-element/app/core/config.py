@@ -39,8 +39,8 @@ class Settings(ModuleSettings, UploadSettings):
     storage_quota_bytes: Annotated[int, Field(gt=0)] | None = None
     """Space that the element may use when it shares its disk. Without it: the whole disk."""
     storage_reserve_bytes: Bytes | None = None
-    """Free space that uploads never use, so that deletes and the log always work. Without it: 1 % of the disk, at
-    least 256 MiB and at most 10 GiB."""
+    """Free space that uploads never use, so that deletes and the log always work. Without it: 1 % of the
+    disk, at least 256 MiB and at most 10 GiB."""
     storage_wal_segment_bytes: Annotated[int, Field(ge=1 << 20)] = 32 << 20
     """Size of one segment of the write-ahead log; at most 16 segments exist."""
     storage_small_file_bytes: Annotated[int, Field(ge=0, le=256 << 10)] = 64 << 10

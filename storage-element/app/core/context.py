@@ -95,7 +95,8 @@ def context_of(request: Request) -> Context:
 
 @asynccontextmanager
 async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
-    """Needs only a root that does not belong to another element. The store is opened behind the open port. Raises RootRefused."""
+    """Needs only a root that does not belong to another element. The store is opened behind the open port.
+    Raises RootRefused."""
     async with AsyncExitStack() as opened:
         breakers = Breakers(runtime.registry)
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))

@@ -1,4 +1,5 @@
-"""The bucket of an element with files in S3: its claim, its health check, and the removal of unfinished uploads."""
+"""The bucket of an element with files in S3: its claim, its health check, and the removal of unfinished
+uploads."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Bucket:
 
 
 async def open_bucket(settings: Settings, paths: Paths) -> Bucket:
-    """If S3 does not answer, the claim is made later, and until then every call raises Unavailable. Raises RootRefused."""
+    """If S3 does not answer, the claim is made later, and until then every call raises Unavailable. Raises
+    RootRefused."""
     backend = S3Backend(paths, s3_settings(settings))
     claim = await asyncio.to_thread(
         partial(Claim, backend, paths, settings.storage_element_id, take_over=settings.s3_take_over)

@@ -1,8 +1,9 @@
-"""Confirmation: a file whose saga was committed leaves the store's list of files that a compensation may remove.
+"""Confirmation: a file whose saga was committed leaves the store's list of files that a compensation may
+remove.
 
-The catalog is queried in batches, instead of following change events: an event may be missed, a row stays. Files older than
-the lease without a row are reported to admin again, but only while catalog and disk agree: after the catalog went back in
-time, a rebuild decides instead.
+The catalog is queried in batches, instead of following change events: an event may be missed, a row stays.
+Files older than the lease without a row are reported to admin again, but only while catalog and disk agree:
+after the catalog went back in time, a rebuild decides instead.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ log = get_logger("element.upkeep")
 BATCH = 2000
 """Files in one query. Up to this many are queried in each round, whatever their age."""
 YOUNG_S = 30.0
-"""Uploads are committed within seconds: of more than one batch, only younger files are queried in each round."""
+"""Uploads are committed within seconds: of more than one batch, only younger files are queried in each
+round."""
 ALL_EVERY_ROUNDS = 15
 """All files are queried once in this many successful rounds; a failed round is repeated."""
 LAST_ROUND_S = 3.0
 
 
 class Confirm:
-    """One per process; `round` is called every few seconds. `announce` is called when admin must learn at once about a change
-    of the catalog."""
+    """One per process; `round` is called every few seconds. `announce` is called when admin must learn at
+    once about a change of the catalog."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Expiry: delete temporary files whose `expires_at` has passed, by the same protocol as a user's delete.
 
-The catalog only proposes files. The attr.json at the moment of the delete decides, so an update in between wins.
+The catalog only proposes files. The attr.json at the moment of the delete decides, so an update in between
+wins.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def has_expired(attributes: Attributes, now: datetime) -> bool:
 
 
 async def expire(store: Store, rows: Rows, allowed: frozenset[Operation], now: datetime) -> int:
-    """Delete all expired files, page by page, and return their number. `allowed` by the element's mode. Raises Unavailable,
-    ElementFailed.
+    """Delete all expired files, page by page, and return their number. `allowed` by the element's mode.
+    Raises Unavailable, ElementFailed.
 
-    A file that is damaged, deleted meanwhile or cannot be deleted is skipped; the next round tries it again, after all others.
+    A file that is damaged, deleted meanwhile or cannot be deleted is skipped; the next round tries it again,
+    after all others.
     """
     if Operation.DELETE not in allowed or store.disk_health.failure is not None:
         return 0

@@ -1,8 +1,8 @@
-"""The generation of the catalog that this element knows, and whether the catalog has been reconciled with its disk
-(docs/decisions/0008).
+"""The generation of the catalog that this element knows, and whether the catalog has been reconciled with its
+disk (docs/decisions/0008).
 
-Saved on disk as `upkeep/catalog.json`. A higher generation means that the catalog went back in time: the rebuild that follows
-reconciles it with the disk, and until then nothing is undone on this element.
+Saved on disk as `upkeep/catalog.json`. A higher generation means that the catalog went back in time: the
+rebuild that follows reconciles it with the disk, and until then nothing is undone on this element.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ log = get_logger("element.upkeep")
 
 TASK = "catalog"
 MAX_WITNESSES = 16
-"""Files confirmed last. A database that lost any commit this element has confirmed has lost the last ones too."""
+"""Files confirmed last. A database that lost any commit this element has confirmed has lost the last ones
+too."""
 
 
 class Memory(msgspec.Struct, kw_only=True):
@@ -77,7 +78,8 @@ class CatalogGeneration:
 
     @property
     def is_reconciled(self) -> bool:
-        """True if catalog and disk agree as far as is known: files that the catalog does not know may be undone."""
+        """True if catalog and disk agree as far as is known: files that the catalog does not know may be
+        undone."""
         return self._memory.generation > 0 and not self.behind and not self.doubt
 
     @property
@@ -101,7 +103,8 @@ class CatalogGeneration:
         )
 
     async def update(self, state: RegistryState, *, answered: bool) -> None:
-        """`answered`: the state is the answer to a report, which acknowledges the version; else it was read from the database."""
+        """`answered`: the state is the answer to a report, which acknowledges the version; else it was read
+        from the database."""
         memory = self._memory
         if state.generation > memory.generation:
             say = log.warning if memory.generation else log.info
@@ -158,7 +161,8 @@ class CatalogGeneration:
         missing = [file_id for file_id in witnesses if file_id not in available]
         if not missing:
             return ""
-        # Read after the catalog was queried: a file that is deleted meanwhile leaves the disk before its row is removed.
+        # Read after the catalog was queried: a file that is deleted meanwhile leaves the disk before its row
+        # is removed.
         sound = await self._store.scan_in_thread(_find_sound, self._store, missing)
         for file_id in missing:
             if file_id in sound and file_id not in self._store.unconfirmed:
@@ -183,7 +187,8 @@ class CatalogGeneration:
 
 
 def _find_sound(store: Store, file_ids: Sequence[str]) -> set[str]:
-    """Files that a rebuild gives a row: damaged files, and files of another element, are without one on purpose. Blocks."""
+    """Files that a rebuild gives a row: damaged files, and files of another element, are without one on
+    purpose. Blocks."""
     sound = set()
     for file_id, content in zip(file_ids, find_many_attributes(store, file_ids), strict=True):
         attributes = None if content is None else find_in(content, file_id)

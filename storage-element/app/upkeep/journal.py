@@ -1,7 +1,7 @@
 """The journal of upkeep: progress and findings as files under <root>/upkeep/, from which a restart resumes.
 
-`<task>.json` is the state of the last run and is replaced as a whole; `findings.jsonl` gets one line for each finding. Findings
-are not kept in attr.json: a file's attributes do not describe the health of its disk.
+`<task>.json` is the state of the last run and is replaced as a whole; `findings.jsonl` gets one line for each
+finding. Findings are not kept in attr.json: a file's attributes do not describe the health of its disk.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ Problem = Literal[
 ]
 
 MAX_FINDINGS_BYTES = 64 << 20
-"""A failing disk must not be filled with lines about each file: beyond this size, findings are only counted."""
+"""A failing disk must not be filled with lines about each file: beyond this size, findings are only
+counted."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +55,8 @@ class Journal:
         self._folder = paths.upkeep
 
     def find(self, task: str, kind: type[State]) -> State | None:
-        """The state of the last run. None also when it cannot be decoded: the task starts from the beginning."""
+        """The state of the last run. None also when it cannot be decoded: the task starts from the
+        beginning."""
         try:
             with open(f"{self._folder}/{task}.json", "rb") as file:
                 return msgspec.json.decode(file.read(), type=kind)

@@ -1,7 +1,9 @@
-"""Orphans: remove temps, and files of which only data or only attr.json exists, once they are older than a grace period.
+"""Orphans: remove temps, and files of which only data or only attr.json exists, once they are older than a
+grace period.
 
-An incomplete file that the catalog knows was acknowledged once: it is quarantined, never removed. One that the catalog does not
-know was left by the crash of a put that was never acknowledged. Each is checked again under its lock.
+An incomplete file that the catalog knows was acknowledged once: it is quarantined, never removed. One that
+the catalog does not know was left by the crash of a put that was never acknowledged. Each is checked again
+under its lock.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class OrphanSweep:
         self._store, self._rows, self._findings, self._grace_s = store, rows, findings, grace_s
 
     async def run(self, state: OrphanState) -> None:
-        """Raises Unavailable: without the catalog, acknowledged files cannot be told apart. The sweep is started again later."""
+        """Raises Unavailable: without the catalog, acknowledged files cannot be told apart. The sweep is
+        started again later."""
         before_s = (await self._rows.agreed_now(self._store.clock)).timestamp() - self._grace_s
         for name in await self._store.scan_in_thread(self._find_old_temps, before_s):
             try:

@@ -1,4 +1,5 @@
-"""Move damaged files to quarantine: their bytes are kept for a person, readers get 410, the catalog loses the row."""
+"""Move damaged files to quarantine: their bytes are kept for a person, readers get 410, the catalog loses the
+row."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ class FindingLog:
 
 
 async def quarantine_file(store: Store, file_id: str, counted_bytes: int | None) -> Action:
-    """The caller holds the file's lock. `counted_bytes` is what the usage counts for the file; None: it is not counted.
+    """The caller holds the file's lock. `counted_bytes` is what the usage counts for the file; None: it is
+    not counted.
 
-    A failed disk is not changed: the file stays in place. attr.json is moved first, so a crash in between leaves data without
-    attributes, which the orphan sweep quarantines too.
+    A failed disk is not changed: the file stays in place. attr.json is moved first, so a crash in between
+    leaves data without attributes, which the orphan sweep quarantines too.
     """
     if store.disk_health.failure is not None:
         return "kept"

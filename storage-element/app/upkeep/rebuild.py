@@ -1,8 +1,9 @@
 """Rebuild: make the catalog's rows of this element say what its disk says, whatever they said before.
 
-A rebuild runs while requests are served, and can be resumed. It surveys the disk folder by folder without locks; only files
-that differ from their rows are read again under their locks and corrected. After a crash some rows are corrected and some are
-not: the next start resumes at the folder that the journal names. Repeating a folder changes nothing.
+A rebuild runs while requests are served, and can be resumed. It surveys the disk folder by folder without
+locks; only files that differ from their rows are read again under their locks and corrected. After a crash
+some rows are corrected and some are not: the next start resumes at the folder that the journal names.
+Repeating a folder changes nothing.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class Rebuild:
         log.info("catalog rebuilt", files=state.files, corrected=state.corrected, forgotten=state.forgotten)
 
     async def _checkpoint(self) -> None:
-        """Files restored by hand are durable now, and no older delete or change in the log is replayed over them."""
+        """Files restored by hand are durable now, and no older delete or change in the log is replayed over
+        them."""
         try:
             await checkpoint(self._store, rotate=True)
         except ElementFailed as error:
@@ -185,7 +187,8 @@ class Rebuild:
         return missing
 
     async def _remove_group(self, state: RebuildState, file_ids: Sequence[str]) -> None:
-        """Remove the rows of files that are still missing under their locks. Data without attributes is quarantined."""
+        """Remove the rows of files that are still missing under their locks. Data without attributes is
+        quarantined."""
         store = self._store
         state.later += [file_id for file_id in file_ids if not store.locks.is_free(file_id)]
         async with AsyncExitStack() as locks:
@@ -207,7 +210,8 @@ class Rebuild:
         state.forgotten += len(corrections.gone)
 
     def _is_mounted(self) -> bool:
-        """True if the root's path still leads to the folder that was opened, with an element's files in it."""
+        """True if the root's path still leads to the folder that was opened, with an element's files in
+        it."""
         paths = self._store.files.paths
         try:
             now, opened = os.stat(paths.root), os.fstat(self._store.root_fd)
@@ -245,9 +249,11 @@ class Rebuild:
 
 
 def refusal(found: int, missing: int, *, mounted: bool, forced: bool, counted: int | None = None) -> str | None:
-    """Why `missing` rows must not be removed while `found` files were found on the disk; None when they may be. Pure.
+    """Why `missing` rows must not be removed while `found` files were found on the disk; None when they may
+    be. Pure.
 
-    `counted` is the number of files according to the log: a disk that holds them is the right one, and the catalog is behind.
+    `counted` is the number of files according to the log: a disk that holds them is the right one, and the
+    catalog is behind.
     """
     if missing == 0 or forced:
         return None

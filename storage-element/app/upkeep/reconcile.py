@@ -1,7 +1,8 @@
 """Reconcile catalog rows with the files on the disk, many at once, each with its lock held.
 
-A difference seen without locks is only a suspicion. Here every file is read again under its lock, so that no put, update or
-delete of it can come in between. Rebuild, confirmation and scrub write rows through this file only.
+A difference seen without locks is only a suspicion. Here every file is read again under its lock, so that no
+put, update or delete of it can come in between. Rebuild, confirmation and scrub write rows through this file
+only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .rows import Corrections, Rows
 from .visibility import InDoubt, KnownRow, KnownSaga, Visibility, visibility
 
 GROUP = 512
-"""Files whose locks are held while one transaction is written: for some milliseconds, and only these files wait."""
+"""Files whose locks are held while one transaction is written: for some milliseconds, and only these files
+wait."""
 
 
 class SizeOnly(msgspec.Struct):
@@ -52,7 +54,8 @@ class Reconciled:
 
 
 class Reconciler:
-    """`generation_started_s`: sagas that began before it are older than the catalog (Unix seconds, 0: unknown)."""
+    """`generation_started_s`: sagas that began before it are older than the catalog (Unix seconds, 0:
+    unknown)."""
 
     def __init__(
         self,
@@ -84,8 +87,8 @@ class Reconciler:
     ) -> Reconciled:
         """At most GROUP files. Raises Unavailable; then no row of the group was changed.
 
-        `surveyed_bytes` are the sizes of data that a survey found: a size that differs from the attributes is checked again.
-        None: sizes are not compared.
+        `surveyed_bytes` are the sizes of data that a survey found: a size that differs from the attributes is
+        checked again. None: sizes are not compared.
         """
         outcome = Reconciled()
         async with AsyncExitStack() as locks:
@@ -104,7 +107,8 @@ class Reconciler:
     async def _find_sound(
         self, file_ids: list[str], outcome: Reconciled, task: str, surveyed_bytes: Mapping[str, int | None] | None
     ) -> dict[str, Attributes]:
-        """Attributes of the files without visible damage. Damaged files are quarantined and recorded as findings."""
+        """Attributes of the files without visible damage. Damaged files are quarantined and recorded as
+        findings."""
         sound: dict[str, Attributes] = {}
         encoded = await self._store.scan_in_thread(find_many_attributes, self._store, file_ids)
         for file_id, content in zip(file_ids, encoded, strict=True):
@@ -234,6 +238,7 @@ def _encoded(attributes: Attributes) -> bytes | None:
 
 
 def _begun_s(saga_id: str) -> float:
-    """When the saga began, by its UUIDv7, so also after a restart. An id of another version counts as begun long ago."""
+    """When the saga began, by its UUIDv7, so also after a restart. An id of another version counts as begun
+    long ago."""
     saga = UUID(saga_id)
     return (saga.int >> 80) / 1000 if saga.version == 7 else 0.0

@@ -1,4 +1,5 @@
-"""Catalog rows as upkeep reads and corrects them. Raises Unavailable when PostgreSQL does not answer or refuses."""
+"""Catalog rows as upkeep reads and corrects them. Raises Unavailable when PostgreSQL does not answer or
+refuses."""
 
 from __future__ import annotations
 
@@ -122,7 +123,8 @@ class _RowsRefused(ValueError):
 
 
 class Rows:
-    """`require_confirmed` raises Unavailable while the root may be a copy or is missing: then rows must not follow from it."""
+    """`require_confirmed` raises Unavailable while the root may be a copy or is missing: then rows must not
+    follow from it."""
 
     def __init__(
         self, database: Database, outbox: Outbox, element_id: str, require_confirmed: Callable[[], None]
@@ -135,7 +137,8 @@ class Rows:
             return await find_files(connection, file_ids)
 
     async def query(self, file_ids: Sequence[str]) -> CatalogState:
-        """The files of `file_ids` that this element has and that are available, and the state of the database."""
+        """The files of `file_ids` that this element has and that are available, and the state of the
+        database."""
         async with self._begin() as connection:
             values = {"file_ids": list(file_ids), "element_id": self.element_id}
             row = (await connection.execute(_AVAILABLE, values)).one()
@@ -172,7 +175,8 @@ class Rows:
             return [(row[0], row[1]) for row in await connection.execute(_EXPIRED, values)]
 
     async def correct(self, corrections: Corrections) -> dict[str, str]:
-        """Write the corrections. Returns the files whose rows PostgreSQL refuses, with the reason; all others are written."""
+        """Write the corrections. Returns the files whose rows PostgreSQL refuses, with the reason; all others
+        are written."""
         if not corrections.number:
             return {}
         try:

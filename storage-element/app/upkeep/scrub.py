@@ -1,7 +1,9 @@
-"""Scrub: read every file's bytes again, slowly, and compare them with the checksum in attr.json (POST /api/element/verify).
+"""Scrub: read every file's bytes again, slowly, and compare them with the checksum in attr.json (POST
+/api/element/verify).
 
-A scrub resumes after the last id that it checked. A mismatch counts only after a second reading under the file's lock; then the
-file is quarantined. A file that the disk cannot read is a finding and stays in place: reading may succeed again.
+A scrub resumes after the last id that it checked. A mismatch counts only after a second reading under the
+file's lock; then the file is quarantined. A file that the disk cannot read is a finding and stays in place:
+reading may succeed again.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class ScrubState(msgspec.Struct, kw_only=True):
 
 
 class Throttle:
-    """A limit on bytes per second (0: none). The pause after each piece is as long as the piece was large; unused time is not
-    saved up."""
+    """A limit on bytes per second (0: none). The pause after each piece is as long as the piece was large;
+    unused time is not saved up."""
 
     __slots__ = ("_bytes_per_s", "_free_at_s")
 
@@ -141,7 +143,8 @@ class Scrub:
             await self._check_locked(state, file_id)
 
     async def _matches(self, data: OpenData, attributes: Attributes) -> bool:
-        """True if the bytes have the checksum of the attributes, read from the disk and not from the page cache."""
+        """True if the bytes have the checksum of the attributes, read from the disk and not from the page
+        cache."""
         sha256, position = hashlib.sha256(), 0
         await self._store.scan_in_thread(data.drop_cache)
         while position < attributes.size_bytes:

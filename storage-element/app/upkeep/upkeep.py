@@ -1,4 +1,5 @@
-"""The schedule of all upkeep of one element. At most one rebuild, one scrub and one orphan sweep run at a time."""
+"""The schedule of all upkeep of one element. At most one rebuild, one scrub and one orphan sweep run at a
+time."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ class Upkeep:
         self.begun = True
 
     def start_rebuild(self, *, force: bool) -> RebuildState:
-        """The running rebuild, or a new one. `force` removes rows even when the disk looks empty, also for a running rebuild."""
+        """The running rebuild, or a new one. `force` removes rows even when the disk looks empty, also for a
+        running rebuild."""
         if not self._runs(REBUILD) or self.rebuild is None:
             self.rebuild = RebuildState(started_at=self._store.now(), generation=self.generation.number)
             self._start(REBUILD, self._rebuild(self.rebuild))
@@ -135,7 +137,8 @@ class Upkeep:
         del self._running[name]
 
     async def _reconcile(self) -> None:
-        """One round: wait for a new generation, then rebuild for it. A rebuild for an older generation is started again."""
+        """One round: wait for a new generation, then rebuild for it. A rebuild for an older generation is
+        started again."""
         await self.generation.changed.wait()
         self.generation.changed.clear()
         if not self.generation.behind:
@@ -179,7 +182,8 @@ class Upkeep:
             raise
 
     async def _expire(self) -> None:
-        """A file is expired when both this element's clock and PostgreSQL's say so: one wrong clock deletes nothing."""
+        """A file is expired when both this element's clock and PostgreSQL's say so: one wrong clock deletes
+        nothing."""
         if Operation.DELETE in self._allowed():
             now = await self._rows.agreed_now(self._store.clock)
             await expire(self._store, self._rows, self._allowed(), now)

@@ -1,4 +1,5 @@
-"""Recount files and bytes on the disk, while puts and deletes go on, after a start that could not trust the log's figures."""
+"""Recount files and bytes on the disk, while puts and deletes go on, after a start that could not trust the
+log's figures."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ RETRY_PAUSE_S = 0.2
 
 
 async def recount(store: Store) -> None:
-    """Ends when every folder was surveyed once while none of its files was being changed; a long upload delays it."""
+    """Ends when every folder was surveyed once while none of its files was being changed; a long upload
+    delays it."""
     count = store.usage.recount = Recount()
     try:
         waiting = deque(FAN_OUT)

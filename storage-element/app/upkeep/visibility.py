@@ -1,9 +1,10 @@
 """Decides whether a file on the disk is visible to all, by what the catalog and the sagas say of it. Pure.
 
-The hard case is a file whose saga the catalog does not know. Two accidents look alike there: PostgreSQL crashed and lost a
-begin that was never committed, or the catalog went back in time and lost an acknowledged upload. A saga that began before the
-catalog's generation counts as the second: its file is kept. A later one counts as the first: its row stays or becomes pending,
-and admin undoes it. The exception is a rebuild of a file without a row: the catalog may have been emptied by hand.
+The hard case is a file whose saga the catalog does not know. Two accidents look alike there: PostgreSQL
+crashed and lost a begin that was never committed, or the catalog went back in time and lost an acknowledged
+upload. A saga that began before the catalog's generation counts as the second: its file is kept. A later one
+counts as the first: its row stays or becomes pending, and admin undoes it. The exception is a rebuild of a
+file without a row: the catalog may have been emptied by hand.
 """
 
 from __future__ import annotations

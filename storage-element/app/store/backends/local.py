@@ -176,7 +176,8 @@ class LocalBackend(LocalScan):
         return LocalData(fd, os.fstat(fd).st_size)
 
     def holds(self, file_id: str, attributes: Attributes) -> bool:
-        """By size and hash: after a power cut a file may be short or empty, or have blocks that were never written."""
+        """By size and hash: after a power cut a file may be short or empty, or have blocks that were never
+        written."""
         path = self.paths.data(file_id)
         if not os.path.exists(path):
             return False
@@ -189,7 +190,8 @@ class LocalBackend(LocalScan):
         return f"sha256:{sha256.hexdigest()}" == attributes.checksum
 
     def _rename_both(self, file_id: str, temp: str) -> None:
-        """The log has decided the change, so any error is a failure of the disk: a decided change is never undone.
+        """The log has decided the change, so any error is a failure of the disk: a decided change is never
+        undone.
 
         The data's temp is missing when an earlier attempt was cut short after its rename.
         """

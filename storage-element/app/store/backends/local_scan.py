@@ -90,7 +90,8 @@ class LocalScan:
         return [FileEntry(file_id, True, None, status.st_ctime)]
 
     def _names(self, folder: str) -> list[str]:
-        """Empty for a folder that does not exist, or that cannot be read: that is logged, and hides no other folder."""
+        """Empty for a folder that does not exist, or that cannot be read: that is logged, and hides no other
+        folder."""
         try:
             return os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
 """Files in a bucket, under a prefix of its own. Bodies wait in temps on the element's disk until S3 has them.
 
-An acknowledgement of S3 means durable, so nothing is replayed from the log. S3 cannot rename: data is uploaded under its
-name, then attr.json; each appears whole or not at all.
+An acknowledgement of S3 means durable, so nothing is replayed from the log. S3 cannot rename: data is
+uploaded under its name, then attr.json; each appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class S3Backend:
         failpoint("put.small.published")
 
     def undo_put(self, file_id: str, temp: str) -> None:
-        """Also aborts an upload that a crash left unfinished. A request still in flight is left to the orphan sweep."""
+        """Also aborts an upload that a crash left unfinished. A request still in flight is left to the orphan
+        sweep."""
         self.objects.delete(attributes_key(file_id))
         self.objects.delete(data_key(file_id))
         for upload in self.objects.unfinished_uploads(data_key(file_id)):
@@ -123,7 +124,8 @@ class S3Backend:
         return S3Data(self.objects, data_key(file_id), meta["e_tag"], meta["size"])
 
     def holds(self, file_id: str, attributes: Attributes) -> bool:
-        """By size: S3 checked each part against its signed hash, and an object is there whole or not at all."""
+        """By size: S3 checked each part against its signed hash, and an object is there whole or not at
+        all."""
         meta = self.objects.find_meta(data_key(file_id))
         return meta is not None and meta["size"] == attributes.size_bytes
 
@@ -155,7 +157,8 @@ class S3Backend:
                 yield meta["path"]
 
     def abort_unfinished(self, before: datetime, busy: Container[str]) -> int:
-        """Abort multipart uploads begun before then, of files that no operation works on. Returns their number."""
+        """Abort multipart uploads begun before then, of files that no operation works on. Returns their
+        number."""
         aborted = 0
         for upload in self.objects.unfinished_uploads("files/"):
             if upload.begun_at < before and upload.key.rpartition("/")[2] not in busy:

@@ -1,8 +1,10 @@
-"""The claim of a prefix by one element with one root, stored in the bucket (`owner.json`) and on the root (`s3.json`).
+"""The claim of a prefix by one element with one root, stored in the bucket (`owner.json`) and on the root
+(`s3.json`).
 
-Two elements on one prefix would remove each other's uploads, and a second root does not know the log of the first. So a prefix
-is claimed once, by a conditional create that S3 refuses to the second claimant. Another root takes it over only on an operator's
-request; the former owner detects that at its next check and becomes read-only.
+Two elements on one prefix would remove each other's uploads, and a second root does not know the log of the
+first. So a prefix is claimed once, by a conditional create that S3 refuses to the second claimant. Another
+root takes it over only on an operator's request; the former owner detects that at its next check and becomes
+read-only.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Claim:
         self._objects, settings = backend.objects, backend.objects.settings
         self._take_over = take_over
         self._missed = 0
-        # Checked every few seconds, so with a short timeout: an unavailable S3 must not occupy the store's threads.
+        # Checked every few seconds, so with a short timeout: an unavailable S3 must not occupy the store's
+        # threads.
         self._store = open_objects(replace(settings, timeout_s=ANSWER_TIMEOUT_S, retries=0))
         identity = find_identity(paths)
         root_id = identity.root_id if identity is not None else ""
@@ -78,7 +81,8 @@ class Claim:
         self._objects.claimed = True
 
     def check(self, disk_health: DiskHealth) -> None:
-        """Periodically. Raises Unavailable; a prefix that another root has taken over makes the element read-only."""
+        """Periodically. Raises Unavailable; a prefix that another root has taken over makes the element
+        read-only."""
         try:
             self._check(disk_health)
         except Unavailable:
@@ -136,7 +140,8 @@ def find_bound_root_id(paths: Paths) -> str | None:
 
 
 def bind(paths: Paths, bucket: str, prefix: str, root_id: str) -> Binding:
-    """The binding of the root, created durably at its first start with the root id of the registry. Raises RootRefused."""
+    """The binding of the root, created durably at its first start with the root id of the registry. Raises
+    RootRefused."""
     path = _binding_path(paths)
     if not os.path.exists(path):
         binding = Binding(bucket=bucket, prefix=prefix, root_id=root_id or new_root_id())

@@ -1,4 +1,5 @@
-"""The objects of one prefix in a bucket, through obstore: its calls, its errors as ours, and reads of an object in parts."""
+"""The objects of one prefix in a bucket, through obstore: its calls, its errors as ours, and reads of an
+object in parts."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ TEXTS = {
 
 
 class S3Objects:
-    """Every call blocks and raises Unavailable while the prefix is not claimed, while S3 is known to be away, or when S3 does not
-    answer as it should."""
+    """Every call blocks and raises Unavailable while the prefix is not claimed, while S3 is known to be away,
+    or when S3 does not answer as it should."""
 
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
@@ -71,7 +72,8 @@ class S3Objects:
         self._call(lambda: obstore.put(self._small, key, content, use_multipart=False))
 
     def upload(self, key: str, path: str, size_bytes: int) -> None:
-        """A file, in one request or in one for each part. Some parts are in memory at a time, whatever the size."""
+        """A file, in one request or in one for each part. Some parts are in memory at a time, whatever the
+        size."""
         part_bytes = self._part_bytes(size_bytes)
         with open(path, "rb") as file:
             self._call(
@@ -109,7 +111,8 @@ class S3Objects:
             yield from page
 
     def read_part(self, key: str, etag: str | None, offset: int, end: int) -> bytes:
-        """Raises Unavailable also when the object was replaced or removed: never returns another revision's bytes."""
+        """Raises Unavailable also when the object was replaced or removed: never returns another revision's
+        bytes."""
 
         def get() -> bytes:
             return bytes(obstore.get(self.store, key, options={"range": (offset, end), "if_match": etag}).bytes())
@@ -135,7 +138,8 @@ class S3Objects:
 
 
 class S3Data:
-    """The bytes of one object. Every part names the ETag, so that a reader never gets bytes of two revisions."""
+    """The bytes of one object. Every part names the ETag, so that a reader never gets bytes of two
+    revisions."""
 
     __slots__ = ("_begins", "_etag", "_key", "_objects", "_window", "size_bytes")
 
@@ -174,7 +178,8 @@ class S3Data:
 
 
 def translated(call: Callable[[], Result]) -> Result:
-    """Raises Unavailable for every error of obstore, except FileNotFoundError where only the object is missing."""
+    """Raises Unavailable for every error of obstore, except FileNotFoundError where only the object is
+    missing."""
     try:
         return call()
     except FileNotFoundError as error:
@@ -187,7 +192,8 @@ def translated(call: Callable[[], Result]) -> Result:
 
 
 def open_objects(settings: S3Settings) -> S3Store:
-    """Opens no connection yet. Payloads are signed by their SHA-256, so S3 refuses bytes that changed on the way."""
+    """Opens no connection yet. Payloads are signed by their SHA-256, so S3 refuses bytes that changed on the
+    way."""
     return S3Store(
         settings.bucket,
         prefix=settings.prefix,

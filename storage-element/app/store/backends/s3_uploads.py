@@ -1,9 +1,9 @@
-"""The settings of a bucket, and the four calls of S3 that obstore does not have: find and create a bucket, list
-unfinished multipart uploads, abort one.
+"""The settings of a bucket, and the four calls of S3 that obstore does not have: find and create a bucket,
+list unfinished multipart uploads, abort one.
 
-Signed with AWS Signature Version 4 (docs.aws.amazon.com/general/latest/gr/sigv4.html); none of the four has a body.
-No library signs them for us: `obstore.sign` signs requests for objects only, without parameters such as `uploads`, and
-botocore would add 15 MB for these four calls.
+Signed with AWS Signature Version 4 (docs.aws.amazon.com/general/latest/gr/sigv4.html); none of the four has a
+body. No library signs them for us: `obstore.sign` signs requests for objects only, without parameters such as
+`uploads`, and botocore would add 15 MB for these four calls.
 """
 
 from __future__ import annotations
