@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from artstore.local.ports import LOOPBACK
 from .data_folder import DataFolder
 from .errors import CommandError, disk_error
 from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, merge_environment
-from .processes import Command
+from .processes import Command, ForkCommand
 
 READY_TIMEOUT_S = 2
 """For one answer of /health/ready, which a background loop keeps up to date."""
@@ -28,7 +27,7 @@ class Part:
     """A process of the system. `find_unready` takes its pid and returns the failing checks with their texts."""
 
     name: str
-    command: Callable[[], Command]
+    command: Callable[[], Command | ForkCommand]
     find_unready: Callable[[int], dict[str, str]]
     needs: Sequence[str] = ()
     url: str = ""
@@ -102,12 +101,10 @@ def services(site: Site) -> list[Part]:
 
 def _service(site: Site, service: Service) -> Part:
     port = site.port_base + service.port_offset
-    own = {**service.environment(site), "PYTHONPATH": str(site.root / "shared"), "PYTHONUNBUFFERED": "1"}
-    folder = site.root / service.module
 
-    def command() -> Command:
-        arguments = [sys.executable, "-m", "app.main"]
-        return Command(arguments, merge_environment(own, os.environ), folder, site.data.log(service.name))
+    def command() -> ForkCommand:
+        environment = merge_environment(service.environment(site), os.environ)
+        return ForkCommand(site.root / service.module, service.name, environment, site.data.log(service.name))
 
     return Part(
         service.name, command, lambda _: unready_checks(port), service.needs, site.url(service.port_offset), port

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from artstore.local import forking
+from artstore.local.forking import PR_SET_PDEATHSIG
 from artstore.local.postgres import Account
 
-PR_SET_PDEATHSIG = 1
 TAIL_BYTES = 64 * 1024
 POLL_S = 0.05
 
@@ -71,6 +72,44 @@ class Command:
     account: Account | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ForkCommand:
+    """A service to fork from the launcher, which has preloaded its module. `name` is shown by `ps`."""
+
+    module: Path
+    name: str
+    environment: Mapping[str, str]
+    log: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+
+
+class Forked:
+    """The subset of subprocess.Popen that the launcher uses, for a service forked from it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        deadline = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(POLL_S)
+        return status
+
+
+Process = subprocess.Popen[bytes] | Forked
+
+
 def spawn(command: Command) -> subprocess.Popen[bytes]:
     """Start the program in its own session, so that Ctrl-C reaches only the launcher. Call from the main thread only,
     because the kernel ties the death signal to the thread that forked."""
@@ -99,6 +138,12 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
         )
 
 
+def fork_service(command: ForkCommand) -> Forked:
+    """Start the service in its own session, as `spawn` does."""
+    with _open_log(command.log) as log:
+        return Forked(forking.fork(command.module, command.name, command.environment, log.fileno(), log.fileno()))
+
+
 def _open_log(path: Path) -> BinaryIO:
     """Falls back to /dev/null, because a full disk may not take even an empty file and the service should still run."""
     try:
@@ -107,7 +152,7 @@ def _open_log(path: Path) -> BinaryIO:
         return open(os.devnull, "ab")
 
 
-def identify(process: subprocess.Popen[bytes]) -> ProcessId:
+def identify(process: Process) -> ProcessId:
     """The id of a child. If it has already ended, its start time is -1, which matches no process."""
     return ProcessId(process.pid, find_started(process.pid) or -1)
 

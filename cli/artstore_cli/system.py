@@ -7,16 +7,26 @@ thread, because the kernel ties the death signal of a child to the thread that s
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .data_folder import DataFolder, Record
 from .log_rotation import rotate
 from .parts import Part, describe
-from .processes import POLL_S, Command, ProcessId, describe_end, identify, spawn, tail
+from .processes import (
+    POLL_S,
+    Command,
+    ForkCommand,
+    Process,
+    ProcessId,
+    describe_end,
+    fork_service,
+    identify,
+    spawn,
+    tail,
+)
 
 START_TIMEOUT_S = 60
 """How long a start waits for parts without progress. A recovery whose count advances makes progress."""
@@ -75,8 +85,8 @@ class Reporter(Protocol):
 @dataclass(slots=True)
 class RunningPart:
     part: Part
-    command: Command | None = None
-    process: subprocess.Popen[bytes] | None = None
+    command: Command | ForkCommand | None = None
+    process: Process | None = None
     id: ProcessId | None = None
     started_s: float = 0.0
     ready: bool = False
@@ -111,11 +121,13 @@ class System:
     _checked_s: float = 0.0
     _record_failed: bool = False
 
-    def start(self, parts: Sequence[Part]) -> list[str]:
+    def start(self, parts: Sequence[Part], meanwhile: Callable[[], None] = lambda: None) -> list[str]:
         """Returns when all parts are ready, or when the others make no progress. Returns those with their reasons.
-        Raises Interrupted and Misconfigured."""
+        `meanwhile` runs once, while the first parts start. Raises Interrupted and Misconfigured."""
         self._waiting = list(parts)
         self._began_s = self._progress_s = time.monotonic()
+        self._start_waiting()
+        meanwhile()
         while True:
             self._start_waiting()
             self._restart_dead()
@@ -172,7 +184,7 @@ class System:
             self._progress_s = time.monotonic()
         try:
             one.command = one.part.command()
-            one.process = spawn(one.command)
+            one.process = fork_service(one.command) if isinstance(one.command, ForkCommand) else spawn(one.command)
         except OSError as error:
             one.process = None
             self._note_death(one, f"cannot be started: {error}", [])
@@ -186,7 +198,7 @@ class System:
             if one.alive:
                 continue
             if one.start_again_s is None and one.process is not None and one.command is not None:
-                status = one.process.returncode
+                status = one.process.wait(0)
                 lines = tail(one.command.log)
                 if status == CONFIGURATION_STATUS and not one.was_ready:
                     raise Misconfigured(lines[-1] if lines else f"{one.part.name} refuses its settings")
@@ -246,9 +258,7 @@ def stop_order(parts: Sequence[Part]) -> Iterator[list[str]]:
             del left[name]
 
 
-def stop_processes(
-    processes: Sequence[tuple[ProcessId, signal.Signals]], waiting_for: Sequence[subprocess.Popen[bytes]] = ()
-) -> None:
+def stop_processes(processes: Sequence[tuple[ProcessId, signal.Signals]], waiting_for: Sequence[Process] = ()) -> None:
     """Send each process its signal, and kill those that have not ended after STOP_TIMEOUT_S."""
     for identity, number in processes:
         identity.send(number)

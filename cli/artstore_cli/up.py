@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
+from artstore.local import forking
 from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
 from .data_folder import DataFolder, Record, find_ports, keep_ports
@@ -68,7 +69,8 @@ def _hold(
     system = System(folder, record, progress)
     started = False
     try:
-        unready = system.start([*stores(site, ports), *services(site)])
+        modules = {site.root / service.module for service in fleet(site)}
+        unready = system.start([*stores(site, ports), *services(site)], lambda: forking.preload(sorted(modules)))
         started = record.ready = True
         with contextlib.suppress(OSError):
             record.save(folder)

@@ -1,5 +1,5 @@
-"""Starts services for tests without the 1.5 s that their imports take: forks them from a process that has
-imported them.
+"""Starts services for tests without the 1.5 s that their imports take: asks a process that has imported them to
+fork them, because the tests' own process has threads.
 
 Each runs the module's own `main` in a process of its own, with the given environment.
 """
@@ -7,7 +7,6 @@ Each runs the module's own `main` in a process of its own, with the given enviro
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -17,9 +16,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import IO, NoReturn
+
+from artstore.local.forking import fork, preload
 
 SHARED = Path(__file__).parents[2]
 MESSAGE_BYTES = 1 << 18
@@ -103,8 +103,7 @@ def _loaded(module: Path) -> socket.socket:
 
 def main() -> None:
     orders = socket.socket(fileno=int(sys.argv[1]))
-    import_module("app.main")
-    gc.freeze()
+    preload([Path.cwd()])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, files, _, _ = socket.recv_fds(orders, MESSAGE_BYTES, 3)
@@ -120,15 +119,7 @@ def main() -> None:
 def _watch(environment: dict[str, str], watcher: int, stdout: int, stderr: int) -> NoReturn:
     """Forks the service, sends its pid, and sends its exit status when it has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.closerange(3, 256)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv = ["app/main.py"]
-        sys.exit(import_module("app.main").main())
+    pid = fork(Path.cwd(), f"{Path.cwd().name} under test", environment, stdout, stderr)
     for file in (1, 2, stdout, stderr):
         os.close(file)
     os.write(watcher, str(pid).encode())
