@@ -30,7 +30,7 @@ __all__ = ["postgres", "servers_folder", "valkey"]
 MODULE = Path(__file__).parent.parent
 SHARED = MODULE.parent / "shared"
 SECRETS = {name: name[0] * 43 for name in ("boss", "se-01", "se-02", "ingester", "watcher", "reader", "leaver")}
-ACCOUNTS = [
+ACCOUNTS: list[dict[str, Any]] = [
     {"client_id": "boss", "role": "ADMIN"},
     {"client_id": "se-01", "role": "SERVICE", "permissions": ["elements:report"]},
     {"client_id": "se-02", "role": "SERVICE", "permissions": ["elements:report"]},
@@ -71,14 +71,14 @@ class Admin:
     async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.database_url.replace("+asyncpg", ""))
         try:
-            return await connection.fetch(statement, *values)
+            return list(await connection.fetch(statement, *values))
         finally:
             await connection.close()
 
 
 def environment(database_url: str, redis_url: str, folder: Path, **more: str) -> dict[str, str]:
     accounts = folder / "accounts.json"
-    accounts.write_text(json.dumps([{**one, "client_secret": SECRETS[str(one["client_id"])]} for one in ACCOUNTS]))
+    accounts.write_text(json.dumps([{**one, "client_secret": SECRETS[one["client_id"]]} for one in ACCOUNTS]))
     accounts.chmod(0o600)
     return {
         "PATH": os.environ["PATH"],

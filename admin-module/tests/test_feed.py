@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.purge import PURGE_CHANGES_BATCH, purge_changes
-from artstore.database import Database, DatabaseUnavailable
+from artstore.database import Database
+from artstore.database_errors import DatabaseUnavailable
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
 

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.purge import BATCH_ROWS, purge
 from app.sagas import idempotency, maintenance
-from artstore.database import Database, DatabaseUnavailable
+from artstore.database import Database
+from artstore.database_errors import DatabaseUnavailable
 from artstore.metrics import new_registry
 from artstore.peers.breaker import Breakers
 from artstore.testing.services import PostgresServer
@@ -58,7 +59,7 @@ def upgrade(connection: Any) -> None:
 async def sql(database_url: str, statement: str, *values: Any) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     try:
-        return await connection.fetch(statement, *values)
+        return list(await connection.fetch(statement, *values))
     finally:
         await connection.close()
 

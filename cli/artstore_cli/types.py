@@ -1,4 +1,4 @@
-"""`python -m artstore_cli.types [PART…]`: runs mypy over all parts or the named ones.
+"""`python -m artstore_cli.types [PART…]`: runs mypy over all parts or the named ones, their tests included.
 
 Each part has its own cache, because all modules name their package `app`. A new cache starts as a copy of the shared
 library's, which holds most of the results.
@@ -11,36 +11,49 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 COMMON = "shared"
 TARGETS = {
-    COMMON: ["-p", "artstore"],
-    "admin-module": ["-p", "app"],
-    "storage-element": ["-p", "app"],
-    "ingester-module": ["-p", "app"],
-    "query-module": ["-p", "app"],
-    "cli": ["-p", "artstore_cli"],
+    COMMON: ["artstore", "tests"],
+    "admin-module": ["app", "tests"],
+    "storage-element": ["app", "tests"],
+    "ingester-module": ["app", "tests"],
+    "query-module": ["app", "tests"],
+    "cli": ["artstore_cli", "tests"],
+    "tests": ["."],
     "keys": ["generate.py", "../cli/install.py"],
 }
+MAX_RUNNING = 2
 
 
 def check_types(root: Path, parts: Sequence[str]) -> int:
-    """0 when every part passes. mypy prints to standard output."""
+    """0 when every part passes. mypy's findings are printed to standard output."""
     caches = root / ".mypy_cache"
-    failed = 0
-    for part, targets in TARGETS.items():
-        if parts and part not in parts:
-            continue
-        cache = caches / part
-        if not cache.exists() and (caches / COMMON).exists():
-            shutil.copytree(caches / COMMON, cache)
-        print(f"mypy {part}", flush=True)
-        arguments = [f"--config-file={root / 'pyproject.toml'}", f"--cache-dir={cache}", *targets]
-        environment = {**os.environ, "MYPYPATH": str(root / COMMON)}
-        done = subprocess.run([sys.executable, "-m", "mypy", *arguments], cwd=root / part, env=environment)
-        failed += done.returncode != 0
-    return 1 if failed else 0
+    named = [part for part in TARGETS if not parts or part in parts]
+    done: list[subprocess.CompletedProcess[str]] = []
+    if COMMON in named and not (caches / COMMON).exists():
+        named.remove(COMMON)
+        done.append(_check(root, COMMON))
+    for part in named:
+        if (caches / COMMON).exists() and not (caches / part).exists():
+            shutil.copytree(caches / COMMON, caches / part)
+    with ThreadPoolExecutor(MAX_RUNNING) as threads:
+        done += threads.map(lambda part: _check(root, part), named)
+    print("".join(one.stdout + one.stderr for one in done), end="")
+    return 1 if any(one.returncode for one in done) else 0
+
+
+def _check(root: Path, part: str) -> subprocess.CompletedProcess[str]:
+    """Runs mypy in the part's folder. Each line of its output names the part."""
+    options = [f"--config-file={root / 'pyproject.toml'}", f"--cache-dir={root / '.mypy_cache' / part}"]
+    command = [sys.executable, "-m", "mypy", *options, *TARGETS[part]]
+    path = os.pathsep.join((str(root / COMMON), str(root / "cli")))
+    environment = {**os.environ, "MYPYPATH": path}
+    done = subprocess.run(command, cwd=root / part, env=environment, capture_output=True, text=True)
+    done.stdout = "".join(f"{part}: {line}\n" for line in done.stdout.splitlines())
+    return done
 
 
 if __name__ == "__main__":

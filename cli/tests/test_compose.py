@@ -132,7 +132,9 @@ def test_an_image_neither_depends_on_the_modes_of_the_checkout_nor_starts_python
 def test_the_health_check_of_an_image_passes_only_for_200(status: int | None, passes: bool) -> None:
     """The very command, against a real socket."""
     text = (ROOT / "query-module" / "Dockerfile").read_text()
-    command = json.loads(re.search(r"CMD (\[\"bash\".*?\])\n", text.replace("\\\n", ""), re.DOTALL)[1])  # type: ignore[index]
+    found = re.search(r"CMD (\[\"bash\".*?\])\n", text.replace("\\\n", ""), re.DOTALL)
+    assert found
+    command = json.loads(found[1])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         if status is not None:

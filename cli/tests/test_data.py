@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from artstore_cli.up import first_file, require_free
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def site(**changes: object) -> Site:
-    return Site(**{"root": Path("/r"), "data": DataFolder(Path("/d")), "port_base": 9000, **changes})  # type: ignore[arg-type]
+def site(**changes: Any) -> Site:
+    fields: dict[str, Any] = {"root": Path("/r"), "data": DataFolder(Path("/d")), "port_base": 9000}
+    return Site(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
+from artstore.errors import BY_CODE
 from artstore_cli import documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +49,12 @@ def test_every_setting_and_every_error_is_explained() -> None:
     for cls in documents.load_settings_classes(ROOT).values():
         described = {name for base in cls.__mro__ for name, field in _fields(base).items() if field.description}
         assert set(cls.model_fields) <= described
-    for error in documents.errors.BY_CODE.values():
+    for error in BY_CODE.values():
         assert error.__doc__
         assert error.remedy
 
 
-def _fields(cls: type) -> dict[str, documents.FieldInfo]:
+def _fields(cls: type) -> dict[str, FieldInfo]:
     return getattr(cls, "model_fields", {})
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_foreign_files_are_strays_not_damage(tmp_path: Path) -> None:
         ({"tags": [1]}, "attributes_damaged"),
     ],
 )
-def test_an_odd_attr_json_is_one_finding_with_a_reason(tmp_path: Path, change: dict, problem: str) -> None:  # type: ignore[type-arg]
+def test_an_odd_attr_json_is_one_finding_with_a_reason(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     odd, sound = put(tmp_path, b"odd"), put(tmp_path, b"sound")
     fields = json.loads(attributes_of(odd).read_bytes())
     attributes_of(odd).write_text(json.dumps({**fields, **change}), encoding="utf-8")

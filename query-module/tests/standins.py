@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from socket import socket as Socket
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -33,7 +34,7 @@ def url_of(held: Socket) -> str:
     return f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-def new_file(content: bytes, element_id: str = "se-01", revision: int = 1, **changes: object) -> Attributes:
+def new_file(content: bytes, element_id: str = "se-01", revision: int = 1, **changes: Any) -> Attributes:
     now = rfc3339(Clock().now())
     fields: dict[str, object] = {
         "file_id": str(uuid7()),
@@ -51,7 +52,7 @@ def new_file(content: bytes, element_id: str = "se-01", revision: int = 1, **cha
         "retention": "permanent",
         "expires_at": None,
     }
-    return Attributes(**{**fields, **changes})  # type: ignore[arg-type]
+    return Attributes(**{**fields, **changes})
 
 
 @dataclass
@@ -72,8 +73,8 @@ class StandInElement:
     connection_lost: asyncio.Event = field(default_factory=asyncio.Event)
     _runner: web.AppRunner | None = None
 
-    def put(self, content: bytes, **changes: object) -> Attributes:
-        attributes = new_file(content, self.id, **changes)  # type: ignore[arg-type]
+    def put(self, content: bytes, **changes: Any) -> Attributes:
+        attributes = new_file(content, self.id, **changes)
         self.files[attributes.file_id] = (attributes, content)
         return attributes
 

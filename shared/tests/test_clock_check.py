@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from artstore.clock import Clock
 from artstore.clock_check import ClockCheck, ahead_s
@@ -40,7 +40,7 @@ class Wrong(Clock):
 
 async def verdict(runtime: Runtime, url: str, shift_s: float) -> str:
     """What the check says; empty when it has nothing against the clock."""
-    settings = DatabaseSettings(database_url=url)  # type: ignore[arg-type]
+    settings = DatabaseSettings(database_url=SecretStr(url))
     async with open_database(settings, runtime, Breakers(new_registry())) as database:
         check = ClockCheck(
             dataclasses.replace(runtime, clock=Wrong(shift_s), registry=new_registry()), database.autocommit
@@ -66,5 +66,5 @@ async def test_a_right_clock_is_no_matter(runtime: Runtime, postgres: PostgresSe
 
 
 async def test_while_postgresql_is_away_nothing_is_said_of_the_clock(runtime: Runtime) -> None:
-    nowhere = PostgresServer(Path(), free_port(), None).url("none")  # type: ignore[arg-type]
+    nowhere = f"postgresql+asyncpg://postgres@127.0.0.1:{free_port()}/none"
     assert await verdict(runtime, nowhere, 3600.0) == ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
 import sqlalchemy.exc
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from artstore.config import DatabaseSettings
@@ -106,8 +108,8 @@ def second_postgres() -> Iterator[PostgresServer]:
 
 
 @asynccontextmanager
-async def opened(runtime: Runtime, url: str, **settings: float) -> AsyncIterator[Database]:
-    given = DatabaseSettings(database_url=url, **settings)  # type: ignore[arg-type]
+async def opened(runtime: Runtime, url: str, **settings: Any) -> AsyncIterator[Database]:
+    given = DatabaseSettings(database_url=SecretStr(url), **settings)
     async with open_database(given, runtime, Breakers(runtime.registry)) as database:
         yield database
         await runtime.tasks.close()

@@ -5,6 +5,7 @@ import pytest
 
 from artstore.errors import (
     BY_CODE,
+    ArtStoreError,
     BadGateway,
     InvalidFields,
     MethodNotAllowed,
@@ -22,7 +23,7 @@ ALL = sorted(BY_CODE.values(), key=lambda cls: cls.code)
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.code)
-def test_every_error_comes_out_of_the_wire_as_it_went_in(cls: type) -> None:
+def test_every_error_comes_out_of_the_wire_as_it_went_in(cls: type[ArtStoreError]) -> None:
     sent = cls("what happened", retry_after_s=7, fields=["a"], away="se-01")
     received = from_wire(cls.status, sent.to_wire("request-1"))
     assert type(received) is cls

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 
@@ -35,8 +36,8 @@ async def relay(
     url = postgres.url(await postgres.new_database())
     breakers = Breakers(runtime.registry)
     async with (
-        open_database(DatabaseSettings(database_url=url), runtime, breakers) as database,  # type: ignore[arg-type]
-        open_redis(RedisSettings(redis_url=valkey.url()), runtime, breakers) as redis,  # type: ignore[arg-type]
+        open_database(DatabaseSettings(database_url=SecretStr(url)), runtime, breakers) as database,
+        open_redis(RedisSettings(redis_url=SecretStr(valkey.url())), runtime, breakers) as redis,
     ):
         async with database.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
@@ -64,7 +65,7 @@ async def listening(valkey: ValkeyServer, channel: str = CHANNEL) -> AsyncIterat
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await subscription.aclose()  # type: ignore[no-untyped-call]
+        await subscription.aclose()
         await client.aclose()
 
 
@@ -139,7 +140,7 @@ async def test_a_changed_file_has_left_the_cache_before_its_event_is_heard(
     file_id = "0197aaaa-0000-7000-8000-000000000001"
     client = Redis.from_url(valkey.url(), decode_responses=True)
     await client.delete(record_key(file_id), floor_key(file_id))
-    await client.hset(record_key(file_id), mapping={"run": "any", "revision": 1, "record": "{}"})  # type: ignore[misc]
+    await client.hset(record_key(file_id), mapping={"run": "any", "revision": 1, "record": "{}"})
     event = FileChanged(file_id=file_id, revision=1, change="delete", storage_element_id="se-01")
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
         async with database.begin() as connection:
@@ -163,7 +164,7 @@ async def test_while_redis_refuses_writes_no_event_is_published_and_afterwards_e
     message = msgspec.json.encode(event).decode()
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
         await until_redis(runtime, ok=True)
-        await operator.execute_command("REPLICAOF", "127.0.0.1", "1")  # type: ignore[no-untyped-call]
+        await operator.execute_command("REPLICAOF", "127.0.0.1", "1")
         async with database.begin() as connection:
             await notify(connection, FILES_CHANNEL, [message])
         outbox.wake()
@@ -172,7 +173,7 @@ async def test_while_redis_refuses_writes_no_event_is_published_and_afterwards_e
             outbox.wake()
             await asyncio.sleep(0.1)
         assert heard == []
-        await operator.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+        await operator.execute_command("REPLICAOF", "NO", "ONE")
         await until_heard(heard, {message})
         await until_empty(database)
         assert heard == [message]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvloop
+from pydantic import SecretStr
 
 from artstore.audit.writer import AuditWriter
 from artstore.clock import Clock
@@ -85,7 +86,7 @@ async def opened(url: str) -> AsyncIterator[CountedRedis]:
         settings = ServiceSettings(port=1)
         audit = AuditWriter("test", None, clock, tasks, registry)
         runtime = Runtime(settings, clock, registry, FileMetrics(registry), Health(tasks), tasks, limiter, audit, print)
-        given = RedisSettings(redis_url=url)  # type: ignore[arg-type]
+        given = RedisSettings(redis_url=SecretStr(url))
         async with open_redis(given, runtime, Breakers(registry)) as redis:
             yield redis
             await tasks.close()

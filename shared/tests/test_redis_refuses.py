@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -50,7 +51,7 @@ async def own() -> AsyncIterator[ValkeyServer]:
 
 @asynccontextmanager
 async def opened(runtime: Runtime, url: str) -> AsyncIterator[CountedRedis]:
-    async with open_redis(RedisSettings(redis_url=url), runtime, Breakers(runtime.registry)) as redis:  # type: ignore[arg-type]
+    async with open_redis(RedisSettings(redis_url=SecretStr(url)), runtime, Breakers(runtime.registry)) as redis:
         await until(lambda: redis.takes_writes)
         yield redis
         await runtime.tasks.close()

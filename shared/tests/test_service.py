@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from socket import socket as Socket
 
@@ -80,8 +80,9 @@ def app() -> FastAPI:
 class _Server(uvicorn.Server):
     """Leaves the signals to pytest."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ async def test_half_an_answer_breaks_the_connection(client: httpx.AsyncClient) -
 
 @pytest.mark.parametrize("given", ["abc-1", "", "a\tb", "x" * 129, "ä"])
 async def test_every_answer_has_a_request_id_and_a_harmless_one_is_kept(client: httpx.AsyncClient, given: str) -> None:
-    answer = await client.get("/health/live", headers={"x-request-id": given.encode()})
+    answer = await client.get("/health/live", headers={b"x-request-id": given.encode()})
     assert (answer.headers["x-request-id"] == given) is (given == "abc-1")
     assert answer.headers["x-content-type-options"] == "nosniff"
 

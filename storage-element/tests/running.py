@@ -201,7 +201,7 @@ async def _ready(element: RunningElement, log: Path) -> None:
             await asyncio.sleep(0.02)
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], timeout_s: float = 60) -> T:
+async def eventually(ask: Callable[[], Awaitable[T | None]], timeout_s: float = 60) -> T:
     """The first answer that is not false. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not (answer := await ask()):

@@ -164,11 +164,12 @@ def test_no_module_owns_anything_or_is_more_than_a_login(system: System) -> None
     async def rights() -> list[asyncpg.Record]:
         connection = await asyncpg.connect(url_of(system, "database-url"))
         try:
-            return await connection.fetch(
+            found: list[asyncpg.Record] = await connection.fetch(
                 """SELECT rolname FROM pg_roles WHERE rolname LIKE 'artstore\\_%' AND (rolsuper OR rolcreaterole
                 OR rolcreatedb OR rolreplication OR rolbypassrls
                 OR EXISTS (SELECT FROM pg_class WHERE relowner = pg_roles.oid))"""
             )
+            return found
         finally:
             await connection.close()
 

@@ -163,7 +163,7 @@ def test_failures_of_one_caller_are_refused_and_lock_out_no_other_behind_its_add
             )
 
         service = "query" if how == "token" else "admin"
-        statuses = []
+        statuses: list[int] = []
         while 429 not in statuses and len(statuses) < 1500:
             answer = fail()
             statuses.append(answer.status_code)

@@ -39,7 +39,11 @@ def test_a_service_does_what_its_document_says(system: System, tmp_path: Path, s
         "--warnings": "off",
     }
     arguments = [part for option in options.items() for part in option]
-    command = [Path(sys.executable).parent / "schemathesis", "run", f"{system.url(service)}/openapi.json"]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "schemathesis",
+        "run",
+        f"{system.url(service)}/openapi.json",
+    ]
     done = subprocess.run(
         [*command, *arguments, "--no-shrink", "--continue-on-failure"],
         cwd=tmp_path,

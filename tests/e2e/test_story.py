@@ -182,9 +182,9 @@ def test_the_list_goes_on_where_it_stopped(client: httpx.Client, system: System)
     tag = f"listed-{os.urandom(4).hex()}"
     expected = {upload(client, system, b"x", f"{n}.txt", tags=json.dumps([tag]))["file_id"] for n in range(5)}
     found: list[str] = []
-    cursor = None
+    cursor: str | None = None
     while True:
-        params = {"tag": tag, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        params: dict[str, str | int] = {"tag": tag, "limit": 2, **({"cursor": cursor} if cursor else {})}
         page = client.get(f"{system.url('query')}/api/files", params=params).json()
         assert len(page["items"]) <= 2
         found += [item["file_id"] for item in page["items"]]

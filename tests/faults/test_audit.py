@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from support.fleet import Fleet, eventually, running_fleet
 
 from artstore.audit.event import is_signed_by
 
+OFTEN = {"AUDIT_CHECKPOINT_EVERY_S": "2", "JWKS_REFRESH_S": "1"}
+
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(AUDIT_CHECKPOINT_EVERY_S="2", JWKS_REFRESH_S="1") as started:
+    with running_fleet(settings=OFTEN) as started:
         yield started
 
 
@@ -125,7 +128,7 @@ def test_module_accounts_hold_no_more_than_they_use(fleet: Fleet) -> None:
             give(fleet, account, [other for other in account["permissions"] if other != permission])
             assert not works(fleet, client_id), f"{client_id} does not need {permission}"
             give(fleet, account, account["permissions"])
-            eventually(lambda works=works, client_id=client_id: works(fleet, client_id))
+            eventually(partial(works, fleet, client_id))
 
 
 def test_module_accounts_can_do_nothing_else(fleet: Fleet) -> None:
@@ -156,7 +159,11 @@ def give(fleet: Fleet, account: dict[str, Any], permissions: list[str]) -> None:
     assert fleet.call("PATCH", "admin-1", path, json={"permissions": permissions}).status_code == 200
     for name, asked in (("se-01", "/api/files"), ("admin-1", "/api/sagas"), ("admin-2", "/api/sagas")):
         if taken:
-            eventually(lambda name=name, asked=asked: fleet.call("GET", name, asked, token).status_code == 401)
+            eventually(partial(rejects, fleet, name, asked, token))
+
+
+def rejects(fleet: Fleet, name: str, path: str, token: str) -> bool:
+    return fleet.call("GET", name, path, token).status_code == 401
 
 
 def fleet_claims(token: str) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def reads_past_the_catalog(fleet: Fleet, client_id: str) -> bool:
 def starts_without_redis(fleet: Fleet, client_id: str) -> bool:
     """A second one, without Redis and without a kept registry, learns of the elements from admin."""
     name = f"{client_id}-2"
-    fleet.start(name, account=client_id, REDIS_URL="redis://127.0.0.1:9/0", JWKS_FILE="")
+    fleet.start(name, {"REDIS_URL": "redis://127.0.0.1:9/0", "JWKS_FILE": ""}, account=client_id)
     try:
         eventually(lambda: httpx_answers(f"{fleet.url(name)}/health/ready"), wait_s=10)
     except AssertionError:
@@ -222,7 +229,7 @@ def sql(fleet: Fleet, statement: str) -> list[asyncpg.Record]:
     async def run() -> list[asyncpg.Record]:
         url = fleet.postgres.url(fleet.database).replace("+asyncpg", "")
         connection = await asyncpg.connect(url)
-        rows = await connection.fetch(statement)
+        rows: list[asyncpg.Record] = await connection.fetch(statement)
         await connection.close()
         return rows
 

@@ -174,7 +174,7 @@ def test_no_acknowledged_file_is_lost_and_the_lists_are_whole_again(drill: Drill
         bucket = stack.enter_context(running_bucket()) if drill.in_s3 else None
         own_settings = {element: bucket.settings(element) for element in IN_S3} if bucket else {}
         settings = {"SAGA_LEASE_S": LEASE_S, "AUDIT_CHECKPOINT_EVERY_S": "5"}
-        fleet = stack.enter_context(running_fleet(NAMES, own_settings=own_settings, **settings))
+        fleet = stack.enter_context(running_fleet(NAMES, settings, own_settings=own_settings))
         uploads = Uploads(fleet, bucket)
         acknowledged = _uploaded_around_a_backup(fleet, uploads, drill)
         _close(fleet)

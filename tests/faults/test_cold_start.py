@@ -40,7 +40,7 @@ def test_modules_that_start_while_no_token_can_be_had_go_on_with_their_last_one(
         eventually(lambda: answers(fleet, "GET", "query", f"/api/files/{kept}/content", token) == (200, b"the content"))
         # A new instance has no token of before: it says so, and answers what needs none.
         fleet.stop("query")
-        fleet.start("query", KEPT_TOKEN_FILE="")
+        fleet.start("query", {"KEPT_TOKEN_FILE": ""})
         eventually(lambda: answers(fleet, "GET", "query", "/health/live", token)[0] == 200)
         without = fleet.call("GET", "query", f"/api/files/{kept}/content", token)
         assert (without.status_code, int(without.headers["retry-after"]) <= 5) == (503, True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -51,7 +52,7 @@ SAID_TO_BE_AWAY = {
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Load]:
-    with running_fleet(**TIMEOUTS) as fleet:
+    with running_fleet(settings=TIMEOUTS) as fleet:
         yield load_of(fleet)
 
 
@@ -82,7 +83,7 @@ def test_a_part_that_answers_nothing_costs_the_others_nothing(load: Load, part: 
     eventually(lambda: is_well(load.run(1)))
     for name, process in fleet.processes.items():
         assert process.poll() is None, name
-        eventually(lambda name=name, pid=process.pid: is_within(before[name], held_by(pid)))
+        eventually(partial(holds_at_most, before[name], process.pid))
 
 
 def test_a_download_whose_element_hangs_breaks_off_and_goes_on_where_it_was(load: Load) -> None:
@@ -144,6 +145,10 @@ def start(fleet: Fleet, part: str) -> None:
 def pid_of(fleet: Fleet, name: str) -> int:
     servers = {"postgres": fleet.postgres.process, "valkey": fleet.valkey.process}
     return (servers.get(name) or fleet.processes[name]).pid
+
+
+def holds_at_most(before: Held, pid: int) -> bool:
+    return is_within(before, held_by(pid))
 
 
 def is_within(before: Held, now: Held) -> bool:

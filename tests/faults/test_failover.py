@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ class Pair:
                 ended.set()
             for one in running:
                 one.result()
+
+    def has_acknowledged(self, count: int) -> bool:
+        return len(self.acknowledged) >= count
 
     def require_kept(self) -> None:
         """Every acknowledged file is readable, and the new primary has its row as available."""
@@ -188,6 +192,6 @@ def upload_over_new_connections(pair: Pair, old: int) -> None:
         for _ in range(2):
             ask(pair.standby.port, end_all)
             before = len(pair.acknowledged)
-            eventually(lambda before=before: len(pair.acknowledged) > before + 10, WAIT_S)
+            eventually(partial(pair.has_acknowledged, before + 11), WAIT_S)
     eventually(lambda: ask(old, LEFT) == 0)
     assert {one.status_code for one in pair.refused} <= {503}

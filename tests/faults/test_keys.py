@@ -28,7 +28,7 @@ REQUESTS = 50
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(**SHORT) as started:
+    with running_fleet(settings=SHORT) as started:
         yield started
 
 
@@ -124,7 +124,7 @@ def test_a_verifier_started_while_admin_is_away_knows_the_keys(fleet: Fleet, sou
     nowhere = {"redis": {"JWKS_FILE": ""}, "file": {"JWKS_FILE": str(kept), "REDIS_URL": "redis://127.0.0.1:9/0"}}
     name = f"query-{source}"
     token = fleet.token()
-    fleet.start(name, account="query", ADMIN_URL="http://127.0.0.1:9", **nowhere[source])
+    fleet.start(name, {"ADMIN_URL": "http://127.0.0.1:9", **nowhere[source]}, account="query")
     try:
         eventually(lambda: status(fleet, name, "/api/files", fleet.token()) == 200, wait_s=30)
         assert status(fleet, name, "/api/files", token[:-6] + "AAAAAA") == 401

@@ -20,7 +20,7 @@ CALL_S = "2"
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(ELEMENT_CALL_TIMEOUT_S=CALL_S, AUDIT_CHECKPOINT_EVERY_S="5") as started:
+    with running_fleet(settings={"ELEMENT_CALL_TIMEOUT_S": CALL_S, "AUDIT_CHECKPOINT_EVERY_S": "5"}) as started:
         yield started
 
 
@@ -69,7 +69,7 @@ def user(fleet: Fleet) -> User:
 
 
 def come_back(fleet: Fleet, name: str = "se-01", **settings: str) -> None:
-    fleet.start(name, **settings)
+    fleet.start(name, settings)
     fleet.ready(name)
 
 
@@ -160,7 +160,7 @@ def test_an_admin_that_dies_over_a_change_leaves_it_to_another(fleet: Fleet, use
     answer = user.patch(file_id, tags=[point])
     assert answer.status_code == 202
     fleet.stop("admin-1", signal.SIGKILL)
-    fleet.start("admin-1", ARTSTORE_POINT=f"{point}:kill")
+    fleet.start("admin-1", {"ARTSTORE_POINT": f"{point}:kill"})
     fleet.start("se-01")
     assert fleet.processes.pop("admin-1").wait(120) == -signal.SIGKILL
     if point == "admin.change_made":
@@ -186,7 +186,7 @@ def test_an_admin_that_was_only_paused_changes_nothing_when_it_wakes(fleet: Flee
     first, second = user.patch(file_id, tags=["first"]), user.patch(file_id, tags=["second"])
     for name in ("admin-1", "admin-2"):
         fleet.stop(name)
-    fleet.start("admin-1", ARTSTORE_POINT=f"{point}:pause")
+    fleet.start("admin-1", {"ARTSTORE_POINT": f"{point}:pause"})
     fleet.start("se-01")
     paused = fleet.processes["admin-1"]
     eventually(lambda: state_of(paused.pid) == "T")

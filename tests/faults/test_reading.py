@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import asyncpg
 import httpx
@@ -28,7 +29,7 @@ READERS = 4
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet((*SMALL, "query-2"), CACHE_MEMORY_TTL_S=str(MEMORY_TTL_S)) as started:
+    with running_fleet((*SMALL, "query-2"), {"CACHE_MEMORY_TTL_S": str(MEMORY_TTL_S)}) as started:
         yield started
 
 
@@ -118,6 +119,14 @@ def source_of(fleet: Fleet, name: str) -> str:
     return str(httpx.get(f"{fleet.url(name)}/health/ready").json()["checks"]["discovery"]["detail"])
 
 
+def _is_fed_from(source: str, fleet: Fleet, name: str) -> bool:
+    return f"from {source}" in source_of(fleet, name)
+
+
+def _is_whole(user: User, query: str, file_id: str) -> bool:
+    return "x-artstore-degraded" not in user.read(query, file_id).headers
+
+
 def _has_news_of_redis(fleet: Fleet, name: str) -> bool:
     from_redis = metric(fleet, name, 'discovery_source{source="redis"}') == 1
     return from_redis and metric(fleet, name, "discovery_age_seconds") < 3
@@ -180,7 +189,7 @@ def test_every_read_answers_while_the_catalog_is_emptied_and_redis_flushed(fleet
             time.sleep(MEMORY_TTL_S / 2)
     assert faults == []
     for query in QUERIES:
-        eventually(lambda query=query: _all_from(user, query, file_ids, "memory"))
+        eventually(partial(_all_from, user, query, file_ids, "memory"))
         for level in ("memory", "redis", "database", "attributes"):
             assert metric(fleet, query, f'lookup_level_total{{level="{level}",result="hit"}}') > 0, level
     redis.close()
@@ -227,13 +236,13 @@ def test_without_redis_a_change_shows_at_once_and_every_answer_says_so(fleet: Fl
     assert user.names(changed) + user.names(deleted) == ["second", "second", "gone", "gone"]
     for query in QUERIES:
         assert "redis" in user.read(query, changed).headers["x-artstore-degraded"]
-        eventually(lambda query=query: "from admin" in source_of(fleet, query))
+        eventually(partial(_is_fed_from, "admin", fleet, query))
         assert metric(fleet, query, 'discovery_source{source="admin"}') == 1
     fleet.start_valkey()
     for query in QUERIES:
-        eventually(lambda query=query: "x-artstore-degraded" not in user.read(query, changed).headers)
+        eventually(partial(_is_whole, user, query, changed))
     for name in (*QUERIES, "ingester"):
-        eventually(lambda name=name: "from redis" in source_of(fleet, name))
+        eventually(partial(_is_fed_from, "redis", fleet, name))
     user.patch(changed, "third")
     assert user.names(changed) == ["third", "third"]
 
@@ -250,7 +259,7 @@ def test_with_redis_and_admin_away_the_registry_is_what_was_known_and_its_age_is
     assert user.read("query", file_id, "/content").content == b"content"
     fleet.valkey.process.send_signal(signal.SIGCONT)
     for name in (*QUERIES, "ingester"):
-        eventually(lambda name=name: _has_news_of_redis(fleet, name))
+        eventually(partial(_has_news_of_redis, fleet, name))
     for admin in ("admin-1", "admin-2"):
         fleet.start(admin)
     fleet.ready("admin-1", "admin-2")

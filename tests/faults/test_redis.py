@@ -21,7 +21,7 @@ LISTED = "/api/files"
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(JWKS_REFRESH_S="1") as started:
+    with running_fleet(settings={"JWKS_REFRESH_S": "1"}) as started:
         yield started
 
 
@@ -72,7 +72,7 @@ def test_who_writes_to_redis_makes_no_service_believe_his_key(fleet: Fleet) -> N
     redis.set(JWKS_KEY, sign_jwks(forger.jwks(), forger.kid, forger.private))
     log = fleet.folder / "query-forged.log"
     given = {"ADMIN_URL": "http://127.0.0.1:9", "REDIS_URL": fleet.valkey.url(3), "JWKS_FILE": str(own)}
-    fleet.start("query-forged", account="query", **given)
+    fleet.start("query-forged", given, account="query")
 
     def answered(token: str) -> int:
         try:

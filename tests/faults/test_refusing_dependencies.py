@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import asyncpg
 import httpx
 import pytest
 from redis import Redis
+from redis.client import PubSub
 from support.everyday import Load, show
 from support.fleet import Fleet, eventually, running_fleet
 from support.layout import SMALL
@@ -133,7 +134,7 @@ def full(fleet: Fleet) -> Iterator[None]:
         sql(fleet, "DROP FUNCTION full_disk CASCADE", database=fleet.database)
 
 
-Refusal = Callable[[Fleet], "contextmanager[None]"]
+Refusal = Callable[[Fleet], AbstractContextManager[None]]
 POSTGRES = {
     "read-only": (read_only, WRITES_REFUSED),
     "no space left": (full, WRITES_REFUSED),
@@ -296,13 +297,13 @@ def database_check_fails(load: Load, query: str) -> bool:
 
 
 def degraded(load: Load, query: str, file_id: str) -> str:
-    return read(load, query, file_id).headers.get("x-artstore-degraded", "")
+    return str(read(load, query, file_id).headers.get("x-artstore-degraded", ""))
 
 
-def drain(heard: object) -> int:
+def drain(heard: PubSub) -> int:
     """How many messages came so far."""
     count = 0
-    while message := heard.get_message(timeout=0.5):  # type: ignore[attr-defined]
+    while message := heard.get_message(timeout=0.5):
         count += message["type"] == "message"
     return count
 

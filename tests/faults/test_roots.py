@@ -108,7 +108,7 @@ class Site:
 def site() -> Iterator[Site]:
     with (
         running_bucket() as bucket,
-        running_fleet(NAMES, own_settings={IN_S3: bucket.settings(IN_S3)}, ELEMENT_ANNOUNCE_EVERY_S="2") as fleet,
+        running_fleet(NAMES, {"ELEMENT_ANNOUNCE_EVERY_S": "2"}, own_settings={IN_S3: bucket.settings(IN_S3)}) as fleet,
     ):
         yield Site(fleet, bucket, fleet.token())
 
@@ -143,7 +143,7 @@ def start_twin(site: Site, element: str, twin: str) -> None:
     """A process with the element's identity and account on the copy of its folder, at a URL of its own."""
     settings = site.bucket.settings(element) if element == IN_S3 else {}
     own = {"STORAGE_ELEMENT_ID": element, "STORAGE_MODE": "edit", "STORAGE_ROOT": str(site.fleet.folder / twin)}
-    site.fleet.start(twin, account=element, **{**settings, **own})
+    site.fleet.start(twin, {**settings, **own}, account=element)
 
 
 def put_at(site: Site, name: str) -> tuple[str, int]:

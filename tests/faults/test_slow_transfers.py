@@ -19,7 +19,7 @@ RAW = {"content_type": "application/octet-stream"}
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with running_fleet(BODY_MIN_RATE_BYTES_PER_S=str(MIN_RATE), BODY_IDLE_TIMEOUT_S="10") as started:
+    with running_fleet(settings={"BODY_MIN_RATE_BYTES_PER_S": str(MIN_RATE), "BODY_IDLE_TIMEOUT_S": "10"}) as started:
         yield started
 
 
@@ -38,7 +38,7 @@ def test_an_upload_slightly_faster_than_the_minimum_rate_finishes_at_every_door(
     small, content = body[:200_000], f"/api/files/{load.on_edit}/content"
     upload, url = "/api/files/upload?filename=a", load.fleet.url("ingester")
 
-    async def run() -> list[bytes]:
+    async def run() -> tuple[bytes, ...]:
         def sized(method: str, path: str, sent: bytes, kind: str) -> bytes:
             return head(method, path, load.token, content_type=kind, content_length=str(len(sent)))
 

@@ -86,7 +86,7 @@ class Clients:
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[Clients]:
-    with running_fleet(SAGA_LEASE_S=str(LEASE_S)) as fleet:
+    with running_fleet(settings={"SAGA_LEASE_S": str(LEASE_S)}) as fleet:
         yield Clients(fleet, fleet.token())
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -59,11 +60,11 @@ class Load:
             ("login", "POST", f"{self.fleet.url('admin-1')}/api/auth/token", login),
         ]
 
-    def _ask(self, client: httpx.Client, what: str, method: str, url: str, options: dict[str, object]) -> Seen:
-        headers = {"authorization": f"Bearer {self.token}", **dict(options.get("headers", {}))}  # type: ignore[call-overload]
+    def _ask(self, client: httpx.Client, what: str, method: str, url: str, options: dict[str, Any]) -> Seen:
+        headers = {"authorization": f"Bearer {self.token}", **dict(options.get("headers", {}))}
         begun_s = time.monotonic()
         try:
-            answer = client.request(method, url, **{**options, "headers": headers, "timeout": LONGEST_S})  # type: ignore[arg-type]
+            answer = client.request(method, url, **{**options, "headers": headers, "timeout": LONGEST_S})
         except httpx.TransportError:
             return Seen(what, 0, "", "", time.monotonic() - begun_s)
         told = answer.headers

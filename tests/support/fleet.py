@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,13 +72,15 @@ class Fleet:
         """Where callers reach it: in a wired fleet through a proxy."""
         return f"http://127.0.0.1:{self._port(name, CALLERS, self.ports[name])}"
 
-    def start(self, name: str, *, account: str | None = None, skew_s: float = 0, **settings: str) -> None:
+    def start(
+        self, name: str, settings: Mapping[str, str] | None = None, *, account: str | None = None, skew_s: float = 0
+    ) -> None:
         """A known name gets its old port. Settings given here win; an empty one takes a setting away.
 
         `skew_s`: how far its clock goes ahead of ours.
         """
         self.ports.setdefault(name, lasting_port())
-        of_this_one = {**self.own_settings.get(name, {}), **settings}
+        of_this_one = {**self.own_settings.get(name, {}), **(settings or {})}
         environment = {**self._environment(name, account or account_of(name)), **self.settings, **of_this_one}
         environment = {key: value for key, value in environment.items() if value}
         module = ROOT / MODULES[kind_of(name)]
@@ -191,15 +193,16 @@ class Fleet:
 @contextmanager
 def running_fleet(
     names: tuple[str, ...] = SMALL,
+    settings: Mapping[str, str] | None = None,
+    *,
     network: Network | None = None,
     own_settings: dict[str, dict[str, str]] | None = None,
     standby_port: int | None = None,
-    **settings: str,
 ) -> Iterator[Fleet]:
     """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
     with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
         postgres, valkey = start_postgres(folder, lasting_port()), start_valkey(folder, lasting_port())
-        fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), settings, names)
+        fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), dict(settings or {}), names)
         fleet.own_settings, fleet.standby_port = own_settings or {}, standby_port
         stopped_last.callback(lambda: fleet.postgres.discard())
         stopped_last.callback(lambda: fleet.valkey.stop())
@@ -271,7 +274,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def eventually(question: Callable[[], T], wait_s: float = WAIT_S) -> T:
+def eventually(question: Callable[[], T | None], wait_s: float = WAIT_S) -> T:
     """The first true answer."""
     deadline = time.monotonic() + wait_s
     while True:

@@ -82,7 +82,7 @@ class Keyed:
 
 def start(fleet: Fleet, name: str, point: str = "") -> None:
     """Armed: it kills or pauses itself at the point, `NAME:kill` or `NAME:pause`."""
-    fleet.start(name, ARTSTORE_POINT=point)
+    fleet.start(name, {"ARTSTORE_POINT": point})
     fleet.ready(name)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 RECEIVE_BUFFER_BYTES = 8192
@@ -86,8 +87,8 @@ class Crowd:
 
     tasks: list[asyncio.Task[bytes]] = field(default_factory=list)
 
-    def begin(self, *transfers: object) -> None:
-        self.tasks += [asyncio.ensure_future(each) for each in transfers]  # type: ignore[arg-type]
+    def begin(self, *transfers: Coroutine[Any, Any, bytes]) -> None:
+        self.tasks += [asyncio.create_task(each) for each in transfers]
 
     async def end(self) -> None:
         for task in self.tasks:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from artstore.testing.services import is_free
+from artstore.local.ports import is_free
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFSETS = {"admin": 0, "se-01": 10, "se-02": 11, "se-03": 12, "ingester": 20, "query": 30}

@@ -160,7 +160,8 @@ async def test_an_attack_is_found_and_named(
 
 async def test_a_check_goes_on_from_the_checkpoint_the_last_one_ended_with(client: Any, attacked: Any) -> None:
     async def verify(number: int) -> httpx.Response:
-        return await client[0].get("/api/audit/verify", params={"from_checkpoint": number})
+        answer: httpx.Response = await client[0].get("/api/audit/verify", params={"from_checkpoint": number})
+        return answer
 
     whole, part = (await client[0].get("/api/audit/verify")).json(), (await verify(1)).json()
     assert (part["ok"], part["from_checkpoint"]) == (True, 1)
@@ -226,7 +227,7 @@ async def test_events_cut_off_between_checkpoints_are_detected(
 
     async def seen() -> bool:
         (key,) = await redis.keys("artstore:audit:heads:*")
-        return int(await redis.hget(key, "admin")) >= last
+        return int(await redis.hget(key, "admin") or 0) >= int(last)
 
     async with Redis.from_url(valkey.url(5), decode_responses=True) as redis:
         await eventually(seen)

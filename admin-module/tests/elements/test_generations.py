@@ -53,7 +53,7 @@ async def test_a_lowered_version_is_raised_above_the_published_one(own_admin: An
     state = await report(admin, "se-01", empty=True)
 
     async def published() -> bool:
-        return (await snapshot(admin)).version >= state["version"]
+        return bool((await snapshot(admin)).version >= state["version"])
 
     await eventually(published)
     before = await snapshot(admin)

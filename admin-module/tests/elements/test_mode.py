@@ -32,8 +32,8 @@ async def element(admin: Any) -> AsyncIterator[dict[str, Any]]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     capacity = {"total_bytes": 1, "used_bytes": 0, "available_bytes": 1, "files": 0, "fill": "ok"}
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    body = {"id": "se-01", "url": url, "mode": "rw", "backend": "local", "version": "0", "capacity": capacity}
-    body["mode_forced"] = True
+    body = {"id": "se-01", "url": url, "mode": "rw", "mode_forced": True, "backend": "local", "version": "0",
+            "capacity": capacity}  # fmt: skip
     await admin.call("POST", "/api/storage-elements/se-01/report", by="se-01", json=body)
     yield asked
     await runner.cleanup()

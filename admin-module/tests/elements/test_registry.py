@@ -43,7 +43,7 @@ async def test_an_element_that_announces_itself_is_published(admin: Any, eventua
     assert "se-01" in [one.id for one in published.elements]
 
     async def kept() -> bool:
-        return (await snapshot(admin)).version >= published.version
+        return bool((await snapshot(admin)).version >= published.version)
 
     assert await eventually(kept)
 
@@ -76,7 +76,7 @@ async def test_a_snapshot_that_was_lost_is_written_again(admin: Any, eventually:
     await admin.redis.flushall()
 
     async def back() -> bool:
-        return await admin.redis.exists(SNAPSHOT_KEY) == 1
+        return bool(await admin.redis.exists(SNAPSHOT_KEY) == 1)
 
     assert await eventually(back)
 

@@ -53,7 +53,7 @@ async def test_an_upload_of_before_the_generation_is_kept_when_its_element_has_i
     await make_old(admin, one)
 
     async def kept() -> bool:
-        return (await look(admin, one))["state"] == "committed"
+        return bool((await look(admin, one))["state"] == "committed")
 
     assert await eventually(kept)
     assert (await look(admin, one))["reason"] == "kept_after_restore"
@@ -71,7 +71,7 @@ async def test_an_upload_of_before_the_generation_is_undone_when_its_element_has
     await make_old(admin, one)
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert remote.removed == [(one["file_id"], one["saga_id"])]
@@ -114,7 +114,7 @@ async def test_a_file_that_the_element_holds_as_acknowledged_ends_the_compensati
     async def kept() -> bool:
         if await generation(admin) > before:
             await report(admin, remote, generation=before + 1, reconciled=before + 1)
-        return (await look(admin, one))["state"] == "committed"
+        return bool((await look(admin, one))["state"] == "committed")
 
     assert await eventually(kept)
     assert (await look(admin, one))["reason"] == "kept_as_confirmed"
@@ -160,7 +160,7 @@ async def test_after_a_database_restart_nothing_is_undone_before_the_element_has
     await element("se-01")
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
 

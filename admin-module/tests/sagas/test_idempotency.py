@@ -56,7 +56,7 @@ async def test_a_commit_and_its_answer_become_durable_together(admin: Any, inges
         [result] = await ingester.commit(commit)
         assert (result["state"], result["problem"]) == ("committed", None)
     [row] = await admin.sql(FIND, key)
-    record = encode(decode(JsonResponse(commit["attributes"]).body))
+    record = encode(decode(bytes(JsonResponse(commit["attributes"]).body)))
     assert (row["status"], bytes(row["body"])) == (201, record)
     assert f'"location": "/api/files/{begun["file_id"]}"' in row["headers"]
 

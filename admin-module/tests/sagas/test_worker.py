@@ -64,7 +64,7 @@ async def test_an_aborted_upload_is_removed_and_forgotten(admin: Any, element: A
     await post(admin, "abort", {"sagas": [one], "reason": "the client left"})
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert (one["file_id"], one["saga_id"]) in remote.removed
@@ -79,7 +79,7 @@ async def test_a_lease_that_ran_out_is_undone_and_its_late_commit_refused(
     await admin.sql("UPDATE sagas SET due_at = now() WHERE saga_id = $1", one["saga_id"])
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert (await look(admin, one))["reason"] == "lease_expired"
@@ -95,7 +95,7 @@ async def test_a_compensation_is_tried_until_the_element_is_well(admin: Any, ele
     await post(admin, "abort", {"sagas": [one], "reason": "the client left"})
 
     async def failed() -> bool:
-        return (await look(admin, one))["last_error"] != ""
+        return bool((await look(admin, one))["last_error"] != "")
 
     assert await eventually(failed)
     assert (await look(admin, one))["state"] == "compensating"
@@ -103,7 +103,7 @@ async def test_a_compensation_is_tried_until_the_element_is_well(admin: Any, ele
     await admin.sql("UPDATE sagas SET due_at = now() WHERE saga_id = $1", one["saga_id"])
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert remote.removed == [(one["file_id"], one["saga_id"])]
@@ -121,7 +121,7 @@ async def test_an_element_that_comes_back_is_asked_at_once(admin: Any, element: 
     remote = await element("se-02")
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert remote.removed == [(one["file_id"], one["saga_id"])]
@@ -154,7 +154,7 @@ async def test_an_orphaned_pending_file_is_undone(
         await post(admin, "abort", {"sagas": [one], "reason": "the client left"})
 
         async def undone_once() -> bool:
-            return (await look(admin, one))["state"] == "compensated"
+            return bool((await look(admin, one))["state"] == "compensated")
 
         assert await eventually(undone_once)
     await note_pending(admin, one)
@@ -162,7 +162,7 @@ async def test_an_orphaned_pending_file_is_undone(
     other = await second_admin()  # it sweeps at its start
 
     async def undone() -> bool:
-        return (await admin.sql("SELECT 1 FROM files WHERE file_id = $1", one["file_id"])) == []
+        return bool((await admin.sql("SELECT 1 FROM files WHERE file_id = $1", one["file_id"])) == [])
 
     assert await eventually(undone)
     assert remote.removed.count((one["file_id"], one["saga_id"])) == (2 if known else 1)
@@ -179,14 +179,14 @@ async def test_elements_are_undone_in_reverse_order_and_none_blocks_the_others(
     await post(admin, "abort", {"sagas": [{**one, "storage_element_id": "se-02"}], "reason": "the client left"})
 
     async def first_is_clean() -> bool:
-        return first.removed != []
+        return bool(first.removed != [])
 
     assert await eventually(first_is_clean)
     assert (await look(admin, one))["state"] == "compensating", "it is undone when all of them have answered"
     last.status = 204
 
     async def undone() -> bool:
-        return (await look(admin, one))["state"] == "compensated"
+        return bool((await look(admin, one))["state"] == "compensated")
 
     assert await eventually(undone)
     assert REMOVED[-2:] == [("se-02", one["file_id"]), ("se-01", one["file_id"])]

@@ -25,7 +25,7 @@ NO_CONTEXT: Any = None
 def opened(
     fields: dict[str, str], filename: str | None = "a.pdf", content_type: str | None = "application/pdf"
 ) -> UploadRequest:
-    body = Body(source=None, size_bytes=None, at_most_bytes=None, digests=())  # type: ignore[arg-type]
+    body = Body(source=NO_CONTEXT, size_bytes=None, at_most_bytes=None, digests=())
     return UploadRequest(body, fields, filename, content_type)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -13,7 +14,7 @@ from artstore.http.ranges import ByteRange
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-def attributes(**changes: object) -> Attributes:
+def attributes(**changes: Any) -> Attributes:
     fields: dict[str, object] = {
         "file_id": "0197aaaa-0000-7000-8000-000000000001",
         "revision": 1,
@@ -30,7 +31,7 @@ def attributes(**changes: object) -> Attributes:
         "retention": "permanent",
         "expires_at": None,
     }
-    return Attributes(**{**fields, **changes})  # type: ignore[arg-type]
+    return Attributes(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(

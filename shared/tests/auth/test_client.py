@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 
 from artstore.auth.client import ServiceTokens
 from artstore.clock import Clock
@@ -69,7 +70,7 @@ async def tokens(admin: Admin, breaker: Breaker) -> AsyncIterator[ServiceTokens]
     settings = AdminClientSettings(
         admin_url=admin.url,
         service_client_id="query",
-        service_client_secret="x" * 43,  # type: ignore[arg-type]
+        service_client_secret=SecretStr("x" * 43),
     )
     async with aiohttp.ClientSession() as session:
         yield ServiceTokens(settings, session, admin.clock, breaker)
@@ -118,7 +119,7 @@ def settings_of(admin: Admin, folder: Path, client_id: str = "query") -> AdminCl
     return AdminClientSettings(
         admin_url=admin.url,
         service_client_id=client_id,
-        service_client_secret="x" * 43,  # type: ignore[arg-type]
+        service_client_secret=SecretStr("x" * 43),
         kept_token_file=folder / "token.json",
     )
 

@@ -317,7 +317,8 @@ async def test_a_pooled_connection_does_not_remember_the_patience_of_the_answer_
     async with serving(Other()) as peer:
         async with peer.stream("/fine", idle_timeout_s=0.2) as response:
             await response.content.read()
-        [pooled] = peer.session.connector._conns.values()  # type: ignore[union-attr]
+        assert peer.session.connector is not None
+        [pooled] = peer.session.connector._conns.values()
         pooled[0][0].start_timeout()
         await asyncio.sleep(0.4)
         async with peer.stream("/fine", idle_timeout_s=0.2) as response:

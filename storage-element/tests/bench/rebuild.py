@@ -19,6 +19,7 @@ from app.upkeep.rebuild import Rebuild, RebuildState
 from app.upkeep.reconcile import Reconciler
 from artstore.catalog.tables import metadata
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
+from artstore.testing.tokens import Signer
 from tests.running import HeardAdmin, Neighbours
 from tests.store.support import opened
 from tests.upkeep.inside import inside_rows
@@ -35,8 +36,8 @@ async def measure(root: Path, database_url: str) -> None:
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("INSERT INTO registry (version) VALUES (1)"))
-    neighbours = Neighbours(database_url, "", HeardAdmin("", None))  # type: ignore[arg-type]
-    async with inside_rows(neighbours) as (rows, catalog), opened(root, catalog) as store:  # type: ignore[arg-type]
+    neighbours = Neighbours(database_url, "", HeardAdmin("", Signer()))
+    async with inside_rows(neighbours) as (rows, catalog), opened(root, catalog) as store:
         journal = Journal(store.files.paths)
         found = FindingLog(store, journal)
         for what, statement in STEPS:

@@ -116,12 +116,12 @@ def run_case(case: Case) -> str | None:
 
 
 def _run(root: Path, scenario: str | None, calls: Calls) -> list[str]:
-    real = durable.os, durable._libc
-    durable.os = durable._libc = calls  # type: ignore[assignment]
+    real = {name: vars(durable)[name] for name in ("os", "_libc")}
+    vars(durable).update(dict.fromkeys(real, calls))
     try:
         asyncio.run(asyncio.wait_for(_session(root, scenario), CASE_TIMEOUT_S))
     finally:
-        durable.os, durable._libc = real  # type: ignore[assignment]
+        vars(durable).update(real)
     return calls.names
 
 

@@ -10,7 +10,7 @@ from artstore.clock import uuid7
 from artstore.contracts.storage import SAGA_HEADER
 
 from ..running import Neighbours, RunningElement, eventually, running_element
-from .journal import ABSENT, state_of
+from .journal import ABSENT, State, state_of
 from .outside import begin_put, check_element, pieces_of, stored
 
 PART, WHOLE = 200_000, 2_000_000
@@ -23,7 +23,7 @@ async def test_a_stalled_or_slow_sender_is_cut_off_and_leaves_no_temp(
 ) -> None:
     settings = {"BODY_IDLE_TIMEOUT_S": "3", "BODY_MIN_RATE_BYTES_PER_S": str(MIN_RATE)}
     async with running_element(own_neighbours, tmp_path / "se", **settings) as element:
-        assert await asyncio.gather(stall(element), dawdle(element), vanish(element)) == [408, 408, 0]
+        assert tuple(await asyncio.gather(stall(element), dawdle(element), vanish(element))) == (408, 408, 0)
         content = os.urandom(WHOLE)
         file_id, state = stored(await element.put(content), content)
         await check_element(element, own_neighbours, {file_id: [state]})
@@ -97,7 +97,7 @@ async def is_taking(element: RunningElement) -> bool:
 
 
 async def test_a_kill_of_the_whole_element_under_load_loses_nothing(own_neighbours: Neighbours, tmp_path: Path) -> None:
-    allowed = {}
+    allowed: dict[str, list[State]] = {}
 
     async def load(element: RunningElement) -> None:
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from .work import LARGE_BYTES, SMALL_BYTES, Work, attempt_checkpoint
 SEGMENT_BYTES = 64 << 10
 RECENT_CALLS = 30
 TIMEOUT_S = 120
+T = TypeVar("T")
 SIZES = st.sampled_from([0, 1, SMALL_BYTES, 5000, LARGE_BYTES])
 PICK = st.integers(0, 1 << 16)
 
@@ -98,7 +100,7 @@ class PowerCuts(RuleBasedStateMachine):
         self._folder = Path(tempfile.mkdtemp(prefix="artstore-machine-", dir=_in_memory()))
         self._runner = asyncio.Runner()
         self._sessions = 0
-        self._real = durable.os, durable._libc, segments.os
+        self._real = {module: module.__dict__.copy() for module in (durable, segments)}
 
     @initialize(seed=PICK)
     def start(self, seed: int) -> None:
@@ -169,7 +171,8 @@ class PowerCuts(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self._abandon()
-        durable.os, durable._libc, segments.os = self._real
+        for module, names in self._real.items():
+            vars(module).update(names)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _cut(self, count: int, share: float, seed: int) -> None:
@@ -189,7 +192,8 @@ class PowerCuts(RuleBasedStateMachine):
         live.mkdir()
         image.write_to(live)
         self.disk = SimulatedDisk(live, image)
-        durable.os = durable._libc = segments.os = self.disk  # type: ignore[assignment]
+        vars(durable).update(os=self.disk, _libc=self.disk)
+        vars(segments).update(os=self.disk)
         self.catalog = DatedCatalog(self.disk, rows)
         self._session: AbstractAsyncContextManager[Store] = opened(
             live / "root", self.catalog, segment_bytes=SEGMENT_BYTES
@@ -213,8 +217,8 @@ class PowerCuts(RuleBasedStateMachine):
     def _one(self, pick: int) -> str:
         return sorted(self.work.file_ids)[pick % len(self.work.file_ids)]
 
-    def _run(self, step: Awaitable[object]) -> object:
-        async def limited() -> object:
+    def _run(self, step: Awaitable[T]) -> T:
+        async def limited() -> T:
             async with asyncio.timeout(TIMEOUT_S):
                 return await step
 

@@ -79,7 +79,8 @@ class Held:
 
 
 async def test_every_mode_allows_its_operations_and_its_transitions(own_neighbours: Neighbours, tmp_path: Path) -> None:
-    root, allowed, saga_id = tmp_path / "se", {}, str(uuid7())
+    allowed: dict[str, list[State]] = {}
+    root, saga_id = tmp_path / "se", str(uuid7())
     async with running_element(own_neighbours, root, STORAGE_MODE="edit") as element:
         held = Held(element, allowed)
         spare = [await held.put(SMALL), await held.put(LARGE)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ FILE_BYTES = 2_000_000
 
 
 @pytest.fixture
-def small_root(tmp_path: Path) -> AsyncIterator[Path]:
+def small_root(tmp_path: Path) -> Iterator[Path]:
     """A link, so that the element's log file is not on the disk that it fills."""
     reason = why_not("ext4")
     if reason is not None:
@@ -61,7 +61,7 @@ async def test_a_full_disk_refuses_in_time_and_still_deletes(own_neighbours: Nei
 
 
 async def fill(element: RunningElement, allowed: dict[str, list[State]]) -> list[str]:
-    kept = []
+    kept: list[str] = []
     while True:
         content = os.urandom(FILE_BYTES)
         answer = await element.put(content)

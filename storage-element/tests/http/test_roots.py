@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ Refuse = Callable[[ElementReport], ArtStoreError | None]
 
 
 @pytest.fixture
-def refusing(neighbours: Neighbours) -> AsyncIterator[Callable[[Refuse], None]]:
+def refusing(neighbours: Neighbours) -> Iterator[Callable[[Refuse], None]]:
     def set_refusal(refuse: Refuse) -> None:
         neighbours.admin.refuse = refuse
 

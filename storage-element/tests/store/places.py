@@ -12,6 +12,7 @@ from app.store.backends.local import LocalBackend
 from app.store.backends.s3 import S3Backend
 from app.store.backends.s3_claim import Claim
 from app.store.backends.s3_uploads import S3Settings
+from app.store.catalog import Catalog
 from app.store.open import StoreSettings, locked_root, open_store
 from app.store.paths import Paths
 from app.store.store import Store
@@ -68,7 +69,7 @@ def s3_settings(server: S3Server, prefix: str | None = None) -> S3Settings:
 
 @asynccontextmanager
 async def opened_at(
-    root: Path, place: Place, catalog: RememberingCatalog | None = None, *, segment_bytes: int = 1 << 20
+    root: Path, place: Place, catalog: Catalog | None = None, *, segment_bytes: int = 1 << 20
 ) -> AsyncIterator[Store]:
     settings = StoreSettings(
         element_id="se-01", root=str(root), reserve=TEST_RESERVE, wal=WalLimits(segment_bytes=segment_bytes)

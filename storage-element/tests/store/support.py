@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from app.store.catalog import CatalogEntry, RowRefused
+from app.store.catalog import Catalog, CatalogEntry, RowRefused
 from app.store.open import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
 from app.store.receive import Body
@@ -61,9 +61,7 @@ class RememberingCatalog:
 
 
 @asynccontextmanager
-async def opened(
-    root: Path, catalog: RememberingCatalog | None = None, *, segment_bytes: int = 1 << 20
-) -> AsyncIterator[Store]:
+async def opened(root: Path, catalog: Catalog | None = None, *, segment_bytes: int = 1 << 20) -> AsyncIterator[Store]:
     settings = StoreSettings(
         element_id="se-01", root=str(root), reserve=TEST_RESERVE, wal=WalLimits(segment_bytes=segment_bytes)
     )

@@ -16,6 +16,7 @@ from app.store.delete import delete
 from app.store.put import PutOrder, put
 from app.store.store import Store
 from artstore.clock import uuid7
+from artstore.contracts.files import Attributes
 from artstore.errors import Unavailable
 
 from .support import RememberingCatalog, body_of, files_on_disk, new_file, opened, put_bytes
@@ -31,7 +32,7 @@ class RefusingCatalog(RememberingCatalog):
         self.holds_back = False
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
 
-    async def note(self, attributes, *, saga_id, change):  # type: ignore[no-untyped-def]
+    async def note(self, attributes: Attributes, *, saga_id: str | None, change: str) -> None:
         if self.holds_back:
             self.asked.set()
             await self.answer.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -32,7 +33,7 @@ def confirmed() -> None:
 async def inside_rows(neighbours: Neighbours) -> AsyncIterator[tuple[Rows, PostgresCatalog]]:
     engine = create_async_engine(neighbours.database_url)
     database = Database(engine, Breakers(CollectorRegistry()).to(EDGE, (DatabaseUnavailable,)))
-    outbox = NoRelay()
-    rows = Rows(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]
-    yield rows, PostgresCatalog(database, outbox, "se-01", confirmed)  # type: ignore[arg-type]
+    outbox: Any = NoRelay()
+    rows = Rows(database, outbox, "se-01", confirmed)
+    yield rows, PostgresCatalog(database, outbox, "se-01", confirmed)
     await engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,9 +129,9 @@ async def test_a_sweep_leaves_a_running_put_alone(own_neighbours: Neighbours, tm
     """Swept with no grace at all, in the middle of an upload: its temp has an owner."""
     async with inside_rows(own_neighbours) as (rows, catalog), opened(tmp_path, catalog) as store:
         found = FindingLog(store, Journal(store.files.paths))
-        file_id, states = str(uuid7()), []
+        file_id, states = str(uuid7()), list[tuple[int, int]]()
 
-        async def sweeping_body():
+        async def sweeping_body() -> AsyncIterator[bytes]:
             yield os.urandom(200_000)
             await OrphanSweep(store, rows, found, -1.0).run(state := OrphanState(started_at="", dry_run=False))
             states.append((state.orphans, state.temps))

@@ -94,7 +94,7 @@ class Site:
 async def site(neighbours: Neighbours, root: Path) -> AsyncIterator[Site]:
     async with (
         inside_rows(neighbours) as (rows, catalog),
-        opened(root, catalog) as store,  # type: ignore[arg-type]
+        opened(root, catalog) as store,
         catalog_of(neighbours) as sql,
     ):
         found = FindingLog(store, Journal(store.files.paths))
@@ -221,7 +221,7 @@ async def test_expiry_skips_files_that_cannot_be_deleted(
         assert await expire(se.store, se.rows, frozenset(Operation), NOW) == 1
 
 
-STRAYS = [".DS_Store", "Thumbs.db", ".nfs00000000deadbeef", "desktop.ini", b"\xff.txt"]
+STRAYS: list[str | bytes] = [".DS_Store", "Thumbs.db", ".nfs00000000deadbeef", "desktop.ini", b"\xff.txt"]
 
 
 async def test_strays_are_counted_and_left_alone(own_neighbours: Neighbours, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ async def test_a_failed_task_shows_its_error(own_neighbours: Neighbours, tmp_pat
 
             async def ended(task: str = task) -> dict[str, Any] | None:
                 upkeep = await upkeep_of(element)
-                return upkeep[task] if upkeep[task]["finished_at"] and task not in upkeep["running"] else None
+                return dict(upkeep[task]) if upkeep[task]["finished_at"] and task not in upkeep["running"] else None
 
             state = await eventually(ended)
             assert state["error"]

@@ -57,7 +57,7 @@ def remove(store: Store, file_id: str) -> None:
 async def test_upkeep_does_the_same_on_every_backend(own_neighbours: Neighbours, tmp_path: Path, place: Place) -> None:
     async with (
         inside_rows(own_neighbours) as (rows, catalog),
-        opened_at(tmp_path / "se", place, catalog) as store,  # type: ignore[arg-type]
+        opened_at(tmp_path / "se", place, catalog) as store,
         catalog_of(own_neighbours) as sql,
     ):
         found = FindingLog(store, journal := Journal(store.files.paths))

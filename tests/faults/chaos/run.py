@@ -84,7 +84,7 @@ def run_chaos(seed: int, length_s: float, keep_logs: Path | None = None) -> Repo
     report = Report(seed, length_s, schedule(seed, length_s, LARGE))
     with ExitStack() as opened:
         network = opened.enter_context(Network(seed))
-        fleet = opened.enter_context(running_fleet(LARGE, network, **SETTINGS))
+        fleet = opened.enter_context(running_fleet(LARGE, SETTINGS, network=network))
         report.started_s = time.monotonic() - began_s
         try:
             asyncio.run(_run(fleet, network, report))

@@ -152,7 +152,7 @@ class Weather:
 
     async def _until_its_point(self, name: str, strike: Strike) -> None:
         await self._stop(name)
-        self.fleet.start(name, ARTSTORE_POINT=strike.how)
+        self.fleet.start(name, {"ARTSTORE_POINT": strike.how})
         process = self.fleet.processes[name]
         until_s = self.now_s + START_PATIENCE_S
         alive = False

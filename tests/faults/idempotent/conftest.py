@@ -14,7 +14,7 @@ from support.layout import SMALL
 @pytest.fixture(scope="package")
 def fleet() -> Iterator[Fleet]:
     names = (*SMALL, "se-04")  # another element for what se-02 cannot take
-    with running_fleet(names, IDEMPOTENCY_LEASE_S=str(LEASE_S), SAGA_LEASE_S="20") as started:
+    with running_fleet(names, {"IDEMPOTENCY_LEASE_S": str(LEASE_S), "SAGA_LEASE_S": "20"}) as started:
         yield started
 
 

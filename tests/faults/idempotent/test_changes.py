@@ -165,7 +165,7 @@ def test_an_admin_killed_when_it_has_queued_a_change_has_queued_it_once(fleet: F
     keyed.token = fleet.token(admin="admin-2")
     fleet.stop("se-01")
     fleet.stop("admin-1")
-    fleet.start("admin-1", ARTSTORE_POINT="admin.change_queued:kill")
+    fleet.start("admin-1", {"ARTSTORE_POINT": "admin.change_queued:kill"})
     fleet.ready("admin-1", "ingester")
     trying = keyed.beside("ingester")
     assert fleet.processes.pop("admin-1").wait(120) == -9

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from support.fleet import Fleet, eventually
 from support.keyed import HELD, LEASE_OVER, LEASE_S, Keyed, same_answer, sql, start
@@ -21,9 +22,9 @@ POINTS = {"key.claimed": False, "upload.transferred": False, "upload.committed":
 SIZES = [1000, 3 << 20]
 
 
-def one_file_of(keyed: Keyed, *answers: object) -> None:
+def one_file_of(keyed: Keyed, *answers: httpx.Response) -> None:
     [file] = keyed.files()
-    assert {answer.json()["file_id"] for answer in answers} == {file["file_id"]}  # type: ignore[attr-defined]
+    assert {answer.json()["file_id"] for answer in answers} == {file["file_id"]}
     assert file["revision"] == 1
 
 
@@ -95,7 +96,7 @@ def test_an_ingester_that_wakes_after_it_was_taken_over_makes_no_second_file(
 @pytest.mark.parametrize(("point", "done"), [("admin.commit_written", False), ("admin.committed", True)])
 def test_an_admin_killed_in_its_commit_leaves_one_file(fleet: Fleet, point: str, done: bool) -> None:
     fleet.stop("admin-1")
-    fleet.start("admin-1", ARTSTORE_POINT=f"{point}:kill")
+    fleet.start("admin-1", {"ARTSTORE_POINT": f"{point}:kill"})
     fleet.ready("admin-1")
     fleet.ready("ingester")
     keyed = Keyed(fleet, token=fleet.token(admin="admin-2"))
@@ -111,7 +112,7 @@ def test_an_admin_killed_in_its_commit_leaves_one_file(fleet: Fleet, point: str,
 
 def test_an_element_killed_in_the_middle_leaves_one_file(fleet: Fleet) -> None:
     fleet.stop("se-02")
-    fleet.start("se-02", ARTSTORE_POINT="put.published:kill")
+    fleet.start("se-02", {"ARTSTORE_POINT": "put.published:kill"})
     fleet.ready("se-02")
     keyed = Keyed(fleet, content=os.urandom(1 << 20))
     assert keyed.send("ingester").status_code in (502, 503)
