@@ -40,7 +40,10 @@ SOURCES = (*PACKAGES, "keys", TOGETHER)
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A process that must end with status 0. `counted`: it is pytest, and its tests are counted."""
+    """A process that must end with status 0.
+
+    `counted`: it is pytest, and its tests are counted. `hints`: its output is printed although it passes.
+    """
 
     name: str
     part: str
@@ -48,6 +51,7 @@ class Check:
     folder: Path
     python_path: Sequence[Path]
     counted: bool = False
+    hints: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,10 +69,13 @@ def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
 def _static(root: Path) -> list[Check]:
     sources = [name for name in SOURCES if (root / name).is_dir()]
     ruff = str(Path(sys.executable).parent / "ruff")
+    path = [root / "cli", root / "shared"]
     return [
+        Check("mypy", "static", [sys.executable, "-m", "artstore_cli.types"], root, path),
         Check("ruff check", "static", [ruff, "check", "--quiet", *sources], root, []),
         Check("ruff format", "static", [ruff, "format", "--check", "--quiet", *sources], root, []),
-        Check("mypy", "static", [sys.executable, "-m", "artstore_cli.types"], root, [root / "cli", root / "shared"]),
+        Check("import cycles", "static", [sys.executable, "-m", "artstore_cli.imports"], root, path),
+        Check("prose", "static", [sys.executable, "-m", "artstore_cli.prose"], root, path, hints=True),
     ]
 
 

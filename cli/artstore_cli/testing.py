@@ -187,3 +187,5 @@ def _show(outcome: Outcome) -> None:
     counted = f"{outcome.passed} passed" if outcome.check.counted else ""
     failed = f", {outcome.failed} failed" if outcome.check.counted and outcome.failed else ""
     print(f"{word:<7} {outcome.check.name:<28} {outcome.took_s:6.1f} s  {counted}{failed}", flush=True)
+    if outcome.check.hints and outcome.output:
+        print(outcome.output, flush=True)

@@ -161,7 +161,7 @@ def _names(folder: Path, below: str, report: FolderReport) -> list[str]:
 
 
 def _text(name: str) -> str:
-    """Shows bytes that are not UTF-8 as \\xff."""
+    r"""Shows bytes that are not UTF-8 as \xff."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 

@@ -62,7 +62,7 @@ class Health:
         return tuple(name for name, check in self._checks.items() if not check.ok and check.detail != NOT_YET)
 
     def report(self) -> dict[str, Any]:
-        """{"status": "ready"|"not_ready", "checks": {name: {"ok", "required", "detail"}}}"""
+        """Returns {"status": "ready"|"not_ready", "checks": {name: {"ok", "required", "detail"}}}."""
         return {
             "status": "ready" if self.ready else "not_ready",
             "checks": {

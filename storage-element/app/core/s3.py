@@ -34,7 +34,6 @@ class Bucket:
 
     def watch(self, settings: Settings, runtime: Runtime, store: Store, rows: Rows) -> None:
         """Start the health check and the sweep of unfinished uploads."""
-
         logged = False
 
         async def check() -> None:

@@ -30,7 +30,7 @@ def belongs(name: str, first: str, second: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A name from the disk as text: bytes that are not UTF-8 are shown as \\xff."""
+    r"""A name from the disk as text: bytes that are not UTF-8 are shown as \xff."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
