@@ -35,7 +35,7 @@ ON_OLDER_POSTGRES = {
     "query-module": ("tests/search",),
     "shared": ("tests/catalog", "tests/test_outbox.py"),
 }
-SOURCES = (*PACKAGES, "keys", TOGETHER)
+SOURCES = (*PACKAGES, "keys", TOGETHER, "conftest.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
 
 
 def _static(root: Path) -> list[Check]:
-    sources = [name for name in SOURCES if (root / name).is_dir()]
+    sources = [name for name in SOURCES if (root / name).exists()]
     ruff = str(Path(sys.executable).parent / "ruff")
     path = [root / "cli", root / "shared"]
     return [

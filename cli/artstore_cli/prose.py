@@ -44,7 +44,7 @@ def hints_in(path: Path) -> Iterator[Hint]:
     source = path.read_text(encoding="utf-8")
     texts = _texts_of_python(source) if path.suffix == ".py" else [(1, source)]
     for line, written in texts:
-        text = NOT_PROSE.sub(lambda code: "\n" * code[0].count("\n"), written)
+        text = NOT_PROSE.sub(lambda code: "…" + "\n" * code[0].count("\n"), written)
         for habit, pattern in PATTERNS.items():
             for found in pattern.finditer(text):
                 yield Hint(path, line + text.count("\n", 0, found.start(1)), habit, found[1])

@@ -23,7 +23,7 @@ TARGETS = {
     "query-module": ["app", "tests"],
     "cli": ["artstore_cli", "tests"],
     "tests": ["."],
-    "keys": ["generate.py", "../cli/install.py"],
+    "keys": ["generate.py", "../cli/install.py", "../conftest.py"],
 }
 MAX_RUNNING = 2
 
