@@ -134,10 +134,10 @@ async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping
     await conn.execute(text(f"GRANT {PRUNER} TO {ADMIN} WITH INHERIT FALSE, SET TRUE"))
 
 
-def scram_verifier(password: str, salt: bytes | None = None) -> str:
+def scram_verifier(password: str) -> str:
     """The form in which PostgreSQL stores a password (RFC 5802, RFC 7677). ASCII only, so that SASLprep
     changes nothing."""
-    salt = salt or os.urandom(16)
+    salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, SCRAM_ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")

@@ -31,7 +31,6 @@ SHARED: dict[type[BaseSettings], str] = {
     LimitSettings: "Limits",
     config.DatabaseSettings: "PostgreSQL",
     config.RedisSettings: "Redis",
-    config.PeerSettings: "Calls to other services",
     config.AdminClientSettings: "The module's own account",
     config.DiscoverySettings: "The registry of elements",
     config.TransferSettings: "Transfers of files",

@@ -181,17 +181,10 @@ class RedisSettings(BaseSettings):
     """Limit for one command, tried twice, and for a free connection of the pool."""
 
 
-class PeerSettings(BaseSettings):
-    """Calls to other modules."""
+class AdminClientSettings(BaseSettings):
+    """Settings of a module that calls admin with an account of its own."""
 
     model_config = BEHAVIOUR
-
-    peer_timeout_s: Seconds = 10
-    """Limit for a control call to another service, for instance to admin for a saga or a token."""
-
-
-class AdminClientSettings(PeerSettings):
-    """Settings of a module that calls admin with an account of its own."""
 
     admin_url: str
     """Address of admin."""
@@ -199,6 +192,8 @@ class AdminClientSettings(PeerSettings):
     """Client id of the module's own account."""
     service_client_secret: Annotated[SecretStr, Field(min_length=32)]
     """Client secret of the module's own account."""
+    peer_timeout_s: Seconds = 10
+    """Limit for a call to admin, for instance for a saga or a token."""
     jwks_file: Path | None = None
     """File that keeps the last valid public keys, for a start while admin and Redis are unavailable."""
     kept_token_file: Path | None = None

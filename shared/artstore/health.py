@@ -22,7 +22,6 @@ NOT_OK_EVERY_S = 0.25
 @dataclass(slots=True)
 class _Check:
     required: bool
-    quiet: bool = False
     ok: bool = False
     detail: str = NOT_YET
     logged: str = ""
@@ -44,12 +43,10 @@ class Health:
         required: bool = True,
         every_s: float = 2.0,
         timeout_s: float = 2.0,
-        quiet: bool = False,
     ) -> None:
         """Adds a check, which runs every `every_s`. It fails by raising an exception, whose text is shown if
-        the exception is one of ours; a text that it returns is shown as well. `quiet` checks are not logged,
-        for instance the progress of a start."""
-        entry = self._checks[name] = _Check(required=required, quiet=quiet)
+        the exception is one of ours; a text that it returns is shown as well."""
+        entry = self._checks[name] = _Check(required=required)
         self.tasks.forever(f"health:{name}", partial(_run, name, entry, check, every_s, timeout_s), pause_s=0.0)
 
     @property
@@ -81,7 +78,7 @@ async def _run(
             answer = await check()
     except Exception as error:  # every exception is a result
         entry.ok, entry.detail = False, _shown(error)
-        if entry.detail != entry.logged and not entry.quiet:
+        if entry.detail != entry.logged:
             entry.logged = entry.detail
             log.warning("check failed", check=name, error=describe(error))
     else:

@@ -239,10 +239,8 @@ class _LostConnection:
 
 
 @asynccontextmanager
-async def open_redis(
-    settings: RedisSettings, runtime: Runtime, breakers: Breakers, *, required: bool = False
-) -> AsyncIterator[CountedRedis]:
-    """Opens the pool without connecting. Adds the health check `redis`, which is not required by default."""
+async def open_redis(settings: RedisSettings, runtime: Runtime, breakers: Breakers) -> AsyncIterator[CountedRedis]:
+    """Opens the pool without connecting. Adds the health check `redis`, which is not required."""
     pool: Any = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
         max_connections=MAX_CONNECTIONS,
@@ -258,7 +256,7 @@ async def open_redis(
     )
     redis = CountedRedis(runner=CommandRunner(operations, breakers.to(REDIS, AWAY)), connection_pool=pool)
     timeout_s = PROBE_TIMEOUT_S + settings.redis_timeout_s * 2
-    runtime.health.add(REDIS, redis.check, required=required, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
+    runtime.health.add(REDIS, redis.check, required=False, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
     runtime.limiter.connect(redis)
     try:
         yield redis

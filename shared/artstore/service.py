@@ -81,11 +81,10 @@ def build_app(
     open_context: Callable[[Runtime], AbstractAsyncContextManager[Any]],
     routers: Sequence[APIRouter] = (),
     data_routes: Sequence[DataRoute] = (),
-    clock: Clock | None = None,
 ) -> FastAPI:
     """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is
     unavailable."""
-    clock = clock or Clock()
+    clock = Clock()
     registry = new_registry()
     files = FileMetrics(registry)
     load = Load(settings.limit_loop_lag_s, MAX_IN_FLIGHT, registry)

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from artstore.clock import Clock, rfc3339
-from artstore.config import PeerSettings, RedisSettings
+from artstore.config import RedisSettings
 from artstore.contracts.elements import CONFIG_CHANNEL, SNAPSHOT_KEY, Capacity, Element, Fill, Mode, Snapshot
 from artstore.discovery import SOURCES, Discovery
 from artstore.metrics import new_registry
@@ -92,7 +92,7 @@ async def parts(runtime: Runtime, redis_url: str, admin_url: str) -> AsyncIterat
     settings = RedisSettings(redis_url=SecretStr(redis_url))
     async with (
         open_redis(settings, runtime, breakers) as redis,
-        open_peers(PeerSettings(), breakers, lambda _session: Token()) as peers,
+        open_peers(breakers, lambda _session: Token()) as peers,
     ):
         yield redis, peers.to("admin", admin_url)
         await runtime.tasks.close()

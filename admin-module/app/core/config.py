@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from artstore.config import BEHAVIOUR, DatabaseSettings, PeerSettings, RedisSettings, Seconds, ServiceSettings
+from artstore.config import BEHAVIOUR, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
 from artstore.contracts.elements import AWAY_AFTER_S
 from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.safe_secrets import check_private
@@ -47,7 +47,7 @@ class SchemaSettings(BaseSettings):
         return value
 
 
-class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings, PeerSettings):
+class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings):
     """Environment names are the field names in upper case."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000

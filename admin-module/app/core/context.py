@@ -90,7 +90,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         issuer = Issuer(database, hasher, keyring.signer, clock, uuid7, settings.access_token_lifetime_s)
 
         own_token = OwnToken(issuer, clock)
-        peers = await stack.enter_async_context(open_peers(settings, breakers, lambda _session: own_token))
+        peers = await stack.enter_async_context(open_peers(breakers, lambda _session: own_token))
         registry_changed = asyncio.Event()
         generations = Generations(database, auditor, registry, registry_changed.set)
         publisher = Publisher(database, redis, generations, registry_changed, peers.retain)

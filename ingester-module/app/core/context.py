@@ -59,7 +59,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, open_account(settings, runtime, breakers, required=True))
+            open_peers(breakers, open_account(settings, runtime, breakers, required=True))
         )
         admin = peers.to(ADMIN, settings.admin_url)
         discovery = Discovery(

@@ -151,9 +151,7 @@ class Peer:
         self,
         path: str,
         *,
-        method: str = "GET",
         headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
         answer_timeout_s: float | None = None,
         idle_timeout_s: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -162,9 +160,7 @@ class Peer:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s, sock_read=idle_timeout_s)
         async with (
             self.pools.transfer.slot(),
-            self._answered(
-                method, path, timeout, dict(headers or {}), answer_timeout_s=answer_timeout_s, params=params
-            ) as response,
+            self._answered("GET", path, timeout, dict(headers or {}), answer_timeout_s=answer_timeout_s) as response,
         ):
             yield response
 

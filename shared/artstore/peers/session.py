@@ -10,7 +10,6 @@ from typing import Any
 
 import aiohttp
 
-from artstore.config import PeerSettings
 from artstore.errors import ADMIN
 from artstore.logs import get_logger
 from artstore.peers.addresses import GuardedResolver
@@ -136,9 +135,7 @@ class _ClientRequest(aiohttp.ClientRequest):
 
 
 @asynccontextmanager
-async def open_peers(
-    settings: PeerSettings, breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]
-) -> AsyncIterator[Peers]:
+async def open_peers(breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]) -> AsyncIterator[Peers]:
     """`token` gets the session and returns the source of the access token for the calls."""
     # No limit here, because its waits would count against the peer: the pools of each peer limit the open requests.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S, resolver=GuardedResolver())

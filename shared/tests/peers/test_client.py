@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from aiohttp import web
 
-from artstore.config import PeerSettings
 from artstore.errors import (
     ArtStoreError,
     BadGateway,
@@ -133,7 +132,7 @@ async def serving(other: Other, breakers: Breakers | None = None) -> AsyncIterat
     await site.start()
     breakers = breakers or Breakers(new_registry())
     try:
-        async with open_peers(PeerSettings(), breakers, lambda _session: Token()) as peers:
+        async with open_peers(breakers, lambda _session: Token()) as peers:
             yield peers.to("other", f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()
@@ -224,7 +223,7 @@ async def test_faults_open_the_breaker_and_refusals_do_not(other: Other) -> None
 async def test_nobody_there_is_unavailable(other: Other) -> None:
     async with serving(other) as peer:
         pass
-    async with open_peers(PeerSettings(), Breakers(new_registry()), lambda _session: Token()) as peers:
+    async with open_peers(Breakers(new_registry()), lambda _session: Token()) as peers:
         with pytest.raises(Unavailable):
             await peers.to("nobody", peer.url).call("GET", "/fine", timeout_s=5)
 

@@ -102,7 +102,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await opened.enter_async_context(open_database(settings, runtime, breakers))
         redis = await opened.enter_async_context(open_redis(settings, runtime, breakers))
         peers = await opened.enter_async_context(
-            open_peers(settings, breakers, open_account(settings, runtime, breakers, required=False))
+            open_peers(breakers, open_account(settings, runtime, breakers, required=False))
         )
         admin = peers.to(ADMIN, settings.admin_url)
         serving, announced = Serving(settings.storage_element_id), announced_by(settings)
