@@ -56,6 +56,20 @@ async def test_a_change_reaches_the_element_that_holds_the_file(
     assert fleet.elements[1].headers["if-match"] == '"1"'
 
 
+async def test_attributes_of_a_later_schema_are_not_an_error_of_the_ingester(
+    fleet: Fleet, catalog: AsyncEngine
+) -> None:
+    """An element that was upgraded first answers so."""
+    record = await upload(fleet)
+    await put_in_catalog(catalog, record)
+    file_id, condition = record["file_id"], {"if-match": f'"{record["checksum"]}"'}
+    body, kept = fleet.elements[1].files[file_id]
+    fleet.elements[1].files[file_id] = (body, {**kept, "schema_version": 99})
+    answer = await fleet.ask("PUT", f"/api/files/{file_id}/content", data=b"new", headers=condition)
+    assert (answer.status, answer.json["code"]) == (502, "bad_gateway")
+    assert fleet.elements[1].files[file_id][0] == body
+
+
 @pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
 async def test_new_content_replaces_the_old(fleet: Fleet, size: int) -> None:
     record, body = await upload(fleet), os.urandom(size)

@@ -13,10 +13,11 @@ from sqlalchemy import text
 
 from artstore.audit.event import Event
 from artstore.catalog.write import FileEntry, upsert_files
-from artstore.contracts.files import Attributes, decode, encode
+from artstore.contracts.files import Attributes, encode
 from artstore.contracts.idempotency import uploaded
+from artstore.contracts.storage import read_attributes
 from artstore.database import Database
-from artstore.errors import BadGateway, NotFound, Quarantined
+from artstore.errors import NotFound, Quarantined
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
@@ -69,10 +70,7 @@ class Keeper:
             answer = await peer.call("GET", f"/api/files/{saga.file_id}", timeout_s=self._call_timeout_s)
         except (NotFound, Quarantined):
             return None
-        try:
-            return decode(answer.body)
-        except ValueError as error:
-            raise BadGateway(f"{peer.name}'s attributes cannot be decoded: {error}") from error
+        return read_attributes(answer.body, peer.name)
 
     async def _keep(self, saga: ClaimedSaga, attributes: Attributes, reason: str) -> None:
         """One transaction. After a crash before its commit, the saga is claimed again and the element asked

@@ -18,10 +18,11 @@ from sqlalchemy import text
 
 from artstore.audit.event import Event
 from artstore.contracts.elements import Mode
-from artstore.contracts.files import Changes, decode
+from artstore.contracts.files import Changes
 from artstore.contracts.sagas import SagaKind
+from artstore.contracts.storage import read_attributes
 from artstore.database import Database
-from artstore.errors import ArtStoreError, BadGateway, NotFound, RevisionMismatch, Unavailable
+from artstore.errors import ArtStoreError, NotFound, RevisionMismatch, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
@@ -94,10 +95,7 @@ class QueuedChanges:
         wanted, if_revisions = msgspec.json.decode(body, type=Changes), saga.wanted["if_revisions"]
         for _ in range(MAX_READS):
             answer = await peer.call("GET", path, timeout_s=self._call_timeout_s)
-            try:
-                now = decode(answer.body)
-            except ValueError as error:
-                raise BadGateway(f"{peer.name}'s attributes cannot be decoded: {error}") from error
+            now = read_attributes(answer.body, peer.name)
             step = next_step(now, wanted, if_revisions)
             if step is ChangeStep.ALREADY_APPLIED:
                 return

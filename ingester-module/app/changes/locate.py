@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from artstore.catalog.tables import AVAILABLE
 from artstore.contracts.elements import Element
-from artstore.errors import ArtStoreError, NotFound, Quarantined, Unavailable
+from artstore.errors import ArtStoreError, BadGateway, NotFound, Quarantined, Unavailable
 from artstore.logs import get_logger
 
 from ..core.context import Context
@@ -73,8 +73,12 @@ async def locate_at_elements(context: Context, file_id: str, *, excluded: Elemen
 
 
 async def load_revision(context: Context, element: Element, file_id: str) -> int:
-    """The revision on the element's disk. Raises NotFound, Unavailable."""
-    return msgspec.json.decode(await context.elements.load_attributes(element, file_id), type=_Revision).revision
+    """The revision on the element's disk, also of a file in a later schema. Raises NotFound, Unavailable, BadGateway."""
+    encoded = await context.elements.load_attributes(element, file_id)
+    try:
+        return msgspec.json.decode(encoded, type=_Revision).revision
+    except msgspec.MsgspecError as error:
+        raise BadGateway(f"the attributes from {element.id} cannot be read: {error}") from error
 
 
 async def load_record(context: Context, file_id: str) -> bytes:

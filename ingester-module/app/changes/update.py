@@ -9,10 +9,11 @@ from collections.abc import Mapping
 import msgspec
 
 from artstore.contracts.elements import Element
-from artstore.contracts.files import Attributes, Changes, decode, is_applied
+from artstore.contracts.files import Attributes, Changes, is_applied
 from artstore.contracts.idempotency import Answer, changed
 from artstore.contracts.sagas import SagaKind
-from artstore.errors import PROBLEM_JSON, BadGateway, Conflict, RevisionMismatch, Unavailable
+from artstore.contracts.storage import read_attributes
+from artstore.errors import PROBLEM_JSON, Conflict, RevisionMismatch, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import request_id
 from artstore.modes import Operation
@@ -76,10 +77,7 @@ class Update(Change):
             return await self.run()
         except RevisionMismatch:
             record = await load_record(self.context, self.file_id)
-        try:
-            now = decode(record)
-        except ValueError as error:
-            raise BadGateway(f"the file's attributes cannot be read: {error}") from error
+        now = read_attributes(record, "its element")
         if now.revision == pinned + 1 and await self.was_made(now):
             return changed(record, f'"{now.revision}"')
         return _unknown_outcome(pinned, now.revision)
@@ -143,7 +141,7 @@ class Replace(Update):
     async def ask(self, location: Location) -> Answer:
         if self.condition.checksums:
             record = await self.context.elements.load_attributes(location.element, self.file_id)
-            self.condition = self.condition.resolve(decode(record))
+            self.condition = self.condition.resolve(read_attributes(record, location.element.id))
         await self.body.buffer_head()
         if self.key is not None:  # the pinned revision shows a later attempt whether this one changed the file
             answer = await self.send_at_one_revision(location)

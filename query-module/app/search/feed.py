@@ -18,6 +18,7 @@ from artstore.clock import rfc3339
 from artstore.database import Database
 from artstore.errors import DATABASE, CursorExpired, Unavailable
 from artstore.http import lists
+from artstore.tasks import wait_or_timeout
 
 from .parse import NOT_OURS, decode_cursor, encode_cursor
 
@@ -82,7 +83,7 @@ class Feed:
         try:
             while not page.items and (left_s := until - loop.time()) > 0:
                 if self._newest <= page.next:
-                    await self._wait_for_poll(left_s)
+                    await wait_or_timeout(self._moved, left_s)
                 else:  # purged meanwhile
                     await asyncio.sleep(min(POLL_INTERVAL_S, left_s))
                 page = await self._page(page.next, limit)
@@ -101,13 +102,6 @@ class Feed:
             self._newest = newest
             self._moved.set()
             self._moved = asyncio.Event()
-
-    async def _wait_for_poll(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._moved.wait()
-        except TimeoutError:
-            pass
 
     async def _page(self, since: Position | None, limit: int) -> ChangesPage:
         after = since or START

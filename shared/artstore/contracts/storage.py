@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 import msgspec
 import orjson
 
-from artstore.contracts.files import NewFile
-from artstore.errors import Malformed
+from artstore.contracts.files import Attributes, NewFile, decode
+from artstore.errors import BadGateway, Malformed
 
 SAGA_HEADER = "x-artstore-saga"
 CONFIRMED_REASON = "confirmed"
@@ -23,6 +23,14 @@ GIVEN_UP_REASON = "given_up"
 """`reason` of the 409 to a put: the saga is being undone, so the client must upload the file again."""
 NEW_FILE_HEADER = "x-artstore-file"
 """NewFile as percent-encoded JSON, because header values are ASCII."""
+
+
+def read_attributes(encoded: bytes, element_id: str) -> Attributes:
+    """attr.json as an element answered it. Raises BadGateway for anything else, also for a later schema version."""
+    try:
+        return decode(encoded)
+    except ValueError as error:
+        raise BadGateway(f"the attributes from {element_id} cannot be read: {error}") from error
 
 
 def encode_new_file(new: NewFile) -> str:
