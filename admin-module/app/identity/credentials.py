@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote_plus
 import msgspec
 
 from artstore.errors import InvalidFields, Malformed, UnsupportedMediaType
-from artstore.http.json import check_keys, without_bom
+from artstore.http.json import parse_json
 
 from .secrets import MAX_SECRET_CHARS
 
@@ -55,14 +55,10 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
     # A Bearer token beside the body is the old token of a client that fetches a new one. It is ignored here.
     if authorization is not None and authorization.partition(" ")[0].lower() == "basic":
         raise Malformed("the client authenticates in two ways at once: in the Authorization header and in the body")
-    body = without_bom(body)
-    check_keys(body)
     try:
-        given = msgspec.json.decode(body, type=_Body)
-    except msgspec.ValidationError as error:
-        raise InvalidFields(str(error), fields=["client_id", "client_secret"]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed("the body is not JSON") from error
+        given = parse_json(body, _Body)
+    except InvalidFields as error:
+        raise InvalidFields(error.detail, fields=["client_id", "client_secret"]) from error
     return Credentials(given.client_id, given.client_secret)
 
 

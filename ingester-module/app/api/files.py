@@ -3,16 +3,15 @@ query."""
 
 from __future__ import annotations
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, check_changes
 from artstore.contracts.schemas import RECORD
-from artstore.errors import InvalidFields, Malformed, NotFound, UnsupportedMediaType
+from artstore.errors import NotFound, UnsupportedMediaType
 from artstore.http.data_routes import file_id_of
-from artstore.http.json import check_keys, without_bom
+from artstore.http.json import parse_json
 from artstore.http.openapi import BYTES_SCHEMA, answer, query, route
 from artstore.http.request_headers import CONDITIONS, RANGES
 
@@ -100,14 +99,7 @@ async def _read_changes(request: Request, context: Context) -> Changes:
     pieces = []
     while piece := await reader.next_chunk():
         pieces.append(piece)
-    body = without_bom(b"".join(pieces))
-    check_keys(body)
-    try:
-        changes = msgspec.json.decode(body, type=Changes)
-    except msgspec.ValidationError as error:
-        raise InvalidFields(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed("the body is not JSON") from error
+    changes = parse_json(b"".join(pieces), Changes)
     check_changes(changes)
     return changes
 

@@ -35,8 +35,13 @@ def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
 
 
 async def read_json(request: Request, shape: type[T]) -> T:
-    """The request's body as a msgspec struct. Raises Malformed (not JSON) or InvalidFields (wrong shape)."""
-    body = without_bom(await request.body())
+    """The request's body as a msgspec struct. Raises as `parse_json`."""
+    return parse_json(await request.body(), shape)
+
+
+def parse_json(body: bytes, shape: type[T]) -> T:
+    """The body as a msgspec struct. Raises Malformed (not JSON) or InvalidFields (wrong shape)."""
+    body = without_bom(body)
     check_keys(body)
     try:
         return msgspec.json.decode(body, type=shape)
