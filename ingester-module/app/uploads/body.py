@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from artstore.clock import Clock
 from artstore.contracts.media_type import canonical_type, essence_of
+from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.errors import Malformed
 from artstore.http.body import BodyLimits
 from artstore.http.digests import Digest, digests_in
@@ -28,7 +29,7 @@ from .parts import MAX_AROUND_FILE_BYTES, FormBody
 from .reader import BodyReader
 
 FORM = "multipart/form-data"
-BUFFER_BYTES = 64 * 1024
+BUFFER_BYTES = SMALL_FILE_BYTES
 """The size that an element stores in its log directly."""
 PIECE_BYTES = 256 * 1024
 """Sent to the element in one write. One piece is held back until the body has ended."""

@@ -16,6 +16,8 @@ import orjson
 from artstore.contracts.files import Attributes, NewFile, decode
 from artstore.errors import BadGateway, Malformed
 
+SMALL_FILE_BYTES = 64 << 10
+"""An element writes a file up to this size into the record of its log, which saves a sync."""
 SAGA_HEADER = "x-artstore-saga"
 CONFIRMED_REASON = "confirmed"
 """`reason` of the 409 to a compensation: the file is acknowledged, or it does not belong to this saga."""

@@ -43,8 +43,6 @@ class Settings(ModuleSettings, UploadSettings):
     disk, at least 256 MiB and at most 10 GiB."""
     storage_wal_segment_bytes: Annotated[int, Field(ge=1 << 20)] = 32 << 20
     """Size of one segment of the write-ahead log; at most 16 segments exist."""
-    storage_small_file_bytes: Annotated[int, Field(ge=0, le=256 << 10)] = 64 << 10
-    """Files up to this size are written into the log record itself, which saves a sync."""
     s3_endpoint_url: Annotated[str, Field(pattern=r"^https?://[^/?#]+$")] | None = None
     """Address of the S3 service. The four settings up to the secret key are required with `s3`."""
     s3_bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = None

@@ -239,7 +239,7 @@ def store_settings(settings: Settings) -> StoreSettings:
         root=str(settings.storage_root),
         reserve=Reserve(settings.storage_reserve_bytes),
         quota_bytes=settings.storage_quota_bytes,
-        limits=Limits(settings.storage_small_file_bytes, settings.max_file_size_bytes),
+        limits=Limits(max_file_bytes=settings.max_file_size_bytes),
         wal=WalLimits(settings.storage_wal_segment_bytes),
     )
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from artstore.clock import Clock, rfc3339
+from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.tasks import spawn
 
 from .backends.base import Backend, OpenData
@@ -48,7 +49,7 @@ class Threads:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    small_bytes: int = 64 << 10
+    small_bytes: int = SMALL_FILE_BYTES
     """A body up to this size stays in memory, and its file is carried by the log's frame where the log carries files."""
     max_file_bytes: int = 1 << 40
 
