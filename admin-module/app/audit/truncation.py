@@ -17,7 +17,7 @@ from artstore.audit.check import ADMIN_CHAIN
 from artstore.audit.event import fingerprint, is_signed_by
 from artstore.database import Database
 from artstore.logs import get_logger
-from artstore.outage_log import OutageLog
+from artstore.tasks import OutageLog
 
 from ..core.redis import load_chain_ends, store_chain_ends
 from .chain import Auditor

@@ -17,7 +17,7 @@ from artstore.database import Database
 from artstore.errors import DATABASE, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
-from artstore.outage_log import OutageLog
+from artstore.tasks import OutageLog
 
 from ..audit.chain import Auditor
 from ..core.redis import announce_key_change, store_jwks

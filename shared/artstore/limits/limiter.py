@@ -21,7 +21,7 @@ from artstore.groups import Group
 from artstore.limits.gcra import REDIS_SCRIPT, Decision, Quota, grant
 from artstore.limits.load import Load
 from artstore.logs import get_logger
-from artstore.outage_log import OutageLog
+from artstore.tasks import OutageLog
 
 log = get_logger("artstore.limits")
 
