@@ -43,11 +43,18 @@ def parse_rfc3339(text: str) -> datetime:
 
 def uuid7(unix_ms: int | None = None) -> UUID:
     """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, by default the current time, and random bits."""
-    if unix_ms is None:
-        unix_ms = time.time_ns() // 1_000_000
+    return UUID(int=_uuid7_number(time.time_ns() // 1_000_000 if unix_ms is None else unix_ms))
+
+
+def uuid7_hex() -> str:
+    """The 32 digits of a UUIDv7, at a third of the cost of the object."""
+    return f"{_uuid7_number(time.time_ns() // 1_000_000):032x}"
+
+
+def _uuid7_number(unix_ms: int) -> int:
     value = (unix_ms & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
     value &= ~(0xF << 76) & ~(0x3 << 62)
-    return UUID(int=value | 0x7 << 76 | 0x2 << 62)
+    return value | 0x7 << 76 | 0x2 << 62
 
 
 def first_uuid7(unix_s: float) -> UUID:

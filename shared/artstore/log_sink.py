@@ -49,14 +49,16 @@ class LogSink:
         threading.Thread(target=self._run, name="log-sink", daemon=True).start()
 
     def write(self, text: str) -> int:
-        line = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, line: bytes) -> None:
         if self._lines.qsize() >= MAX_QUEUED_LINES or self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
             self.dropped += 1
             self._unreported += 1
         else:
             self._queued_bytes += len(line)
             self._lines.put(line)
-        return len(text)
 
     def flush(self) -> None:
         """Does nothing: the thread writes without delay."""

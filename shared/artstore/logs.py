@@ -8,17 +8,20 @@ import json
 import logging
 from collections.abc import Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 
 import orjson
 import structlog
-from opentelemetry import trace
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from artstore.log_sink import LAST_LINES_TIMEOUT_S, LogSink, open_standard_error
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that the current task serves; empty outside a request."""
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""The id of the current trace, 32 hexadecimal digits; empty outside a trace."""
 
 SECRET_WORDS = ("secret", "password", "authorization", "token", "private")
 """The value of a field whose name contains one of these is masked."""
@@ -26,10 +29,27 @@ _SAFE = frozenset({"token_type"})
 MAX_LINE_CHARACTERS = 64 << 10
 
 _sink: LogSink | None = None
+_request_line: _RequestLine | None = None
+"""Writes the lines of requests as bytes; None while they take the chain of the other lines."""
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(source=name))
+
+
+def log_request(method: str, route: str, status: int, complete: bool, took_s: float, client_id: str | None) -> None:
+    """Logs one answered request."""
+    fields = {
+        "source": "artstore.http.edge",
+        "method": method,
+        "route": route,
+        "status": status,
+        "complete": complete,
+        "took_ms": round(took_s * 1000, 2),
+        "client_id": client_id,
+    }
+    if _request_line is None or not _request_line.write(fields):
+        structlog.get_logger().info("request", **fields)
 
 
 def lines_dropped() -> int:
@@ -39,7 +59,10 @@ def lines_dropped() -> int:
 
 def configure_logs(service: str, level: str, log_format: str) -> None:
     """Call it once at the start. `logging` of libraries, warnings and tracebacks get the same format."""
+    global _request_line
     sink = _open_sink()
+    levelled = logging.getLevelName(level.upper()) <= logging.INFO
+    _request_line = _RequestLine(sink, service) if log_format != "text" and levelled else None
     chain: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
@@ -112,17 +135,45 @@ class _Context:
         event["service"] = self.service
         if current := request_id.get():
             event.setdefault("request_id", current)
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            event["trace_id"] = format(span.trace_id, "032x")
+        if current := trace_id.get():
+            event["trace_id"] = current
         return event
+
+
+class _RequestLine:
+    """The line of a request, built as bytes without the chain: none of its fields can hold a secret."""
+
+    def __init__(self, sink: LogSink, service: str) -> None:
+        self._sink, self._service = sink, service
+
+    def write(self, fields: dict[str, Any]) -> bool:
+        """Returns False, and writes nothing, if a value is not valid UTF-8."""
+        fields = {
+            **fields,
+            "event": "request",
+            "level": "info",
+            "timestamp": datetime.now(UTC),
+            "service": self._service,
+            "request_id": request_id.get(),
+            "trace_id": trace_id.get(),
+        }
+        try:
+            self._sink.write_bytes(orjson.dumps(fields, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE))
+        except TypeError:
+            return False
+        return True
 
 
 def _hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key in event:
-        if key not in _SAFE and any(word in key.lower() for word in SECRET_WORDS):
+        if _is_secret(key):
             event[key] = "***"
     return event
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return key not in _SAFE and any(word in key.lower() for word in SECRET_WORDS)
 
 
 def _dumps(event: Any, **_: Any) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from uvicorn.server import HANDLED_SIGNALS
 
 from artstore import __version__, failpoints
@@ -30,13 +32,13 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections, allow_connections
-from artstore.http.data_routes import DataPlane, DataRoute, PlainHandler, PlainRoute
+from artstore.http.data_routes import DataRoute, PlainHandler, PlainRoute, RouteTable
 from artstore.http.edge import Edge
 from artstore.http.openapi import describe
 from artstore.http.problems import install_problem_handlers
 from artstore.http.protocol import Connection
 from artstore.http.status import status_router
-from artstore.limits.gate import Gate, Limits
+from artstore.limits.gate import Limits
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import MAX_IN_FLIGHT, Load
 from artstore.limits.transfers import Transfers
@@ -121,18 +123,31 @@ def build_app(
     ]
     app.router.routes.extend(one.route for one in plain)
     app.openapi = describe(app, audience, data_routes)  # type: ignore[method-assign]
-    app.add_middleware(DataPlane, routes=plain)
-    app.add_middleware(Gate, limits=limits)
-    if settings.cors_allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
-    app.add_middleware(Edge, metrics=RequestMetrics(registry), clock=clock)
+    cors = partial(
+        CORSMiddleware,
+        allow_origins=settings.cors_allowed_origins,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED_HEADERS,
+    )
+    app.middleware_stack = Edge(
+        app,
+        _routed(app),
+        routes=RouteTable(plain),
+        limits=limits,
+        metrics=RequestMetrics(registry),
+        clock=clock,
+        around=cors if settings.cors_allowed_origins else None,
+    )
     return app
+
+
+def _routed(app: FastAPI) -> ASGIApp:
+    """FastAPI's own layers from its exception handlers on. The edge does the work of those outside them."""
+    layer: Any = app.build_middleware_stack()
+    while not isinstance(layer, ExceptionMiddleware):
+        layer = layer.app
+    return layer
 
 
 def _freeze_start_objects() -> None:
@@ -165,7 +180,7 @@ def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
 
 
 async def _never_called(_request: Request) -> Response:
-    """Never called: FastAPI sees a data route only to refuse a method, because DataPlane answers the others."""
+    """Never called: FastAPI sees a data route only to refuse a method, because the edge answers the others."""
     raise NotFound()
 
 
@@ -178,7 +193,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     failpoints.arm(os.environ)
     allow_connections(settings.max_connections)
     config = uvicorn.Config(
-        app,
+        app.middleware_stack or app,  # the edge itself: FastAPI's own entrance has nothing to add
         host=settings.host,
         port=settings.port,
         loop="uvloop",

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from socket import socket as Socket
+from typing import Any
 
 import httpx
 import pytest
@@ -23,8 +25,10 @@ from artstore.clock import Clock
 from artstore.config import ServiceSettings
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.errors import BY_CODE, Conflict
+from artstore.http.connections import Connections
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
+from artstore.http.protocol import Connection
 from artstore.runtime import Runtime
 from artstore.service import build_app
 from artstore.testing.tokens import Signer
@@ -53,6 +57,12 @@ async def files(request: Request) -> Response:
         raise Conflict("as asked", field="x")
     if wanted == "crash":
         raise RuntimeError("a secret detail")
+    if wanted in ("202", "204", "304"):
+        return Response(status_code=int(wanted), headers={"referrer-policy": "origin"})
+    if wanted == "split":
+        return Response(headers={"x-name": "a\r\nset-cookie: b"})
+    if wanted == "short":
+        return Response(b"abc", headers={"content-length": "4"})
     return JsonResponse({"client_id": principal_of(request).client_id})
 
 
@@ -85,11 +95,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-@pytest.fixture(scope="module")
-async def client() -> AsyncIterator[httpx.AsyncClient]:
+@pytest.fixture(scope="module", params=["ours", "h11"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    """On our own connections, which take a complete response in one call, and on those of another server."""
     held = Socket()
     held.bind(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app(), lifespan="on", log_config=None, timeout_graceful_shutdown=1))
+    http: Any = partial(Connection, open_connections=Connections()) if request.param == "ours" else request.param
+    server = _Server(uvicorn.Config(app(), http=http, lifespan="on", log_config=None, timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server.serve([held]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
@@ -177,6 +189,25 @@ async def test_a_condition_that_nothing_evaluates_is_refused(client: httpx.Async
     for path in ("/api/files", "/health/live"):
         answer = await client.get(path, headers={**bearer(), field: '"1"'})
         assert (answer.status_code, answer.json()["code"]) == (400, "unsupported_header")
+
+
+@pytest.mark.parametrize("status", [202, 204, 304])
+async def test_an_answer_without_content_keeps_its_own_headers(client: httpx.AsyncClient, status: int) -> None:
+    for _ in range(2):
+        answer = await client.get(f"/api/files?do={status}", headers=bearer())
+        assert (answer.status_code, answer.content) == (status, b"")
+        assert answer.headers.get_list("referrer-policy") == ["origin"]
+        assert answer.headers["ratelimit"].startswith('"account";r=')
+
+
+@pytest.mark.parametrize("fault", ["split", "short"])
+async def test_a_header_that_would_break_the_framing_is_not_sent(client: httpx.AsyncClient, fault: str) -> None:
+    try:
+        answer = await client.get(f"/api/files?do={fault}", headers=bearer())
+    except httpx.TransportError:
+        return
+    assert answer.status_code == 500
+    assert "set-cookie" not in answer.headers
 
 
 async def test_head_of_a_streamed_answer_makes_nothing_of_it(client: httpx.AsyncClient) -> None:

@@ -119,13 +119,15 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
 def bearer_token(connection: HTTPConnection) -> str:
     """The bearer token of the Authorization header (RFC 6750 §2.1); query parameters are not accepted. Raises
     Unauthenticated."""
-    values = connection.headers.getlist("authorization")
+    values = [value for name, value in connection.scope["headers"] if name == b"authorization"]
     if len(values) != 1:
         raise Unauthenticated("send exactly one Authorization header" if values else "the access token is missing")
-    scheme, _, token = values[0].partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    given: bytes = values[0]
+    scheme, _, token = given.decode("latin-1").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("the Authorization header must be: Bearer TOKEN")
-    return token.strip()
+    return token
 
 
 def principal_of(connection: HTTPConnection) -> Principal:

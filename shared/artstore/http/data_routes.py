@@ -1,4 +1,4 @@
-"""Routing for the data plane, in plain ASGI: it bypasses the FastAPI layers that only models need.
+"""The routes that the edge answers itself, past the FastAPI layers that only models need.
 
 Those layers cost as much as the rest of a small request. A request that matches no data route (another path,
 a wrong method) is passed on to FastAPI, which knows the same routes.
@@ -7,23 +7,17 @@ a wrong method) is passed on to FastAPI, which knows the same routes.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-from artstore.auth.access import authorize, principal_of
-from artstore.auth.guard import HEAD_ONLY
 from artstore.contracts.files import canonical_id
 from artstore.contracts.tokens import Permission
-from artstore.errors import ArtStoreError, MethodNotAllowed, NotFound
-from artstore.http import request_headers
-from artstore.http.problems import problem_response, too_deep, was_cut_off
-from artstore.limits.gate import Limits
+from artstore.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -74,57 +68,16 @@ class PlainRoute:
     by_method: Mapping[str, PlainHandler]
 
 
-class DataPlane:
-    """The innermost ASGI middleware."""
+class RouteTable:
+    """The data routes of a service. All path parameters are text."""
 
-    def __init__(self, app: ASGIApp, *, routes: Sequence[PlainRoute]) -> None:
-        self._app = app
+    def __init__(self, routes: Sequence[PlainRoute]) -> None:
         self._fixed = {plain.route.path: plain for plain in routes if not plain.route.param_convertors}
         self._patterns = [plain for plain in routes if plain.route.param_convertors]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            found = self._find(scope) if scope["type"] == "http" else None
-        except MethodNotAllowed as error:
-            await problem_response(error)(scope, receive, send)
-            return
-        if found is None:
-            await self._pass_to_fastapi(scope, receive, send)
-            return
-        started = False
-
-        async def tracking_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        request = Request(scope, receive, tracking_send)
-        try:
-            await authorize(request, found.needed)
-            request_headers.check(scope["method"], scope["headers"], found.honours)
-            with _transfer(request) if found.transfer else nullcontext():
-                response = await found.handler(request)
-                await response(scope, receive, tracking_send)
-        except (ArtStoreError, ClientDisconnect, RecursionError) as error:
-            if started:
-                raise  # the edge aborts the connection
-            await problem_response(_problem(error))(scope, receive, send)
-
-    async def _pass_to_fastapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """FastAPI routes have no HEAD: their GET is called, and the server sends only the head of the
-        response."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
-        reading = {**scope, "method": "GET", HEAD_ONLY: True}
-        try:
-            await self._app(reading, receive, send)
-        finally:
-            if "route" in reading:
-                scope["route"] = reading["route"]
-
-    def _find(self, scope: Scope) -> PlainHandler | None:
-        """Raises MethodNotAllowed for a fixed path with a wrong method, which a pattern would take for an id."""
+    def find(self, scope: Scope) -> PlainHandler | None:
+        """The handler; sets the scope's route and path parameters. Raises MethodNotAllowed for a fixed path with a
+        wrong method, which a pattern would take for an id."""
         path, method = scope["path"], scope["method"]
         fixed = self._fixed.get(path)
         if fixed is not None and method in fixed.by_method:
@@ -137,21 +90,7 @@ class DataPlane:
                 if fixed is not None:
                     scope["route"] = fixed.route
                     raise MethodNotAllowed(allow=", ".join(sorted(fixed.by_method)))
-                convertors = plain.route.param_convertors
-                scope["path_params"] = {
-                    name: convertors[name].convert(value) for name, value in match.groupdict().items()
-                }
+                scope["path_params"] = match.groupdict()
                 scope["route"] = plain.route
                 return plain.by_method[method]
         return None
-
-
-def _transfer(request: Request) -> AbstractContextManager[None]:
-    limits: Limits = request.app.state.limits
-    return limits.transfer(principal_of(request))
-
-
-def _problem(error: ArtStoreError | ClientDisconnect | RecursionError) -> ArtStoreError:
-    if isinstance(error, ArtStoreError):
-        return error
-    return was_cut_off() if isinstance(error, ClientDisconnect) else too_deep()

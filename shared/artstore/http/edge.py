@@ -1,5 +1,5 @@
-"""The outermost ASGI middleware of every service: request id, trace, metrics, one log line per request,
-problem documents.
+"""The way of every request through a service: request id, trace, head checks, limits, access, handler, metrics, one
+log line. Data routes are answered here; FastAPI gets the other requests.
 
 It also reports a refused start: one log line with the reason instead of a traceback.
 """
@@ -9,112 +9,280 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from artstore.clock import Clock, uuid7
-from artstore.errors import PROBLEM_JSON, ArtStoreError, InternalError, StartRefused, Unavailable
+from artstore.auth.access import authorize, principal_of
+from artstore.auth.guard import HEAD_ONLY
+from artstore.clock import Clock, uuid7_hex
+from artstore.errors import ArtStoreError, InternalError, MethodNotAllowed, StartRefused, Unavailable
+from artstore.http import request_headers
+from artstore.http.data_routes import PlainHandler, RouteTable
 from artstore.http.head import find_head_fault
-from artstore.logs import get_logger, request_id
+from artstore.http.problems import problem_response, too_deep, was_cut_off
+from artstore.http.request_cycle import RequestCycle
+from artstore.limits.gate import DECISION, FAILED, NEVER_LIMITED, PRINCIPAL, TOKEN_PATH, Limits
+from artstore.logs import get_logger, log_request, request_id
 from artstore.metrics import RequestMetrics
-from artstore.tracing import server_span
+from artstore.tracing import continue_trace, exports, name_span, server_span
 
 log = get_logger("artstore.http.edge")
 
-REQUEST_ID_HEADER = "x-request-id"
-_REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-SECURITY_HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"x-frame-options": b"DENY",
-    b"referrer-policy": b"no-referrer",
-    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
-}
+_EXCHANGE = "artstore.exchange"
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox"),
+]
 """Files are not trusted: a browser that opens one must not run scripts in it. A header set by the handler
 takes precedence."""
+_OWN_NAMES = frozenset({b"x-request-id", *(name for name, _ in SECURITY_HEADERS)})
 _DOCS_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
 _DOCS = frozenset({"/docs", "/docs/oauth2-redirect"})
 
 
-class Edge:
-    """The middleware around the whole application."""
+class Exchange:
+    """One request, and its response as far as it has been sent.
 
-    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics, clock: Clock) -> None:
-        self._app, self._metrics, self._clock = app, metrics, clock
+    `send` is the only wrapper around the server's: it adds the headers of the edge, and replaces a response that shows
+    that too many credentials of this address were invalid.
+    """
+
+    __slots__ = ("_limits", "_presented", "_replaced", "_send", "complete", "request_id", "scope", "status")
+
+    def __init__(self, scope: Scope, send: Send, limits: Limits, request_id: str) -> None:
+        self.scope, self._send, self._limits, self.request_id = scope, send, limits, request_id
+        self.status, self.complete = 0, False
+        self._presented = self._replaced = False
+
+    def present_credentials(self) -> None:
+        """From now on the response may show that the request's credentials are not valid."""
+        self._presented = True
+
+    async def send(self, message: Message) -> None:
+        if self._replaced:
+            return
+        if message["type"] == "http.response.start":
+            if self._may_show_failure(message["status"]) and await self._is_replaced(message):
+                return
+            self.status = message["status"]
+            message["headers"] = self._with_own_headers(message.get("headers", ()))
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete = True
+        await self._send(message)
+
+    async def respond(self, response: Response, receive: Receive, send: Send) -> None:
+        """Sends a response. A complete one is handed to our own server in one call."""
+        cycle = getattr(self._send, "__self__", None)
+        whole = type(response).__call__ is Response.__call__ and response.background is None and send == self.send
+        if whole and isinstance(cycle, RequestCycle) and not self._may_show_failure(response.status_code):
+            headers = self._with_own_headers(response.raw_headers)
+            if cycle.respond(response.status_code, headers, response.body):
+                self.status, self.complete = response.status_code, True
+                return
+        await response(self.scope, receive, send)
+
+    def _may_show_failure(self, status: int) -> bool:
+        if not self._presented:
+            return False
+        state = self.scope["state"]
+        return status == 401 or PRINCIPAL not in state or FAILED in state
+
+    async def _is_replaced(self, message: Message) -> bool:
+        refused = await self._limits.refuse_late(self.scope, message["status"])
+        if refused is None:
+            return False
+        self._presented = False
+        problem = problem_response(refused)
+        # a script of an allowed origin may read the refusal too
+        problem.raw_headers += [
+            field
+            for field in message.get("headers", ())
+            if field[0].startswith(b"access-control-") or field[0] == b"vary"
+        ]
+        await problem(self.scope, _no_content, self.send)
+        self._replaced = True
+        return True
+
+    def _with_own_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        whole = [*fields]
+        if self.scope["path"] in _DOCS:
+            whole.append(_DOCS_POLICY)
+        decision = self.scope["state"].get(DECISION)
+        if decision is not None:
+            whole += decision.headers()
+        own = [(b"x-request-id", self.request_id.encode()), *SECURITY_HEADERS]
+        names = {name for name, _ in whole}
+        if not _OWN_NAMES.isdisjoint(names):
+            own = [field for field in own if field[0] not in names]
+        return whole + own
+
+
+class Edge:
+    """The application that the server calls. `framework` answers what is no data route; `around` wraps the part that
+    follows the head checks, for CORS."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        framework: ASGIApp,
+        *,
+        routes: RouteTable,
+        limits: Limits,
+        metrics: RequestMetrics,
+        clock: Clock,
+        around: Callable[[ASGIApp], ASGIApp] | None = None,
+    ) -> None:
+        self._app, self._framework = app, framework
+        self._routes, self._limits, self._metrics, self._clock = routes, limits, metrics, clock
+        self._around = around(self._process_inside) if around is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self._app
         if scope["type"] == "lifespan":
-            await _run_lifespan(self._app, scope, receive, send)
+            await _run_lifespan(self._framework, scope, receive, send)
             return
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._framework(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
-        current = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+        scope.setdefault("state", {})
+        # 1. The ids that the caller sent, or new ones.
+        fields, new = dict(scope["headers"]), uuid7_hex()
+        given = fields.get(b"x-request-id", b"")
+        if _REQUEST_ID.fullmatch(given):
+            current = given.decode()
+        else:
+            current = f"{new[:8]}-{new[8:12]}-{new[12:16]}-{new[16:20]}-{new[20:]}"
+        exchange = Exchange(scope, send, self._limits, current)
         marked = request_id.set(current)
         try:
-            with server_span(scope["method"], headers) as span:
-                await self._answer(scope, receive, send, current, span.update_name)
+            if exports():
+                with server_span(scope["method"], Headers(scope=scope)):
+                    await self._answer(exchange, receive)
+            else:
+                parent, state = fields.get(b"traceparent", b""), fields.get(b"tracestate", b"")
+                continue_trace(parent.decode("latin-1"), state.decode("latin-1"), new)
+                await self._answer(exchange, receive)
         finally:
             request_id.reset(marked)
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, current: str, name_span: Callable[[str], None]
-    ) -> None:
-        began_s = self._clock.monotonic_s()
-        answer: dict[str, Any] = {"status": 0, "complete": False}
-
-        async def marked_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                answer["status"] = message["status"]
-                message["headers"] = _add_headers(message.get("headers", ()), scope["path"], current)
-            elif message["type"] == "http.response.body" and not message.get("more_body", False):
-                answer["complete"] = True
-            await send(message)
-
-        self._metrics.in_flight.inc()
+    async def _answer(self, exchange: Exchange, receive: Receive) -> None:
+        """Answers every request, whatever fails, and records the answer."""
+        scope, send, began_s = exchange.scope, exchange.send, self._clock.monotonic_s()
+        self._metrics.in_flight += 1
         try:
+            # 2. The head.
             fault = find_head_fault(scope)
-            if fault is None:
-                await self._app(scope, receive, marked_send)
+            if fault is not None:
+                await exchange.respond(problem_response(fault), receive, send)
+            elif self._around is None:
+                await self._process(exchange, receive, send)
             else:
-                await send_problem(marked_send, fault, current)
+                scope[_EXCHANGE] = exchange
+                await self._around(scope, receive, send)
         except asyncio.CancelledError:  # the service is stopping and waits no longer for this request
-            if not answer["status"]:
-                await send_problem(marked_send, Unavailable("the service is stopping: send the request again"), current)
+            if not exchange.status:
+                stopping = Unavailable("the service is stopping: send the request again")
+                await exchange.respond(problem_response(stopping), receive, send)
             raise
         except Exception as error:  # the request edge: every failure is answered
             log.error("request failed", error=repr(error), exc_info=True)
-            if answer["status"]:
+            if exchange.status:
                 raise  # the response has begun: the server must abort the connection
-            await send_problem(marked_send, InternalError(), current)
+            await exchange.respond(problem_response(InternalError()), receive, send)
         finally:
-            self._metrics.in_flight.dec()
-            self._record(scope, answer, self._clock.monotonic_s() - began_s, name_span)
+            scope.pop(_EXCHANGE, None)  # they refer to each other
+            self._metrics.in_flight -= 1
+            # 6. One count and one log line.
+            self._record(exchange, self._clock.monotonic_s() - began_s)
 
-    def _record(self, scope: Scope, answer: dict[str, Any], took_s: float, name_span: Callable[[str], None]) -> None:
+    async def _process_inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._process(scope[_EXCHANGE], receive, send)
+
+    async def _process(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        scope, limits = exchange.scope, self._limits
+        path = scope["path"]
+        if path in NEVER_LIMITED:
+            await self._pass_to_framework(scope, receive, send)
+            return
+        # 3. Credentials are checked before they are counted; requests without any count for their address.
+        if path == TOKEN_PATH or any(name == b"authorization" for name, _ in scope["headers"]):
+            exchange.present_credentials()
+        elif (refused := await limits.refuse_anonymous(scope)) is not None:
+            await exchange.respond(problem_response(refused), receive, send)
+            return
+        limits.load.in_flight += 1
+        try:
+            found = self._routes.find(scope)
+            if found is None:
+                await self._pass_to_framework(scope, receive, send)
+            else:
+                await self._handle(found, exchange, receive, send)
+        except MethodNotAllowed as error:
+            await exchange.respond(problem_response(error), receive, send)
+        finally:
+            limits.load.in_flight -= 1
+
+    async def _handle(self, found: PlainHandler, exchange: Exchange, receive: Receive, send: Send) -> None:
+        scope = exchange.scope
+        request = Request(scope, receive, send)
+        try:
+            # 4. Token, the account's limits, permission, and the headers that the handler would ignore.
+            await authorize(request, found.needed)
+            request_headers.check(scope["method"], scope["headers"], found.honours)
+            # 5. The handler.
+            if not found.transfer:
+                await exchange.respond(await found.handler(request), receive, send)
+                return
+            principal = principal_of(request)
+            self._limits.begin_transfer(principal)
+            try:
+                await exchange.respond(await found.handler(request), receive, send)
+            finally:
+                self._limits.end_transfer(principal)
+        except (ArtStoreError, ClientDisconnect, RecursionError) as error:
+            if exchange.status:
+                raise  # `_answer` aborts the connection
+            await exchange.respond(problem_response(_problem(error)), receive, send)
+
+    async def _pass_to_framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI routes have no HEAD: their GET is called, and the server sends only the head of the response."""
+        if scope["method"] != "HEAD":
+            await self._framework(scope, receive, send)
+            return
+        reading = {**scope, "method": "GET", HEAD_ONLY: True}
+        try:
+            await self._framework(reading, receive, send)
+        finally:
+            if "route" in reading:
+                scope["route"] = reading["route"]
+
+    def _record(self, exchange: Exchange, took_s: float) -> None:
+        scope, status = exchange.scope, exchange.status
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         name_span(f"{method} {route}")
-        self._metrics.requests.labels(method, route, str(answer["status"])).inc()
-        self._metrics.duration.labels(method, route).observe(took_s)
-        if route in _QUIET:
-            return
-        principal = scope.get("state", {}).get("principal")
-        log.info(
-            "request",
-            method=method,
-            route=route,
-            status=answer["status"],
-            complete=answer["complete"],
-            took_ms=round(took_s * 1000, 2),
-            client_id=getattr(principal, "client_id", None),
-        )
+        self._metrics.count(method, route, status, took_s)
+        if route not in _QUIET:
+            principal = scope["state"].get(PRINCIPAL)
+            log_request(method, route, status, exchange.complete, took_s, principal.client_id if principal else None)
+
+
+def _problem(error: ArtStoreError | ClientDisconnect | RecursionError) -> ArtStoreError:
+    if isinstance(error, ArtStoreError):
+        return error
+    return was_cut_off() if isinstance(error, ClientDisconnect) else too_deep()
+
+
+async def _no_content() -> Message:
+    return {"type": "http.disconnect"}
 
 
 async def _run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,21 +305,3 @@ async def _run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send
         for message in failures:
             await send(message)
         raise
-
-
-def _add_headers(fields: Iterable[tuple[bytes, bytes]], path: str, current: str) -> list[tuple[bytes, bytes]]:
-    whole = [*fields, _DOCS_POLICY] if path in _DOCS else [*fields]
-    names = {name for name, _ in whole}
-    if _REQUEST_ID_NAME not in names:
-        whole.append((_REQUEST_ID_NAME, current.encode()))
-    whole += [field for field in SECURITY_HEADERS.items() if field[0] not in names]
-    return whole
-
-
-async def send_problem(send: Send, error: ArtStoreError, request_id: str) -> None:
-    """Sends a complete RFC 9457 response."""
-    body = error.to_wire(request_id)
-    fields = {"content-type": PROBLEM_JSON, "content-length": str(len(body)), **error.headers()}
-    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -7,6 +7,7 @@ faults are answered by the edge like any error.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from starlette.types import Scope
 
@@ -60,19 +61,20 @@ def find_head_fault(scope: Scope) -> ArtStoreError | None:
     fields = scope["headers"]
     if len(fields) > MAX_FIELDS:
         return TooManyHeaders(f"the request has more than {MAX_FIELDS} header fields")
-    if sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
+    if sum(map(len, chain.from_iterable(fields))) > MAX_HEAD_BYTES:
         return TooManyHeaders(f"the header fields are longer than {MAX_HEAD_BYTES} bytes")
-    single = []
-    for name, value in fields:
-        if name in _SINGLE:
-            single.append(name)
-        elif (rule := _RULES.get(name)) is not None and (fault := rule(scope, value)) is not None:
-            return fault
-    if b"host" not in single and scope["http_version"] == "1.1":
+    distinct = dict(fields)
+    if not _RULED.isdisjoint(distinct):
+        for name, value in fields:
+            if (rule := _RULES.get(name)) is not None and (fault := rule(scope, value)) is not None:
+                return fault
+    if b"host" not in distinct and scope["http_version"] == "1.1":
         return Malformed("send exactly one Host field")
-    for name in single if len(single) > len(set(single)) else ():
-        if single.count(name) > 1:
-            return Malformed(f"send at most one {name.decode()} field")
+    if len(distinct) < len(fields):
+        names = [name for name, _ in fields]
+        for name in _SINGLE & distinct.keys():
+            if names.count(name) > 1:
+                return Malformed(f"send at most one {name.decode()} field")
     return None
 
 
@@ -121,3 +123,4 @@ _RULES = {
     b"content-length": _content,
     b"transfer-encoding": _content,
 }
+_RULED = frozenset(_RULES)

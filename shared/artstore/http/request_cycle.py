@@ -1,8 +1,8 @@
 """One request and its response, as the ASGI application sees them.
 
-uvicorn's class with four additions: 100 Continue is sent only if content is still to come, a response that
-leaves much content unread ends the connection, pipelined requests stay unread until their turn, and the
-connection decides how it closes.
+uvicorn's class with five additions: a complete response is written at once, 100 Continue is sent only if content is
+still to come, a response that leaves much content unread ends the connection, pipelined requests stay unread until
+their turn, and the connection decides how it closes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from starlette.types import Message
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
 DRAINED_BYTES = 256 << 10
 """Unread content up to this length is read and discarded after an early response; more ends the connection.
 """
+_FRAMING = frozenset({b"connection", b"transfer-encoding"})
+_WITHOUT_CONTENT = frozenset({204, 304})
 
 
 class RequestCycle(RequestResponseCycle):
@@ -45,6 +47,38 @@ class RequestCycle(RequestResponseCycle):
         if self.more_body and message["type"] == "http.response.start" and not self._drains():
             self.keep_alive = False
         return super().send(message)  # type: ignore[arg-type]
+
+    def respond(self, status: int, fields: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        """Writes a complete response with one call. Returns False, and writes nothing, in the cases that `send` must
+        handle: the client does not read, the response has begun, its framing or a value is not the usual one. Field
+        names are in lower case."""
+        if self.response_started or self.disconnected or self.flow.write_paused:
+            return False
+        content: list[bytes | memoryview] = [STATUS_LINE[status]]
+        length = None
+        for name, value in self.default_headers + fields:
+            if name == b"content-length":
+                length = int(value)
+            elif name in _FRAMING:
+                return False
+            content += (name, b": ", value, b"\r\n")
+        if HEADER_VALUE_RE.search(b" ".join([value for _, value in fields])):
+            return False
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif len(body) != (length or 0) or (length is None and status not in _WITHOUT_CONTENT):
+            return False
+        if self.more_body and not self._drains():
+            self.keep_alive = False
+        content += (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n", body)
+        self.response_started, self.waiting_for_100_continue = True, False
+        self.transport.write(b"".join(content))
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
 
     def _drains(self) -> bool:
         """True if the content still to come is short and will certainly be sent. A client that waits for 100

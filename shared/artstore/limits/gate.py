@@ -1,4 +1,4 @@
-"""Applies the limits to requests. The middleware `Gate` counts requests without a valid token by their address;
+"""Applies the limits to requests. The edge counts requests without a valid token by their address;
 `auth/access.py` calls `Limits.admit` to count the others by their account.
 
 Health, metrics and the API description are never limited. Module accounts are not limited either: they act
@@ -7,18 +7,13 @@ for accounts whose requests were counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
-from artstore.http.problems import problem_response
 from artstore.limits.addresses import Address, Network, as_caller, find_client, parse_networks
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
@@ -30,6 +25,7 @@ NEVER_LIMITED = frozenset(
     {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
 )
 TOKEN_PATH = "/api/auth/token"
+OK, UNAUTHENTICATED, INTERNAL_ERROR = 200, 401, 500
 FAILURES_PER_MINUTE = 60
 """Tolerated because a client with an expired secret that retries every second is not an attack."""
 FAILURES_OF_ACCOUNT = 5
@@ -85,7 +81,8 @@ class Limits:
             raise RateLimited("too many failed logins of this client_id", retry_after_s=decision.retry_after_s)
 
     async def _count(self, connection: HTTPConnection, key: str, rate_per_minute: int | None) -> None:
-        decision = await self.limiter.take(key, self._quota_of(rate_per_minute))
+        quota = self._quota_of(rate_per_minute)
+        decision = self.limiter.use_lease(key, quota) or await self.limiter.take(key, quota)
         connection.scope.setdefault("state", {})[DECISION] = decision
         if not decision.allowed:
             raise refusal(decision)
@@ -99,16 +96,42 @@ class Limits:
         """The key that the limits count the request's address under."""
         return as_caller(self.find_client(scope))
 
-    @contextmanager
-    def transfer(self, principal: Principal) -> Iterator[None]:
-        """Holds one of the account's transfers during the block. A transfer mostly waits for the network, so
-        it does not count as load. Raises RateLimited."""
-        with self.transfers.hold(principal):
-            self.load.in_flight -= 1
-            try:
-                yield
-            finally:
-                self.load.in_flight += 1
+    def begin_transfer(self, principal: Principal) -> None:
+        """Counts one more transfer of the account until `end_transfer`. A transfer mostly waits for the
+        network, so it does not count as load. Raises RateLimited."""
+        self.transfers.begin(principal)
+        self.load.in_flight -= 1
+
+    def end_transfer(self, principal: Principal) -> None:
+        self.load.in_flight += 1
+        self.transfers.end(principal)
+
+    async def refuse_anonymous(self, scope: Scope) -> RateLimited | None:
+        """Counts a request without credentials. Returns the error to answer it with, or None."""
+        decision = scope["state"][DECISION] = await self.count_anonymous(self.address_of(scope))
+        return None if decision.allowed else refusal(decision)
+
+    async def refuse_late(self, scope: Scope, status: int) -> RateLimited | None:
+        """Counts what only the response to presented credentials reveals: that they are invalid, or that the
+        endpoint did not check them. Returns the error to send instead of the response, or None. Up to then the
+        request has cost no more than a refusal."""
+        state, login = scope["state"], scope["path"] == TOKEN_PATH
+        if FAILED in state or status == UNAUTHENTICATED:
+            return await self._refuse_failure(scope, login)
+        known = status == OK if login else PRINCIPAL in state
+        if not known and status < INTERNAL_ERROR:
+            # a form without credentials, or a token on a public endpoint, does not authenticate
+            return await self.refuse_anonymous(scope)
+        return None
+
+    async def _refuse_failure(self, scope: Scope, login: bool) -> RateLimited | None:
+        wait_s = self.blocked_s(scope)
+        if not wait_s:
+            if login and (refused := await self.refuse_anonymous(scope)) is not None:
+                return refused
+            decision = await self.count_failure(self.address_of(scope))
+            wait_s = 0 if decision.allowed else decision.retry_after_s
+        return RateLimited("too many failed requests from this address", retry_after_s=wait_s) if wait_s else None
 
     async def count_anonymous(self, address: str) -> Decision:
         """Counts a request without credentials."""
@@ -153,97 +176,3 @@ def refusal(decision: Decision) -> RateLimited:
     return RateLimited(
         f"the limit is {decision.quota.per_minute:g} requests a minute", retry_after_s=decision.retry_after_s
     )
-
-
-class Gate:
-    """The middleware inside the edge."""
-
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
-        self._app, self._limits = app, limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in NEVER_LIMITED:
-            await self._app(scope, receive, send)
-            return
-        # Credentials are checked first; only invalid ones count, when the response shows it.
-        login = scope["path"] == TOKEN_PATH
-        presented = login or b"authorization" in [name for name, _ in scope["headers"]]
-        refused = None if presented else await self._refused(scope)
-        if refused is not None:
-            await problem_response(refused)(scope, receive, _with_limit(scope, send))
-            return
-        self._limits.load.in_flight += 1
-        try:
-            await self._app(scope, receive, _Answer(self._limits, scope, receive, send, presented, login))
-        finally:
-            self._limits.load.in_flight -= 1
-
-    async def _refused(self, scope: Scope) -> RateLimited | None:
-        decision = await self._limits.count_anonymous(self._limits.address_of(scope))
-        scope.setdefault("state", {})[DECISION] = decision
-        return None if decision.allowed else refusal(decision)
-
-
-class _Answer:
-    """Wraps `send`: counts a failure that the response shows, and adds the RateLimit headers."""
-
-    __slots__ = ("_limits", "_login", "_presented", "_receive", "_replaced", "_scope", "_send")
-
-    def __init__(
-        self, limits: Limits, scope: Scope, receive: Receive, send: Send, presented: bool, login: bool
-    ) -> None:
-        self._limits, self._scope, self._receive, self._send = limits, scope, receive, send
-        self._presented, self._login, self._replaced = presented, login, False
-
-    async def __call__(self, message: Message) -> None:
-        if self._replaced:
-            return
-        if message["type"] == "http.response.start":
-            refused = await self._late_refusal(message["status"])
-            if refused is not None:
-                self._replaced = True
-                await problem_response(refused)(self._scope, self._receive, self._send)
-                return
-            _add_headers(self._scope, message)
-        await self._send(message)
-
-    async def _late_refusal(self, status: int) -> RateLimited | None:
-        """Counts what only the response reveals. Up to then the request has cost no more than a refusal."""
-        state = self._scope.setdefault("state", {})
-        if FAILED in state or (status == 401 and self._presented):
-            return await self._count_failure()
-        known = status == 200 if self._login else PRINCIPAL in state
-        if self._presented and not known and status < 500:
-            # a form without credentials, or a token on a public endpoint, does not authenticate
-            return await self._count_anonymous()
-        return None
-
-    async def _count_failure(self) -> RateLimited | None:
-        wait_s = self._limits.blocked_s(self._scope)
-        if not wait_s:
-            if self._login and (refused := await self._count_anonymous()) is not None:
-                return refused
-            decision = await self._limits.count_failure(self._limits.address_of(self._scope))
-            wait_s = 0 if decision.allowed else decision.retry_after_s
-        return RateLimited("too many failed requests from this address", retry_after_s=wait_s) if wait_s else None
-
-    async def _count_anonymous(self) -> RateLimited | None:
-        decision = await self._limits.count_anonymous(self._limits.address_of(self._scope))
-        self._scope["state"][DECISION] = decision
-        return None if decision.allowed else refusal(decision)
-
-
-def _add_headers(scope: Scope, message: Message) -> None:
-    state: dict[str, Any] = scope.get("state", {})
-    decision: Decision | None = state.get(DECISION)
-    if decision is not None:
-        message["headers"] = [*message.get("headers", []), *decision.headers()]
-
-
-def _with_limit(scope: Scope, send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            _add_headers(scope, message)
-        await send(message)
-
-    return send_with_headers

@@ -8,7 +8,7 @@ is allowed while the level stays within the tolerance. Redis stores the time at 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
@@ -28,13 +28,12 @@ class Quota:
     burst: int
     penalty_s: float = 0.0
 
-    @property
-    def cost_s(self) -> float:
-        return 60.0 / self.per_minute
+    cost_s: float = field(init=False)
+    tolerance_s: float = field(init=False)
 
-    @property
-    def tolerance_s(self) -> float:
-        return self.burst * self.cost_s
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cost_s", 60.0 / self.per_minute)
+        object.__setattr__(self, "tolerance_s", self.burst * self.cost_s)
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
@@ -63,8 +62,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return max(1, math.ceil(wait_s - 1e-6))
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        limit = f'"{self.quota.name}";r={self.remaining};t={self.reset_s}'
-        return [(b"ratelimit-policy", _policy(self.quota, self.factor)), (b"ratelimit", limit.encode())]
+        limit = b'"%b";r=%d;t=%d' % (self.quota.name.encode(), self.remaining, self.reset_s)
+        return [(b"ratelimit-policy", _policy(self.quota, self.factor)), (b"ratelimit", limit)]
 
 
 @lru_cache(maxsize=256)

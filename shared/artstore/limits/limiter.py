@@ -76,14 +76,20 @@ class Limiter:
     def connect(self, redis: Redis) -> None:
         self._script = redis.register_script(REDIS_SCRIPT)
 
+    def use_lease(self, key: str, quota: Quota) -> Decision | None:
+        """Counts one request against the caller's lease; None without a current one."""
+        caller = self._callers.get(key)
+        if caller is None or caller.lease <= 0:
+            return None
+        now_s = self._clock.monotonic_s()
+        if now_s - caller.at_s >= LEASE_S:
+            return None
+        caller.lease -= 1
+        return self._decision(True, quota, caller, now_s)
+
     async def take(self, key: str, quota: Quota) -> Decision:
         """Counts one request of the caller `key`; equal keys share the quota across all processes."""
-        now_s = self._clock.monotonic_s()
-        caller = self._callers.get(key)
-        if caller is not None and caller.lease > 0 and now_s - caller.at_s < LEASE_S:
-            caller.lease -= 1
-            return self._decision(True, quota, caller, now_s)
-        return await self._trips.add(_Ask(key, quota))
+        return self.use_lease(key, quota) or await self._trips.add(_Ask(key, quota))
 
     async def _trip(self, asks: list[_Ask]) -> Sequence[Decision]:
         """Decides about all requests that arrived during the last round trip; several may be of one caller."""

@@ -4,8 +4,6 @@ request; a slow transfer may hold its connections for hours."""
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge
@@ -33,11 +31,9 @@ class Transfers:
             registry=registry,
         )
 
-    @contextmanager
-    def hold(self, principal: Principal) -> Iterator[None]:
-        """Counts one transfer during the block. Raises RateLimited."""
+    def begin(self, principal: Principal) -> None:
+        """Counts one more transfer until `end`. Raises RateLimited."""
         if principal.role is Role.SERVICE:
-            yield
             return
         account = principal.subject
         if self._by_account[account] >= self._limit:
@@ -47,9 +43,10 @@ class Transfers:
                 retry_after_s=RETRY_AFTER_S,
             )
         self._by_account[account] += 1
-        try:
-            yield
-        finally:
-            self._by_account[account] -= 1
-            if not self._by_account[account]:
-                del self._by_account[account]
+
+    def end(self, principal: Principal) -> None:
+        if principal.role is Role.SERVICE:
+            return
+        self._by_account[principal.subject] -= 1
+        if not self._by_account[principal.subject]:
+            del self._by_account[principal.subject]

@@ -16,7 +16,6 @@ import aiohttp
 
 from artstore.clock import uuid7
 from artstore.errors import ArtStoreError, BadGateway, Forbidden, Overloaded, Unauthenticated, Unavailable, from_wire
-from artstore.http.edge import REQUEST_ID_HEADER
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
@@ -178,7 +177,7 @@ class Peer:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response, once its status is known and below 400. Only the wait for the status counts at the
         breaker."""
-        headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
+        headers["x-request-id"] = request_id.get() or str(uuid7())
         headers |= trace_headers()
         request = _Request(method, path, timeout, headers, options, upload_body, answer_timeout_s)
         response = await self._authenticated(request)
