@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
+from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, GroupedPut, encode_new_file
 from artstore.http.digests import digest_headers
+from artstore.logs import request_id
 from artstore.peers.client import Peer, PeerAnswer
 from artstore.peers.session import Peers
+from artstore.tracing import trace_headers
 
+from .put_group import PutGroups
 from .uploads.body import Body
 
 EXPECT = {"expect": "100-continue"}
@@ -22,18 +25,44 @@ class Elements:
 
     def __init__(self, peers: Peers, *, idle_timeout_s: float, call_timeout_s: float) -> None:
         self._peers, self._idle_timeout_s, self._call_timeout_s = peers, idle_timeout_s, call_timeout_s
+        self._groups: dict[str, PutGroups] = {}
+
+    def retain(self, ids: Collection[str]) -> None:
+        """Forgets every element that is not in `ids` any more."""
+        self._peers.retain(ids)
+        for gone in self._groups.keys() - set(ids):
+            del self._groups[gone]
 
     def breaker_open(self, element: Element) -> bool:
         return self._peer(element).breaker.refuses
 
     async def put(self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body) -> bytes:
         """Returns the file's attr.json once the file is durable on the element. Its saga is still open."""
+        if body.buffered:
+            return await self._put_small(element, file_id, saga_id, new, body)
         headers = {
             SAGA_HEADER: saga_id,
             NEW_FILE_HEADER: encode_new_file(new),
             "content-type": new.content_type,
         }
         return (await self._send(element, "PUT", f"/api/files/{file_id}", headers, body)).body
+
+    async def _put_small(self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body) -> bytes:
+        stated = {digest.algorithm: digest.value for digest in body.digests}
+        put = GroupedPut(
+            file_id,
+            saga_id,
+            new,
+            body.buffered_bytes,
+            stated.get("sha-256"),
+            stated.get("md5"),
+            request_id.get(),
+            trace_headers(),
+        )
+        groups = self._groups.get(element.id)
+        if groups is None:
+            groups = self._groups[element.id] = PutGroups(timeout_s=self._call_timeout_s)
+        return await groups.put(self._peer(element), put)
 
     async def replace(self, element: Element, file_id: str, headers: Mapping[str, str], body: Body) -> PeerAnswer:
         return await self._send(element, "PUT", f"/api/files/{file_id}/content", headers, body)

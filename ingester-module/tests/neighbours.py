@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from artstore.contracts.elements import Capacity, Element, Fill, Mode
+from artstore.contracts.files import NewFile
 from artstore.contracts.idempotency import Answer, accepted, uploaded
 from artstore.contracts.sagas import (
     AbortUploads,
@@ -33,7 +34,16 @@ from artstore.contracts.sagas import (
     UploadCommit,
     UploadSaga,
 )
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
+from artstore.contracts.storage import (
+    NEW_FILE_HEADER,
+    PUT_GROUP_PATH,
+    SAGA_HEADER,
+    GroupedPut,
+    GroupedResult,
+    decode_new_file,
+    decode_puts,
+    encode_group,
+)
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
 from artstore.errors import ArtStoreError, Conflict, DigestMismatch, NotFound, RevisionMismatch
 from artstore.http.conditions import if_match, revisions_in
@@ -161,7 +171,10 @@ class ScriptedAdmin:
 
 
 class ScriptedElement:
-    """Keeps files in a dict. `refuse` is answered before the body is read, `fail_after` in the middle of it."""
+    """Keeps files in a dict. `refuse` is answered before the body is read, `fail_after` in the middle of it.
+
+    `refuse_named` holds errors about single files, by their name. `hold` delays groups until it is set.
+    """
 
     def __init__(self, name: str, mode: Mode = Mode.RW, priority: int = 10) -> None:
         self.name, self.mode, self.priority = name, mode, priority
@@ -175,6 +188,9 @@ class ScriptedElement:
         self.fail_with: ArtStoreError | None = None
         self.lie: dict[str, Any] = {}
         self.stalled = False
+        self.refuse_named: dict[str, ArtStoreError] = {}
+        self.hold: asyncio.Event | None = None
+        self.groups: list[list[GroupedPut]] = []
         self.asked = 0
         self.cut_off = 0
         self.headers: dict[str, str] = {}
@@ -198,6 +214,7 @@ class ScriptedElement:
     @property
     def routes(self) -> list[Route]:
         return [
+            Route(PUT_GROUP_PATH, self._put_group, methods=["POST"]),
             Route("/api/files/{file_id}", self._put, methods=["PUT"]),
             Route("/api/files/{file_id}", self._get, methods=["GET"]),
             Route("/api/files/{file_id}", self._patch, methods=["PATCH"]),
@@ -207,10 +224,31 @@ class ScriptedElement:
 
     async def _put(self, request: Request) -> Response:
         body = await self._body(request)
+        assert request.headers[SAGA_HEADER]
         new = decode_new_file(request.headers[NEW_FILE_HEADER])
+        return JsonResponse(self._keep(request.path_params["file_id"], new, body), 201)
+
+    async def _put_group(self, request: Request) -> Response:
+        puts = list(decode_puts(await self._body(request)))
+        self.groups.append(puts)
+        if self.hold is not None:
+            await self.hold.wait()
+        return Response(encode_group([self._put_one(put) for put in puts]))
+
+    def _put_one(self, put: GroupedPut) -> GroupedResult:
+        error = self.refuse_named.get(put.new.filename)
+        if put.sha256 not in (None, hashlib.sha256(put.content).digest()):
+            error = DigestMismatch()
+        if put.md5 not in (None, hashlib.md5(put.content, usedforsecurity=False).digest()):
+            error = DigestMismatch()
+        if error is not None:
+            return GroupedResult(error.status, error.to_wire())
+        return GroupedResult(201, orjson.dumps(self._keep(put.file_id, put.new, put.content)))
+
+    def _keep(self, file_id: str, new: NewFile, body: bytes) -> dict[str, Any]:
         record = {
             "schema_version": 1,
-            "file_id": request.path_params["file_id"],
+            "file_id": file_id,
             "revision": 1,
             "size_bytes": len(body),
             "checksum": f"sha256:{hashlib.sha256(body).hexdigest()}",
@@ -220,9 +258,8 @@ class ScriptedElement:
             **msgspec.to_builtins(new),
             **self.lie,
         }
-        assert request.headers[SAGA_HEADER]
-        self.files[request.path_params["file_id"]] = (body, record)
-        return JsonResponse(record, 201)
+        self.files[file_id] = (body, record)
+        return record
 
     async def _body(self, request: Request) -> bytes:
         """The whole body, or the failure that the test asks for."""

@@ -62,24 +62,25 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             open_peers(breakers, open_account(settings, runtime, breakers, required=True))
         )
         admin = peers.to(ADMIN, settings.admin_url)
+        elements = Elements(
+            peers,
+            idle_timeout_s=settings.element_idle_timeout_s,
+            call_timeout_s=settings.element_call_timeout_s,
+        )
         discovery = Discovery(
             runtime,
             redis,
             admin,
             file=settings.discovery_file,
             fallback=settings.storage_elements,
-            on_elements=peers.retain,
+            on_elements=elements.retain,
         )
         runtime.health.add("discovery", discovery.check)
         yield Context(
             verifier=open_verifier(runtime, settings, Audience.INGESTER, admin, redis),
             database=database,
             discovery=discovery,
-            elements=Elements(
-                peers,
-                idle_timeout_s=settings.element_idle_timeout_s,
-                call_timeout_s=settings.element_call_timeout_s,
-            ),
+            elements=elements,
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,

@@ -4,10 +4,15 @@ PUT /api/files/{id}: the body is the content; SAGA_HEADER and NEW_FILE_HEADER ca
 with attr.json, or 200 if the same saga has already put the file. GET answers with SAGA_HEADER until the
 element knows that the upload is committed. DELETE with SAGA_HEADER is a compensation and allowed in every
 mode.
+
+POST PUT_GROUP_PATH: several small files in one request, a list of GroupedPut in msgpack. It answers 200 with a list
+of GroupedResult, one per file in order: each file is put, or refused, as by its own PUT. An error that concerns the
+whole element (its mode, its disk) answers the whole request.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -25,6 +30,61 @@ GIVEN_UP_REASON = "given_up"
 """`reason` of the 409 to a put: the saga is being undone, so the client must upload the file again."""
 NEW_FILE_HEADER = "x-artstore-file"
 """NewFile as percent-encoded JSON, because header values are ASCII."""
+
+PUT_GROUP_PATH = "/api/files/put-group"
+PUT_GROUP_TYPE = "application/octet-stream"
+MAX_PUT_GROUP = 32
+"""Files of one request."""
+MAX_PUT_GROUP_BYTES = 4 << 20
+"""The whole request: files of SMALL_FILE_BYTES with descriptions of up to 64 KiB. Larger files are streamed alone."""
+
+
+class GroupedPut(msgspec.Struct, frozen=True, array_like=True):
+    """One file of a group. The digests are those that the client stated, as raw bytes. `request_id` and `trace` are
+    those of the client's request: the request between the modules belongs to several."""
+
+    file_id: str
+    saga_id: str
+    new: NewFile
+    content: bytes
+    sha256: bytes | None
+    md5: bytes | None
+    request_id: str
+    trace: dict[str, str]
+
+
+class GroupedResult(msgspec.Struct, frozen=True, array_like=True):
+    """The status and the body that a PUT of the file alone would be answered with: attr.json or a problem document."""
+
+    status: int
+    body: bytes
+
+
+_puts = msgspec.msgpack.Decoder(list[GroupedPut])
+_results = msgspec.msgpack.Decoder(list[GroupedResult])
+encode_group = msgspec.msgpack.Encoder().encode
+
+
+def decode_puts(body: bytes) -> Sequence[GroupedPut]:
+    """Raises Malformed."""
+    try:
+        puts = _puts.decode(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise Malformed(f"the group of files cannot be read: {error}") from error
+    if not 0 < len(puts) <= MAX_PUT_GROUP:
+        raise Malformed(f"a group must have 1 to {MAX_PUT_GROUP} files")
+    return puts
+
+
+def decode_results(body: bytes, count: int) -> Sequence[GroupedResult]:
+    """Raises BadGateway unless there are `count` results."""
+    try:
+        results = _results.decode(body)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise BadGateway(f"the results of a group of files cannot be read: {error}") from error
+    if len(results) != count:
+        raise BadGateway(f"{count} files were put and {len(results)} results answered")
+    return results
 
 
 def read_attributes(encoded: bytes, element_id: str) -> Attributes:

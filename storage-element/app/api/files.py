@@ -8,7 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.files import Attributes, Changes, check_new_file, encode
+from artstore.contracts.files import Attributes, Changes, NewFile, check_new_file, encode
 from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
 from artstore.errors import Malformed, RevisionMismatch, UnsupportedHeader
@@ -24,6 +24,7 @@ from ..store.delete import compensate, delete
 from ..store.get import list_files, load_attributes, open_file
 from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
+from ..store.receive import Expected
 from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
 from .transfer import FileResponse, body_of, expected_digests, send_limits
@@ -37,12 +38,18 @@ async def put_file(request: Request) -> Response:
         file_id = _file_id(request)
         context.element.require(Operation.CREATE)
         new = decode_new_file(_required(request, NEW_FILE_HEADER))
-        check_new_file(new)
-        new = msgspec.structs.replace(new, content_type=canonical_type(new.content_type))
-        saga_id = check_file_id(_required(request, SAGA_HEADER))
-        order = PutOrder(file_id, new, saga_id, expected_digests(request))
+        order = put_order(file_id, _required(request, SAGA_HEADER), new, expected_digests(request))
         result = await put(context.store, order, body_of(request, context.limits))
-    return _record(result.attributes, 201 if result.created else 200)
+    return JsonResponse(result.encoded, 201 if result.created else 200, _revision_tag(result.attributes))
+
+
+def put_order(file_id: str, saga_id: str, new: NewFile, expected: Expected) -> PutOrder:
+    """Raises Malformed, InvalidFields."""
+    check_new_file(new)
+    content_type = canonical_type(new.content_type)
+    if content_type != new.content_type:
+        new = msgspec.structs.replace(new, content_type=content_type)
+    return PutOrder(check_file_id(file_id), new, check_file_id(saga_id), expected)
 
 
 async def get_file(request: Request) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER
+from artstore.contracts.storage import NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
@@ -16,6 +16,7 @@ from artstore.http.openapi import BYTES_SCHEMA, UUID_SCHEMA, answer, header, que
 
 from ..core.context import context_of
 from . import files
+from .put_group import put_group
 
 FILE = "/api/files/{file_id}"
 CONTENT = "/api/files/{file_id}/content"
@@ -67,6 +68,14 @@ ROUTES = [
         "Store a file for a saga; durable when answered",
         {"201": RECORD, "200": answer("The same saga had put the file already", {"type": "object"})},
         parameters=[header(SAGA_HEADER, required=True), header(NEW_FILE_HEADER, required=True), *DIGEST_HEADERS],
+        body=BYTES,
+    ),
+    _route(
+        "POST",
+        PUT_GROUP_PATH,
+        put_group,
+        "Store several small files; each has a result of its own, and those of status 201 are durable",
+        {"200": {"description": "The results in the order of the files", "content": BYTES}},
         body=BYTES,
     ),
     _route("GET", FILE, files.get_file, "attr.json as stored", {"200": RECORD}),

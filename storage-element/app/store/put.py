@@ -36,21 +36,22 @@ class PutOrder:
 @dataclass(frozen=True, slots=True)
 class PutResult:
     attributes: Attributes
+    encoded: bytes
+    """attr.json."""
     created: bool
     """False: the same saga had put the file already, and nothing was done."""
 
 
 async def put(store: Store, order: PutOrder, body: Body) -> PutResult:
     """Durable when it returns. Raises Conflict, DigestMismatch, TooLarge, Malformed, StorageFull, Unavailable, ElementFailed."""
-    store.disk_health.require_writable()
     operation = PutOperation(store, order, body)
     return await store.complete(operation.run(), operation.body)
 
 
 class PutOperation:
-    """One put, from its body to its answer."""
+    """One put, from its body to its answer. `run` must not be cancelled (`Store.complete`)."""
 
-    __slots__ = ("body", "catalog_asked", "counted", "described", "file_id", "order", "store", "temp")
+    __slots__ = ("body", "catalog_asked", "counted", "described", "encoded", "file_id", "order", "store", "temp")
 
     def __init__(self, store: Store, order: PutOrder, body: Body) -> None:
         self.store, self.order, self.file_id = store, order, order.file_id
@@ -58,10 +59,12 @@ class PutOperation:
         self.temp = store.files.temps.new(order.file_id)
         self.described: Attributes | None = None
         """The attributes, once the whole body is known."""
+        self.encoded = b""
         self.counted = False
         self.catalog_asked = False
 
     async def run(self) -> PutResult:
+        self.store.disk_health.require_writable()
         async with self.store.locks.hold(self.file_id):
             if self.order.saga_id in self.store.compensated:
                 raise Conflict("the saga was compensated", reason=GIVEN_UP_REASON)
@@ -69,10 +72,10 @@ class PutOperation:
             await require_settled(self.store, self.file_id)
             earlier = await self._find_earlier()
             if earlier is not None:
-                return PutResult(earlier, created=False)
+                return PutResult(earlier, encode(earlier), created=False)
             with self.body:
                 await self.body.receive_head()
-                return PutResult(await self._put(), created=True)
+                return PutResult(await self._put(), self.encoded, created=True)
 
     async def _put(self) -> Attributes:
         store = self.store
@@ -88,7 +91,7 @@ class PutOperation:
                 failpoint("put.staged")
                 # 3 and 4 fsync data and attr.json, rename both, fsync the folder: attr.json in its place is the commit point
                 self.body.require_wanted()
-                await store.in_thread(store.files.publish, self.file_id, self.temp, encode(attributes))
+                await store.in_thread(store.files.publish, self.file_id, self.temp, self.encoded)
             else:
                 attributes = self.described
                 if intent.work is not None:
@@ -118,18 +121,18 @@ class PutOperation:
     def _begin_small(self) -> OpenIntent:
         """All checks come before the frame is written: a written frame cannot be taken back, only undone."""
         data = self.body.take_small()
-        encoded = encode(self._describe())
-        self.body.reserve(len(data) + len(encoded))
-        intent = Intent(Kind.PUT_SMALL, self.file_id, self.order.saga_id, encoded, self.temp)
-        publish = partial(self.store.files.publish_small, self.file_id, self.temp, data, encoded)
+        self._describe()
+        self.body.reserve(len(data) + len(self.encoded))
+        intent = Intent(Kind.PUT_SMALL, self.file_id, self.order.saga_id, self.encoded, self.temp)
+        publish = partial(self.store.files.publish_small, self.file_id, self.temp, data, self.encoded)
         return self.store.begin(intent, publish, data)
 
     def _begin_large(self) -> OpenIntent:
         return self.store.wal.begin(Intent(Kind.PUT_LARGE, self.file_id, self.order.saga_id, temp=self.temp))
 
     def _describe(self) -> Attributes:
-        """Raises DigestMismatch."""
-        self.described = first_revision(
+        """Raises DigestMismatch, InvalidFields."""
+        described = first_revision(
             self.file_id,
             self.order.new,
             size_bytes=self.body.size_bytes,
@@ -137,7 +140,9 @@ class PutOperation:
             element_id=self.store.element_id,
             now=self.store.now(),
         )
-        return self.described
+        self.encoded = encode(described)
+        self.described = described
+        return described
 
     def _count(self, attributes: Attributes) -> None:
         self.store.usage.add(self.file_id, 1, attributes.size_bytes)
@@ -178,8 +183,7 @@ class PutOperation:
             store.usage.add(self.file_id, -1, -self.described.size_bytes)
         if store.disk_health.failure is not None:
             return
-        undone = encode(self.described) if self.described is not None else UNPUBLISHED
-        await store.wal.mark(intent, Step.ABORTED, attributes=undone)
+        await store.wal.mark(intent, Step.ABORTED, attributes=self.encoded or UNPUBLISHED)
         failpoint("put.aborted")
         if undo_pending:
             defer(store, self.file_id, [intent], PendingWork(undo, removes=True))

@@ -37,7 +37,7 @@ class Body:
     `stated_bytes` is the Content-Length, None when the sender gave none.
     """
 
-    __slots__ = ("_chunks", "_max_bytes", "ended", "seen_bytes", "stated_bytes")
+    __slots__ = ("_chunks", "_max_bytes", "ended", "received", "seen_bytes", "stated_bytes")
 
     def __init__(self, chunks: AsyncIterator[bytes], *, stated_bytes: int | None, max_bytes: int) -> None:
         self._chunks = chunks
@@ -45,8 +45,17 @@ class Body:
         self.stated_bytes = stated_bytes
         self.seen_bytes = 0
         self.ended = False
+        self.received: bytes | None = None
+        """The whole body, where it came as one piece: then there is nothing to gather."""
         if stated_bytes is not None and stated_bytes > max_bytes:
             raise _too_large(max_bytes)
+
+    @classmethod
+    def whole(cls, content: bytes, *, max_bytes: int) -> Body:
+        """A body that has been received. Raises TooLarge."""
+        body = cls(_nothing(), stated_bytes=len(content), max_bytes=max_bytes)
+        body.received, body.seen_bytes, body.ended = content, len(content), True
+        return body
 
     async def gather(self, min_bytes: int) -> list[bytes]:
         """Chunks of together at least `min_bytes`, or fewer at the end (`ended`). Raises TooLarge, Malformed."""
@@ -68,6 +77,11 @@ class Body:
         self.ended = True
         if self.stated_bytes is not None and self.seen_bytes != self.stated_bytes:
             raise Malformed(f"the body has {self.seen_bytes} bytes, but {self.stated_bytes} were stated")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 def _too_large(max_bytes: int) -> TooLarge:
@@ -131,11 +145,14 @@ class IncomingBody(Stoppable):
     async def receive_head(self) -> None:
         """Reserves the stated size, and reads a small body whole, or the beginning of a large one. Raises StorageFull."""
         self._reservation.ensure(self._body.stated_bytes or 0)
+        if self._body.received is not None:
+            self._head = [self._body.received]
+            return
         self._head = await self.wait_for(self._body.gather(self._store.limits.small_bytes + 1))
 
     def take_small(self) -> bytes:
         """The bytes of a small body, hashed."""
-        data = b"".join(self._head)
+        data = self._head[0] if len(self._head) == 1 else b"".join(self._head)
         self._digests.update(data)
         return data
 
