@@ -338,8 +338,14 @@ def _is_injected(name: str, value: str) -> bool:
 
 
 def _one(problem: Any) -> str:
+    """Name, problem and remedy of one wrong setting, in the words of this project instead of pydantic's."""
     name = ".".join(str(part) for part in problem["loc"]).upper()
-    return f"{name} is missing" if problem["type"] == "missing" else f"{name}: {problem['msg']}"
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    said = re.sub(r"^(Input|String|Value) should ", "must ", problem["msg"].removeprefix("Value error, "))
+    if not name:
+        return said
+    return f"{name} {said}" if said.startswith("must ") else f"{name}: {said}"
 
 
 def _refuse(why: str) -> NoReturn:
