@@ -17,9 +17,16 @@ from aiohttp import web
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, encode
-from artstore.contracts.storage import SAGA_HEADER
+from artstore.contracts.storage import (
+    FILES_HEADER,
+    SAGA_HEADER,
+    SMALL_FILE_BYTES,
+    FileRead,
+    ReadRefused,
+    encode_reads,
+)
 from artstore.contracts.tokens import Permission, Role, TokenAnswer
-from artstore.errors import NotFound, Quarantined, RevisionMismatch
+from artstore.errors import ArtStoreError, Malformed, NotFound, Quarantined, RevisionMismatch
 from artstore.testing.tokens import Signer
 
 
@@ -66,6 +73,11 @@ class StandInElement:
     """Ids of quarantined files."""
     unconfirmed: dict[str, str] = field(default_factory=dict)
     """Saga ids of files whose commit the element does not know of."""
+    slow: set[str] = field(default_factory=set)
+    """Ids of files that it does not read together with others."""
+    reads_together: bool = True
+    read_together: list[list[str]] = field(default_factory=list)
+    """The ids of each request for small files."""
     attribute_requests: int = 0
     breaks_after: int | None = None
     stalls_after: int | None = None
@@ -96,6 +108,7 @@ class StandInElement:
 
     async def start(self) -> None:
         app = web.Application()
+        app.router.add_get("/api/files/contents", self._small_files)
         app.router.add_get("/api/files/{file_id}", self._attributes)
         app.router.add_get("/api/files/{file_id}/content", self._content, allow_head=False)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
@@ -117,8 +130,30 @@ class StandInElement:
         saga = {SAGA_HEADER: self.unconfirmed[held[0].file_id]} if held[0].file_id in self.unconfirmed else {}
         return web.Response(body=encode(held[0]), content_type="application/json", headers=saga)
 
+    async def _small_files(self, request: web.Request) -> web.Response:
+        """Raises Malformed like an element of an earlier version, for which the path is one file's."""
+        if not self.reads_together:
+            refusal = Malformed()
+            return web.Response(status=400, body=refusal.to_wire(), content_type="application/problem+json")
+        file_ids = request.headers[FILES_HEADER].split(",")
+        self.read_together.append(file_ids)
+        return web.Response(body=encode_reads([self._read(file_id) for file_id in file_ids]))
+
+    def _read(self, file_id: str) -> FileRead | ReadRefused | None:
+        held = self.files.get(file_id)
+        if held is None:
+            refusal = self._refusal(file_id)
+            return ReadRefused(refusal.status, refusal.to_wire())
+        if file_id in self.slow:
+            return None
+        content = held[1] if len(held[1]) <= SMALL_FILE_BYTES else None
+        return FileRead(encode(held[0]), content, file_id in self.unconfirmed)
+
+    def _refusal(self, file_id: str) -> ArtStoreError:
+        return Quarantined() if file_id in self.quarantined else NotFound()
+
     def _nothing(self, request: web.Request) -> web.Response:
-        refusal = Quarantined() if request.match_info["file_id"] in self.quarantined else NotFound()
+        refusal = self._refusal(request.match_info["file_id"])
         return web.Response(status=refusal.status, body=refusal.to_wire(), content_type="application/problem+json")
 
     async def _content(self, request: web.Request) -> web.StreamResponse:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from msgspec.structs import replace
-from tests.rig import Rig, until
+from tests.rig import Rig, running, until
 from tests.standins import new_file
 
 from app.reading.headers import content_disposition, repr_digest
+from artstore.testing.services import PostgresServer, ValkeyServer
+from artstore.testing.tokens import Signer
 
 MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 17)
+
+
+@pytest.fixture
+async def without_hot(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer) -> AsyncIterator[Rig]:
+    async with running(postgres, valkey, signer, content_cache_bytes=0) as started:
+        yield started
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, MIB + 1])
@@ -81,15 +90,19 @@ async def test_head_has_the_headers_of_get(rig: Rig) -> None:
     }
 
 
-async def test_new_bytes_are_never_sent_with_old_headers(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"old", b"new"), (CONTENT, b"new"), (b"old", CONTENT), (CONTENT, CONTENT[1:])]
+)
+async def test_new_bytes_are_never_sent_with_old_headers(without_hot: Rig, old: bytes, new: bytes) -> None:
     """Memory holds revision 1 while the element has revision 2, and no event came."""
-    file = rig.first.put(b"old bytes")
+    rig = without_hot
+    file = rig.first.put(old)
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
-    newer = replace(new_file(b"the new bytes", revision=2), file_id=file.file_id, filename="new.txt")
-    rig.first.files[file.file_id] = (newer, b"the new bytes")
+    newer = replace(new_file(new, revision=2), file_id=file.file_id, filename="new.txt")
+    rig.first.files[file.file_id] = (newer, new)
     answer = await rig.get(path)
-    assert (answer.status_code, answer.content) == (200, b"the new bytes")
+    assert (answer.status_code, answer.content) == (200, new)
     assert answer.headers["etag"] == f'"{newer.checksum}"'
     assert answer.headers["content-disposition"] == content_disposition("new.txt")
     assert (await rig.get(f"/api/files/{file.file_id}")).json()["revision"] == 2
@@ -104,8 +117,10 @@ async def test_a_file_on_a_different_element_is_found(rig: Rig) -> None:
     assert (await rig.get(path)).content == b"bytes"
 
 
-async def test_a_file_deleted_from_disk_is_not_found_although_memory_has_it(rig: Rig) -> None:
-    file = rig.first.put(b"bytes")
+@pytest.mark.parametrize("content", [b"bytes", CONTENT])
+async def test_a_file_deleted_from_disk_is_not_found_although_memory_has_it(without_hot: Rig, content: bytes) -> None:
+    rig = without_hot
+    file = rig.first.put(content)
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
     del rig.first.files[file.file_id]

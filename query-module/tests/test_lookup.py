@@ -25,7 +25,7 @@ async def test_each_level_answers_and_refreshes_those_above(rig: Rig) -> None:
     rig.context.lookup.invalidate_all()
     await rig.redis.delete(record_key(file.file_id))
     assert await rig.source(file) == "database"
-    assert await rig.redis.hget(record_key(file.file_id), "record") == encode(file).decode()
+    await until(lambda: _is_in_redis(rig, file))
     assert rig.first.attribute_requests == 2  # once to answer, once after the row was written
 
 
@@ -94,7 +94,7 @@ async def test_a_change_drops_memory_and_redis(rig: Rig) -> None:
     await rig.note(newer, change="update")
     await rig.announce(newer, "update")
     await until(lambda: _is_named(rig, file.file_id, "new.pdf"))
-    assert await rig.redis.hget(record_key(file.file_id), "record") == encode(newer).decode()
+    await until(lambda: _is_in_redis(rig, newer))
 
 
 async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> None:
@@ -103,23 +103,29 @@ async def test_a_lower_revision_never_overwrites_a_higher_in_redis(rig: Rig) -> 
     level = rig.context.lookup._levels.redis
     older, newer = replace(file, revision=2), replace(file, revision=4)
 
-    async def keep(attributes: Attributes) -> bool:
+    async def keep(attributes: Attributes) -> None:
         lease = (await level.lease(file.file_id)).lease
-        return await level.keep(Record(attributes, encode(attributes)), lease)
+        await level._keep_all([(Record(attributes, encode(attributes)), lease)])
 
-    assert not await keep(older)
+    async def revision() -> int | None:
+        found = (await level.find(file.file_id)).record
+        return found.revision if found is not None else None
+
+    await keep(file)
+    await keep(older)
+    assert await revision() == 3
     await level.drop(file.file_id, 4)
-    assert not await keep(file)
-    assert await keep(newer)
-    found = (await level.find(file.file_id)).record
-    assert found is not None
-    assert found.revision == 4
+    await keep(file)
+    assert await revision() is None
+    await keep(newer)
+    assert await revision() == 4
 
 
 async def test_a_damaged_entry_in_redis_is_a_miss_and_is_replaced(rig: Rig) -> None:
     file = rig.first.put(b"content")
     for damage in ("", "{", "[]", "null", '{"revision": "x"}', '{"revision": 9}'):
         await rig.source(file)
+        await until(lambda: _is_in_redis(rig, file))
         await rig.redis.hset(record_key(file.file_id), "record", damage)
         rig.context.lookup.invalidate_all()
         assert await rig.source(file) in ("attributes", "database")
@@ -196,6 +202,18 @@ async def test_a_quarantined_file_is_not_reported_as_missing(rig: Rig) -> None:
     await until(lambda: _answers(rig, file.file_id, 410))
 
 
+async def test_lookups_at_once_share_queries_and_each_gets_its_own_answer(rig: Rig) -> None:
+    files = [rig.first.put(b"%d" % number) for number in range(100)]
+    known, unknown = files[:80], files[80:]
+    await rig.note(*known)
+    answers = await asyncio.gather(*(rig.get(f"/api/files/{file.file_id}") for file in files))
+    assert [answer.content for answer in answers] == [encode(file) for file in files]
+    sources = [answer.headers["x-artstore-source"] for answer in answers]
+    assert sources == ["database"] * len(known) + ["attributes"] * len(unknown)
+    for file in files:
+        await until(lambda file=file: _is_in_redis(rig, file))
+
+
 async def test_metrics_count_hits_of_each_level(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.source(file)
@@ -204,6 +222,10 @@ async def test_metrics_count_hits_of_each_level(rig: Rig) -> None:
     assert 'lookup_level_total{level="memory",result="hit"} 1.0' in metrics
     assert 'lookup_level_total{level="redis",result="miss"} 1.0' in metrics
     assert 'lookup_level_total{level="attributes",result="hit"} 1.0' in metrics
+
+
+async def _is_in_redis(rig: Rig, file: Attributes) -> bool:
+    return bool(await rig.redis.hget(record_key(file.file_id), "record") == encode(file).decode())
 
 
 async def _is_in_catalog(rig: Rig, file_id: str) -> bool:

@@ -52,7 +52,8 @@ SAID_TO_BE_AWAY = {
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Load]:
-    with running_fleet(settings=TIMEOUTS) as fleet:
+    # Without hot contents: each read of bytes needs its element.
+    with running_fleet(settings={**TIMEOUTS, "CONTENT_CACHE_BYTES": "0"}) as fleet:
         yield load_of(fleet)
 
 

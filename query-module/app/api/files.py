@@ -18,8 +18,9 @@ from artstore.http.problems import problem_response
 from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..core.context import context_of
-from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client, validators_of
+from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client
 from ..reading.lookup import Found
+from ..reading.relay import FieldsResponse
 from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search
@@ -27,6 +28,7 @@ from . import documents
 
 SOURCE_HEADER = "x-artstore-source"
 DEGRADED_HEADER = "x-artstore-degraded"
+_DEGRADED = DEGRADED_HEADER.encode()
 CATALOG = "catalog"
 """A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
 CACHES = (REDIS, DATABASE)
@@ -38,15 +40,16 @@ async def get_file(request: Request) -> Response:
     context = context_of(request)
     with context.files.operation("read"):
         found = await context.lookup.find(file_id_of(request))
-    record = found.record
-    dated = validators_of(record.attributes)
+    record, dated = found.record, found.record.head.validators
     validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
     conditions = conditions_in(request.scope["headers"])
-    check_unchanged(conditions, validators)
-    headers = {"etag": validators.etag, "cache-control": "private, no-cache", **_origin(found)}
-    if conditions.get("if-none-match") and is_known_to_client(conditions, validators):
-        return Response(status_code=304, headers=headers)
-    return JsonResponse(record.encoded, headers=headers)
+    fields = [(b"etag", validators.etag.encode()), (b"cache-control", b"private, no-cache"), *_origin(found)]
+    if conditions:
+        check_unchanged(conditions, validators)
+        if conditions.get("if-none-match") and is_known_to_client(conditions, validators):
+            return FieldsResponse(304, fields)
+    length = (b"content-length", b"%d" % len(record.encoded))
+    return FieldsResponse(200, [*fields, (b"content-type", b"application/json"), length], record.encoded)
 
 
 async def get_content(request: Request) -> Response:
@@ -54,10 +57,10 @@ async def get_content(request: Request) -> Response:
     try:
         conditions = conditions_in(request.scope["headers"])
         found, answer = await context.content.answer(file_id_of(request), request.method, conditions)
-    except ArtStoreError as error:  # Relay counts downloads whose answer has begun
+    except ArtStoreError as error:  # Content counts downloads whose answer has begun
         context.files.operations.labels("download", error.code).inc()
         raise
-    answer.headers.update(_origin(found))
+    answer.raw_headers += _origin(found)
     return answer
 
 
@@ -83,12 +86,10 @@ async def list_changes(request: Request) -> Response:
     return JsonResponse(body, headers={SOURCE_HEADER: "database"})
 
 
-def _origin(found: Found) -> dict[str, str]:
+def _origin(found: Found) -> list[tuple[bytes, bytes]]:
     """The level that answered, and the dependencies found unavailable on the way."""
-    headers: dict[str, str] = {SOURCE_HEADER: found.source}
-    if found.away:
-        headers[DEGRADED_HEADER] = ", ".join(found.away)
-    return headers
+    source = (SOURCE_HEADER.encode(), found.source.encode())
+    return [source, (_DEGRADED, ", ".join(found.away).encode())] if found.away else [source]
 
 
 def with_degraded_header(handler: Handler) -> Handler:
@@ -102,7 +103,7 @@ def with_degraded_header(handler: Handler) -> Handler:
         except ArtStoreError as error:
             answer = problem_response(error)
             found = _named_by(error)
-        if DEGRADED_HEADER in answer.headers:
+        if any(name == _DEGRADED for name, _ in answer.raw_headers):
             found = answer.headers[DEGRADED_HEADER].split(", ")
         failing = _failing(request.app.state.runtime.health, context_of(request).invalidation.subscribed)
         if names := ", ".join(dict.fromkeys([*found, *failing])):

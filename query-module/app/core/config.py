@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from artstore.config import Count, DiscoverySettings, ModuleSettings, Seconds, TransferSettings
 
 
@@ -13,6 +17,9 @@ class Settings(ModuleSettings, DiscoverySettings, TransferSettings):
     cache_memory_ttl_s: Seconds = 300
     """How long an entry of level 1 is used. It bounds the age of an answer while Redis, PostgreSQL and the element
     are all unavailable."""
+    content_cache_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    """Memory for the contents of files of up to 64 KiB that were read lately; 0 for none. They are used without asking
+    the element for CACHE_MEMORY_TTL_S."""
     catalog_timeout_s: Seconds = 1.5
     """How long a lookup waits for PostgreSQL before it asks the elements."""
     element_answer_timeout_s: Seconds = 7

@@ -24,6 +24,7 @@ from artstore.runtime import Runtime
 from ..reading.attributes import AttributesLevel
 from ..reading.catalog import CatalogLevel
 from ..reading.content import Content
+from ..reading.hot import HotContents, SmallFiles
 from ..reading.invalidation import Invalidation
 from ..reading.levels import LevelMetrics, Levels
 from ..reading.lookup import Lookup
@@ -74,7 +75,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             on_elements=peers.retain,
         )
         runtime.health.add("discovery", discovery.check)
-        attributes = AttributesLevel(peers, discovery)
+        hot = HotContents(runtime.clock, settings.content_cache_bytes, settings.cache_memory_ttl_s, runtime.registry)
+        small = SmallFiles(peers, hot, settings.element_answer_timeout_s)
+        attributes = AttributesLevel(peers, discovery, small)
         levels = Levels(
             memory=Memory(
                 runtime.clock,
@@ -91,10 +94,12 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         lookup = Lookup(levels)
         opened.push_async_callback(lookup.close)
         runtime.tasks.forever("catalog-refill", levels.refill.run)
+        runtime.tasks.forever("redis-fill", levels.redis.fill)
         invalidation = Invalidation(redis, levels.redis, lookup, runtime.tasks)
         metrics = RelayMetrics(runtime.registry, runtime.files)
         content = Content(
             lookup,
+            small,
             peers,
             discovery,
             metrics,

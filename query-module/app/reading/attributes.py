@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from artstore.contracts.elements import Element
 from artstore.contracts.files import decode
 from artstore.contracts.storage import SAGA_HEADER
 from artstore.discovery import Discovery
-from artstore.errors import ArtStoreError, BadGateway, NotFound, Quarantined
+from artstore.errors import ArtStoreError, BadGateway, FileDamaged, NotFound, Quarantined
 from artstore.peers.session import Peers
 
+from .hot import SmallFiles
 from .memory import Record
 
 ELEMENT_TIMEOUT_S = 5.0
@@ -31,14 +33,17 @@ class ElementAnswers:
 
 
 class AttributesLevel:
-    def __init__(self, peers: Peers, discovery: Discovery) -> None:
-        self._peers, self._discovery = peers, discovery
+    def __init__(self, peers: Peers, discovery: Discovery, small: SmallFiles) -> None:
+        self._peers, self._discovery, self._small = peers, discovery, small
 
-    async def find(self, file_id: str, likely_element_id: str | None) -> ElementAnswers:
-        """Asks only the likely element when it has the file, else all elements concurrently."""
+    async def find(self, file_id: str, likely_element_id: str | None, *, with_content: bool = False) -> ElementAnswers:
+        """Asks only the likely element when it has the file, else all elements concurrently.
+
+        `with_content`: the likely element gives the bytes of a small file in the same answer.
+        """
         elements = self._discovery.elements
         likely = [element for element in elements if element.id == likely_element_id]
-        first = await self._ask_all(file_id, likely)
+        first = await self._ask_all(file_id, likely, with_content=with_content)
         if first.record is not None:
             return first
         rest = await self._ask_all(file_id, [element for element in elements if element.id != likely_element_id])
@@ -55,13 +60,15 @@ class AttributesLevel:
             return None
         return answer is not None
 
-    async def _ask_all(self, file_id: str, elements: Sequence[Element]) -> ElementAnswers:
+    async def _ask_all(
+        self, file_id: str, elements: Sequence[Element], *, with_content: bool = False
+    ) -> ElementAnswers:
         best: Record | None = None
         silent: list[str] = []
         quarantined: Quarantined | None = None
         for start in range(0, len(elements), MAX_CONCURRENT_CALLS):
             some = elements[start : start + MAX_CONCURRENT_CALLS]
-            answers = await asyncio.gather(*(self._ask(file_id, element) for element in some))
+            answers = await asyncio.gather(*(self._ask(file_id, element, with_content) for element in some))
             for element, answer in zip(some, answers, strict=True):
                 if isinstance(answer, Quarantined):
                     quarantined = answer
@@ -71,12 +78,14 @@ class AttributesLevel:
                     best = answer
         return ElementAnswers(best, tuple(silent), quarantined)
 
-    async def _ask(self, file_id: str, element: Element) -> Record | ArtStoreError | None:
+    async def _ask(self, file_id: str, element: Element, with_content: bool = False) -> Record | ArtStoreError | None:
         """None: the element does not have the file. An error: it gave no usable answer."""
-        peer = self._peers.to(element.id, element.url)
         try:
-            answer = await peer.call("GET", f"/api/files/{file_id}", timeout_s=ELEMENT_TIMEOUT_S)
-            record = Record(decode(answer.body), answer.body, saga_open=SAGA_HEADER in answer.headers)
+            record = await self._read_both(file_id, element) if with_content else None
+            if record is None:
+                peer = self._peers.to(element.id, element.url)
+                answer = await peer.call("GET", f"/api/files/{file_id}", timeout_s=ELEMENT_TIMEOUT_S)
+                record = Record(decode(answer.body), answer.body, saga_open=SAGA_HEADER in answer.headers)
         except NotFound:
             return None
         except ArtStoreError as error:
@@ -85,4 +94,14 @@ class AttributesLevel:
             return BadGateway(f"{element.id} answered something other than attr.json")
         if record.attributes.file_id != file_id:
             return BadGateway(f"{element.id} answered with a different file")
+        return record
+
+    async def _read_both(self, file_id: str, element: Element) -> Record | None:
+        """The record; the bytes of a small file are kept in memory for the request that waits for them."""
+        read = await self._small.read(file_id, element)
+        if read is None:
+            return None
+        record = Record(decode(read.record), read.record, saga_open=read.unconfirmed)
+        with suppress(FileDamaged):  # its attributes are sound
+            self._small.verify(read, record.attributes)
         return record

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from asyncpg import PostgresError
 from sqlalchemy.exc import SQLAlchemyError
 
-from artstore.catalog.find import FileRow, find_file
+from artstore.catalog.find import FileRow, find_files
 from artstore.clock import Clock
 from artstore.contracts.files import decode
 from artstore.database import Database
 from artstore.errors import DATABASE, Unavailable
+from artstore.groups import Group
 from artstore.logs import get_logger
-from artstore.tasks import spawn
 
 from .memory import Record
 
@@ -22,6 +24,9 @@ log = get_logger("query.catalog")
 
 TTL = timedelta(days=1)
 """How long a row is trusted after it was last compared with the disk."""
+MAX_GROUP = 64
+QUERIES_AT_ONCE = 1
+"""So that hanging queries open the breaker, and delay the lookups behind them, no longer than a few timeouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,13 @@ class CatalogEntry:
 
 
 class CatalogLevel:
-    """A database that accepts connections and never answers costs a lookup `timeout_s`, until its breaker opens."""
+    """Concurrent lookups share a query. A database that accepts connections and never answers costs a lookup `timeout_s`,
+    until its breaker opens."""
 
     def __init__(self, database: Database, clock: Clock, *, timeout_s: float) -> None:
         self._database, self._clock = database, clock
         self._timeout_s = timeout_s
-        self._queries: set[asyncio.Task[FileRow | None]] = set()
+        self._queries: Group[str, FileRow | None] = Group(self._read, max_items=MAX_GROUP, parallel=QUERIES_AT_ONCE)
 
     async def find(self, file_id: str) -> CatalogEntry | None:
         """None without a readable row. Raises Unavailable when PostgreSQL or the table is missing."""
@@ -58,24 +64,18 @@ class CatalogLevel:
         return CatalogEntry(record, row.storage_element_id, fresh=recent and not self._database.refuses_writes)
 
     async def _ask(self, file_id: str) -> FileRow | None:
-        """In a task that continues after the timeout, because it has to close the dead connection."""
-        query = spawn("catalog", self._read(file_id))
-        self._queries.add(query)
-        query.add_done_callback(self._finish)
-        done, _ = await asyncio.wait((query,), timeout=self._timeout_s)
-        if not done:
-            raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away=DATABASE)
-        return query.result()
-
-    async def _read(self, file_id: str) -> FileRow | None:
+        """The query continues after the timeout, because it has to close the dead connection."""
         try:
-            async with self._database.begin(timeout_s=self._timeout_s) as connection:
-                return await find_file(connection, file_id)
-        except SQLAlchemyError as error:  # like an outage: the disk can answer instead
+            async with asyncio.timeout(self._timeout_s):
+                return await self._queries.add(file_id)
+        except TimeoutError as error:
+            raise Unavailable(f"the catalog does not answer within {self._timeout_s:g} s", away=DATABASE) from error
+
+    async def _read(self, file_ids: Sequence[str]) -> list[FileRow | BaseException | None]:
+        try:
+            async with self._database.autocommit(timeout_s=self._timeout_s) as connection:
+                rows = await find_files(connection, file_ids)
+        except (SQLAlchemyError, PostgresError) as error:  # like an outage: the disk can answer instead
             log.warning("catalog query failed", error=str(error))
             raise Unavailable("the catalog cannot be read", away=DATABASE) from error
-
-    def _finish(self, query: asyncio.Task[FileRow | None]) -> None:
-        self._queries.discard(query)
-        if not query.cancelled():
-            query.exception()  # retrieved here, because the caller may have stopped waiting
+        return [rows.get(file_id) for file_id in file_ids]

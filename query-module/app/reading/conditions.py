@@ -71,6 +71,8 @@ def plan(method: str, headers: Mapping[str, str], validators: Validators, size_b
 
     Raises RevisionMismatch (412) and RangeNotSatisfiable (416). Range has a meaning for GET only (§14.2).
     """
+    if not headers:
+        return Plan(200)
     check_unchanged(headers, validators)
     if is_known_to_client(headers, validators):
         return Plan(304)

@@ -1,4 +1,4 @@
-"""The read path of bytes: from the element to the client, chunk by chunk.
+"""The read path of bytes: small files as a whole, from memory or the element; others chunk by chunk.
 
 The element's answer is compared with the cached attributes before the first byte is sent, so that a client never gets the
 headers of one revision with the bytes of another.
@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import aiohttp
 from starlette.responses import Response
 
+from artstore.contracts.elements import Element
+from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.discovery import Discovery
 from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
 from artstore.http.body import BodyRateLimits
 from artstore.peers.session import Peers
 
-from .conditions import Plan, Validators, plan, validators_of
-from .headers import content_headers
+from .conditions import Plan, Validators, plan
+from .hot import SmallFiles, StaleAttributes
 from .lookup import Found, Lookup
-from .relay import Relay, RelayMetrics
+from .relay import FieldsResponse, Relay, RelayMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Content:
     for each piece; `limits` are the client's."""
 
     lookup: Lookup
+    small: SmallFiles
     peers: Peers
     discovery: Discovery
     metrics: RelayMetrics
@@ -40,7 +43,7 @@ class Content:
     async def answer(self, file_id: str, method: str, conditions: Mapping[str, str]) -> tuple[Found, Response]:
         """Raises NotFound, RevisionMismatch, RangeNotSatisfiable, Unavailable; all before the answer begins."""
         # 1. The attributes, from the nearest level.
-        found = await self.lookup.find(file_id)
+        found = await self.lookup.find(file_id, with_content=method == "GET")
         try:
             return found, await self._answer(found, method, conditions)
         except StaleAttributes:
@@ -52,29 +55,39 @@ class Content:
             raise Unavailable(f"the file is changing: {error}", file_id=file_id) from error
 
     async def _answer(self, found: Found, method: str, conditions: Mapping[str, str]) -> Response:
-        attributes = found.record.attributes
-        validators = validators_of(attributes)
-        chosen = plan(method, conditions, validators, attributes.size_bytes)
-        headers = content_headers(attributes, validators, chosen)
+        head, size_bytes = found.record.head, found.record.attributes.size_bytes
+        chosen = plan(method, conditions, head.validators, size_bytes)
+        fields = head.fields(chosen)
         if chosen.status == 304 or method == "HEAD":
-            return Response(status_code=chosen.status, headers=headers)
+            return FieldsResponse(chosen.status, fields)
         # 2. The element's answer, checked before ours begins.
+        if size_bytes <= SMALL_FILE_BYTES:
+            content = await self._small_content(found)
+            if content is not None:
+                part = content[chosen.part.first : chosen.part.last + 1] if chosen.part else content
+                self.metrics.count_whole(len(part))
+                return FieldsResponse(chosen.status, fields, part)
         async with AsyncExitStack() as opened:
-            upstream = await self._open(opened, found, chosen, validators)
-            length = int(headers["content-length"])
-            return Relay(chosen.status, headers, upstream, length, opened.pop_all(), self.metrics, self.limits)
+            upstream = await self._open(opened, found, chosen, head.validators)
+            length = chosen.part.length if chosen.part else size_bytes
+            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.limits)
+
+    async def _small_content(self, found: Found) -> bytes | None:
+        """None when the content must be streamed."""
+        content = self.small.find_hot(found.record.attributes)
+        if content is not None:
+            return content
+        element = self._element_of(found)
+        try:
+            read = await self.small.read(found.record.attributes.file_id, element)
+        except NotFound as error:
+            raise StaleAttributes(f"{element.id} answered {error.status}") from error
+        return self.small.verify(read, found.record.attributes) if read is not None else None
 
     async def _open(
         self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators
     ) -> aiohttp.ClientResponse:
-        attributes = found.record.attributes
-        element = self.discovery.find(attributes.storage_element_id)
-        if element is None:
-            raise Unavailable(
-                f"{attributes.storage_element_id} is not in the registry", away=attributes.storage_element_id
-            )
-        if element.id in found.away:
-            raise Unavailable(f"{element.id} does not answer", away=element.id)  # the lookup has just asked it
+        attributes, element = found.record.attributes, self._element_of(found)
         asked = {"if-match": validators.etag}
         if chosen.part:
             asked["range"] = f"bytes={chosen.part.first}-{chosen.part.last}"
@@ -92,6 +105,12 @@ class Content:
             raise StaleAttributes(f"{element.id} answered {answered}, expected {wanted}")
         return upstream
 
-
-class StaleAttributes(Exception):
-    """The element's content does not match the cached attributes."""
+    def _element_of(self, found: Found) -> Element:
+        """Raises Unavailable."""
+        element_id = found.record.attributes.storage_element_id
+        element = self.discovery.find(element_id)
+        if element is None:
+            raise Unavailable(f"{element_id} is not in the registry", away=element_id)
+        if element.id in found.away:
+            raise Unavailable(f"{element.id} does not answer", away=element.id)  # the lookup has just asked it
+        return element

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from artstore.contracts.files import Attributes
 from artstore.contracts.media_type import sendable_type
 
-from .conditions import Plan, Validators, http_date
+from .conditions import Plan, Validators, http_date, validators_of
+
+Fields = tuple[tuple[bytes, bytes], ...]
 
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
@@ -30,24 +33,44 @@ def repr_digest(checksum: str) -> str:
     return f"sha-256=:{base64.b64encode(digest).decode()}:"
 
 
-def content_headers(attributes: Attributes, validators: Validators, plan: Plan) -> dict[str, str]:
-    """All headers of a 200, 206 or 304, with lower-case names. A 304 has those of RFC 9110 §15.4.5 only."""
-    headers = {
+@dataclass(frozen=True, slots=True)
+class ContentHead:
+    """What all responses about one revision share: computed once, kept with its record."""
+
+    validators: Validators
+    always: Fields
+    """The headers of a 304 (RFC 9110 §15.4.5), which the others have too."""
+    described: Fields
+    """Further headers of a 200 or 206."""
+    size_bytes: int
+
+    def fields(self, plan: Plan) -> list[tuple[bytes, bytes]]:
+        """The headers of a 200, 206 or 304, with lower-case names."""
+        if plan.status == 304:
+            return [*self.always]
+        if plan.part is None:
+            return [*self.always, *self.described, (b"content-length", b"%d" % self.size_bytes)]
+        part = b"bytes %d-%d/%d" % (plan.part.first, plan.part.last, self.size_bytes)
+        length = (b"content-length", b"%d" % plan.part.length)
+        return [*self.always, *self.described, length, (b"content-range", part)]
+
+
+def head_of(attributes: Attributes) -> ContentHead:
+    validators = validators_of(attributes)
+    always = {
         "etag": validators.etag,
         "last-modified": http_date(validators.last_modified),
         "cache-control": "private, no-cache",
         "accept-ranges": "bytes",
         "content-disposition": content_disposition(attributes.filename),
     }
-    if plan.status == 304:
-        return headers
-    length = plan.part.length if plan.part else attributes.size_bytes
-    headers |= {
+    described = {
         "content-type": sendable_type(attributes.content_type),
-        "content-length": str(length),
         "repr-digest": repr_digest(attributes.checksum),
         "x-content-type-options": "nosniff",
     }
-    if plan.part:
-        headers["content-range"] = f"bytes {plan.part.first}-{plan.part.last}/{attributes.size_bytes}"
-    return headers
+    return ContentHead(validators, _encode(always), _encode(described), attributes.size_bytes)
+
+
+def _encode(fields: dict[str, str]) -> Fields:
+    return tuple((name.encode(), value.encode("latin-1")) for name, value in fields.items())

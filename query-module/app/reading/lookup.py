@@ -45,22 +45,26 @@ class Lookup:
         self._flights: dict[_Key, asyncio.Task[Found]] = {}
         self._running: set[asyncio.Task[Found]] = set()
 
-    async def find(self, file_id: str) -> Found:
-        """The file's record as the nearest level has it. Raises NotFound, or Unavailable when no level can answer."""
+    async def find(self, file_id: str, *, with_content: bool = False) -> Found:
+        """The file's record as the nearest level has it. Raises NotFound, or Unavailable when no level can answer.
+
+        `with_content`: an element that must be asked for the attributes also gives the bytes of a small file, which are then
+        in memory.
+        """
         # 1. Memory, unless change events may be lost: then it is the last resort.
         if not self._levels.redis.is_subscribed:
-            return await self._find_below_memory(file_id)
+            return await self._find_below_memory(file_id, with_content)
         record = self._levels.memory.find(file_id)
         self._levels.metrics.count("memory", record is not None)
         if record is not None:
             return Found(record, "memory")
         if self._levels.memory.is_absent(file_id):
             raise _not_found(file_id)
-        return await self._shared((file_id, "cached"))
+        return await self._shared((file_id, "cached"), with_content)
 
-    async def _find_below_memory(self, file_id: str) -> Found:
+    async def _find_below_memory(self, file_id: str, with_content: bool) -> Found:
         try:
-            return await self._shared((file_id, "cached"))
+            return await self._shared((file_id, "cached"), with_content)
         except Unavailable as error:
             record = self._levels.memory.find(file_id)
             if record is None:
@@ -71,7 +75,7 @@ class Lookup:
         """The record on the elements' disks, after an element contradicted the caches."""
         file_id = contradicted.attributes.file_id
         try:
-            return await self._shared((file_id, "disk"))
+            return await self._shared((file_id, "disk"), with_content=True)
         except NotFound:
             await self._drop_in_redis(file_id, contradicted.revision + 1)
             raise
@@ -92,10 +96,10 @@ class Lookup:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _shared(self, key: _Key) -> Found:
+    async def _shared(self, key: _Key, with_content: bool) -> Found:
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = spawn("lookup", self._fetch(*key))
+            flight = self._flights[key] = spawn("lookup", self._fetch(*key, with_content))
             self._running.add(flight)
             flight.add_done_callback(partial(self._finish, key))
         return await asyncio.shield(flight)
@@ -111,7 +115,7 @@ class Lookup:
         elif error is None and not flight.cancelled():
             self._levels.memory.keep(flight.result().record)
 
-    async def _fetch(self, file_id: str, freshness: Freshness) -> Found:
+    async def _fetch(self, file_id: str, freshness: Freshness, with_content: bool) -> Found:
         away: list[str] = []
         # 2. Redis. Without the record it gives a lease, under which it accepts what is found below.
         entry = await self._ask_redis(file_id, freshness, away)
@@ -122,10 +126,10 @@ class Lookup:
         if known is not None and known.record is None:
             raise _not_found(file_id, away)  # the upload is not committed
         if known is not None and known.record is not None and freshness == "cached" and _is_current(known, entry):
-            await self._keep_in_redis(known.record, entry, away)
+            self._keep_in_redis(known.record, entry)
             return Found(known.record, "database", tuple(away))
         # 4. The element's attr.json.
-        return await self._ask_elements(file_id, known, entry, away)
+        return await self._ask_elements(file_id, known, entry, away, with_content)
 
     async def _ask_redis(self, file_id: str, freshness: Freshness, away: list[str]) -> RedisEntry:
         level = self._levels.redis
@@ -139,12 +143,9 @@ class Lookup:
             self._levels.metrics.count("redis", entry.record is not None)
         return entry
 
-    async def _keep_in_redis(self, record: Record, entry: RedisEntry, away: list[str]) -> None:
+    def _keep_in_redis(self, record: Record, entry: RedisEntry) -> None:
         if entry.lease:
-            try:
-                await self._levels.redis.keep(record, entry.lease)
-            except Unavailable:
-                away.append("redis")
+            self._levels.redis.offer(record, entry.lease)
 
     async def _drop_in_redis(self, file_id: str, floor: int) -> None:
         try:
@@ -163,15 +164,16 @@ class Lookup:
         return known
 
     async def _ask_elements(
-        self, file_id: str, known: CatalogEntry | None, entry: RedisEntry, away: list[str]
+        self, file_id: str, known: CatalogEntry | None, entry: RedisEntry, away: list[str], with_content: bool
     ) -> Found:
-        answers = await self._levels.attributes.find(file_id, known.storage_element_id if known else None)
+        likely = known.storage_element_id if known else None
+        answers = await self._levels.attributes.find(file_id, likely, with_content=with_content)
         self._levels.metrics.count("attributes", answers.record is not None)
         away.extend(answers.silent)
         row = known.record if known else None
         current = row if row is not None and row.revision >= entry.floor else None
         if answers.record is not None and (current is None or current.revision <= answers.record.revision):
-            await self._keep_in_redis(answers.record, entry, away)
+            self._keep_in_redis(answers.record, entry)
             if "database" not in away and not answers.record.saga_open:
                 self._levels.refill.offer(answers.record)
             return Found(answers.record, "attributes", tuple(away))

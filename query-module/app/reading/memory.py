@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from artstore.clock import Clock
 from artstore.contracts.files import Attributes
 
+from .headers import ContentHead, head_of
+
 MAX_ABSENT = 10_000
 """Ids remembered as not found."""
 ABSENT_TTL_S = 5.0
 """How long an id stays remembered as not found: a new file is hidden for no longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """One file's attributes. `encoded` is its attr.json, which is also the answer's body."""
 
@@ -22,6 +24,13 @@ class Record:
     encoded: bytes
     saga_open: bool = False
     """The element does not know of a commit yet: the record is answered, but not written to the catalog as available."""
+    _head: ContentHead | None = None
+
+    @property
+    def head(self) -> ContentHead:
+        if self._head is None:
+            self._head = head_of(self.attributes)
+        return self._head
 
     @property
     def revision(self) -> int:

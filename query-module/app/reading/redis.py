@@ -6,7 +6,10 @@ docs/decisions/0003-read-your-writes.md.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -14,16 +17,23 @@ from redis.exceptions import RedisError
 from artstore.catalog.recent import DROP, EPOCH_KEY, FIND, FLOOR_S, KEEP, keys_of
 from artstore.contracts.files import decode
 from artstore.errors import REDIS, Unavailable
+from artstore.groups import Group
 from artstore.redis import CountedRedis
 
 from .memory import Record
 
 TTL_S = 3600
+MAX_GROUP = 64
+"""Files in one script, which runs for about 5 µs each."""
+FILL_PAUSE_S = 0.02
+"""Before offered records are kept, so that one script keeps several."""
+MAX_OFFERED = 10_000
+"""Records waiting to be kept. Further ones are not kept; the next read finds them below."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisEntry:
-    """`floor` is the lowest revision that a recent change left valid. `lease` permits `keep` of what is read below."""
+    """`floor` is the lowest revision that a recent change left valid. `lease` permits `offer` of what is read below."""
 
     record: Record | None
     floor: int
@@ -31,7 +41,7 @@ class RedisEntry:
 
 
 class RedisLevel:
-    """All methods raise Unavailable without Redis."""
+    """`find`, `lease` and `drop` raise Unavailable without Redis. Concurrent lookups share a script."""
 
     def __init__(self, redis: CountedRedis) -> None:
         self._redis = redis
@@ -41,6 +51,9 @@ class RedisLevel:
         self._find = redis.register_script(FIND)
         self._keep = redis.register_script(KEEP)
         self._drop = redis.register_script(DROP)
+        self._queries: Group[tuple[str, str], tuple[str, int, str]] = Group(self._find_all, max_items=MAX_GROUP)
+        self._offered: OrderedDict[str, tuple[Record, str]] = OrderedDict()
+        self._offer_made = asyncio.Event()
 
     @property
     def is_subscribed(self) -> bool:
@@ -74,13 +87,28 @@ class RedisLevel:
         """An entry without the record. Must be taken before the levels below are read."""
         return (await self._query(file_id, "lease"))[0]
 
-    async def keep(self, record: Record, lease: str) -> bool:
-        """False when a change was announced after the lease."""
-        args: list[str | bytes | int] = [record.revision, record.encoded, TTL_S, lease, self._epoch]
-        try:
-            return bool(await self._keep(keys=keys_of(record.attributes.file_id), args=args))
-        except RedisError as error:
-            raise _unavailable(error) from error
+    def offer(self, record: Record, lease: str) -> None:
+        """Keeps the record soon, unless a change is announced after the lease. Never waits."""
+        if len(self._offered) < MAX_OFFERED:
+            self._offered[record.attributes.file_id] = (record, lease)
+            self._offer_made.set()
+
+    async def fill(self) -> None:
+        """The background task that keeps what was offered. Records are lost while Redis is unavailable."""
+        while True:
+            await self._offer_made.wait()
+            await asyncio.sleep(FILL_PAUSE_S)
+            self._offer_made.clear()
+            while self._offered:
+                count = min(MAX_GROUP, len(self._offered))
+                await self._keep_all([self._offered.popitem(last=False)[1] for _ in range(count)])
+
+    async def _keep_all(self, offered: Sequence[tuple[Record, str]]) -> None:
+        keys = [key for record, _ in offered for key in keys_of(record.attributes.file_id)]
+        args: list[str | bytes | int] = [self._epoch, TTL_S]
+        for record, lease in offered:
+            args += [record.revision, record.encoded, lease]
+        await self._keep(keys=keys, args=args)
 
     async def drop(self, file_id: str, floor: int) -> None:
         """Drops revisions below `floor` and refuses them for FLOOR_S."""
@@ -92,12 +120,17 @@ class RedisLevel:
     async def _query(self, file_id: str, want: str) -> tuple[RedisEntry, str]:
         if not self._redis.takes_writes:
             raise Unavailable("Redis refuses writes", away=REDIS)
-        args: list[str | bytes | int] = [secrets.token_hex(8), FLOOR_S, want, self._epoch]
+        text, floor, lease = await self._queries.add((file_id, want))
+        return RedisEntry(None, int(floor), lease), text
+
+    async def _find_all(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, int, str]]:
+        keys = [key for file_id, _ in wanted for key in keys_of(file_id)]
+        args: list[str | int] = [self._epoch, secrets.token_hex(8), FLOOR_S, *(want for _, want in wanted)]
         try:
-            text, floor, lease = await self._find(keys=keys_of(file_id), args=args)
+            found: list[tuple[str, int, str]] = await self._find(keys=keys, args=args)
         except RedisError as error:
             raise _unavailable(error) from error
-        return RedisEntry(None, int(floor), lease), text
+        return found
 
 
 def _unavailable(error: RedisError) -> Unavailable:

@@ -64,6 +64,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
     Audience.STORAGE: {
         **PUBLIC,
         "GET /api/files": P.STORAGE_READ,
+        "GET /api/files/contents": P.STORAGE_READ,
         "GET /api/files/{file_id}": P.STORAGE_READ,
         "PUT /api/files/{file_id}": P.STORAGE_WRITE,
         "POST /api/files/put-group": P.STORAGE_WRITE,

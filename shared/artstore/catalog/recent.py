@@ -8,6 +8,7 @@ this also covers changes that no query instance received. Old data cannot return
   FLUSHALL removes the lease, and it expires after FLOOR_S, so a reader that was overtaken stores nothing;
 - records and leases belong to one run of the server: a restarted server (perhaps with an old dump) or a promoted
   replica has none;
+- all keys have one hash tag, because one script takes the files of many readers: a cluster keeps them on one node;
 - records belong to an epoch: a query process that sees Redis accept writes again after an outage begins a new
   epoch, because changes may have been missed meanwhile. The others adopt it within a second.
 """
@@ -23,44 +24,62 @@ UNSETTLED_FLOOR_S = 24 * 3600
 """
 EPOCH_KEY = "artstore:files:epoch"
 
-_HELD = """
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. ARGV[#ARGV] .. ':'
-local held = redis.pcall('HMGET', KEYS[1], 'run', 'revision', 'record')
-if held.err or held[1] ~= run or not tonumber(held[2]) or not held[3] then held = nil end
-local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
+_BEGIN = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. ARGV[1] .. ':'
+local function load(key, floor_key)
+  local held = redis.pcall('HMGET', key, 'run', 'revision', 'record')
+  if held.err or held[1] ~= run or not tonumber(held[2]) or (held[3] or '') == '' then held = nil end
+  return held, tonumber(redis.call('GET', floor_key) or 0)
+end
+local answers = {}
 """
 
 FIND = (
-    _HELD
+    _BEGIN
     + """
-if held and ARGV[3] == 'record' then return {held[3], floor, ''} end
-local lease = redis.call('GET', KEYS[3])
-if not lease then
-  lease = ARGV[1]
-  redis.call('SET', KEYS[3], lease, 'EX', ARGV[2])
+for i = 1, #KEYS / 3 do
+  local lease_key = KEYS[3 * i]
+  local held, floor = load(KEYS[3 * i - 2], KEYS[3 * i - 1])
+  if held and ARGV[3 + i] == 'record' then
+    answers[i] = {held[3], floor, ''}
+  else
+    local lease = redis.call('GET', lease_key)
+    if not lease then
+      lease = ARGV[2]
+      redis.call('SET', lease_key, lease, 'EX', ARGV[3])
+    end
+    answers[i] = {'', floor, run .. lease}
+  end
 end
-return {'', floor, run .. lease}
+return answers
 """
 )
-"""ARGV: a unique token, FLOOR_S, 'record' or 'lease', the epoch.
+"""ARGV: the epoch, a unique token, FLOOR_S, and for each file 'record' or 'lease'.
 
-Returns {attr.json or '', the lowest valid revision, lease}.
+Returns for each file {attr.json or '', the lowest valid revision, lease}.
 """
 
 KEEP = (
-    _HELD
+    _BEGIN
     + """
-local revision = tonumber(ARGV[1])
-if ARGV[4] ~= run .. (redis.call('GET', KEYS[3]) or '') or revision < floor then return 0 end
-if held and tonumber(held[2]) > revision then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'run', run, 'revision', ARGV[1], 'record', ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
+for i = 1, #KEYS / 3 do
+  local key, lease_key, at = KEYS[3 * i - 2], KEYS[3 * i], 3 * i
+  local revision, record, lease = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
+  local held, floor = load(key, KEYS[3 * i - 1])
+  answers[i] = 0
+  if lease == run .. (redis.call('GET', lease_key) or '') and revision >= floor
+    and not (held and tonumber(held[2]) > revision) then
+    redis.call('DEL', key)
+    redis.call('HSET', key, 'run', run, 'revision', ARGV[at], 'record', record)
+    redis.call('EXPIRE', key, ARGV[2])
+    answers[i] = 1
+  end
+end
+return answers
 """
 )
-"""ARGV: revision, attr.json, time to live in seconds, the lease, the epoch. Returns 1 if the record was
-stored."""
+"""ARGV: the epoch, time to live in seconds, and for each file its revision, attr.json and
+lease. Returns for each file 1 if the record was stored."""
 
 DROP = """
 local floor = math.max(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0))
@@ -79,15 +98,16 @@ out of memory allows only that."""
 
 def keys_of(file_id: str) -> tuple[str, str, str]:
     """KEYS of the three scripts: record, floor, lease."""
-    return record_key(file_id), floor_key(file_id), f"artstore:file:{file_id}:lease"
+    record = record_key(file_id)
+    return record, f"{record}:floor", f"{record}:lease"
 
 
 def record_key(file_id: str) -> str:
-    return f"artstore:file:{file_id}"
+    return f"artstore:{{files}}:{file_id}"
 
 
 def floor_key(file_id: str) -> str:
-    return f"artstore:file:{file_id}:floor"
+    return f"{record_key(file_id)}:floor"
 
 
 def floor_of(event: FileChanged) -> int:

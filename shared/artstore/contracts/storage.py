@@ -8,6 +8,9 @@ mode.
 POST PUT_GROUP_PATH: several small files in one request, a list of GroupedPut in msgpack. It answers 200 with a list
 of GroupedResult, one per file in order: each file is put, or refused, as by its own PUT. An error that concerns the
 whole element (its mode, its disk) answers the whole request.
+
+GET /api/files/contents reads the small files that FILES_HEADER names. The body is MessagePack: one FileRead,
+ReadRefused or None for each id, in order. None: ask for this file alone, because it is slow to read.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from artstore.contracts.files import Attributes, NewFile, decode
 from artstore.errors import BadGateway, Malformed
 
 SMALL_FILE_BYTES = 64 << 10
-"""An element writes a file up to this size into the record of its log, which saves a sync."""
+"""An element writes a file up to this size into the record of its log, which saves a sync, and gives its bytes together
+with those of others. Larger contents are streamed one by one."""
 SAGA_HEADER = "x-artstore-saga"
 CONFIRMED_REASON = "confirmed"
 """`reason` of the 409 to a compensation: the file is acknowledged, or it does not belong to this saga."""
@@ -30,6 +34,38 @@ GIVEN_UP_REASON = "given_up"
 """`reason` of the 409 to a put: the saga is being undone, so the client must upload the file again."""
 NEW_FILE_HEADER = "x-artstore-file"
 """NewFile as percent-encoded JSON, because header values are ASCII."""
+FILES_HEADER = "x-artstore-files"
+"""Up to MAX_FILES_READ file ids, separated by commas. In a header, because parsing a long query costs more."""
+MAX_FILES_READ = 64
+
+
+class FileRead(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+    """One revision of a file: attr.json, and its bytes unless they are larger than SMALL_FILE_BYTES."""
+
+    record: bytes
+    content: bytes | None
+    unconfirmed: bool
+    """The element does not know yet that the upload is committed."""
+
+
+class ReadRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """An error about one file, as `to_wire` writes it."""
+
+    status: int
+    problem: bytes
+
+
+_READS = msgspec.msgpack.Decoder(list[FileRead | ReadRefused | None])
+
+
+def encode_reads(reads: Sequence[FileRead | ReadRefused | None]) -> bytes:
+    return msgspec.msgpack.encode(reads)
+
+
+def decode_reads(body: bytes) -> list[FileRead | ReadRefused | None]:
+    """Raises msgspec.DecodeError."""
+    return _READS.decode(body)
+
 
 PUT_GROUP_PATH = "/api/files/put-group"
 PUT_GROUP_TYPE = "application/octet-stream"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,16 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from artstore.catalog.recent import DROP, FIND, FLOOR_S, KEEP, floor_of, keys_of
+from artstore.catalog.recent import (
+    DROP,
+    FIND,
+    FLOOR_S,
+    KEEP,
+    floor_key,
+    floor_of,
+    keys_of,
+    record_key,
+)
 from artstore.contracts.events import Change, FileChanged
 from artstore.testing.services import ValkeyServer, start_valkey
 
@@ -30,7 +40,7 @@ async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
 
 
 async def find(redis: Redis, want: str = "record") -> tuple[str, int, str]:
-    answer = await cast(Any, redis.eval(FIND, 3, *KEYS, random.randbytes(8).hex(), FLOOR_S, want, EPOCH))
+    (answer,) = await cast(Any, redis.eval(FIND, 3, *KEYS, EPOCH, random.randbytes(8).hex(), FLOOR_S, want))
     return answer[0], int(answer[1]), answer[2]
 
 
@@ -40,7 +50,8 @@ async def lease(redis: Redis) -> str:
 
 async def keep(redis: Redis, revision: int, under: str | None = None) -> bool:
     under = await lease(redis) if under is None else under
-    return bool(await cast(Any, redis.eval(KEEP, 3, *KEYS, revision, f"record {revision}", 3600, under, EPOCH)))
+    (kept,) = await cast(Any, redis.eval(KEEP, 3, *KEYS, EPOCH, 3600, revision, f"record {revision}", under))
+    return bool(kept)
 
 
 async def drop(redis: Redis, floor: int) -> None:
@@ -120,6 +131,30 @@ async def test_a_late_event_does_not_drop_what_is_newer_nor_lower_the_floor(redi
     await drop(redis, 3)
     assert await held(redis) == 5
     assert not await keep(redis, 4)
+
+
+async def test_one_script_takes_many_files_and_judges_each(redis: Redis) -> None:
+    """The first has a record, the second a floor above its revision, the third nothing."""
+    ids = [FILE, *(FILE[:-1] + digit for digit in "59")]
+    keys = [key for file_id in ids for key in keys_of(file_id)]
+    await keep(redis, 4)
+    await cast(Any, redis.eval(DROP, 3, *keys_of(ids[1]), 3, FLOOR_S))
+    found = await cast(Any, redis.eval(FIND, 9, *keys, EPOCH, "token", FLOOR_S, "record", "record", "lease"))
+    assert [(text, int(floor), bool(lease)) for text, floor, lease in found] == [
+        ("record 4", 0, False),
+        ("", 3, True),
+        ("", 0, True),
+    ]
+    leases = [await lease(redis), found[1][2], found[2][2]]
+    args = [arg for under in leases for arg in (2, "record 2", under)]
+    assert await cast(Any, redis.eval(KEEP, 9, *keys, EPOCH, 3600, *args)) == [0, 0, 1]
+    assert await redis.hget(record_key(ids[2]), "record") == "record 2"
+
+
+def test_all_keys_have_one_hash_tag() -> None:
+    keys = [*keys_of(FILE), *keys_of("0197bbbb-0000-7000-8000-000000000002"), record_key(FILE), floor_key(FILE)]
+    assert {re.findall(r"{(.+)}", key)[0] for key in keys} == {"files"}
+    assert keys_of(FILE)[:2] == (record_key(FILE), floor_key(FILE))
 
 
 async def test_under_concurrent_readers_and_changes_the_last_change_wins(redis: Redis) -> None:

@@ -10,8 +10,18 @@ from starlette.responses import Response
 
 from artstore.contracts.files import Attributes, Changes, NewFile, check_new_file, encode
 from artstore.contracts.media_type import canonical_type, sendable_type
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, decode_new_file
-from artstore.errors import Malformed, RevisionMismatch, UnsupportedHeader
+from artstore.contracts.storage import (
+    FILES_HEADER,
+    MAX_FILES_READ,
+    NEW_FILE_HEADER,
+    SAGA_HEADER,
+    SMALL_FILE_BYTES,
+    FileRead,
+    ReadRefused,
+    decode_new_file,
+    encode_reads,
+)
+from artstore.errors import ArtStoreError, Malformed, NotFound, RevisionMismatch, UnsupportedHeader
 from artstore.http.body import limited_receive
 from artstore.http.conditions import if_match, revisions_in
 from artstore.http.json import JsonResponse, read_json
@@ -21,7 +31,7 @@ from artstore.modes import Operation
 
 from ..core.context import context_of
 from ..store.delete import compensate, delete
-from ..store.get import list_files, load_attributes, open_file
+from ..store.get import WholeFile, list_files, load_attributes, open_file, read_whole_files
 from ..store.paths import check_file_id
 from ..store.put import PutOrder, put
 from ..store.receive import Expected
@@ -129,6 +139,26 @@ async def get_content(request: Request) -> Response:
             headers["content-range"] = f"bytes {first}-{last}/{attributes.size_bytes}"
     status = 200 if part is None else 206
     return FileResponse(opened, status, headers, first, last + 1, send_limits(request, context.limits.rate))
+
+
+async def get_contents(request: Request) -> Response:
+    """Several small files, for a module that many clients ask at once. An error about one file is part of the answer."""
+    context = context_of(request)
+    file_ids = [check_file_id(text) for text in _required(request, FILES_HEADER).lower().split(",")]
+    if len(file_ids) > MAX_FILES_READ:
+        raise Malformed(f"{FILES_HEADER} names {len(file_ids)} files, the limit is {MAX_FILES_READ}")
+    reads: list[FileRead | ReadRefused | None] = []
+    for read in await read_whole_files(context.store, file_ids, SMALL_FILE_BYTES):
+        error = context.serving.explain(read) if isinstance(read, NotFound) else read
+        if isinstance(error, ArtStoreError):
+            context.files.operations.labels("download", error.code).inc()
+            reads.append(ReadRefused(error.status, error.to_wire()))
+        elif isinstance(read, WholeFile):
+            context.files.operations.labels("download", "ok").inc()
+            reads.append(FileRead(read.encoded, read.content, read.attributes.file_id in context.store.unconfirmed))
+        else:
+            reads.append(None)
+    return Response(encode_reads(reads), media_type="application/msgpack")
 
 
 async def get_files(request: Request) -> Response:

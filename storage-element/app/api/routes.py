@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.storage import NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
+from artstore.contracts.storage import FILES_HEADER, NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
@@ -120,6 +120,14 @@ ROUTES = [
         {"200": RECORD},
         parameters=[IF_MATCH, *DIGEST_HEADERS],
         body=BYTES,
+    ),
+    _route(
+        "GET",
+        "/api/files/contents",
+        files.get_contents,
+        "Several small files, in MessagePack",
+        {"200": answer("One item for each id", BYTES_SCHEMA, media_type="application/msgpack")},
+        parameters=[header(FILES_HEADER, required=True)],
     ),
     _route(
         "GET",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +10,7 @@ from itertools import islice
 from artstore.contracts.files import BYTE_ORDER_MARK, Attributes
 from artstore.errors import ArtStoreError, FileDamaged, NotFound, Quarantined, Unavailable
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 from .attributes import UNREADABLE, find_in
 from .backends.base import OpenData
@@ -19,6 +21,8 @@ log = get_logger("element.store")
 
 MAX_OPEN_TRIES = 5
 """For a file that is replaced again while it is being opened."""
+SLOW_READ_S = 0.25
+"""How long small files that are read together wait for the slowest of them."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,15 @@ class OpenedFile:
         self.data.close()
 
 
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """One revision. `content` is None when it is larger than the caller wants."""
+
+    attributes: Attributes
+    encoded: bytes
+    content: bytes | None
+
+
 async def load_attributes(store: Store, file_id: str) -> tuple[Attributes, bytes]:
     """Decoded, and encoded as on disk. Raises NotFound, Quarantined, Unavailable, FileDamaged."""
     return await store.query(_load_attributes, store, file_id)
@@ -56,9 +69,9 @@ async def open_file(store: Store, file_id: str) -> OpenedFile:
     the old attributes and the new bytes may be opened: if a swap has begun meanwhile, try again.
     """
     for _ in range(MAX_OPEN_TRIES):
-        held = store.swapping.get(file_id)
+        held = _open_held(store, file_id)
         if held is not None:
-            return OpenedFile(_decode(store, held.attributes, file_id), held.attributes, held.data.duplicate(), store)
+            return held
         swaps = store.swaps
         try:
             opened = await store.query(_open_file, store, file_id)
@@ -70,6 +83,30 @@ async def open_file(store: Store, file_id: str) -> OpenedFile:
                 return opened
             opened.close()
     raise Unavailable("the file is being replaced again and again")
+
+
+async def read_whole_files(
+    store: Store, file_ids: Sequence[str], max_bytes: int
+) -> list[WholeFile | ArtStoreError | None]:
+    """Each file, or its error, in order. None for a file that takes longer than SLOW_READ_S: it must not delay the others."""
+    found: list[WholeFile | ArtStoreError | None] = []
+    waiting: dict[int, asyncio.Task[WholeFile]] = {}
+    for index, file_id in enumerate(file_ids):
+        try:
+            found.append(_read_in_memory(store, file_id, max_bytes))
+        except ArtStoreError as error:
+            found.append(error)
+        if found[index] is None:
+            waiting[index] = spawn("read-whole", _read_whole(store, file_id, max_bytes))
+    if waiting:
+        await asyncio.wait(waiting.values(), timeout=SLOW_READ_S)
+    for index, task in waiting.items():
+        if task.done():  # a slower one continues, because a thread is reading its open file
+            try:
+                found[index] = task.result()
+            except ArtStoreError as error:
+                found[index] = error
+    return found
 
 
 def find_attributes(store: Store, file_id: str) -> bytes | None:
@@ -172,6 +209,45 @@ def _open_file(store: Store, file_id: str) -> OpenedFile:
         data.close()
         raise _damaged(store, "its size does not match its attributes")
     return OpenedFile(attributes, encoded, data, store)
+
+
+def _open_held(store: Store, file_id: str) -> OpenedFile | None:
+    """The revision that readers get while the file is being swapped."""
+    held = store.swapping.get(file_id)
+    if held is None:
+        return None
+    return OpenedFile(_decode(store, held.attributes, file_id), held.attributes, held.data.duplicate(), store)
+
+
+def _read_in_memory(store: Store, file_id: str, max_bytes: int) -> WholeFile | None:
+    """The file without waiting; None where that is not possible. Raises as `open_file`."""
+    if not store.files.nonblocking_reads:
+        return None
+    opened = _open_held(store, file_id) or _open_file(store, file_id)
+    try:
+        size_bytes = opened.attributes.size_bytes
+        if size_bytes > max_bytes:
+            return WholeFile(opened.attributes, opened.encoded, None)
+        content = opened.data.read_cached(0, size_bytes)
+    except OSError as error:
+        raise unreadable(store, error, file_id) from error
+    finally:
+        opened.close()
+    return None if content is None else WholeFile(opened.attributes, opened.encoded, content)
+
+
+async def _read_whole(store: Store, file_id: str, max_bytes: int) -> WholeFile:
+    opened = await open_file(store, file_id)
+    try:
+        size_bytes = opened.attributes.size_bytes
+        if size_bytes > max_bytes:
+            return WholeFile(opened.attributes, opened.encoded, None)
+        content = await opened.read(0, size_bytes)
+    finally:
+        opened.close()
+    if len(content) != size_bytes:
+        raise _damaged(store, "its bytes became fewer while they were read")
+    return WholeFile(opened.attributes, opened.encoded, content)
 
 
 def _decode(store: Store, encoded: bytes, file_id: str) -> Attributes:

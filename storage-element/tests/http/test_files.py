@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from artstore.clock import uuid7
-from artstore.contracts.storage import SAGA_HEADER
+from artstore.contracts.storage import (
+    FILES_HEADER,
+    MAX_FILES_READ,
+    SAGA_HEADER,
+    FileRead,
+    ReadRefused,
+    decode_reads,
+)
+from artstore.errors import from_wire
 
 from ..running import Neighbours, RunningElement, environment, running_element, start_process
 
@@ -36,6 +44,33 @@ async def test_a_file_is_read_as_it_was_put(element: RunningElement, size: int) 
     assert (answer.status, answer.body) == (200, content)
     assert answer.headers["etag"] == f'"{record["checksum"]}"'
     assert answer.headers["content-length"] == str(size)
+
+
+async def read_together(element: RunningElement, *file_ids: str) -> list[FileRead | ReadRefused | None]:
+    answer = await element.ask("GET", "/api/files/contents", headers={FILES_HEADER: ",".join(file_ids)})
+    assert answer.status == 200, answer.body
+    return decode_reads(answer.body)
+
+
+async def test_small_files_are_read_together_each_with_its_own_result(element: RunningElement) -> None:
+    contents = [os.urandom(size) for size in (0, 1, 65_535, 65_536, 65_537)]
+    ids = [(await element.put(content)).json["file_id"] for content in contents]
+    absent = str(uuid7())
+    *found, refused, again = await read_together(element, *ids, absent, ids[1])
+    for file_id, content, read in zip(ids, contents, found, strict=True):
+        assert isinstance(read, FileRead)
+        assert read.record == (await element.ask("GET", f"/api/files/{file_id}")).body
+        assert read.content == (content if len(content) <= 65_536 else None)
+        assert read.unconfirmed
+    assert again == found[1]
+    assert isinstance(refused, ReadRefused)
+    assert (refused.status, from_wire(refused.status, refused.problem).code) == (404, "not_found")
+
+
+async def test_too_many_files_or_a_name_that_is_no_id_are_refused(element: RunningElement) -> None:
+    for value in ("", "../element.json", f"{uuid7()},", ",".join(str(uuid7()) for _ in range(MAX_FILES_READ + 1))):
+        answer = await element.ask("GET", "/api/files/contents", headers={FILES_HEADER: value})
+        assert (answer.status, answer.json["code"]) == (400, "malformed"), value
 
 
 async def test_a_body_of_unknown_length_is_accepted(element: RunningElement) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from artstore.contracts.storage import FILES_HEADER, ReadRefused, decode_reads
+
 from ..running import Neighbours, running_element
 from ..upkeep.catalog import attributes_path, data_path
 
@@ -31,6 +33,9 @@ async def test_an_unreadable_file_fails_alone(neighbours: Neighbours, tmp_path: 
             assert (answer.status, answer.json["code"], answer.json["reason"]) == (500, "file_damaged", "unreadable")
         ranged = await element.ask("GET", f"/api/files/{bad}/content", headers={"range": "bytes=5-9"})
         assert (ranged.status, ranged.json["reason"]) == (500, "unreadable")
+        ids = f"{bad},{good},{bare}"
+        together = decode_reads((await element.ask("GET", "/api/files/contents", headers={FILES_HEADER: ids})).body)
+        assert [isinstance(read, ReadRefused) and read.status for read in together] == [500, False, 500]
         assert (await element.ask("GET", f"/api/files/{bad}")).status == 200
         listed = await element.ask("GET", "/api/files?limit=1000")
         assert {bad, good} <= {one["file_id"] for one in listed.json["items"]}

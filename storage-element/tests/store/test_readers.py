@@ -13,7 +13,7 @@ import pytest
 
 from app.store import durable
 from app.store.backends import local
-from app.store.get import list_files, load_attributes, open_file
+from app.store.get import WholeFile, list_files, load_attributes, open_file, read_whole_files
 from app.store.store import SCANNERS, Store
 
 from .support import opened, put_bytes
@@ -69,6 +69,32 @@ async def test_a_read_does_not_wait_for_syncs_that_hang(tmp_path: Path, monkeypa
         assert not any(task.done() for task in puts)
         hang.set()
         await asyncio.gather(*puts)
+
+
+@pytest.mark.usefixtures("cold")
+async def test_a_file_that_is_slow_to_read_does_not_delay_those_read_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread continues to read the open file, which must not be closed meanwhile."""
+    async with opened(tmp_path) as store:
+        slow, *others = [(await put_bytes(store, b"%d" % number * 100)).attributes.file_id for number in range(4)]
+        hang, real, done = threading.Event(), local.LocalData.read, threading.Event()
+        inode = os.stat(store.files.paths.data(slow)).st_ino
+
+        def read(self: local.LocalData, offset: int, size_bytes: int) -> bytes:
+            if os.fstat(self.fd).st_ino == inode:
+                hang.wait(BOUND_S)
+                piece = real(self, offset, size_bytes)
+                done.set() if piece == b"0" * 100 else None
+                return piece
+            return real(self, offset, size_bytes)
+
+        monkeypatch.setattr(local.LocalData, "read", read)
+        first, *found = await read_whole_files(store, [slow, *others], 1000)
+        assert first is None
+        assert [isinstance(one, WholeFile) and one.content for one in found] == [b"%d" % n * 100 for n in (1, 2, 3)]
+        hang.set()
+        assert await asyncio.to_thread(done.wait, BOUND_S)
 
 
 @pytest.mark.usefixtures("cold")
