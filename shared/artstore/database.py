@@ -39,8 +39,9 @@ SCHEMA_REVISION = "0009"
 EDGE = "postgresql"
 RECYCLE_S = 3600
 """A pooled connection is replaced at this age, so that its server process returns the memory of its caches."""
-PING_AFTER_IDLE_S = 1.0
-"""A pooled connection that was idle for this long is pinged before it is used."""
+PING_AFTER_IDLE_S = 10.0
+"""A pooled connection that was idle for this long is pinged before it is used. One that the server has closed is
+noticed without a ping, and the health check notices within seconds that PostgreSQL does not answer."""
 CHECK_TIMEOUT_S = 1.5
 REFUSAL_HOLDS_S = 5.0
 """How long a refused write keeps the service not ready, because only the next write shows whether a full disk
@@ -191,6 +192,8 @@ class _PoolChecks:
     def _require_fresh(self, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
         if record.info.get("opened_s", 0.0) < self._renewed_s:
             raise sqlalchemy.exc.InvalidatePoolError("the connection is older than the outage")
+        if connection.driver_connection.is_closed():
+            raise sqlalchemy.exc.InvalidatePoolError("the connection was lost")
         used_s = record.info.get("used_s")  # None for a new connection
         if used_s is None or time.monotonic() - used_s < PING_AFTER_IDLE_S:
             return

@@ -30,9 +30,10 @@ log = get_logger("artstore.outbox")
 BATCH = 500
 GATHER_S = 0.01
 """After a wake: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
-POLL_EVERY_S = 1.0
-"""How often messages of crashed processes are looked for. Younger messages are left to the process that wrote
-them."""
+POLL_EVERY_S = 2.0
+"""How often each process looks for messages of crashed processes."""
+OWN_FOR_S = 1.0
+"""Younger messages are left to the process that wrote them."""
 
 _TAKE = text(
     """SELECT id, channel, message FROM outbox WHERE created_at <= now() - make_interval(secs => :older_than_s)
@@ -57,7 +58,7 @@ class Outbox:
         self._woken.set()
 
     async def _relay(self) -> None:
-        older_than_s = POLL_EVERY_S
+        older_than_s = OWN_FOR_S
         if await wait_or_timeout(self._woken, POLL_EVERY_S):
             older_than_s = 0.0
             await asyncio.sleep(GATHER_S)

@@ -127,6 +127,8 @@ class CountedRedis(Redis):
         self._probe_key = f"artstore:probe:{{{secrets.token_hex(8)}}}"
         self._confirm: Callable[[bool], Awaitable[None]] | None = None
         self._server: str | None = None
+        self._kept_probe: Any = None
+        """The connection of the last probe, if it is to serve another one."""
         self._accepted_s = float("-inf")
         self.generation = 0
         self.failing_since_s: float | None = None
@@ -143,7 +145,7 @@ class CountedRedis(Redis):
         return made
 
     async def check(self) -> None:
-        """The health check: one write over a new connection. It bypasses the breaker, and opens and closes
+        """The health check: one write, every other time over a new connection. It bypasses the breaker, and opens and closes
         it."""
         began_s = time.monotonic()
         try:
@@ -208,17 +210,34 @@ class CountedRedis(Redis):
 
     async def _write_once(self) -> str:
         """Writes the probe key and returns the server's run id, which changes with a restart or another
-        server."""
-        connection: Any = self.connection_pool.make_connection()
+        server. Each connection serves two probes, because opening one costs more than the probe."""
+        connection, self._kept_probe = self._kept_probe, None
+        server, used_before = self._server, connection is not None
+        keep = False
         try:
-            await connection.connect()
+            if not used_before:
+                connection = self.connection_pool.make_connection()
+                connection.driver_info = None  # saves the two round trips of CLIENT SETINFO
+                await connection.connect()
             await connection.send_command("SET", self._probe_key, "1", "EX", PROBE_EXPIRES_S)
             await connection.read_response()
-            await connection.send_command("INFO", "server")
-            found = re.search(r"run_id:(\w+)", str(await connection.read_response()))
+            if not used_before:
+                await connection.send_command("INFO", "server")
+                found = re.search(r"run_id:(\w+)", str(await connection.read_response()))
+                server = found[1] if found else ""
+                keep = True
         finally:
+            if keep:
+                self._kept_probe = connection
+            elif connection is not None:
+                await connection.disconnect(nowait=True)
+        return server or ""
+
+    async def close_probe(self) -> None:
+        """Closes the connection that is kept for the next probe."""
+        connection, self._kept_probe = self._kept_probe, None
+        if connection is not None:
             await connection.disconnect(nowait=True)
-        return found[1] if found else ""
 
 
 def generation_of(redis: Redis) -> int:
@@ -261,6 +280,7 @@ async def open_redis(settings: RedisSettings, runtime: Runtime, breakers: Breake
     try:
         yield redis
     finally:
+        await redis.close_probe()
         await redis.aclose()
         await pool.disconnect()
 

@@ -50,7 +50,7 @@ class TruncationMonitor:
     async def check(self) -> None:
         """The periodic task."""
         seen = await self.load_ends()
-        async with self._database.begin() as conn:
+        async with self._database.autocommit() as conn:
             rows = (await conn.execute(_ENDS)).mappings().all()
         ends = {row["chain"]: row["seq"] for row in rows}
         cut = frozenset(chain for chain, seq in seen.items() if ends.get(chain, 0) < seq)

@@ -100,7 +100,7 @@ class Generations:
 
     async def check(self) -> None:
         """Compare the database's identity with the stored one, and update the metrics. Raises Unavailable."""
-        async with self._database.begin() as conn:
+        async with self._database.autocommit() as conn:
             current = await self.load(conn)
             if current.identity is None:
                 await conn.execute(_STORE_IDENTITY, {"identity": current.database.value})

@@ -103,6 +103,12 @@ _EXTEND = text(
 )
 
 
+_ROUND_DUE = text(
+    """SELECT extract(epoch FROM clock_timestamp() - attended_at)::float8 AS age_s,
+        EXISTS (SELECT FROM sagas WHERE due_at <= now()) AS has_due FROM registry"""
+)
+
+
 class ClaimLost(Exception):
     """Another admin has claimed the saga since, because this process was presumed dead. Never leaves this
     folder."""
@@ -140,16 +146,26 @@ class ClaimScope:
     resting: Sequence[str]
 
 
+async def is_round_due(conn: AsyncConnection, lease_s: float) -> bool:
+    """True if a saga is due, or it is time to record that an admin is running: one statement instead of seven."""
+    row = (await conn.execute(_ROUND_DUE)).one()
+    return row.has_due or not _was_attended(row.age_s, lease_s * MARK_AFTER_LEASES)
+
+
+def _was_attended(age_s: float | None, within_s: float) -> bool:
+    return age_s is not None and 0 <= age_s < within_s
+
+
 async def extend_after_outage(conn: AsyncConnection, lease_s: float) -> None:
     """Records that an admin is running, and extends all leases when none was running for a while.
 
     Called in the transaction that claims due sagas, so that nothing expires before. Locks the registry, then
     sagas."""
     age_s = (await conn.execute(_MARKED)).scalar_one()
-    if age_s is not None and 0 <= age_s < lease_s * MARK_AFTER_LEASES:
+    if _was_attended(age_s, lease_s * MARK_AFTER_LEASES):
         return
     age_s = (await conn.execute(_MARK)).scalar_one()
-    if age_s is not None and 0 <= age_s < lease_s * OUTAGE_AFTER_LEASES:
+    if _was_attended(age_s, lease_s * OUTAGE_AFTER_LEASES):
         return
     extended = (await conn.execute(_EXTEND, {"lease_s": lease_s})).rowcount
     if extended:

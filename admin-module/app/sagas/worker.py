@@ -22,7 +22,7 @@ from artstore.tracing import span
 
 from ..audit.chain import Auditor
 from ..elements.generations import Generations
-from .claim import ClaimedSaga, ClaimLost, ClaimScope, claim_due, extend_after_outage, note_failure
+from .claim import ClaimedSaga, ClaimLost, ClaimScope, claim_due, extend_after_outage, is_round_due, note_failure
 from .keep import CONFIRMED, RESTORED, Keeper
 from .queued_changes import QueuedChanges
 from .saga import SagaState
@@ -72,6 +72,9 @@ class SagaWorker:
 
     async def run_due(self) -> list[ClaimedSaga]:
         """Claims due sagas and tries each once. Those that fail are due again after their backoff."""
+        async with self._database.autocommit() as conn:
+            if not await is_round_due(conn, self._lease_s):
+                return []
         # 1. claim: durable, so that no commit can follow once an element is asked to remove a file
         resting = self._peers.refused()
         async with self._database.begin() as conn:

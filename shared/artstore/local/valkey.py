@@ -31,6 +31,7 @@ def write_configuration(data: Path, port: int, password: str) -> Path:
         f"port {port}",
         f"requirepass {password}",
         f"dir {_quote(data)}",
+        "hz 1",  # expired keys are removed less eagerly, and an idle server sleeps
         "save 60 1",
         "stop-writes-on-bgsave-error no",
         f"maxmemory {MAX_MEMORY}",

@@ -19,7 +19,7 @@ LIVE_TIMEOUT_S = 4.0
 """Timeout of that check. With SILENT_S and the pause between two rounds, a hung peer is detected within 7 s.
 """
 
-TICK_S = 0.1
+TICK_S = 0.25
 LATE_S = 0.5
 """An event loop that was blocked for this long may have missed a response, or sent its request late."""
 
