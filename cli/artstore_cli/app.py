@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from .bench import bench as benchmark
 from .data_folder import DataFolder
 from .detach import detached
 from .errors import CommandError
+from .fleet import parse_scale
 from .running import down as stop
 from .running import status as find_status
 from .testing import Chaos, test, test_named
@@ -54,16 +57,20 @@ def up(
         ),
     ] = False,
     s3: Annotated[bool, typer.Option("--s3", help="Store the files of se-03 in S3 (SeaweedFS).")] = False,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE=N", help="Run N processes of admin, ingester or query on its one port, for more cores."
+        ),
+    ] = None,
 ) -> None:
     """Start the whole system; Ctrl-C stops it."""
     folder = DataFolder(data.absolute())
-    if detach:
-        code = detached(
-            lambda started: start(ROOT, folder, port_base=port_base, s3=s3, on_started=started), folder.log("artstore")
-        )
-    else:
-        code = start(ROOT, folder, port_base=port_base, s3=s3)
-    raise typer.Exit(code)
+    try:
+        run = partial(start, ROOT, folder, port_base=port_base, s3=s3, scale=parse_scale(scale or []))
+    except CommandError as error:
+        raise refuse(error) from None
+    raise typer.Exit(detached(lambda started: run(on_started=started), folder.log("artstore")) if detach else run())
 
 
 @app.command()
@@ -77,17 +84,26 @@ def down(data: Data = DEFAULT_DATA) -> None:
 
 
 @app.command()
-def status(data: Data = DEFAULT_DATA) -> None:
+def status(
+    data: Data = DEFAULT_DATA,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON array with one object for each process.")
+    ] = False,
+) -> None:
     """Show what runs on a folder; exit code 0 when all of it is ready."""
     lines = find_status(ROOT, DataFolder(data.absolute()))
+    code = NOT_RUNNING if not lines else 0 if all(line.ok for line in lines) else 1
+    if as_json:
+        print(json.dumps([asdict(line) for line in lines], indent=1))
+        raise typer.Exit(code)
     if not lines:
         print(f"nothing runs on {data}")
-        raise typer.Exit(NOT_RUNNING)
-    table = Table("part", "state", "process", "address", box=None)
+        raise typer.Exit(code)
+    table = Table("part", "state", "process", "address", "own port", box=None)
     for line in lines:
-        table.add_row(line.name, line.state, str(line.pid), line.url)
+        table.add_row(line.name, line.state, str(line.pid), line.url, str(line.port or ""))
     Console().print(table)
-    raise typer.Exit(0 if all(line.ok for line in lines) else 1)
+    raise typer.Exit(code)
 
 
 @app.command("test")

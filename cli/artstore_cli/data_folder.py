@@ -116,6 +116,8 @@ class Record:
     ready: bool = False
     processes: dict[str, ProcessId] = field(default_factory=dict)
     """In start order."""
+    own_ports: dict[str, list[int]] = field(default_factory=dict)
+    """By service that runs as several processes, the port at which each alone is reached."""
     faults: dict[str, str] = field(default_factory=dict)
     """By part that died and has not become ready since: how and how often it died."""
 

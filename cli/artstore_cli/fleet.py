@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from artstore.local.ports import LOOPBACK
 from artstore.local.seaweedfs import BUCKET
 
 from .data_folder import DataFolder
+from .errors import CommandError
 
 POSTGRES, VALKEY, SEAWEEDFS = "postgres", "valkey", "seaweedfs"
 STORES = (POSTGRES, VALKEY)
@@ -31,6 +32,8 @@ class Site:
     port_base: int
     s3_port: int | None = None
     """Set when se-03 stores its files in S3."""
+    own_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By service that runs as several processes on one port: the port at which each alone is reached."""
 
     def url(self, offset: int) -> str:
         return f"http://{LOOPBACK}:{self.port_base + offset}"
@@ -51,6 +54,7 @@ class Service:
     port_offset: int
     settings: Mapping[str, str]
     needs: Sequence[str]
+    own_port: int | None = None
 
     def environment(self, site: Site) -> dict[str, str]:
         common = {
@@ -60,6 +64,8 @@ class Service:
             "REDIS_URL_FILE": site.key("redis-url"),
             "AUDIT_FOLDER": site.known(f"{self.name}-audit"),
         }
+        if self.own_port is not None:
+            common["OWN_PORT"] = str(self.own_port)
         return {**common, **self.settings}
 
 
@@ -75,17 +81,33 @@ class Element:
 
 ELEMENTS = (Element("se-01", 10, "edit", 10), Element("se-02", 11, "rw", 20), Element("se-03", 12, "rw", 30))
 ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET = 0, 20, 30
+SCALABLE = ("admin", "ingester", "query")
+MAX_PROCESSES = 16
 
 
 def fleet(site: Site) -> list[Service]:
     """All services, each after its dependencies."""
-    admin = Service("admin", "admin-module", ADMIN_OFFSET, _admin(site), STORES)
-    elements = [_element(site, element) for element in ELEMENTS]
+    admins = _processes(site, Service("admin", "admin-module", ADMIN_OFFSET, _admin(site), STORES))
+    needed = tuple(admin.name for admin in admins)
+    elements = [_element(site, element, (*STORES, *needed)) for element in ELEMENTS]
+    needed = (*needed, *(element.name for element in elements))
     callers = [
-        Service(name, f"{name}-module", offset, _caller(site, name), ("admin", *(element.id for element in ELEMENTS)))
+        process
         for name, offset in (("ingester", INGESTER_OFFSET), ("query", QUERY_OFFSET))
+        for process in _processes(site, Service(name, f"{name}-module", offset, _caller(site, name), needed))
     ]
-    return [admin, *elements, *callers]
+    return [*admins, *elements, *callers]
+
+
+def _processes(site: Site, service: Service) -> list[Service]:
+    """`ingester`, `ingester-2` and so on."""
+    ports = site.own_ports.get(service.name)
+    if not ports:
+        return [service]
+    return [
+        replace(service, name=service.name if number == 1 else f"{service.name}-{number}", own_port=port)
+        for number, port in enumerate(ports, 1)
+    ]
 
 
 def _admin(site: Site) -> dict[str, str]:
@@ -114,7 +136,7 @@ def _caller(site: Site, client_id: str) -> dict[str, str]:
     return {**settings, "QUERY_URL": site.url(QUERY_OFFSET)} if client_id == "ingester" else settings
 
 
-def _element(site: Site, element: Element) -> Service:
+def _element(site: Site, element: Element, needs: tuple[str, ...]) -> Service:
     settings = {
         **_client(site, element.id),
         "STORAGE_ELEMENT_ID": element.id,
@@ -124,7 +146,6 @@ def _element(site: Site, element: Element) -> Service:
         "ELEMENT_URL": site.url(element.port_offset),
         "STORAGE_BACKEND": "local",
     }
-    needs: tuple[str, ...] = (*STORES, "admin")
     if element.id == "se-03" and site.s3_port is not None:
         settings |= {
             "STORAGE_BACKEND": "s3",
@@ -143,3 +164,25 @@ def merge_environment(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[
     names = {name.removesuffix("_FILE") for name in own}
     kept = {name: value for name, value in outer.items() if name.removesuffix("_FILE") not in names}
     return {**kept, **own}
+
+
+def parse_scale(options: Sequence[str]) -> dict[str, int]:
+    """The number of processes by service, from options as `ingester=2`. Raises CommandError."""
+    scale: dict[str, int] = {}
+    for option in options:
+        name, _, count = option.partition("=")
+        if name in {element.id for element in ELEMENTS}:
+            raise CommandError(f"--scale {option}: a storage element is one process, because it owns its folder alone")
+        if name not in SCALABLE:
+            raise CommandError(f"--scale {option}: there is no service {name!r}; choose one of {', '.join(SCALABLE)}")
+        if name in scale:
+            raise CommandError(f"--scale {option}: the number of processes of {name} is given twice")
+        if not (count.isdecimal() and 1 <= int(count) <= MAX_PROCESSES):
+            raise CommandError(f"--scale {option}: give a number from 1 to {MAX_PROCESSES}, as in {name}=2")
+        scale[name] = int(count)
+    return scale
+
+
+def own_port_names(scale: Mapping[str, int]) -> dict[str, list[str]]:
+    """By service with several processes, the names of their own ports."""
+    return {name: [f"{name}.{number}" for number in range(1, n + 1)] for name, n in scale.items() if n > 1}

@@ -15,9 +15,11 @@ from artstore.local.ports import LOOPBACK
 
 from .data_folder import DataFolder
 from .errors import CommandError, disk_error
-from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, merge_environment
+from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, merge_environment, own_port_names
 from .processes import Command, ForkCommand
 
+CONNECTIONS_OF_A_SERVICE = 32
+"""Its pool of at most 20 and 10 more, a migration, and a user with psql."""
 READY_TIMEOUT_S = 2
 """For one answer of /health/ready, which a background loop keeps up to date."""
 
@@ -32,7 +34,7 @@ class Part:
     needs: Sequence[str] = ()
     url: str = ""
     port: int | None = None
-    """The port of a service with /health/ready."""
+    """The port at which this process alone answers /health/ready, for a service."""
 
 
 def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
@@ -47,10 +49,11 @@ def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
     except OSError as error:
         raise disk_error(error, data.postgres) from error
     password = _secret(site, "redis-password")
+    connections = max(postgres.MAX_CONNECTIONS, len(fleet(site)) * CONNECTIONS_OF_A_SERVICE)
     parts = [
         Part(
             POSTGRES,
-            lambda: serve_postgres(data, program, account, ports[POSTGRES]),
+            lambda: serve_postgres(data, program, account, ports[POSTGRES], connections),
             lambda pid: _unready_unless(postgres.is_ready(data.postgres, pid)),
         ),
         Part(
@@ -70,9 +73,15 @@ def stores(site: Site, ports: Mapping[str, int]) -> list[Part]:
     return parts
 
 
-def serve_postgres(data: DataFolder, program: Path, account: postgres.Account | None, port: int) -> Command:
+def serve_postgres(
+    data: DataFolder,
+    program: Path,
+    account: postgres.Account | None,
+    port: int,
+    connections: int = postgres.MAX_CONNECTIONS,
+) -> Command:
     """SIGINT is PostgreSQL's fast shutdown: it disconnects clients and loses nothing."""
-    command, log = postgres.server_command(program, port), data.log(POSTGRES)
+    command, log = postgres.server_command(program, port, max_connections=str(connections)), data.log(POSTGRES)
     return Command(command, postgres.ENVIRONMENT, data.postgres, log, signal.SIGINT, account)
 
 
@@ -90,9 +99,10 @@ def serve_seaweedfs(data: DataFolder, ports: Mapping[str, int]) -> Command:
     return Command(command, seaweedfs.environment(folder), folder, data.log(SEAWEEDFS))
 
 
-def port_names(s3: bool) -> Sequence[str]:
+def port_names(s3: bool, scale: Mapping[str, int]) -> Sequence[str]:
     """The internal ports."""
-    return (*STORES, *seaweedfs.PORTS) if s3 else STORES
+    own = [name for names in own_port_names(scale).values() for name in names]
+    return (*STORES, *own, *(seaweedfs.PORTS if s3 else ()))
 
 
 def services(site: Site) -> list[Part]:
@@ -100,7 +110,7 @@ def services(site: Site) -> list[Part]:
 
 
 def _service(site: Site, service: Service) -> Part:
-    port = site.port_base + service.port_offset
+    port = service.own_port or site.port_base + service.port_offset
 
     def command() -> ForkCommand:
         environment = merge_environment(service.environment(site), os.environ)

@@ -22,6 +22,8 @@ class PartStatus:
     state: str
     pid: int
     url: str
+    port: int | None
+    """The port at which this process alone is reached, for instance for its /metrics."""
 
     @property
     def ok(self) -> bool:
@@ -33,13 +35,15 @@ def status(root: Path, folder: DataFolder) -> list[PartStatus]:
     record = find_record(folder)
     if record is None:
         return []
-    known = {part.name: part for part in services(Site(root, folder, record.port_base))}
+    site = Site(root, folder, record.port_base, own_ports=record.own_ports)
+    known = {part.name: part for part in services(site)}
     return [
         PartStatus(
             name,
             _state(identity.alive(), known.get(name), record.faults.get(name, "")),
             identity.pid,
             known[name].url if name in known else "",
+            known[name].port if name in known else None,
         )
         for name, identity in record.processes.items()
     ]

@@ -17,7 +17,7 @@ from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
 from .data_folder import DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
-from .fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET, VALKEY, Site, fleet
+from .fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET, VALKEY, Site, fleet, own_port_names
 from .parts import port_names, services, stores
 from .processes import ProcessId, find_started
 from .reporting import PipeSafeConsole, Progress
@@ -32,7 +32,13 @@ BEARER = '-H "Authorization: Bearer $TOKEN"'
 
 
 def up(
-    root: Path, folder: DataFolder, *, port_base: int, s3: bool, on_started: Callable[[bool], None] = lambda ready: None
+    root: Path,
+    folder: DataFolder,
+    *,
+    port_base: int,
+    s3: bool,
+    scale: Mapping[str, int],
+    on_started: Callable[[bool], None] = lambda ready: None,
 ) -> int:
     """Run the system until it is interrupted. Returns the exit code. `on_started` is called once, with whether all is ready."""
     progress = Progress(PipeSafeConsole(), PipeSafeConsole(stderr=True))
@@ -41,7 +47,7 @@ def up(
     try:
         folder.prepare()
         with folder.locked():
-            return _hold(root, folder, port_base, s3, progress, on_started)
+            return _hold(root, folder, port_base, s3, scale, progress, on_started)
     except CommandError as error:
         progress.error(str(error))
     except Interrupted:
@@ -56,16 +62,23 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _hold(
-    root: Path, folder: DataFolder, port_base: int, s3: bool, progress: Progress, on_started: Callable[[bool], None]
+    root: Path,
+    folder: DataFolder,
+    port_base: int,
+    s3: bool,
+    scale: Mapping[str, int],
+    progress: Progress,
+    on_started: Callable[[bool], None],
 ) -> int:
     stop_leftovers(folder)
-    ports = choose_ports(port_names(s3), find_ports(folder))
-    site = Site(root, folder, port_base, ports["s3.port"] if s3 else None)
+    ports = choose_ports(port_names(s3, scale), find_ports(folder))
+    own_ports = {name: [ports[port] for port in names] for name, names in own_port_names(scale).items()}
+    site = Site(root, folder, port_base, ports["s3.port"] if s3 else None, own_ports)
     require_free({service.name: port_base + service.port_offset for service in fleet(site)})
     keep_ports(folder, ports)
     _require_keys(folder)
     _make_keys(site, ports[POSTGRES], ports[VALKEY])
-    record = Record(port_base, ProcessId(os.getpid(), find_started(os.getpid()) or -1))
+    record = Record(port_base, ProcessId(os.getpid(), find_started(os.getpid()) or -1), own_ports=own_ports)
     system = System(folder, record, progress)
     started = False
     try:

@@ -95,6 +95,9 @@ class ServiceSettings(LimitSettings):
     """Address to listen on. `0.0.0.0` inside a container."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """TCP port to listen on."""
+    own_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """A second port, when several processes of one machine share `PORT`: the kernel spreads connections to `PORT`
+    over them, and each process alone is reached here, for instance its `/metrics`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """Lowest level that is logged, in any case; short names such as `warn` are accepted."""
     log_format: Literal["json", "text"] = "json"

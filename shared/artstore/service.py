@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -213,13 +214,33 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     )
     server = app.state.server = Server(config)
     try:
-        server.run()
+        server.run(_own_sockets(settings))
     finally:
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the remaining steps are short and bounded
         close_tracing(provider)
     if getattr(app.state, "start_refused", False):
         sys.exit(STARTUP_FAILURE)
+
+
+def _own_sockets(settings: ServiceSettings) -> list[socket.socket] | None:
+    """Bound sockets for a port that is shared with other processes, and for the own port; uvicorn listens on them
+    once the service has started, and closes them before it drains. None: uvicorn opens the only port itself."""
+    if settings.own_port is None:
+        return None
+    sockets = []
+    for port in (settings.port, settings.own_port):
+        made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port == settings.port:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            made.bind((settings.host, port))
+        except OSError as error:
+            log.critical("port cannot be opened", port=port, error=str(error))
+            sys.exit(STARTUP_FAILURE)
+        sockets.append(made)
+    return sockets
 
 
 def _refuse_start(app: FastAPI, error: StartRefused) -> None:

@@ -49,6 +49,7 @@ SETTING_NAMES = frozenset(
         "MAX_FILE_SIZE_BYTES",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_TRACES_SAMPLER_ARG",
+        "OWN_PORT",
         "PEER_TIMEOUT_S",
         "PORT",
         "QUERY_URL",
