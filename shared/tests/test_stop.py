@@ -117,6 +117,31 @@ def test_a_stop_sends_the_spans_that_wait_and_ends_with_status_0(tmp_path: Path,
         assert len(batches) > before
 
 
+def test_a_connection_accepted_just_before_a_stop_gets_its_answer(tmp_path: Path) -> None:
+    with collector() as (port, _), service(tmp_path / "log", port) as (process, client), socket.socket() as fresh:
+        address = (client.base_url.host, client.base_url.port)
+        fresh.connect(address)
+        with socket.create_connection(address) as later:  # accepted after `fresh`
+            later.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert later.recv(1000).startswith(b"HTTP/1.1 200")
+        process.send_signal(signal.SIGTERM)
+        while _accepts(address):
+            pass
+        fresh.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = b"".join(iter(lambda: fresh.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in answer.lower()
+        assert process.wait(TIMEOUT_S) == 0
+
+
+def _accepts(address: tuple[str, int | None]) -> bool:
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_a_request_that_outlasts_the_stop_is_told_to_come_again(tmp_path: Path) -> None:
     with (
         collector() as (port, _),

@@ -27,6 +27,8 @@ HEAD_TIMEOUT_S = 15.0
 LINGER_S = 30.0
 """How long we keep reading after an early response. Closing at once would reset the connection, and the
 client would lose the response (RFC 9112 §9.6)."""
+FIRST_REQUEST_S = 2.0
+"""How long a stop waits for the request of a connection that has not sent one yet."""
 SURPLUS_S = 1.0
 """A connection beyond the limit is refused at its first byte, and closed if none arrives in this time."""
 
@@ -42,6 +44,7 @@ class Connection(HttpToolsProtocol):
     _draining = False
     """The last response was sent; input is discarded until the client closes."""
     _surplus = False
+    _only_one_request = False
     _timer: asyncio.TimerHandle | None = None
 
     cycle: RequestCycle
@@ -86,8 +89,13 @@ class Connection(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
+        """The server stops. A connection that was accepted just before gets its first request answered."""
         self._keep_unparsed(b"")
-        super().shutdown()
+        if self.cycle is None and not self.transport.is_closing():
+            self._only_one_request = True
+            self._close_after(FIRST_REQUEST_S)
+        else:
+            super().shutdown()
 
     def evict(self) -> None:
         """Aborts this connection in favour of a new one, without waiting for unsent data."""
@@ -177,7 +185,7 @@ class Connection(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=head.expects_100,
-            keep_alive=head.keep_alive,
+            keep_alive=head.keep_alive and not self._only_one_request,
             on_response=self.on_response_complete,
         )
         self.cycle.stated_bytes = head.stated_bytes
