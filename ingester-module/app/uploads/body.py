@@ -16,6 +16,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from artstore.clock import Clock
+from artstore.contracts.files import NewFile
 from artstore.contracts.media_type import canonical_type, essence_of
 from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.errors import Malformed
@@ -35,6 +36,8 @@ PIECE_BYTES = 256 * 1024
 """Sent to the element in one write. One piece is held back until the body has ended."""
 FLUSH_EVERY_S = 1.0
 """A slow body is sent on in smaller pieces, because the element measures its rate too."""
+_PLACEHOLDER = "-"
+"""The name of a file that has none yet."""
 
 
 class _Source(Protocol):
@@ -123,12 +126,27 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """A request whose head was read. The description of the file is not checked yet."""
+    """A request whose head was read."""
 
     body: Body
     fields: dict[str, str]
     filename: str | None
     content_type: str | None
+    new: NewFile
+    """The checked description, without an owner. A file without a name has a placeholder."""
+
+    @classmethod
+    def checked(
+        cls, body: Body, fields: dict[str, str], filename: str | None, content_type: str | None, clock: Clock
+    ) -> UploadRequest:
+        """Raises InvalidFields."""
+        known = _PLACEHOLDER if filename is None else filename
+        new = new_file(fields, filename=known, content_type=content_type, owner="", now=clock.now())
+        return cls(body, fields, filename, content_type, new)
+
+    @property
+    def is_named(self) -> bool:
+        return self.filename is not None or "filename" in self.fields
 
 
 async def open_upload(request: Request, limits: BodyLimits, clock: Clock) -> UploadRequest:
@@ -137,17 +155,17 @@ async def open_upload(request: Request, limits: BodyLimits, clock: Clock) -> Upl
     Raises Malformed, InvalidFields, TooLarge, TooManyHeaders, TooSlow, UnsupportedMediaType, DigestMismatch.
     """
     fields = query_fields(request.scope["query_string"])
-    check_partial(fields)
     if media_type(request) == FORM:
+        check_partial(fields)
         return await _open_form(request, fields, limits, clock)
     body = open_raw(request, limits, clock)
     disposition = _disposition(request)
     filename = filename_of(disposition) if disposition else None
     content_type = content_type_of(request)
     # Checked before the first read, so that a client which waits for 100-continue is refused without sending the body.
-    new_file(fields, filename=filename or "-", content_type=content_type, owner="", now=clock.now())
+    upload = UploadRequest.checked(body, fields, filename, content_type, clock)
     await body.buffer_head()
-    return UploadRequest(body, fields, filename, content_type)
+    return upload
 
 
 def open_raw(request: Request, limits: BodyLimits, clock: Clock) -> Body:
@@ -169,8 +187,9 @@ async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimit
     )
     part = await form.read_fields(fields)
     body = Body(form, size_bytes=None, at_most_bytes=reader.length_bytes, digests=part.digests)
+    upload = UploadRequest.checked(body, fields, part.filename, part.content_type, clock)
     await body.buffer_head()
-    return UploadRequest(body, fields, part.filename, part.content_type)
+    return upload
 
 
 def content_type_of(request: Request) -> str | None:

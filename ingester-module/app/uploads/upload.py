@@ -82,11 +82,12 @@ class UploadOperation:
         return cls(context, await open_upload(request, context.limits, context.clock), owner)
 
     def fingerprint(self) -> str:
-        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts.
-
-        Raises InvalidFields.
-        """
-        new = self._new_file(unnamed=_NO_NAME, owner="", now=_FIXED_TIME)  # a fixed time stands for ttl_days
+        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts."""
+        request = self._request
+        filename = _NO_NAME if request.filename is None else request.filename
+        new = new_file(  # a fixed time stands for ttl_days
+            request.fields, filename=filename, content_type=request.content_type, owner="", now=_FIXED_TIME
+        )
         return fingerprint_of("POST", "upload", msgspec.to_builtins(new))
 
     async def run_under(self, key: HeldKey) -> Answer:
@@ -97,7 +98,7 @@ class UploadOperation:
 
     async def run(self) -> Answer:
         """Raises a typed error, and then nothing of the file stays."""
-        new = self._new_file(unnamed=self.file_id, owner=self.owner, now=self._context.clock.now())
+        new = self._new_file()
         # 3. The elements that can take the file, best first.
         elements = self._elements_for(new)
         # 4.-6. on the first of them; on the next one while the whole body can still be sent.
@@ -111,7 +112,7 @@ class UploadOperation:
                     raise _for_client(failure) from None
                 log.warning("element failed, trying the next", element=failure.element_id, error=failure.error.detail)
             await self._next_attempt()
-            new = self._new_file(unnamed=self.file_id, owner=self.owner, now=self._context.clock.now())
+            new = self._new_file()
 
     def _elements_for(self, new: NewFile) -> list[Element]:
         known = self._context.discovery.elements
@@ -167,11 +168,11 @@ class UploadOperation:
         if self._key is not None:
             await self._key.next_attempt(self.saga_id, self.file_id)
 
-    def _new_file(self, *, unnamed: str, owner: str, now: datetime) -> NewFile:
-        """Raises InvalidFields. A file without a name is named `unnamed`."""
-        request = self._request
-        filename = unnamed if request.filename is None else request.filename
-        return new_file(request.fields, filename=filename, content_type=request.content_type, owner=owner, now=now)
+    def _new_file(self) -> NewFile:
+        """A file without a name is named by its id."""
+        new = self._request.new
+        filename = new.filename if self._request.is_named else self.file_id
+        return msgspec.structs.replace(new, filename=filename, owner=self.owner)
 
 
 async def under_lease(begin: Callable[[], Awaitable[float]], transfer: Coroutine[Any, Any, T]) -> T:

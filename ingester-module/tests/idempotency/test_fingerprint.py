@@ -9,6 +9,7 @@ from app.changes.conditional import Precondition
 from app.changes.update import Patch, Replace
 from app.uploads.body import Body, UploadRequest
 from app.uploads.upload import UploadOperation
+from artstore.clock import Clock
 from artstore.contracts.files import Changes
 
 FIELDS = {
@@ -26,7 +27,7 @@ def opened(
     fields: dict[str, str], filename: str | None = "a.pdf", content_type: str | None = "application/pdf"
 ) -> UploadRequest:
     body = Body(source=NO_CONTEXT, size_bytes=None, at_most_bytes=None, digests=())
-    return UploadRequest(body, fields, filename, content_type)
+    return UploadRequest.checked(body, fields, filename, content_type, Clock())
 
 
 def of_upload(opened: UploadRequest) -> str:

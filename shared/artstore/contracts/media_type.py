@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from artstore.errors import InvalidFields
 
@@ -16,6 +17,7 @@ _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 _PIECE = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*(?:"|$))+')
 
 
+@lru_cache(maxsize=256)
 def canonical_type(stated: str) -> str:
     """`Text/Plain;charset=UTF-8` becomes `text/plain; charset=UTF-8`.
 
