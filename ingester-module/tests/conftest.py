@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import aiohttp
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from orjson import dumps
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -24,11 +26,10 @@ from artstore.contracts.elements import Mode
 from artstore.contracts.idempotency import Answer as KeptAnswer
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
+from artstore.testing.fakes import FakeAdmin, FakeElement
 from artstore.testing.fixtures import postgres, servers_folder, signer, valkey
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
-
-from .neighbours import ScriptedAdmin, ScriptedElement, served, served_app
 
 __all__ = ["postgres", "servers_folder", "signer", "valkey"]
 
@@ -46,8 +47,8 @@ class Fleet:
     """The ingester under test and its neighbours."""
 
     url: str
-    admin: ScriptedAdmin
-    elements: list[ScriptedElement]
+    admin: FakeAdmin
+    elements: list[FakeElement]
     session: aiohttp.ClientSession
     context: Context
     database_url: str
@@ -75,6 +76,25 @@ class Fleet:
                 await asyncio.sleep(0.005)
 
 
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[str]:
+    """The base URL of the app, which uvicorn serves in this process."""
+    config = uvicorn.Config(
+        app, port=0, log_config=None, ws="none", timeout_keep_alive=75, timeout_graceful_shutdown=1, access_log=False
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        if serving.done():
+            serving.result()
+        await asyncio.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
 @pytest.fixture(scope="session")
 async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer) -> AsyncIterator[Fleet]:
     database_url = postgres.url(await postgres.new_database())
@@ -83,21 +103,20 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
         await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{SCHEMA_REVISION}')"))
-    admin = ScriptedAdmin(signer, partial(keep_answer, engine))
+    admin = FakeAdmin(signer, partial(keep_answer, engine))
     elements = [
-        ScriptedElement("se-01", Mode.EDIT),
-        ScriptedElement("se-02", priority=1),
-        ScriptedElement("se-03", priority=2),
+        FakeElement("se-01", Mode.EDIT),
+        FakeElement("se-02", priority=1),
+        FakeElement("se-03", priority=2),
     ]
     async with AsyncExitStack() as stack:
-        admin_url = await stack.enter_async_context(served(admin.routes))
-        for element in elements:
-            element.url = await stack.enter_async_context(served(element.routes))
+        for fake in (admin, *elements):
+            await stack.enter_async_context(fake.running())
         settings = Settings(
             port=1,
             database_url=SecretStr(database_url),
             redis_url=SecretStr(valkey.url()),
-            admin_url=admin_url,
+            admin_url=admin.url,
             service_client_id="ingester",
             service_client_secret=SecretStr("x" * 43),
             max_file_size_bytes=8 * 2**20,
@@ -108,7 +127,7 @@ async def running(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
             database_command_timeout_s=120,
         )
         app = create_app(settings)
-        url = await stack.enter_async_context(served_app(app))
+        url = await stack.enter_async_context(served(app))
         session = await stack.enter_async_context(
             aiohttp.ClientSession(headers={"authorization": f"Bearer {signer.token(Role.USER)}"})
         )

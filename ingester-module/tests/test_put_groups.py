@@ -13,16 +13,16 @@ import pytest
 from app.put_group import REQUESTS_AT_ONCE, PutGroups
 from artstore.contracts.storage import MAX_PUT_GROUP, SMALL_FILE_BYTES
 from artstore.errors import ArtStoreError, ElementFailed, InternalError, InvalidFields, StorageFull, Unavailable
+from artstore.testing.fakes import FakeElement
 
 from .conftest import Answer, Fleet
-from .neighbours import ScriptedElement
 
 UPLOAD = "/api/files/upload"
 SMALL = 1000
 
 
 @asynccontextmanager
-async def held(fleet: Fleet) -> AsyncIterator[ScriptedElement]:
+async def held(fleet: Fleet) -> AsyncIterator[FakeElement]:
     """Both requests that may be open at the element hold one file each, until the block ends."""
     element = fleet.elements[1]
     element.hold = asyncio.Event()

@@ -24,9 +24,9 @@ from artstore.errors import (
     StorageFull,
     Unavailable,
 )
+from artstore.testing.fakes import FakeElement
 
 from .conftest import Fleet
-from .neighbours import ScriptedElement
 
 UPLOAD = "/api/files/upload"
 SMALL, LARGE = 1000, 3 * 2**20
@@ -272,7 +272,7 @@ async def test_a_client_that_disconnects_leaves_nothing(fleet: Fleet, size: int,
     assert (again.status, again.json["storage_element_id"]) == (201, "se-02"), "a client's fault opens no breaker"
 
 
-async def settled_element(element: ScriptedElement) -> None:
+async def settled_element(element: FakeElement) -> None:
     while not element.asked:
         await asyncio.sleep(0.005)
 

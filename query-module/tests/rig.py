@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from socket import socket as Socket
 from typing import Any
 
 import httpx
@@ -15,18 +16,18 @@ import uvicorn
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from tests.standins import StandInAdmin, StandInElement, bound_socket, snapshot_of, url_of
 
 from app.core.config import Settings
 from app.core.context import Context
 from app.main import create_app
 from artstore.catalog.tables import metadata
 from artstore.catalog.write import FileEntry, upsert_files
-from artstore.contracts.elements import SNAPSHOT_KEY
+from artstore.contracts.elements import SNAPSHOT_KEY, Mode
 from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
+from artstore.testing.fakes import FakeAdmin, FakeElement, snapshot_of
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
@@ -42,8 +43,8 @@ class Rig:
     engine: AsyncEngine
     redis: Redis
     signer: Signer
-    first: StandInElement
-    second: StandInElement
+    first: FakeElement
+    second: FakeElement
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.client.get(path, headers=headers)
@@ -102,14 +103,17 @@ async def running(
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
         await connection.execute(text("INSERT INTO alembic_version VALUES (:at)"), {"at": SCHEMA_REVISION})
-    admin, first, second = StandInAdmin(signer), StandInElement("se-01"), StandInElement("se-02")
+    admin = FakeAdmin(signer)
+    first, second = (FakeElement(name, Mode.EDIT) for name in ("se-01", "se-02"))
     await redis.set(SNAPSHOT_KEY, msgspec.json.encode(snapshot_of(first, second)))
-    listening = bound_socket()
+    listening = Socket()
+    listening.bind(("127.0.0.1", 0))
+    port: int = listening.getsockname()[1]
     own = {
-        "port": listening.getsockname()[1],
+        "port": port,
         "database_url": database,
         "redis_url": valkey.url(),
-        "admin_url": url_of(admin.socket),
+        "admin_url": admin.url,
         "service_client_id": "query",
         "service_client_secret": secrets.token_hex(32),
         "database_pool_size": 5,
@@ -118,13 +122,13 @@ async def running(
     app = create_app(Settings(**own))
     config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
     server = _Server(config)
-    async with admin.running():
-        await first.start()
-        await second.start()
+    async with admin.running(), first.running(), second.running():
         serving = asyncio.create_task(server.serve([listening]))
         authorization = {"authorization": f"Bearer {signer.token(Role.READONLY)}"}
         try:
-            async with httpx.AsyncClient(base_url=url_of(listening), headers=authorization, timeout=120) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", headers=authorization, timeout=120
+            ) as client:
                 await until(lambda: server.started or serving.done())
                 if serving.done():
                     serving.result()
@@ -135,8 +139,6 @@ async def running(
         finally:
             server.should_exit = True
             await serving
-            await first.stop()
-            await second.stop()
             await redis.aclose()
             await engine.dispose()
             listening.close()

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from msgspec.structs import replace
 from tests.rig import Rig, running, until
-from tests.standins import new_file
 
 from app.reading.headers import content_disposition, repr_digest
+from artstore.testing.fakes import new_file
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
@@ -100,7 +100,7 @@ async def test_new_bytes_are_never_sent_with_old_headers(without_hot: Rig, old: 
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
     newer = replace(new_file(new, revision=2), file_id=file.file_id, filename="new.txt")
-    rig.first.files[file.file_id] = (newer, new)
+    rig.first.store(newer, new)
     answer = await rig.get(path)
     assert (answer.status_code, answer.content) == (200, new)
     assert answer.headers["etag"] == f'"{newer.checksum}"'
@@ -112,7 +112,7 @@ async def test_a_file_on_a_different_element_is_found(rig: Rig) -> None:
     file = rig.first.put(b"bytes")
     path = f"/api/files/{file.file_id}/content"
     await rig.get(path)
-    rig.second.files[file.file_id] = (replace(file, storage_element_id="se-02", revision=2), b"bytes")
+    rig.second.store(replace(file, storage_element_id="se-02", revision=2), b"bytes")
     del rig.first.files[file.file_id]
     assert (await rig.get(path)).content == b"bytes"
 

@@ -11,11 +11,11 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from tests.rig import Rig, until
-from tests.standins import new_file
 
 from app.reading import hot
 from artstore.clock import Clock
 from artstore.contracts.files import Attributes
+from artstore.testing.fakes import new_file
 
 CONTENT = os.urandom(5000)
 
@@ -87,7 +87,7 @@ async def test_a_quarantined_file_is_410_although_its_bytes_are_hot(rig: Rig, fi
 
 async def test_an_announced_rewrite_gives_the_new_bytes(rig: Rig, file: Attributes) -> None:
     newer = replace(new_file(b"new", revision=2), file_id=file.file_id)
-    rig.first.files[file.file_id] = (newer, b"new")
+    rig.first.store(newer, b"new")
     await rig.note(newer, change="update")
     await rig.announce(newer, "update")
     await until(lambda: has_content(rig, file, b"new"))
@@ -96,7 +96,7 @@ async def test_an_announced_rewrite_gives_the_new_bytes(rig: Rig, file: Attribut
 
 async def test_an_announced_rename_keeps_the_bytes_and_shows_the_new_name(rig: Rig, file: Attributes) -> None:
     newer = replace(file, revision=2, filename="renamed.txt")
-    rig.first.files[file.file_id] = (newer, CONTENT)
+    rig.first.store(newer, CONTENT)
     await rig.note(newer, change="update")
     await rig.announce(newer, "update")
     await until(lambda: is_named(rig, file, "renamed.txt"))
@@ -129,11 +129,11 @@ async def test_a_token_without_permission_gets_no_hot_bytes(rig: Rig, file: Attr
 
 async def test_bytes_that_do_not_match_their_checksum_are_refused_and_not_kept(rig: Rig) -> None:
     file = rig.first.put(CONTENT)
-    rig.first.files[file.file_id] = (file, CONTENT[:-1] + b"?")
+    rig.first.store(file, CONTENT[:-1] + b"?")
     for _ in range(2):
         answer = await rig.get(path_of(file))
         assert (answer.status_code, answer.json()["code"]) == (500, "file_damaged")
-    rig.first.files[file.file_id] = (file, CONTENT)
+    rig.first.store(file, CONTENT)
     assert (await rig.get(path_of(file))).content == CONTENT
 
 
@@ -143,7 +143,7 @@ async def test_reads_at_once_share_requests_and_an_error_concerns_one_file(rig: 
     await rig.note(*files)
     gone, damaged, slow = files[7], files[8], files[9]
     del rig.first.files[gone.file_id]
-    rig.first.files[damaged.file_id] = (damaged, b"other")
+    rig.first.store(damaged, b"other")
     rig.first.slow.add(slow.file_id)
     found = await asyncio.gather(*(rig.get(path_of(file)) for file in files))
     wanted = {gone.file_id: 404, damaged.file_id: 500}
@@ -168,7 +168,7 @@ async def test_one_request_gives_attributes_and_bytes_when_the_row_is_old(rig: R
         await connection.execute(text("UPDATE files SET checked_at = :old"), {"old": old})
     answer = await rig.get(path_of(file))
     assert (answer.content, answer.headers["x-artstore-source"]) == (CONTENT, "attributes")
-    assert (rig.first.read_together, rig.first.attribute_requests) == ([[file.file_id]], 0)
+    assert (rig.first.read_together, rig.first.asked) == ([[file.file_id]], 0)
 
 
 async def test_memory_is_bounded_and_forgets_the_least_recently_used(rig: Rig) -> None:

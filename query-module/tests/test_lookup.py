@@ -26,12 +26,12 @@ async def test_each_level_answers_and_refreshes_those_above(rig: Rig) -> None:
     await rig.redis.delete(record_key(file.file_id))
     assert await rig.source(file) == "database"
     await until(lambda: _is_in_redis(rig, file))
-    assert rig.first.attribute_requests == 2  # once to answer, once after the row was written
+    assert rig.first.asked == 2  # once to answer, once after the row was written
 
 
 async def test_every_level_answers_attr_json_byte_for_byte(rig: Rig) -> None:
     file = replace(rig.first.put(b"content"), unknown={"from_a_later_version": {"a": [1, "ä"]}})
-    rig.first.files[file.file_id] = (file, b"content")
+    rig.first.store(file, b"content")
     for _ in range(2):
         answer = await rig.get(f"/api/files/{file.file_id}")
         assert answer.content == encode(file)
@@ -71,17 +71,17 @@ async def test_concurrent_misses_share_one_flight(rig: Rig) -> None:
     answers = await asyncio.gather(*(rig.get(f"/api/files/{file.file_id}") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     await until(lambda: _is_in_catalog(rig, file.file_id))
-    await until(lambda: rig.first.attribute_requests == 2)
+    await until(lambda: rig.first.asked == 2)
 
 
 async def test_not_found_is_cached_until_a_change_is_announced(rig: Rig) -> None:
     file = rig.first.put(b"content")
     del rig.first.files[file.file_id]
     assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
-    asked = rig.first.attribute_requests
+    asked = rig.first.asked
     assert (await rig.get(f"/api/files/{file.file_id}")).status_code == 404
-    assert rig.first.attribute_requests == asked
-    rig.first.files[file.file_id] = (file, b"content")
+    assert rig.first.asked == asked
+    rig.first.store(file, b"content")
     await rig.announce(file, "put")
     await until(lambda: _answers(rig, file.file_id, 200))
 
@@ -90,7 +90,7 @@ async def test_a_change_drops_memory_and_redis(rig: Rig) -> None:
     file = rig.first.put(b"content")
     await rig.source(file)
     newer = replace(file, revision=2, filename="new.pdf")
-    rig.first.files[file.file_id] = (newer, b"content")
+    rig.first.store(newer, b"content")
     await rig.note(newer, change="update")
     await rig.announce(newer, "update")
     await until(lambda: _is_named(rig, file.file_id, "new.pdf"))

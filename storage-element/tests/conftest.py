@@ -10,22 +10,23 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from artstore.catalog.tables import metadata
 from artstore.database import SCHEMA_REVISION
+from artstore.testing.fakes import FakeAdmin
 from artstore.testing.fixtures import postgres, s3, servers_folder, signer, valkey
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
-from .running import HeardAdmin, Neighbours, heard_admin
+from .running import Neighbours
 
 __all__ = ["postgres", "s3", "servers_folder", "signer", "valkey"]
 
 
 @pytest.fixture(scope="session")
-async def admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
-    async with heard_admin(signer) as admin:
+async def admin(signer: Signer) -> AsyncIterator[FakeAdmin]:
+    async with FakeAdmin(signer).running() as admin:
         yield admin
 
 
-async def new_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+async def new_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: FakeAdmin) -> Neighbours:
     """With an empty catalog of their own."""
     database_url = postgres.url(await postgres.new_database())
     engine = create_async_engine(database_url)
@@ -39,11 +40,11 @@ async def new_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: 
 
 
 @pytest.fixture(scope="session")
-async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+async def neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: FakeAdmin) -> Neighbours:
     return await new_neighbours(postgres, valkey, admin)
 
 
 @pytest.fixture
-async def own_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: HeardAdmin) -> Neighbours:
+async def own_neighbours(postgres: PostgresServer, valkey: ValkeyServer, admin: FakeAdmin) -> Neighbours:
     """For a test whose element must be the only one with its id in the catalog."""
     return await new_neighbours(postgres, valkey, admin)

@@ -8,22 +8,19 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
-from aiohttp import web
 
 from artstore.clock import uuid7
-from artstore.contracts.elements import MAKE_ROOT, ElementReport, Mode
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, encode_new_file
-from artstore.contracts.tokens import Permission, Role, TokenAnswer
-from artstore.errors import ArtStoreError, Unavailable
+from artstore.contracts.tokens import Permission, Role
+from artstore.testing.fakes import FakeAdmin
 from artstore.testing.preloaded import Forked, start
 from artstore.testing.services import free_port
-from artstore.testing.tokens import Signer
 
 from .store.support import new_file
 
@@ -34,26 +31,11 @@ START_TIMEOUT_S = 120
 CALLER = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
 
 
-@dataclass
-class HeardAdmin:
-    """Gives keys and tokens, and keeps what elements report."""
-
-    url: str
-    signer: Signer
-    reports: list[ElementReport] = field(default_factory=list)
-    deaf: int = 0
-    """So many reports are answered 503 first."""
-    mode: Mode | None = None
-    """The mode that the registry knows; None: the one reported."""
-    refuse: Callable[[ElementReport], ArtStoreError | None] | None = None
-    """Admin's verdict on a report; None: every root is accepted, and may be made."""
-
-
 @dataclass(frozen=True)
 class Neighbours:
     database_url: str
     redis_url: str
-    admin: HeardAdmin
+    admin: FakeAdmin
 
 
 @dataclass
@@ -65,40 +47,6 @@ class Answer:
     @property
     def json(self) -> Any:
         return msgspec.json.decode(self.body)
-
-
-@asynccontextmanager
-async def heard_admin(signer: Signer) -> AsyncIterator[HeardAdmin]:
-    async def jwks(_request: web.Request) -> web.Response:
-        return web.Response(body=signer.jwks(), content_type="application/json")
-
-    async def token(_request: web.Request) -> web.Response:
-        token = signer.token(Role.SERVICE, frozenset({Permission.ELEMENTS_REPORT}))
-        return web.Response(body=msgspec.json.encode(TokenAnswer(access_token=token)))
-
-    async def report(request: web.Request) -> web.Response:
-        if admin.deaf:
-            admin.deaf -= 1
-            return web.Response(status=503, body=Unavailable("starting").to_wire())
-        reported = msgspec.json.decode(await request.read(), type=ElementReport)
-        if admin.refuse is not None and (refusal := admin.refuse(reported)) is not None:
-            return web.Response(status=refusal.status, body=refusal.to_wire())
-        if reported.root_id == "":
-            return web.Response(body=msgspec.json.encode({"verdict": MAKE_ROOT}))
-        admin.reports.append(reported)
-        return web.Response(body=msgspec.json.encode({} if admin.mode is None else {"mode": admin.mode}))
-
-    app = web.Application()
-    app.router.add_get("/.well-known/jwks.json", jwks)
-    app.router.add_post("/api/auth/token", token)
-    app.router.add_post("/api/storage-elements/{element_id}/report", report)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    admin = HeardAdmin(f"http://127.0.0.1:{runner.addresses[0][1]}", signer)
-    yield admin
-    await runner.cleanup()
 
 
 @dataclass

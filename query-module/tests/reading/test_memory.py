@@ -6,11 +6,11 @@ from itertools import permutations
 
 import pytest
 from msgspec.structs import replace
-from tests.standins import new_file
 
 from app.reading.memory import Memory, Record
 from artstore.clock import Clock
 from artstore.contracts.files import encode
+from artstore.testing.fakes import new_file
 
 FILE = new_file(b"content")
 TTL_S, ABSENT_TTL_S = 300, 5

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from tests.rig import Rig
-from tests.standins import new_file
 
 from app.search.feed import Position, decode_position, encode_position
 from artstore.catalog.write import FileEntry, delete_files, upsert_files
 from artstore.clock import uuid7
 from artstore.contracts.events import FileChanged
 from artstore.contracts.files import Attributes
+from artstore.testing.fakes import new_file
 
 Items = list[dict[str, Any]]
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pytest
 from tests.rig import Rig
-from tests.standins import new_file
 
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes
+from artstore.testing.fakes import new_file
 
 Parameters = dict[str, Any]
 

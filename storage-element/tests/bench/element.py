@@ -22,10 +22,11 @@ from artstore.catalog.tables import metadata
 from artstore.clock import uuid7
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
+from artstore.testing.fakes import FakeAdmin
 from artstore.testing.services import PostgresServer, ValkeyServer, start_postgres, start_valkey, temporary_folder
 from artstore.testing.tokens import Signer
 
-from ..running import CALLER, Neighbours, RunningElement, heard_admin, put_headers, running_element
+from ..running import CALLER, Neighbours, RunningElement, put_headers, running_element
 
 SMALL_BYTES = 4096
 RUNS = ((1, 500), (64, 5000))
@@ -88,7 +89,7 @@ async def new_database(postgres: PostgresServer) -> str:
 async def run(root: Path, postgres: PostgresServer, valkey: ValkeyServer) -> None:
     signer = Signer()
     settings = {"STORAGE_WAL_SEGMENT_BYTES": str(32 << 20), "LOG_FORMAT": "json"}
-    async with heard_admin(signer) as admin:
+    async with FakeAdmin(signer).running() as admin:
         neighbours = Neighbours(await new_database(postgres), valkey.url(), admin)
         async with running_element(neighbours, root, **settings) as element:
             token = signer.token(Role.SERVICE, CALLER)

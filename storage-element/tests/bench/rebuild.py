@@ -18,9 +18,10 @@ from app.upkeep.quarantine import FindingLog
 from app.upkeep.rebuild import Rebuild, RebuildState
 from app.upkeep.reconcile import Reconciler
 from artstore.catalog.tables import metadata
+from artstore.testing.fakes import FakeAdmin
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
 from artstore.testing.tokens import Signer
-from tests.running import HeardAdmin, Neighbours
+from tests.running import Neighbours
 from tests.store.support import opened
 from tests.upkeep.inside import inside_rows
 
@@ -36,7 +37,7 @@ async def measure(root: Path, database_url: str) -> None:
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(text("INSERT INTO registry (version) VALUES (1)"))
-    neighbours = Neighbours(database_url, "", HeardAdmin("", Signer()))
+    neighbours = Neighbours(database_url, "", FakeAdmin(Signer()))
     async with inside_rows(neighbours) as (rows, catalog), opened(root, catalog) as store:
         journal = Journal(store.files.paths)
         found = FindingLog(store, journal)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from artstore.testing.fakes import FakeAdmin
 from artstore.testing.services import ValkeyServer, start_postgres
 
 from ..conftest import new_neighbours
-from ..running import HeardAdmin, Neighbours, eventually, running_element
+from ..running import Neighbours, eventually, running_element
 from .disks import recorded_disk, why_not
 from .journal import ABSENT, State
 from .outside import check_element, stored
@@ -54,7 +55,7 @@ async def test_a_disk_error_makes_the_element_read_only_and_is_reported(
 
 
 async def test_without_the_catalog_puts_are_refused_and_changes_are_settled_later(
-    valkey: ValkeyServer, admin: HeardAdmin, tmp_path: Path
+    valkey: ValkeyServer, admin: FakeAdmin, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o711)
     folder = tmp_path / "servers"

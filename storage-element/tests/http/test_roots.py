@@ -29,11 +29,11 @@ Refuse = Callable[[ElementReport], ArtStoreError | None]
 @pytest.fixture
 def refusing(neighbours: Neighbours) -> Iterator[Callable[[Refuse], None]]:
     def set_refusal(refuse: Refuse) -> None:
-        neighbours.admin.refuse = refuse
+        neighbours.admin.refuse_report = refuse
 
     yield set_refusal
-    neighbours.admin.refuse = None
-    neighbours.admin.deaf = 0
+    neighbours.admin.refuse_report = None
+    neighbours.admin.unavailable_reports = 0
 
 
 @asynccontextmanager
@@ -174,13 +174,13 @@ async def test_a_refused_root_serves_nothing_until_it_is_accepted(
         answers = [await element.ask("GET", f"/api/files/{file_id}/content"), await element.put(b"new")]
         assert [answer.status for answer in answers] == [503, 503]
     # Sticky: also after a restart while admin is away, and a start of a refused root is not counted
-    neighbours.admin.deaf = 1_000_000
+    neighbours.admin.unavailable_reports = 1_000_000
     async with started(neighbours, root) as element:
         await eventually(lambda: says(element, "recovery", "done"))
         assert (await element.ask("GET", f"/api/files/{file_id}/content")).status == 503
         assert msgspec.json.decode(element_json.read_bytes())["incarnation"] == first["incarnation"]
         refusing(lambda _: None)
-        neighbours.admin.deaf = 0
+        neighbours.admin.unavailable_reports = 0
         await eventually(lambda: is_ready(element))
         assert (await element.ask("GET", f"/api/files/{file_id}/content")).status == 200
     async with running_element(neighbours, root):
@@ -193,13 +193,13 @@ async def test_an_accepted_root_serves_without_admin_but_answers_unavailable_for
     async with running_element(neighbours, tmp_path / "root") as element:
         file_id = await stored(element)
     refusing(lambda _: None)
-    neighbours.admin.deaf = 1_000_000
+    neighbours.admin.unavailable_reports = 1_000_000
     async with started(neighbours, tmp_path / "root") as element:
         await eventually(lambda: is_ready(element))
         assert (await element.ask("GET", f"/api/files/{file_id}/content")).status == 200
         unknown = await element.ask("GET", f"/api/files/{uuid7()}")
         assert (unknown.status, unknown.json["away"]) == (503, "admin")
-        neighbours.admin.deaf = 0
+        neighbours.admin.unavailable_reports = 0
 
         async def denied() -> bool:
             return (await element.ask("GET", f"/api/files/{uuid7()}")).status == 404

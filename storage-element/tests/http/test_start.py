@@ -30,7 +30,7 @@ async def test_a_second_process_on_a_root_ends_with_one_line(neighbours: Neighbo
 
 async def test_an_undelivered_report_is_repeated_soon(neighbours: Neighbours, tmp_path: Path) -> None:
     """After three missed reports it would count as away although it runs."""
-    neighbours.admin.deaf = 3
+    neighbours.admin.unavailable_reports = 3
     heard = len(neighbours.admin.reports)
 
     async def is_heard() -> bool:
@@ -38,7 +38,7 @@ async def test_an_undelivered_report_is_repeated_soon(neighbours: Neighbours, tm
 
     async with running_element(neighbours, tmp_path / "root"):
         await eventually(is_heard, timeout_s=60)
-    assert neighbours.admin.deaf == 0
+    assert neighbours.admin.unavailable_reports == 0
 
 
 async def test_a_root_of_another_element_is_refused_with_one_line(neighbours: Neighbours, tmp_path: Path) -> None:
