@@ -31,7 +31,7 @@ COLUMNS = (
 )
 CHECKPOINT_EVERY_S = 5
 METADATA = {"changed": {"role": ["USER", "READONLY"]}, "address": "192.0.2.1"}
-"""Of one event: what an account's change says."""
+"""The metadata of one event, as a change of an account writes it."""
 TEXT = orjson.dumps(METADATA).decode()
 
 

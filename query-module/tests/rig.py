@@ -105,6 +105,7 @@ async def running(
         await connection.execute(text("INSERT INTO alembic_version VALUES (:at)"), {"at": SCHEMA_REVISION})
     admin = FakeAdmin(signer)
     first, second = (FakeElement(name, Mode.EDIT) for name in ("se-01", "se-02"))
+    admin.elements = [first.entry(), second.entry()]
     await redis.set(SNAPSHOT_KEY, msgspec.json.encode(snapshot_of(first, second)))
     listening = Socket()
     listening.bind(("127.0.0.1", 0))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a token costs a verifier: `PYTHONPATH=. python bench/tokens.py [rounds]`, in the folder `shared`.
+"""Measures what a token costs a verifier: `PYTHONPATH=. python bench/tokens.py [rounds]`, in the folder `shared`.
 
 CPU time, so that it does not matter what else the machine does: of a token seen before, and of one that is new.
 """

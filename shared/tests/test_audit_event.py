@@ -1,4 +1,4 @@
-"""What is signed: the same bytes whoever writes them down."""
+"""The signed bytes of an event are the same in each way of writing them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def test_the_quick_way_makes_what_rfc_8785_says(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"a": 2**70}, {"a": "\ud800"}, {"a": object()}, {"a": float("inf")}])
-def test_what_nobody_can_have_signed_has_no_form(wrong: dict[str, Any]) -> None:
+def test_values_that_cannot_have_been_signed_have_no_canonical_form(wrong: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         canonical(wrong)

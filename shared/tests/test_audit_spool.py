@@ -1,4 +1,4 @@
-"""What a writer keeps on its disk while PostgreSQL does not have it."""
+"""A writer keeps events on its disk until PostgreSQL has them."""
 
 from __future__ import annotations
 

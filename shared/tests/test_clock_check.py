@@ -25,7 +25,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
     [(0, 0, 0), (-1, 1, 0), (-5, 30, 0), (3600, 3601, 3600), (-3601, -3600, -3600), (-1, 0, 0)],
 )
 def test_only_what_is_certain_counts(before_s: float, after_s: float, certain_s: float) -> None:
-    """A slow answer is no wrong clock."""
+    """A slow answer does not mean a wrong clock."""
     before, after = NOON + timedelta(seconds=before_s), NOON + timedelta(seconds=after_s)
     assert ahead_s(before, NOON, after) == certain_s
 
@@ -39,7 +39,7 @@ class Wrong(Clock):
 
 
 async def verdict(runtime: Runtime, url: str, shift_s: float) -> str:
-    """What the check says; empty when it has nothing against the clock."""
+    """The message of the check; empty if the clock is right."""
     settings = DatabaseSettings(database_url=SecretStr(url))
     async with open_database(settings, runtime, Breakers(new_registry())) as database:
         check = ClockCheck(

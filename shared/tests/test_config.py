@@ -41,7 +41,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
-    """What a start that must not happen says on standard error: one line."""
+    """The one line on standard error of a start that is refused."""
     with pytest.raises(SystemExit) as caught:
         load_settings(Settings)
     assert caught.value.code == 2
@@ -115,7 +115,7 @@ def test_a_refused_secret_is_not_shown(environment: pytest.MonkeyPatch, capsys: 
         ("DATABASE_URL_FIEL", "DATABASE_URL_FILE"),
     ],
 )
-def test_a_misspelt_setting_stops_the_start_and_says_what_was_meant(
+def test_a_misspelt_setting_stops_the_start_and_the_right_name_is_suggested(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str, meant: str
 ) -> None:
     environment.setenv(wrong, "x")

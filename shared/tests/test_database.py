@@ -1,4 +1,4 @@
-"""What counts as PostgreSQL being away, refusing writes or giving up a statement; and that a real server is seen so."""
+"""Errors of a real PostgreSQL are told apart: it is away, it refuses writes, or it gave up a statement."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def run(server: PostgresServer, name: str, *statements: str) -> None:
 
 
 async def until_ok(runtime: Runtime, ok: bool) -> str:
-    """What the check `database` says once it is well, or not."""
+    """The text of the check `database` once its state is `ok`."""
     async with asyncio.timeout(DEADLINE_S):
         while (found := runtime.health.report()["checks"]["database"])["ok"] is not ok or "not checked" in found[
             "detail"

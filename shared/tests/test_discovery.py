@@ -115,7 +115,7 @@ def names(discovery: Discovery) -> list[str]:
 
 
 def shown(runtime: Runtime) -> dict[str, float | str]:
-    """What an operator reads in /metrics."""
+    """The values in /metrics."""
     ask = runtime.registry.get_sample_value
     sources = [name for name in SOURCES if ask("discovery_source", {"source": name}) == 1]
     return {"discovery_age_seconds": ask("discovery_age_seconds") or 0, "discovery_source": ",".join(sources)}
@@ -129,7 +129,7 @@ async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def test_the_snapshot_is_read_at_once_and_changes_are_heard(
+async def test_the_snapshot_is_read_at_once_and_changes_are_received(
     runtime: Runtime, valkey: ValkeyServer, redis: Redis
 ) -> None:
     await redis.set(SNAPSHOT_KEY, snapshot(1, "se-01"))
@@ -157,7 +157,7 @@ async def test_an_older_version_or_damage_changes_nothing(runtime: Runtime, valk
         await until(lambda: names(discovery) == ["se-01", "new"])
 
 
-async def test_an_answer_of_admin_that_is_older_than_what_was_heard_changes_nothing(
+async def test_an_answer_of_admin_older_than_the_last_message_changes_nothing(
     runtime: Runtime, valkey: ValkeyServer, redis: Redis
 ) -> None:
     await redis.set(SNAPSHOT_KEY, snapshot(5, "se-01"))
@@ -185,7 +185,7 @@ async def test_a_redis_that_came_back_with_less_than_is_known_is_not_believed(
 
 
 async def test_a_message_that_was_missed_is_made_good(runtime: Runtime, valkey: ValkeyServer, redis: Redis) -> None:
-    """The subscription stands, but nobody published what stands in the key."""
+    """The subscription is up, but the snapshot in the key was not published."""
     await redis.set(SNAPSHOT_KEY, snapshot(1, "se-01"))
     async with admin_with() as admin_url, parts(runtime, valkey.url(), admin_url) as (own, admin):
         discovery = Discovery(runtime, own, admin)

@@ -67,7 +67,9 @@ def test_a_field_cannot_pose_as_a_member_of_the_document() -> None:
         (599, b"\xff", BadGateway),
     ],
 )
-def test_an_answer_that_is_no_problem_of_ours_is_told_by_its_status(status: int, body: bytes, expected: type) -> None:
+def test_an_answer_without_a_problem_document_is_classified_by_its_status(
+    status: int, body: bytes, expected: type
+) -> None:
     assert type(from_wire(status, body)) is expected
 
 

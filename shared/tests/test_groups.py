@@ -34,7 +34,7 @@ def adding(group: Group[int, int], *items: int) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(group.add(item)) for item in items]
 
 
-async def test_who_comes_while_a_flush_runs_goes_together_with_the_next() -> None:
+async def test_a_write_during_a_flush_joins_the_next_flush() -> None:
     flushes = Flushes()
     group = Group(flushes.flush, max_items=10)
     tasks = adding(group, 1, 2, 3, 4)

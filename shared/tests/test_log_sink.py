@@ -38,7 +38,7 @@ if len(sys.argv) > 4:
 def run(
     stderr: int | IO[bytes], *, lines: int, log_format: str = "json", close_stderr: bool = False
 ) -> tuple[int, list[str]]:
-    """Its exit status, and what it told about itself on a pipe of its own."""
+    """Its exit status, and its report on a pipe of its own."""
     reading, writing = os.pipe()
     arguments: list[Any] = [sys.executable, "-c", PROGRAM, str(writing), log_format, str(lines)]
     process = subprocess.Popen(

@@ -125,7 +125,7 @@ def test_slices_arrive_one_by_one_and_whole(network: Network, echo: Echo) -> Non
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_black_hole_tells_nobody_and_loses_nothing_once_it_is_over(network: Network, echo: Echo, way: str) -> None:
+def test_a_black_hole_is_silent_and_loses_nothing_once_it_ends(network: Network, echo: Echo, way: str) -> None:
     proxy = network.proxy(("127.0.0.1", echo.port))
     with connected(proxy) as connection:
         connection.sendall(b"before")

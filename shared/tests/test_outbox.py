@@ -134,7 +134,7 @@ async def test_a_redis_outage_delays_a_message_and_does_not_lose_it(
             valkey.stop()
 
 
-async def test_a_changed_file_has_left_the_cache_before_its_event_is_heard(
+async def test_a_changed_file_leaves_the_cache_before_its_event_is_received(
     runtime: Runtime, postgres: PostgresServer, valkey: ValkeyServer
 ) -> None:
     file_id = "0197aaaa-0000-7000-8000-000000000001"

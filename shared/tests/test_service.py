@@ -121,7 +121,7 @@ async def test_a_slash_too_many_is_another_address(client: httpx.AsyncClient, pa
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-async def test_who_may_is_let_in_and_known(client: httpx.AsyncClient) -> None:
+async def test_a_caller_with_the_permission_is_admitted_and_identified(client: httpx.AsyncClient) -> None:
     answer = await client.get("/api/files", headers=bearer())
     assert (answer.status_code, answer.json()) == (200, {"client_id": "tester"})
 
@@ -129,7 +129,7 @@ async def test_who_may_is_let_in_and_known(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Basic dXNlcjpwYXNz", "Bearer x", "bearer a.b.c", "Bearer a b"]
 )
-async def test_who_is_not_known_is_not_let_in(client: httpx.AsyncClient, authorization: str) -> None:
+async def test_an_unauthenticated_caller_is_refused(client: httpx.AsyncClient, authorization: str) -> None:
     answer = await client.get("/api/files", headers={"authorization": authorization})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -145,7 +145,7 @@ async def test_a_token_counts_only_in_the_header_and_only_one(client: httpx.Asyn
 @pytest.mark.parametrize(
     ("role", "permissions"), [(Role.AUDITOR, None), (Role.SERVICE, frozenset()), (Role.USER, frozenset())]
 )
-async def test_who_may_not_is_told_what_is_missing(
+async def test_a_caller_without_the_permission_is_refused_with_its_name(
     client: httpx.AsyncClient, role: Role, permissions: frozenset[Permission] | None
 ) -> None:
     answer = await client.get("/api/files", headers=bearer(role, permissions))

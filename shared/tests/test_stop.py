@@ -142,7 +142,7 @@ def _accepts(address: tuple[str, int | None]) -> bool:
     return True
 
 
-def test_a_request_that_outlasts_the_stop_is_told_to_come_again(tmp_path: Path) -> None:
+def test_a_request_that_outlasts_the_stop_is_answered_503_with_retry_after(tmp_path: Path) -> None:
     with (
         collector() as (port, _),
         service(tmp_path / "log", port, SHUTDOWN_TIMEOUT_S="1") as (process, client),
@@ -200,7 +200,7 @@ def test_a_setting_of_an_earlier_version_is_named_in_the_log(tmp_path: Path) -> 
     assert "STORAGE_RESERVE_PERCENT" in log
 
 
-def test_a_log_that_nobody_reads_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+def test_a_log_without_a_reader_does_not_delay_a_stop(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(SHARED), "PORT": str(port)}

@@ -85,7 +85,7 @@ class Unprintable(Exception):
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, Unprintable, TimeoutError, RuntimeError, RecursionError])
 async def test_no_exception_of_a_round_ends_a_periodic_task(error: type[BaseException]) -> None:
-    """A library may let a cancelled future of its own out: that is no wish to end this task."""
+    """A library may let a cancelled future of its own out: that does not cancel this task."""
     rounds = 0
     went_on = asyncio.Event()
 
@@ -124,7 +124,7 @@ async def test_an_outage_is_one_line_and_its_end_another(capsys: pytest.CaptureF
     assert len([line for line in said if "task round failed: over" in line]) == 1
 
 
-async def test_a_task_that_fails_after_its_waiter_has_left_is_reported_to_nobody() -> None:
+async def test_a_task_that_fails_after_its_waiter_has_left_is_not_reported() -> None:
     unretrieved: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unretrieved.append(context))
 

@@ -1,6 +1,7 @@
-"""What an Idempotency-Key costs an upload: `python -m bench.keyed [UPLOADS] [CONCURRENCY]`, a whole fleet, CPU of its processes.
+"""Measures what an Idempotency-Key costs an upload: `python -m bench.keyed [UPLOADS] [CONCURRENCY]`.
 
-A request without a key must cost what it did before there were keys: run this at both commits.
+The figure is the CPU time of a whole fleet. A request without a key must cost what it did before there were keys:
+run this at both commits.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_the_role_that_prunes_deletes_nothing_that_is_not_sealed(system: System)
 
 
 def test_every_table_is_granted_on_purpose(system: System) -> None:
-    """A table that a migration makes and nobody lists is admin's alone."""
+    """A table that a migration creates and no list of grants names is admin's alone."""
     if system.data is None:
         pytest.skip("PostgreSQL of a composed system is not reachable from here")
 

@@ -30,7 +30,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> None:
 
 
 def raw(system: System, service: str, *pieces: bytes) -> bytes:
-    """What comes back on a connection that sends these pieces and then waits."""
+    """The answer on a connection that sends these pieces and then waits."""
     with socket.create_connection(("127.0.0.1", system.base + OFFSETS[service]), timeout=20) as connection:
         try:
             for piece in pieces:
@@ -145,7 +145,7 @@ def test_an_element_may_live_here_or_nearby(system: System, client: httpx.Client
     assert client.delete(f"{elements}/se-78").status_code == 204
 
 
-def test_no_refusal_tells_what_is_inside(system: System, client: httpx.Client) -> None:
+def test_no_refusal_reveals_internals(system: System, client: httpx.Client) -> None:
     asked = [
         ("GET", "/api/service-accounts/none", None), ("GET", "/api/service-accounts?cursor=%00", None),
         ("POST", "/api/service-accounts", b"{"), ("POST", "/api/service-accounts", b'{"role": 5, "x": 1}'),

@@ -77,7 +77,7 @@ def test_health_metrics_and_description_are_never_limited(system: System, servic
             assert drain(stranger, system.url(service) + path, 50)[0] == 50  # of all four together, from one address
 
 
-def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(system: System) -> None:
+def test_unauthenticated_requests_are_limited_by_address_before_authentication(system: System) -> None:
     url = f"{system.url('admin')}/.well-known/jwks.json"
     with httpx.Client(headers={"x-forwarded-for": "198.51.100.200, 203.0.113.2"}, timeout=120) as stranger:
         first = stranger.get(url)
@@ -90,7 +90,7 @@ def test_strangers_are_limited_by_address_before_anybody_asks_who_they_are(syste
         assert stranger.get(url, headers={"x-forwarded-for": "203.0.113.3"}).status_code == 200
 
 
-def test_a_token_that_nobody_asks_for_makes_no_stranger_known(system: System) -> None:
+def test_a_token_on_a_public_path_does_not_authenticate_the_caller(system: System) -> None:
     url = f"{system.url('admin')}/.well-known/jwks.json"
     shown = {"x-forwarded-for": "203.0.113.9", "authorization": "Bearer no.such.token"}
     with httpx.Client(headers=shown, timeout=120) as stranger:

@@ -1,4 +1,4 @@
-"""No log of any part of the system holds a secret: not one that was made, and not one that somebody sent."""
+"""No log of any part of the system holds a secret: neither a generated one nor one in a request."""
 
 from __future__ import annotations
 

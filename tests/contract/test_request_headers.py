@@ -55,7 +55,7 @@ DOORS: dict[str, list[Door]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What a row's header is tried with, and how a request ends that honours it."""
+    """The header fields of a row, and the result of a request that honours them."""
 
     fields: list[str]
     honoured: dict[str, int] = field(default_factory=dict)
@@ -131,7 +131,7 @@ def token(system: System) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """What a request may work on, and how it was before."""
+    """A file for the requests, and its state before them."""
 
     file_id: str
     etag: str

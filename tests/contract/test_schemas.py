@@ -1,4 +1,4 @@
-"""What the OpenAPI documents say is so: schemathesis calls every operation of every service with right and wrong data."""
+"""The services do what their OpenAPI documents say: schemathesis calls every operation with right and wrong data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not a token of ours is refused by every service, over HTTP, although the forger holds admin's own key."""
+"""Every service refuses, over HTTP, tokens that admin did not issue, although the forger holds admin's own key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused is refused clearly, with the right status and code, and leaves nothing behind."""
+"""A refusal has the right status and code, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_role_may_do_what_it_may_and_no_more(system: System) -> None:
     with system.client(system.token(**user)) as client:
         direct = client.put(f"{system.url('se-01')}/api/files/{uuid4()}", content=b"past the saga")
         assert_problem(direct, 403, "forbidden")
-        # a USER has no business at admin, so its token is not even meant for it
+        # a USER has no business at admin, so admin is not in the audience of its token
         assert_problem(client.get(f"{system.url('admin')}/api/service-accounts"), 401, "unauthenticated")
 
 
@@ -173,7 +173,7 @@ def test_a_right_digest_is_accepted(client: httpx.Client, system: System) -> Non
 
 
 @pytest.mark.parametrize("service", OFFSETS)
-def test_every_service_tells_its_health_and_its_metrics(system: System, service: str) -> None:
+def test_every_service_reports_its_health_and_its_metrics(system: System, service: str) -> None:
     assert httpx.get(f"{system.url(service)}/health/live").status_code == 200
     ready = httpx.get(f"{system.url(service)}/health/ready")
     assert ready.status_code == 200, ready.text

@@ -1,4 +1,4 @@
-"""Whoever follows the store by its change feed meets every file once, however many upload at the same time."""
+"""A reader of the change feed sees every file once, however many clients upload at the same time."""
 
 from __future__ import annotations
 

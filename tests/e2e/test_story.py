@@ -247,7 +247,7 @@ def test_attributes_lie_beside_the_file_as_designed(client: httpx.Client, system
         listed = client.get(f"{system.url('se-02')}/api/files", params={"limit": 1}).json()["items"]
         assert (
             listed[0].keys() == RECORD_FIELDS
-        )  # the containers' disks are not in reach: the element shows what lies there
+        )  # the containers' disks are not in reach: the element shows what is stored
         return
     record = upload(client, system, b"on disk", "disk.txt")
     file_id = record["file_id"]

@@ -152,7 +152,7 @@ def accounts(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 def give(fleet: Fleet, account: dict[str, Any], permissions: list[str]) -> None:
-    """Returns when the tokens that say more are void everywhere: no work goes on with what was taken."""
+    """Returns when tokens with more permissions are revoked everywhere: no work continues with them."""
     token = fleet.token(fleet.credentials(account["client_id"]))
     taken = set(fleet_claims(token)["permissions"]) - set(permissions)
     path = f"/api/service-accounts/{account['id']}"

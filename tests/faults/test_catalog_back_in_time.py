@@ -156,7 +156,7 @@ class Uploads:
         return file_id
 
     def exists(self, file_id: str) -> bool:
-        """Whether the file's bytes are on the disk or in the bucket of its element."""
+        """True if the file's bytes are on the disk or in the bucket of its element."""
         element = self.places[file_id]
         if self.bucket is not None and element in IN_S3:
             return self.bucket.holds(element, file_id)
@@ -238,7 +238,7 @@ def _is_begun(fleet: Fleet, path: str) -> bool:
 
 
 def _wait_for_every_lease(before: Uploads) -> None:
-    """Until catalog and disks agree; then two uploads that nobody commits are undone: when they are, all leases are over."""
+    """Waits until catalog and disks agree and two uncommitted uploads are undone: then all leases are over."""
     fleet = before.fleet
     eventually(lambda: _metric(fleet, "catalog_unreconciled_elements") == 0, WAIT_S)
     later = Uploads(fleet, before.bucket)

@@ -23,7 +23,7 @@ ACCOUNTS = 8
 SLOW = 5000
 BEGUN_WITHIN_S = 240
 BEGIN_EVERY_S = 0.02
-"""What is tried is that they last, not that all begin in one instant."""
+"""The test is that they last, not that all begin in one instant."""
 RAW = {"content_type": "application/octet-stream"}
 REFUSED_WITHIN_S = 20
 """A hung part is known within seven seconds; the timeouts of the calls themselves are longer than this."""
@@ -55,7 +55,7 @@ def open_breakers(fleet: Fleet, name: str) -> list[str]:
 
 
 def test_hundreds_of_slow_transfers_hold_up_no_other_request(load: Load) -> None:
-    """Of several accounts, each within its limit. Their elements and admin serve everybody else."""
+    """The accounts are several, each within its limit. Their elements and admin serve everybody else."""
     fleet = load.fleet
     file_id = fleet.upload(load.token, os.urandom(8_000_000)).json()["file_id"]
     tokens = [fleet.token(fleet.new_account()) for _ in range(ACCOUNTS)]
@@ -92,7 +92,7 @@ def test_hundreds_of_slow_transfers_hold_up_no_other_request(load: Load) -> None
     asyncio.run(run())
 
 
-def test_one_account_has_so_many_transfers_at_once_and_is_told_so(load: Load) -> None:
+def test_transfers_of_one_account_over_the_limit_are_refused_with_the_reason(load: Load) -> None:
     fleet = load.fleet
     token = fleet.token(fleet.new_account())
     request = head("POST", "/api/files/upload?filename=a", token, content_length="3000000", **RAW)

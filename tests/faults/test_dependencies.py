@@ -16,7 +16,7 @@ from support.fleet import Fleet, eventually, running_fleet
 from support.measures import Held, frozen, held_by
 
 SPARE = Held(threads=8, files=40, memory_bytes=48 << 20)
-"""What pools, caches and the thread pool may hold more after a fault than after the same load without."""
+"""The most that pools, caches and threads may hold in addition after a fault, compared with the same load without."""
 LARGE_BYTES = 32 << 20
 """More than all buffers between a disk and a client hold."""
 REFUSED_WITHIN_S = 20

@@ -79,7 +79,7 @@ def test_no_valid_request_is_refused_while_keys_rotate(fleet: Fleet) -> None:
     assert [status for status in statuses if status[1] not in (200, 201)] == []
 
 
-def test_what_a_suspended_account_was_given_is_void_everywhere_within_a_minute(fleet: Fleet) -> None:
+def test_tokens_of_a_suspended_account_are_refused_everywhere_within_a_minute(fleet: Fleet) -> None:
     account = fleet.new_account("ADMIN", name="to be suspended")
     path = f"/api/service-accounts/{account['id']}"
     credentials = {name: account[name] for name in ("client_id", "client_secret")}
@@ -98,7 +98,7 @@ def test_what_a_suspended_account_was_given_is_void_everywhere_within_a_minute(f
             assert fleet.call("PATCH", "admin-2", path, json=back).status_code == 200
 
 
-def test_a_revoked_key_is_void_everywhere_and_work_goes_on(fleet: Fleet) -> None:
+def test_tokens_of_a_revoked_key_are_refused_everywhere_and_work_continues(fleet: Fleet) -> None:
     token = fleet.token()
     kid = jwt.get_unverified_header(token)["kid"]  # what is active by now may be another: they rotate every 4 s
     revoked = fleet.call("POST", "admin-1", f"/api/auth/keys/{kid}/revoke")
@@ -112,7 +112,7 @@ def test_a_revoked_key_is_void_everywhere_and_work_goes_on(fleet: Fleet) -> None
         ("se-01", "/api/files"),
     ):
         refused_within(12, fleet, name, path, token)
-    # the modules' own tokens were void too: they have taken new ones by themselves
+    # the modules' own tokens were revoked too: they have taken new ones by themselves
     eventually(lambda: fleet.upload(fleet.token()).status_code == 201, wait_s=10)
     assert fleet.call("POST", "admin-1", "/api/auth/keys/unknown/revoke").status_code == 404
 
@@ -134,7 +134,7 @@ def test_a_verifier_started_while_admin_is_away_knows_the_keys(fleet: Fleet, sou
 
 @pytest.mark.parametrize("skew_s", [3600, -3600])
 def test_a_service_whose_clock_is_wrong_says_so_and_is_not_ready(fleet: Fleet, skew_s: int) -> None:
-    """It refuses every token; a balancer that asks for readiness sends nobody there."""
+    """It refuses every token; a balancer that asks for readiness sends no requests there."""
     fleet.start("query-skewed", account="query", skew_s=skew_s)
     try:
         eventually(
@@ -147,7 +147,7 @@ def test_a_service_whose_clock_is_wrong_says_so_and_is_not_ready(fleet: Fleet, s
 
 
 def checks(fleet: Fleet, name: str) -> dict[str, Any]:
-    """What its readiness says; nothing while nobody listens."""
+    """Its readiness checks; empty while the process does not listen."""
     try:
         found: dict[str, Any] = httpx.get(f"{fleet.url(name)}/health/ready", timeout=5).json()["checks"]
     except httpx.TransportError:
@@ -166,7 +166,7 @@ def refused_within(wait_s: float, fleet: Fleet, name: str, path: str, token: str
 
 
 def status(fleet: Fleet, name: str, path: str, token: str) -> int:
-    """0 while nobody listens."""
+    """0 while the process does not listen."""
     try:
         method = "PATCH" if name == "ingester" else "GET"
         return fleet.call(method, name, path, token).status_code

@@ -1,4 +1,4 @@
-"""Deletes, updates and mode changes whose element is away: remembered, made once and in order, whoever dies meanwhile."""
+"""Deletes, updates and mode changes of an element that is away: queued, made once and in order despite kills."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def audited(fleet: Fleet, action: str, resource: str) -> list[dict[str, Any]]:
 
 
 def test_a_change_that_a_paused_element_may_have_made_is_made_once(fleet: Fleet, user: User) -> None:
-    """The request lies in the element's socket: it is carried out when the element wakes, beside what admin asks."""
+    """The request is in the element's socket buffer: it is carried out when the element wakes, beside what admin asks."""
     changed, gone = user.upload(), user.upload()
     fleet.processes["se-01"].send_signal(signal.SIGSTOP)
     patched, deleted = user.patch(changed, tags=["late"]), user.delete(gone)
@@ -173,7 +173,7 @@ def test_an_admin_that_dies_over_a_change_leaves_it_to_another(fleet: Fleet, use
 
 
 def user_sees(fleet: Fleet, file_id: str, revision: int) -> bool:
-    """On the disk: nobody can log in while admin is dead."""
+    """Read from the disk, because a login is not possible while admin is dead."""
     (found,) = fleet.folder.glob(f"se-01/files/*/*/{file_id}.attr.json")
     return f'"revision":{revision}' in found.read_text()
 

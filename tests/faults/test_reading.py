@@ -1,4 +1,4 @@
-"""What two query instances remember, while files change and PostgreSQL and Redis go and come: never what is gone."""
+"""Two query instances never answer deleted data from their caches, while PostgreSQL and Redis go and come back."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_every_read_answers_while_the_catalog_is_emptied_and_redis_flushed(fleet
 
 
 def _is_open(user: User, file_id: str) -> bool:
-    """Until the element has seen the upload committed, nobody may write its row anew: it might be undone."""
+    """Until the element has seen the upload committed, its row may not be written again: it might be undone."""
     return SAGA_HEADER in user.client.get(f"{user.fleet.url('se-01')}/api/files/{file_id}").headers
 
 
@@ -247,7 +247,7 @@ def test_without_redis_a_change_shows_at_once_and_every_answer_says_so(fleet: Fl
     assert user.names(changed) == ["third", "third"]
 
 
-def test_with_redis_and_admin_away_the_registry_is_what_was_known_and_its_age_is_told(fleet: Fleet, user: User) -> None:
+def test_with_redis_and_admin_away_the_last_registry_is_used_and_its_age_is_reported(fleet: Fleet, user: User) -> None:
     file_id = user.put()
     fleet.valkey.process.send_signal(signal.SIGSTOP)  # a cut line: nothing is refused, nothing answers
     for admin in ("admin-1", "admin-2"):

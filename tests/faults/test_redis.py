@@ -1,4 +1,4 @@
-"""Redis under running services: it goes and comes back, and somebody else writes to it. What limits and keys then are."""
+"""Redis under running services: it goes and comes back, and a stranger writes to it. Limits and keys hold."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_limits_go_on_while_redis_is_killed_and_are_shared_again_when_it_is_back
     assert decided(fleet, "local", "let_through") + decided(fleet, "local", "refused") == local
 
 
-def test_who_writes_to_redis_makes_no_service_believe_his_key(fleet: Fleet) -> None:
+def test_a_key_written_to_redis_by_a_stranger_is_not_trusted(fleet: Fleet) -> None:
     """Not even while admin is away: the copy there must be signed by a key that the service knows."""
     kept, own = fleet.folder / "query-jwks.json", fleet.folder / "query-forged-jwks.json"
     eventually(kept.exists)

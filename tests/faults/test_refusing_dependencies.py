@@ -178,7 +178,7 @@ def readiness(fleet: Fleet, expected: dict[str, int]) -> bool:
 
 
 def keyed_and_administrative(load: Load) -> dict[str, httpx.Response]:
-    """What needs PostgreSQL although no file's bytes are there."""
+    """Requests that need PostgreSQL although it holds no file's bytes."""
     fleet, token = load.fleet, load.token
     key = {"idempotency-key": '"one"'}
     return {

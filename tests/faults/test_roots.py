@@ -89,7 +89,7 @@ class Site:
             assert answer.content == content
 
     def rows(self) -> int:
-        """Of the acknowledged files, asked of PostgreSQL itself."""
+        """The number of acknowledged files in PostgreSQL itself."""
 
         async def count() -> int:
             connection = await asyncpg.connect(

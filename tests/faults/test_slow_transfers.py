@@ -66,7 +66,7 @@ def test_a_download_slightly_faster_than_the_minimum_rate_finishes_through_query
     assert all(answer.endswith(body) for answer in asyncio.run(run()))
 
 
-def test_who_sends_or_reads_more_slowly_than_the_minimum_rate_is_cut_off(load: Load) -> None:
+def test_a_client_slower_than_the_minimum_rate_is_disconnected(load: Load) -> None:
     body = os.urandom(24_000_000)
     file_id = load.fleet.upload(load.token, body).json()["file_id"]
     download = head("GET", f"/api/files/{file_id}/content", load.token)

@@ -25,7 +25,7 @@ from support.layout import SMALL
 from support.measures import frozen
 
 STOP_LIMIT_S = 60
-"""Of `./artstore up` and of compose."""
+"""The limit of `./artstore up` and of compose."""
 LEASE_S = 8.0
 OUTAGE_S = 1.5 * LEASE_S
 PIECE = 4096

@@ -1,1 +1,1 @@
-"""What the tests of the whole system share: a running system, and how a client sees it."""
+"""Shared by the tests of the whole system: a running system, and its clients."""

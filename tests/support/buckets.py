@@ -31,7 +31,7 @@ class Bucket:
         }
 
     def holds(self, element: str, file_id: str) -> bool:
-        """Whether the object with the file's bytes exists. Asks SeaweedFS' filer, so no code of the element is involved."""
+        """True if the object with the file's bytes exists. Asks SeaweedFS' filer, so no code of the element is involved."""
         path = f"/buckets/{BUCKET}/{element}/files/{file_id[-4:-2]}/{file_id[-2:]}/{file_id}"
         answer = httpx.head(f"http://127.0.0.1:{self.server.ports['filer.port']}{path}", timeout=30)
         assert answer.status_code in (200, 404), answer.status_code

@@ -1,4 +1,4 @@
-"""What programs do all day, asked of a running fleet, and what they see."""
+"""The usual requests of programs to a running fleet, and their answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass
 class Load:
-    """What programs do all day; a file lies on each element."""
+    """The usual requests of programs; each element has one file."""
 
     fleet: Fleet
     token: str

@@ -62,7 +62,7 @@ class Fleet:
     own_settings: dict[str, dict[str, str]] = field(default_factory=dict)
     """Settings of single processes."""
     standby_port: int | None = None
-    """Of a second host in each DATABASE_URL; there need be no server yet."""
+    """The port of a second host in each DATABASE_URL; its server need not run yet."""
 
     def url(self, name: str) -> str:
         """Past all proxies."""

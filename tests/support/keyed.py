@@ -17,7 +17,7 @@ from .fleet import Fleet
 LEASE_S = 2
 PATIENCE_S = 60
 AGAIN = (409, 502, 503)
-"""What a client sends again for; a 409 only when it says that the key is in use."""
+"""Statuses after which a client repeats; 409 only if the answer says that the key is in use."""
 
 
 HELD = "SELECT 1 FROM idempotency_keys WHERE key = $1"
@@ -48,7 +48,7 @@ class Keyed:
         return self.fleet.call(self.method, at, self.path, token, headers=headers, **options)
 
     def until_answered(self, at: str, **changed: Any) -> httpx.Response:
-        """As a careful client: sends again while it is told to, or told nothing."""
+        """Repeats as a careful client does: while an answer asks for it, or without an answer."""
         until_s = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -62,7 +62,7 @@ class Keyed:
             time.sleep(0.2)
 
     def killed_at(self, name: str, **changed: Any) -> None:
-        """The request kills the process, and its client is told nothing."""
+        """The request kills the process, and its client gets no answer."""
         try:
             answer = self.send(name, **changed)
             raise AssertionError(f"{name} lives: {answer.status_code} {answer.text}")
@@ -117,7 +117,7 @@ def sql(fleet: Fleet, statement: str, *values: Any) -> list[dict[str, Any]]:
 
 
 def same_answer(given: httpx.Response, first: httpx.Response | None = None) -> None:
-    """`given` was given before; `first` is what it was, where somebody has seen it."""
+    """`given` was given before; `first` is the first answer, if it was received."""
     assert given.headers.get("idempotent-replayed") == "true", (given.status_code, given.headers)
     if first is not None:
         assert (given.status_code, given.content) == (first.status_code, first.content)

@@ -1,4 +1,4 @@
-"""What a process holds, from /proc: to see that nothing stays behind."""
+"""The resources that a process holds, from /proc."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from artstore.local.postgres import find_account, load_program
 from .fleet import Fleet, make_database
 
 KINDS = ("dump", "folder", "nothing")
-"""What is restored: a pg_dump, a copy of the data folder, or no backup at all."""
+"""The kinds of restore: a pg_dump, a copy of the data folder, or no backup at all."""
 COMMAND_TIMEOUT_S = 120
 
 
 def back_up(fleet: Fleet, kind: str) -> Path:
-    """Of the database as it is now, while the services run."""
+    """Copies the database as it is now, while the services run."""
     copy = fleet.folder / f"backup-{kind}"
     if kind == "dump":
         _run(fleet, "pg_dump", "-Fc", "-f", str(copy), _url(fleet, fleet.database))

@@ -1,6 +1,6 @@
 """Runs the module in whose folder it is started with a wall clock that is wrong: `python skewed.py SECONDS`.
 
-What the module reads is `artstore.clock`, and what libraries read is `time`: both are moved before anything else is loaded.
+The module reads `artstore.clock`, and libraries read `time`: both are moved before anything else is loaded.
 The monotonic clock stays right, as it does on a machine whose clock was set wrongly.
 """
 

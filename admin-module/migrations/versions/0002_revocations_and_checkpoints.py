@@ -1,4 +1,4 @@
-"""What was taken back before its time; writers of the audit log beside admin; signed checkpoints over all chains."""
+"""Revocations, writers of the audit log beside admin, and signed checkpoints over all chains."""
 
 from __future__ import annotations
 

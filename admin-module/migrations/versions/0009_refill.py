@@ -1,4 +1,4 @@
-"""What query writes into the catalog becomes two functions, so that its login needs no grant on `files` and `outbox`."""
+"""Query writes into the catalog by two functions, so that its login needs no grant on `files` and `outbox`."""
 
 from __future__ import annotations
 

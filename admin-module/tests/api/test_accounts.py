@@ -80,7 +80,7 @@ async def test_a_token_ends_with_its_account(admin: Any) -> None:
 
 
 async def test_tokens_issued_after_a_suspension_is_lifted_are_valid(admin: Any) -> None:
-    """Even in the same second: the void ones were issued until then, the new ones after it."""
+    """Even in the same second: the revoked ones were issued until then, the new ones after it."""
     account = await make(admin, role="READONLY")
     credentials = {"client_id": account["client_id"], "client_secret": account["client_secret"]}
     for _ in range(3):

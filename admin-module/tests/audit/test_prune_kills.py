@@ -18,7 +18,7 @@ from artstore.audit.event import ChainHead, Event, Signed, fingerprint, head_aft
 from artstore.clock import parse_rfc3339
 
 EVENTS = PRUNE_BATCH + 500
-"""Of one chain: two batches."""
+"""The events of one chain, which are pruned in two batches."""
 COLUMNS = ("chain", "seq", "prev", "timestamp", "service", "action", "user_id", "resource", "result", "metadata",
            "signature", "hash")  # fmt: skip
 KILLS = [

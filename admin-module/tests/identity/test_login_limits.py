@@ -35,7 +35,7 @@ async def test_guessing_from_many_addresses_does_not_lock_the_owner_out(admin: A
         assert set(statuses) == {401, 429}
     right = await log_in(other, "guessed-at", account["client_secret"], "203.0.113.200")
     assert right.status_code == 200
-    # an address that is blocked for its failures is told so, and still lets the owner in
+    # an address that is blocked for its failures is answered 429, and still lets the owner in
     assert {answer.status_code for answer in await guess("guessed-at", ["203.0.113.201"] * 30)} == {401, 429}
     assert (await log_in(other, "guessed-at", "wrong", "203.0.113.201")).status_code == 429
     assert (await log_in(other, "guessed-at", account["client_secret"], "203.0.113.201")).status_code == 200

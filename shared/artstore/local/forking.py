@@ -1,7 +1,7 @@
 """Starts services as forks of a process that has imported them, which shares the memory of their libraries and
 saves the 1.5 s of each import.
 
-The modules all name their package `app`. `preload` sets the package of each aside, and a fork takes its own. A
+The modules all name their package `app`. `preload` keeps the package of each under a name of its own, and a fork takes its own. A
 fork is a copy of one thread, so the process that forks has no others. Linux only.
 """
 

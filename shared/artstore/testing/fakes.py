@@ -251,7 +251,7 @@ class FakeElement(Fake):
         self.connection_lost = asyncio.Event()
         """A reader closed the connection during a content."""
         self.headers: dict[str, str] = {}
-        """Of the last request, names in lower case."""
+        """The headers of the last request, names in lower case."""
 
     def put(self, content: bytes, **changes: Any) -> Attributes:
         return self.store(new_file(content, self.name, **changes), content)

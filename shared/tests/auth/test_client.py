@@ -105,7 +105,7 @@ async def test_an_admin_that_fails_is_asked_no_more_and_the_breaker_says_so(
     ("error", "raised"),
     [(Unauthenticated(), BadGateway), (Unavailable("PostgreSQL is away", away="database"), Unavailable)],
 )
-async def test_who_answers_is_there(
+async def test_a_peer_that_answers_is_available(
     admin: Admin, tokens: ServiceTokens, breaker: Breaker, error: ArtStoreError, raised: type[ArtStoreError]
 ) -> None:
     admin.error = error

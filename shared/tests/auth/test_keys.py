@@ -25,7 +25,7 @@ class StoppedClock(Clock):
 
 
 class Source:
-    """Publishes what it is told to, and counts who asks."""
+    """Publishes the given document, and counts the requests."""
 
     def __init__(self, document: bytes | None = None) -> None:
         self.document = document
@@ -44,7 +44,7 @@ def keys_of(*sources: Source, kept: Path | None = None, clock: Clock | None = No
     return RemoteKeys([(f"source {n}", s.fetch) for n, s in enumerate(sources)], kept, clock or StoppedClock())
 
 
-async def test_an_unknown_key_is_fetched_once_for_all_who_wait() -> None:
+async def test_an_unknown_key_is_fetched_once_for_all_waiting_requests() -> None:
     source = Source(FIRST.jwks())
     keys = keys_of(source)
     found = await asyncio.gather(*(keys.find(FIRST.kid) for _ in range(20)))
@@ -84,7 +84,7 @@ def copied(document: Signer, by: Signer) -> Source:
 
 
 async def test_a_copy_counts_only_when_a_known_key_has_signed_it(tmp_path: Path) -> None:
-    """Somebody writes to Redis while admin is away."""
+    """A stranger writes to Redis while admin is away."""
     kept = tmp_path / "jwks.json"
     kept.write_bytes(FIRST.jwks())
     wrong = [
@@ -103,7 +103,7 @@ async def test_a_copy_counts_only_when_a_known_key_has_signed_it(tmp_path: Path)
     assert kept.read_bytes() == SECOND.jwks()
 
 
-async def test_who_knows_no_key_at_all_believes_the_copy() -> None:
+async def test_a_verifier_without_any_key_accepts_the_copy() -> None:
     assert await RemoteKeys([], None, StoppedClock(), copied(FIRST, by=FIRST).fetch).find(FIRST.kid)
     assert await RemoteKeys([], None, StoppedClock(), Source(FIRST.jwks()).fetch).find(FIRST.kid) is None
 

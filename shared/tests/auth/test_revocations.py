@@ -1,4 +1,4 @@
-"""What was taken back stays taken back, whatever a source says later."""
+"""A revocation stays in force, whatever a source says later."""
 
 from __future__ import annotations
 

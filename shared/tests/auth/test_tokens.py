@@ -1,4 +1,4 @@
-"""What is not a token of ours is refused, whatever it looks like."""
+"""Every token that admin did not issue is refused, whatever it looks like."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_no_text_is_anything_but_refused(text: str) -> None:
 @given(st.integers(0, 10_000), st.characters(codec="ascii"))
 async def test_a_token_with_one_other_character_is_refused(place: int, other: str) -> None:
     right = SIGNER.token()
-    place %= len(right) - 1  # the last character of base64 holds bits nobody reads
+    place %= len(right) - 1  # the last character of base64 holds bits that are not read
     wrong = right[:place] + other + right[place + 1 :]
     verifier = TokenVerifier(SIGNER, Audience.QUERY, Clock())
     if wrong == right:
@@ -154,7 +154,7 @@ async def test_a_token_with_one_other_character_is_refused(place: int, other: st
             await verifier.verify(wrong)
 
 
-async def test_a_right_token_tells_who_calls_and_what_he_may(verifier: TokenVerifier) -> None:
+async def test_a_valid_token_states_the_caller_and_its_permissions(verifier: TokenVerifier) -> None:
     principal = await verifier.verify(SIGNER.token(Role.READONLY))
     assert (principal.client_id, principal.role) == ("tester", Role.READONLY)
     assert Permission.FILES_READ in principal.permissions

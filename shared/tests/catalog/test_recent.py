@@ -78,7 +78,7 @@ async def test_below_a_change_nothing_is_taken(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("what", ["change", "flush", "the lease ran out"])
-async def test_a_reader_who_was_overtaken_fills_nothing_however_late_it_comes(redis: Redis, what: str) -> None:
+async def test_a_reader_that_was_overtaken_stores_nothing_however_late_it_comes(redis: Redis, what: str) -> None:
     """Also when the floor is gone: it slept for longer than FLOOR_S, or Redis was flushed after the change."""
     before = await lease(redis)
     if what == "change":

@@ -1,4 +1,4 @@
-"""What query may write into the catalog, in a real PostgreSQL: rows that an element answered, and nothing else."""
+"""Query may write rows into the catalog that an element answered, and nothing else, in a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_the_row_of_an_open_upload_is_left_alone(engine: AsyncEngine) -> N
     assert await taken_back(engine, file) == 0
 
 
-async def test_only_a_row_that_was_added_here_is_taken_back_and_only_while_nobody_has_changed_it(
+async def test_only_an_unchanged_row_that_was_added_here_is_removed_again(
     engine: AsyncEngine,
 ) -> None:
     own, noted_, raised, old = new_file(), new_file(), new_file(), new_file()

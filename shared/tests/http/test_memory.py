@@ -128,10 +128,10 @@ def wait_until_closed(port: int) -> None:
         if not any(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in established):
             return
         time.sleep(0.2)
-    raise AssertionError("connections whose answers nobody reads stay open")
+    raise AssertionError("connections whose answers are not read stay open")
 
 
-def test_idle_connections_over_every_limit_lock_nobody_out(server: Server) -> None:
+def test_idle_connections_over_every_limit_do_not_lock_out_other_clients(server: Server) -> None:
     with ExitStack() as held:
         for number in range(600):
             connection = held.enter_context(server.connect())

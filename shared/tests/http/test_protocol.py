@@ -46,7 +46,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
 
 
 async def talk(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
-    """What comes back until the server closes the connection."""
+    """The bytes received until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         for piece in pieces:
@@ -113,14 +113,14 @@ async def test_trailers_say_nothing(port: int) -> None:
     assert (await talk(port, CHUNKED % b"/" + trailers, LAST)).count(b"200 OK") == 2
 
 
-async def test_who_was_answered_may_not_send_for_ever(port: int) -> None:
+async def test_a_client_that_was_answered_cannot_send_for_ever(port: int) -> None:
     answer = await talk(port, CHUNKED % b"/at-once", *[b"1\r\nx\r\n"] * 40, pause_s=0.05)
     assert answer == b"reset" or answer.count(b"200 OK") == 1
     whole = CHUNKED % b"/at-once" + b"0\r\n\r\n"
     assert (await talk(port, whole, whole, LAST, pause_s=0.3)).count(b"200 OK") == 3
 
 
-async def test_idle_connections_lock_nobody_out(port: int) -> None:
+async def test_idle_connections_do_not_lock_out_other_clients(port: int) -> None:
     """The oldest is closed for a new one."""
     idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
     assert b"200 OK" in await talk(port, LAST)
@@ -137,7 +137,7 @@ async def ended(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-async def test_a_connection_too_many_is_told_so_while_all_others_work(port: int) -> None:
+async def test_a_connection_over_the_limit_is_refused_while_all_others_work(port: int) -> None:
     """Those with an authorised request under way are not closed for another."""
     working = [await asyncio.open_connection("127.0.0.1", port) for _ in range(CONNECTIONS)]
     for _, writer in working:
@@ -169,7 +169,9 @@ async def test_a_refusal_before_the_edge_has_an_id_too(port: int) -> None:
 
 
 @pytest.mark.parametrize("framing", [b"content-length: 8", b"transfer-encoding: chunked"])
-async def test_who_closes_only_its_own_side_in_the_middle_of_a_body_is_answered(port: int, framing: bytes) -> None:
+async def test_a_client_that_closes_only_its_own_side_in_the_middle_of_a_body_is_answered(
+    port: int, framing: bytes
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST / HTTP/1.1\r\nhost: a\r\n" + framing + b"\r\n\r\n3\r\n")
     await writer.drain()

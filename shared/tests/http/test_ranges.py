@@ -75,7 +75,7 @@ def test_a_range_outside_the_file_says_how_long_the_file_is(field: str, size_byt
 
 
 @pytest.mark.parametrize("field", ["bytes=-5", "bytes=0-"])
-def test_an_empty_file_is_whole_to_who_asks_for_all_or_its_tail(field: str) -> None:
+def test_an_empty_file_is_whole_for_a_request_of_all_or_of_its_tail(field: str) -> None:
     assert choose_range(field, 0) is None
 
 

@@ -1,4 +1,4 @@
-"""The metrics cost a bounded share of a process's time, whoever asks for them and however often."""
+"""The metrics cost a bounded share of a process's time, however often they are requested."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_after_the_burst_the_rate_holds() -> None:
     assert sent(ACCOUNT, burst + minute) == 150 + 100
 
 
-def test_whoever_keeps_to_the_rate_is_never_refused() -> None:
+def test_requests_within_the_rate_are_never_refused() -> None:
     assert sent(ACCOUNT, [0.6 * number for number in range(1000)]) == 1000
 
 
@@ -74,7 +74,7 @@ def test_far_from_the_limit_more_is_granted_and_near_it_not() -> None:
     assert grant(ACCOUNT, 1, 140 * 0.6, 20, 64)[0] == 10
 
 
-def test_who_goes_over_a_quota_with_a_penalty_is_shut_out_that_long_and_then_let_go() -> None:
+def test_an_exceeded_quota_with_a_penalty_refuses_for_that_long_and_no_longer() -> None:
     quota = Quota("failures", 60, 3, penalty_s=30)
     level_s = 0.0
     for _ in range(3):

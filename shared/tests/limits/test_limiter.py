@@ -118,7 +118,7 @@ async def test_without_redis_it_goes_on_locally_and_counts_it() -> None:
     assert registry.get_sample_value("rate_limit_decisions_total", labels) == 50
 
 
-async def test_a_redis_that_does_not_answer_holds_nobody_up() -> None:
+async def test_a_redis_that_does_not_answer_delays_no_request() -> None:
     async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
         writer.close()

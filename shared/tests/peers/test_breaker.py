@@ -10,11 +10,11 @@ from artstore.peers.breaker import Breaker, Breakers
 
 
 class Failed(Exception):
-    """What counts."""
+    """A failure that counts."""
 
 
 class Refused(Exception):
-    """What the other side answered: it is there."""
+    """An error that the other side answered, so the other side is available."""
 
 
 def breaker(*, limit: int = 3, open_s: float = 60) -> Breaker:
@@ -96,7 +96,7 @@ async def test_a_probe_whose_caller_leaves_frees_its_place() -> None:
     assert edge.closed
 
 
-async def test_who_sees_the_other_side_alive_closes_it() -> None:
+async def test_a_successful_probe_closes_the_breaker() -> None:
     edge = breaker(limit=1)
     await fail(edge)
     edge.heal()

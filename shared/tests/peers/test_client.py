@@ -30,7 +30,7 @@ from artstore.peers.session import open_peers
 
 
 class Token:
-    """A token that may be refused; then there is another."""
+    """A token that may be refused, after which a new one is issued."""
 
     def __init__(self) -> None:
         self.number = 1
@@ -182,7 +182,7 @@ async def test_a_token_that_was_taken_back_is_replaced_by_another(peer: Peer, ot
     assert [request.headers["authorization"] for request in other.seen] == ["Bearer token-1", "Bearer token-2"]
 
 
-async def test_nobody_is_followed_elsewhere_with_a_token(peer: Peer, other: Other) -> None:
+async def test_redirects_are_not_followed_with_a_token(peer: Peer, other: Other) -> None:
     assert (await peer.call("GET", "/sends_elsewhere", timeout_s=5)).status == 302
     assert [request.path for request in other.seen] == ["/sends_elsewhere"]
 
@@ -220,7 +220,7 @@ async def test_faults_open_the_breaker_and_refusals_do_not(other: Other) -> None
         assert caught.value.fields["away"] == "other"
 
 
-async def test_nobody_there_is_unavailable(other: Other) -> None:
+async def test_a_refused_connection_is_unavailable(other: Other) -> None:
     async with serving(other) as peer:
         pass
     async with open_peers(Breakers(new_registry()), lambda _session: Token()) as peers:
@@ -253,7 +253,7 @@ async def test_an_upload_whose_source_fails_is_never_taken_for_whole(peer: Peer,
         other.received = b""
 
 
-async def test_an_upload_nobody_takes_ends(peer: Peer) -> None:
+async def test_an_upload_without_a_receiver_ends(peer: Peer) -> None:
     async with asyncio.timeout(120):
         with pytest.raises(Unavailable):
             await peer.upload("PUT", "/sleeps", chunks=pieces(400), size_bytes=None, headers={}, idle_timeout_s=0.3)
@@ -368,8 +368,8 @@ async def test_a_peer_that_is_slow_but_alive_is_waited_for() -> None:
         await asyncio.wait({asked})
 
 
-async def test_a_failure_of_the_bodys_writer_is_reported_to_nobody_but_the_caller(peer: Peer) -> None:
-    """The library's task for the body fails at the 100-continue or at the end of the body, where nobody asks it."""
+async def test_a_failure_of_the_bodys_writer_is_reported_to_the_caller_only(peer: Peer) -> None:
+    """The library's task for the body fails at the 100-continue or at the end of the body, where its result is not awaited."""
     unretrieved: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unretrieved.append(context))
     for headers in ({"expect": "100-continue"}, {}):

@@ -1,6 +1,6 @@
 """Durable puts of the store alone beside bare files, in turn, in the module folder: python -m tests.bench.store FOLDER [ROUNDS].
 
-FOLDER is made and should lie on the disk in question; it is left there, since deleting many files slows ext4's next creates.
+FOLDER is created and should be on the disk in question; it is left there, since deleting many files slows ext4's next creates.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def check_invariants(
     found: dict[str, State] | None = None,
 ) -> dict[str, State]:
     """`allowed`: per file the states it may be in. `catalog`: revisions by file id; None where the disk itself has lost
-    something and only a rebuild can make them equal again. `found`: what is there, where the files do not lie under the
+    something and only a rebuild can make them equal again. `found`: what is there, where the files are not below the
     root. Returns what is there."""
     found = states_on_disk(root) if found is None else found
     for file_id, states in allowed.items():
@@ -44,7 +44,7 @@ def check_invariants(
 
 def states_on_disk(root: Path) -> dict[str, State]:
     """Every file that can be seen. Each attr.json parses, is of the file whose name it bears, and matches the bytes; no
-    bytes lie there without it."""
+    bytes are there without it."""
     found: dict[str, State] = {}
     data: set[str] = set()
     for folder in (root / "files").glob("*/*"):

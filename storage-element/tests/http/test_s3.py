@@ -124,7 +124,7 @@ async def test_a_put_killed_at_any_point_is_whole_or_absent_after_a_restart(
 async def test_a_decided_rewrite_whose_new_bytes_are_lost_leaves_the_old_revision(
     neighbours: Neighbours, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Of the same size as the new one: only the temp says which bytes the object has."""
+    """The old content has the size of the new one, so only the temp says which bytes the object has."""
     settings, before = in_s3(s3), os.urandom(LARGE)
     async with running_element(
         neighbours, tmp_path / "root", **settings, ARTSTORE_POINT="update.decided:kill"

@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Findings:
-    """What no promise allows, each with its moment, and counts of everything."""
+    """Broken promises with their times, and counts of everything."""
 
     found: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Caller:
         self.fleet, self.weather, self.findings, self.account = fleet, weather, findings, account
         self.chance = random.Random(seed)
         self.answered = True
-        """Whether the last request was."""
+        """True if the last request was answered."""
         self._token = ""
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=GIVE_UP_S, sock_connect=10),
@@ -129,7 +129,7 @@ class Caller:
         return Answer(status, headers, bytes(body), hasher.hexdigest(), instance, began_s, self.weather.now_s)
 
     def _judge(self, what: str, request: str, answer: Answer) -> None:
-        """What may not be, whatever was asked."""
+        """Checks what holds for every request."""
         said = f"{request} at {answer.instance}: {answer.status} {answer.body[:300]!r}"
         took_s = answer.ended_s - answer.began_s
         self.findings.counts[f"{what} {answer.status or 'unanswered'}"] += 1

@@ -85,7 +85,7 @@ async def follow(client: Client) -> None:
 
 
 async def ask_after(client: Client, queued: Queued) -> bool:
-    """Whether it is decided now."""
+    """True if it is decided now."""
     answer = await client.caller.ask("read", "GET", "ingester", queued.path)
     if answer.status != 200:
         if answer.status not in RETRIED:

@@ -12,7 +12,7 @@ from .history import History, Pending, State
 from .staleness import excused
 
 TRIES = 6
-"""Of a request with an Idempotency-Key, until somebody says what became of it."""
+"""Attempts of a request with an Idempotency-Key until an answer says what became of it."""
 AGAIN_S = (0.2, 1.5)
 OF_LATE = 8
 """So many of the newest files are picked more often than the others."""
@@ -65,7 +65,7 @@ class Client:
         self, what: str, method: str, path: str, *, key: str | None, headers: Mapping[str, str],
         body: Callable[[], Mapping[str, Any]],
     ) -> Answer:  # fmt: skip
-        """Of an ingester. With a key again and again, each time of another one, until it is told what became of it."""
+        """Sends a request to an ingester; with a key to one after the other, until an answer says what became of it."""
         sent = {**headers, **({"idempotency-key": key} if key else {})}
         tries = TRIES if key else 1
         doubtful: Answer | None = None
@@ -112,7 +112,7 @@ def is_running(answer: Answer) -> bool:
 
 
 def cannot_be_told(answer: Answer) -> bool:
-    """What became of an earlier try under the same key: the file has gone on since."""
+    """True if an earlier attempt under the same key was applied and the file has changed since."""
     return answer.status == 409 and answer.json.get("code") == "conflict"
 
 

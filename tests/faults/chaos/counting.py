@@ -18,9 +18,9 @@ class Counter:
 
     file_id: str
     acknowledged: set[int] = field(default_factory=set)
-    """Revisions that somebody was told to have made."""
+    """Acknowledged revisions."""
     doubtful: int = 0
-    """Changes whose outcome nobody was told."""
+    """Changes whose outcome no client knows."""
 
 
 async def make_counters(client: Client) -> list[Counter]:

@@ -1,7 +1,7 @@
-"""What one file may be, as its only client knows: the model that acknowledged, refused and unanswered requests leave.
+"""The states that one file may have, as its only client knows from acknowledged, refused and unanswered requests.
 
 An unanswered change may have been made, may be made later (what is in a buffer of a paused process still comes), or never.
-A change that named a revision can only be made on that revision, so it is void once a later one was acknowledged.
+A change that named a revision can only be made on that revision, so it cannot be made once a later one was acknowledged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class State:
 
 
 Effect = Callable[[State], State | None]
-"""What a change makes of a state; None: there is no such file any more."""
+"""The state after a change; None: the file is deleted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +34,7 @@ class Pending:
         return self.if_revision in (None, state.revision)
 
     def is_before(self, state: State) -> bool:
-        """Whether it may have been made on the way to this state."""
+        """True if it may have been made on the way to this state."""
         return self.if_revision is not None and self.if_revision < state.revision
 
 
@@ -47,20 +47,20 @@ class History:
     acknowledged_at_s: float
     """When the last acknowledged change was answered, by the run's clock."""
     changeable: bool = True
-    """Whether it lies on an element that lets files be changed."""
+    """True if it is on an element that lets files be changed."""
     pending: list[Pending] = field(default_factory=list)
     possible: set[State | None] = field(default_factory=set)
     seen: set[State | None] = field(default_factory=set)
-    """Every state it may ever have been in: what a cache that was not told may still say."""
+    """Every state it may ever have been in: an outdated cache may still answer any of them."""
     told: list[str] = field(default_factory=list)
-    """What was asked for it and what came of that, for a finding to show."""
+    """Its requests and their results, for a finding to show."""
 
     def __post_init__(self) -> None:
         self._conclude()
 
     @property
     def alive(self) -> list[State]:
-        """What it may be if it is there, in a fixed order."""
+        """The states that it may have if it exists, in a fixed order."""
         there = (state for state in self.possible if state is not None)
         return sorted(there, key=lambda state: (state.revision, state.label, state.sha256))
 
@@ -93,7 +93,7 @@ class History:
             self._conclude()
 
     def may_have_left(self, revision: int) -> bool:
-        """Whether it may be at another revision, or gone."""
+        """True if it may be at a different revision, or deleted."""
         return any(state is None or state.revision != revision for state in self.possible)
 
     def exclude(self, revision: int) -> None:

@@ -1,4 +1,4 @@
-"""What must be true of the whole system once it rests, asked of disks, catalog, every query, audit."""
+"""Checks of the whole system at rest: disks, catalog, every query, audit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def check(
 
 
 def _disks(fleet: Fleet, findings: Findings, now_s: float) -> dict[str, dict[str, Any]]:
-    """attr.json of every file by its id. Each parses, and the bytes beside it have its hash; nothing else lies there."""
+    """attr.json of every file by its id. Each parses, and the bytes beside it have its hash; there are no other files."""
     found: dict[str, dict[str, Any]] = {}
     for name in fleet.names:
         if kind_of(name) != "se":
@@ -99,7 +99,7 @@ def _state(record: dict[str, Any] | None) -> State | None:
 
 
 def _against_histories(disk: dict[str, dict[str, Any]], clients: Sequence[Client], shared: set[str]) -> list[str]:
-    """Every acknowledged change is there; an upload nobody acknowledged is whole or absent, and there once at most."""
+    """Every acknowledged change is there; an unacknowledged upload is whole or absent, and there once at most."""
     problems: list[str] = []
     known = {file_id: history for client in clients for file_id, history in client.files.items()}
     problems += [f"never decided: {queued.path}" for client in clients for queued in client.queued]

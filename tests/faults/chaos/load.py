@@ -1,4 +1,4 @@
-"""What the clients do, and how often."""
+"""The requests of the clients, and their frequency."""
 
 from __future__ import annotations
 

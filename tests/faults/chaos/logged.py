@@ -1,4 +1,4 @@
-"""What the processes said of themselves: an error in a log is one that nobody foresaw."""
+"""The logs of the processes: every error in them was unforeseen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHOWN = 300
 
 
 def logged_errors(fleet: Fleet) -> list[str]:
-    """Lines of level error, and what is no line of ours: a traceback, a warning of Python's."""
+    """Lines of level error, and lines in no log format: a traceback, a warning of Python's."""
     found = []
     for name in fleet.names:
         for line in (fleet.folder / f"{name}.log").read_text(errors="replace").splitlines():
@@ -26,6 +26,6 @@ def logged_errors(fleet: Fleet) -> list[str]:
 
 
 def _is_cut_off(told: dict[str, Any]) -> bool:
-    """Of the server: a request was not done when the time for a shutdown was over, since whom it waited for hung."""
+    """True for the server's line about a request that a hanging dependency held beyond the time for a shutdown."""
     cancelled = "CancelledError" in str(told.get("exception", "")).rstrip().rpartition("\n")[2]
     return "timeout graceful shutdown exceeded" in told["event"] or (cancelled and "ASGI" in told["event"])

@@ -40,7 +40,7 @@ class Operator:
             self._judge(path, answer.status, answer.body)
 
     def allowed_modes(self) -> frozenset[str]:
-        """What the mode of CLOSED may be in the end."""
+        """The modes that CLOSED may have in the end."""
         return frozenset({"ro"} if self.closed else {"rw", "ro"} if self.asked_to_close else {"rw"})
 
     def _judge(self, path: str, status: int, body: bytes) -> None:

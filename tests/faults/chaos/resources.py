@@ -1,4 +1,4 @@
-"""What the processes hold when all is over: what is away must have cost no memory, thread or connection for good."""
+"""Outages cost no memory, thread or connection for good: the processes hold no more at the end."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ SETTINGS = {
 
 @dataclass(slots=True)
 class Report:
-    """What one run did and saw."""
+    """The actions and observations of one run."""
 
     seed: int
     length_s: float

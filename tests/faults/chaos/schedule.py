@@ -1,4 +1,4 @@
-"""What strikes whom and when: one pure decision from a seed. The same seed, length and fleet give the same schedule.
+"""The schedule of strikes, a pure function of a seed. The same seed, length and fleet give the same schedule.
 
 Kinds are drawn like cards, so that a short run has seen every one. No two strikes hold the same process or server at a time.
 """

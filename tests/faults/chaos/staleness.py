@@ -35,5 +35,5 @@ def excused(weather: Weather, history: History, answer: Answer) -> str | None:
 
 
 def _excuses(edge: str) -> bool:
-    """Of the query itself: whatever happens to the process, or to what it hears."""
+    """True for strikes at the query itself or at the messages that it receives."""
     return edge in ("", REDIS)

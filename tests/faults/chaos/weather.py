@@ -20,7 +20,7 @@ from artstore.testing.network import CLEAR, Proxy, Way
 from .schedule import EDGES, Kind, Strike
 
 AFTERMATH_S = 4.0
-"""What was struck disturbs its callers for this long at most after it answers, or passes bytes, again."""
+"""A struck part disturbs its callers for at most this long after it answers, or passes bytes, again."""
 START_PATIENCE_S = 240.0
 LOOK_EVERY_S = 0.05
 STARTING = frozenset({Kind.KILL, Kind.RESTART, Kind.SKEW, Kind.POINT})
@@ -46,7 +46,7 @@ class Weather:
     reached: Counter[str] = field(default_factory=Counter)
     """Points at which a process died."""
     died: list[str] = field(default_factory=list)
-    """Processes that were found dead and that nobody had killed."""
+    """Processes that were found dead without a kill."""
 
     _held: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     """On a slow machine a process may still be starting when the schedule strikes it again: then that waits."""
@@ -75,7 +75,7 @@ class Weather:
         ]
 
     def dead(self) -> list[str]:
-        """What ended and was not ended by a strike."""
+        """Processes that ended without a strike."""
         gone = {
             name: process.returncode for name, process in self.fleet.processes.items() if process.poll() is not None
         }

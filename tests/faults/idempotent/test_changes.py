@@ -1,4 +1,4 @@
-"""PATCH, PUT content and DELETE under an Idempotency-Key, struck at every point: done once, and every repeat is told the same."""
+"""Changes under an Idempotency-Key, struck at every point: made once, and every repeat has the same answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.keyed import LEASE_OVER, Keyed, same_answer, sql, start
 
 VERBS = ("PATCH", "PUT", "DELETE")
 POINTS = {"key.claimed": False, "key.pinned": False, "change.made": False, "key.answered": True}
-"""Of a first try in the ingester; whether its answer is kept by then, so that a repeat is only told."""
+"""Failpoints of a first attempt in the ingester; True: its answer is kept by then, and a repeat only replays it."""
 STRIKES = [(verb, point) for verb in VERBS for point in POINTS if (verb, point) != ("DELETE", "key.pinned")]
 ELSEWHERE = {"key.taken_over", "key.moved", "upload.transferred", "upload.committed"}
 """Points of uploads and of goings-on, which have tests of their own."""
@@ -117,7 +117,7 @@ def test_an_ingester_that_wakes_after_it_was_taken_over_changes_nothing(
 
 
 @pytest.mark.parametrize("verb", ["PATCH", "PUT"])
-def test_whoever_goes_on_after_somebody_elses_change_says_that_it_cannot_tell(
+def test_an_attempt_continued_after_a_foreign_change_answers_that_the_outcome_is_unknown(
     fleet: Fleet, struck: str, verb: str
 ) -> None:
     start(fleet, struck, "change.made:kill")

@@ -1,4 +1,4 @@
-"""An upload under an Idempotency-Key, struck at every point: whatever dies, there is one file, and every repeat is told of it."""
+"""Uploads under an Idempotency-Key, struck at every point: there is one file, and every repeat names it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.keyed import HELD, LEASE_OVER, LEASE_S, Keyed, same_answer, sql, st
 from artstore.testing.services import start_postgres
 
 POINTS = {"key.claimed": False, "upload.transferred": False, "upload.committed": True}
-"""Of a first try in the ingester; whether the file is acknowledged by then, so that a repeat is only told."""
+"""Failpoints of a first attempt in the ingester; True: the file is acknowledged by then, and a repeat only replays it."""
 SIZES = [1000, 3 << 20]
 
 
