@@ -19,7 +19,7 @@ HABITS = {
     "'is another'": r"(\bis another\b.*)",
     "nobody, somebody, whoever": r"(\b(?:[Nn]obody|[Ss]omebody|[Ww]hoever)\b.*)",
     "'lies' for 'is stored'": r"(\blies?\b(?! (?:to|about)).*)",
-    "word that the glossary replaces": r"(\b(?:aside|owed|owing|told|tells|telling|wish|meant|kicks?|void|standing)\b.*)",
+    "word that the glossary replaces": r"(\b(?:aside|owed|owing|told|tells|telling|wish|meant(?! for)|kicks?|void|standing)\b.*)",
 }
 PATTERNS = {habit: re.compile(pattern) for habit, pattern in HABITS.items()}
 COMMENT = re.compile(r"(?:^|\s)#+ (?!type:|noqa|fmt:)(.*)")

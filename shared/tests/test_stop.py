@@ -176,7 +176,7 @@ def test_a_collector_that_does_not_respond_neither_holds_up_a_stop_nor_fills_the
 
 def test_an_outage_of_the_collector_is_one_line_in_the_log(tmp_path: Path) -> None:
     """Several exports fail meanwhile; the exporter's library would log each."""
-    with service(tmp_path / "log", free_port()) as (process, client):
+    with service(tmp_path / "log", free_port(), OTEL_EXPORTER_OTLP_TIMEOUT="1") as (process, client):
         deadline = time.monotonic() + TIMEOUT_S
         while "trace collector unavailable" not in (tmp_path / "log").read_text():
             client.get("/nowhere")

@@ -18,7 +18,7 @@ def system() -> Iterator[System]:
         "CORS_ALLOWED_ORIGINS": ORIGIN,
         "IP_BLOCK_S": "3",
         "LIMIT_LOOP_LAG_S": "5",
-        "AUDIT_CHECKPOINT_EVERY_S": "5",
+        "AUDIT_CHECKPOINT_EVERY_S": "1",
     }
     with own_system(**settings) as started:
         yield started
