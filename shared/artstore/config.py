@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from artstore import safe_secrets
+from artstore.errors import fault_text
 from artstore.http.body import BodyLimits, BodyRateLimits
 from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
@@ -286,7 +287,8 @@ def load_settings(cls: type[S]) -> S:
     try:
         settings = cls()
     except ValidationError as error:
-        _refuse("; ".join(_one(problem) for problem in error.errors(include_url=False, include_input=False)))
+        found = error.errors(include_url=False, include_input=False)
+        _refuse("; ".join(fault_text(".".join(map(str, one["loc"])).upper(), one) for one in found))
     except ValueError as error:
         _refuse(str(error))
     unsafe = find_unsafe(settings)
@@ -338,17 +340,6 @@ def _is_injected(name: str, value: str) -> bool:
     if name.endswith("_NAME"):
         return bool(LINKED_NAME.fullmatch(value))
     return bool(INJECTED_NAME.fullmatch(name))
-
-
-def _one(problem: Any) -> str:
-    """Name, problem and remedy of one wrong setting, in the words of this project instead of pydantic's."""
-    name = ".".join(str(part) for part in problem["loc"]).upper()
-    if problem["type"] == "missing":
-        return f"{name} is missing"
-    said = re.sub(r"^(Input|String|Value) should ", "must ", problem["msg"].removeprefix("Value error, "))
-    if not name:
-        return said
-    return f"{name} {said}" if said.startswith("must ") else f"{name}: {said}"
 
 
 def _refuse(why: str) -> NoReturn:

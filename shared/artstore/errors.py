@@ -27,6 +27,8 @@ class, found by its `code`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import orjson
@@ -362,6 +364,17 @@ def _tree(cls: type[ArtStoreError]) -> list[type[ArtStoreError]]:
 
 BY_CODE: dict[str, type[ArtStoreError]] = {cls.code: cls for cls in reversed(_tree(ArtStoreError)[1:])}
 BY_STATUS: dict[int, type[ArtStoreError]] = {cls.status: cls for cls in reversed(_tree(ArtStoreError)[1:])}
+
+
+def fault_text(name: str, found: Mapping[str, Any]) -> str:
+    """One finding of pydantic about the field `name`, in plain words: the field, its problem, its remedy."""
+    fixed = {"missing": f"{name} is missing", "extra_forbidden": f"{name} is unknown"}.get(found["type"])
+    if fixed is not None:
+        return fixed
+    said = re.sub(r"^(Input|String|Value|List) should ", "must ", found["msg"].removeprefix("Value error, "))
+    if not name:
+        return said
+    return f"{name} {said}" if said.startswith("must ") else f"{name}: {said}"
 
 
 def from_wire(status: int, body: bytes) -> ArtStoreError:

@@ -16,6 +16,7 @@ from artstore.errors import (
     StorageFull,
     Unauthenticated,
     Unavailable,
+    fault_text,
     from_wire,
 )
 
@@ -96,3 +97,21 @@ def test_an_error_brings_the_header_its_status_asks_for(error: NotFound, header:
 
 def test_what_waiting_does_not_mend_names_no_time() -> None:
     assert "retry-after" not in ModeForbids().headers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "text"),
+    [
+        ("missing", "Field required", "port is missing"),
+        ("extra_forbidden", "Extra inputs are not permitted", "port is unknown"),
+        ("greater_than", "Input should be greater than 0", "port must be greater than 0"),
+        ("value_error", "Value error, must be base64", "port must be base64"),
+        ("value_error", "Value error, not a port", "port: not a port"),
+    ],
+)
+def test_a_finding_of_pydantic_names_the_field_and_its_problem(kind: str, said: str, text: str) -> None:
+    assert fault_text("port", {"type": kind, "msg": said}) == text
+
+
+def test_a_finding_about_several_fields_names_them_itself() -> None:
+    assert fault_text("", {"type": "value_error", "msg": "Value error, a needs b"}) == "a needs b"

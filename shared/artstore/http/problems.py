@@ -22,6 +22,7 @@ from artstore.errors import (
     InvalidFields,
     Malformed,
     MethodNotAllowed,
+    fault_text,
 )
 from artstore.logs import request_id
 
@@ -55,7 +56,7 @@ async def _answer_validation(_request: Request, error: Exception) -> Response:
     if any(problem["type"] == "json_invalid" for problem in problems):
         return problem_response(Malformed("the body is not JSON"))
     fields = [".".join(str(part) for part in problem["loc"][1:]) or "body" for problem in problems]
-    detail = "; ".join(f"{name}: {problem['msg']}" for name, problem in zip(fields, problems, strict=True))
+    detail = "; ".join(map(fault_text, fields, problems))
     return problem_response(InvalidFields(detail[:1000], fields=fields[:MAX_FIELDS_NAMED]))
 
 
