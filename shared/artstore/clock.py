@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from datetime import UTC, datetime
 from uuid import UUID
@@ -43,16 +44,18 @@ def parse_rfc3339(text: str) -> datetime:
 
 def uuid7(unix_ms: int | None = None) -> UUID:
     """A UUIDv7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, by default the current time, and random bits."""
-    return UUID(int=_uuid7_number(time.time_ns() // 1_000_000 if unix_ms is None else unix_ms))
+    now_ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
+    return UUID(int=_uuid7_number(now_ms, int.from_bytes(os.urandom(10), "big")))
 
 
 def uuid7_hex() -> str:
-    """The 32 digits of a UUIDv7, at a third of the cost of the object."""
-    return f"{_uuid7_number(time.time_ns() // 1_000_000):032x}"
+    """The 32 digits of a UUIDv7 that only has to be unique, at a fifth of the cost: without a system call for the
+    random bits, and without the object."""
+    return f"{_uuid7_number(time.time_ns() // 1_000_000, random.getrandbits(80)):032x}"
 
 
-def _uuid7_number(unix_ms: int) -> int:
-    value = (unix_ms & (2**48 - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
+def _uuid7_number(unix_ms: int, random_bits: int) -> int:
+    value = (unix_ms & (2**48 - 1)) << 80 | random_bits
     value &= ~(0xF << 76) & ~(0x3 << 62)
     return value | 0x7 << 76 | 0x2 << 62
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artstore.clock import Clock, parse_rfc3339, rfc3339, uuid7
+from artstore.clock import Clock, parse_rfc3339, rfc3339, uuid7, uuid7_hex
 
 MOMENTS = st.datetimes(
     min_value=datetime(1000, 1, 2),  # noqa: DTZ001  (hypothesis adds the zone)
@@ -47,3 +48,10 @@ def test_ids_of_one_millisecond_differ() -> None:
 
 def test_the_wall_clock_is_aware() -> None:
     assert Clock().now().tzinfo is UTC
+
+
+def test_the_digits_alone_are_such_an_id_too() -> None:
+    made = [UUID(uuid7_hex()) for _ in range(1000)]
+    assert {one.version for one in made} == {7}
+    assert {one.variant for one in made} == {"specified in RFC 4122"}
+    assert len(set(made)) == len(made)

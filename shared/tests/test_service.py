@@ -74,11 +74,11 @@ async def file(request: Request) -> Response:
     return StreamingResponse(body(), headers={"content-length": "8"})
 
 
-def app() -> FastAPI:
+def app(**settings: Any) -> FastAPI:
     return build_app(
         audience=Audience.QUERY,
         title="test",
-        settings=ServiceSettings(port=1),
+        settings=ServiceSettings(port=1, **settings),
         open_context=open_context,
         data_routes=[
             DataRoute("/api/files", ["GET"], files, {"get": {"summary": "files"}}),
@@ -98,17 +98,23 @@ class _Server(uvicorn.Server):
 @pytest.fixture(scope="module", params=["ours", "h11"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     """On our own connections, which take a complete response in one call, and on those of another server."""
+    http = partial(Connection, open_connections=Connections()) if request.param == "ours" else request.param
+    async with serving(app(), http) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def serving(app: FastAPI, http: Any = "h11") -> AsyncIterator[httpx.AsyncClient]:
     held = Socket()
     held.bind(("127.0.0.1", 0))
-    http: Any = partial(Connection, open_connections=Connections()) if request.param == "ours" else request.param
-    server = _Server(uvicorn.Config(app(), http=http, lifespan="on", log_config=None, timeout_graceful_shutdown=1))
-    serving = asyncio.create_task(server.serve([held]))
-    while not server.started and not serving.done():
+    server = _Server(uvicorn.Config(app, http=http, lifespan="on", log_config=None, timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve([held]))
+    while not server.started and not task.done():
         await asyncio.sleep(0.01)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{held.getsockname()[1]}") as opened:
         yield opened
     server.should_exit = True
-    await serving
+    await task
 
 
 def bearer(role: Role = Role.READONLY, permissions: frozenset[Permission] | None = None) -> dict[str, str]:
@@ -213,6 +219,24 @@ async def test_a_header_that_would_break_the_framing_is_not_sent(client: httpx.A
 async def test_head_of_a_streamed_answer_makes_nothing_of_it(client: httpx.AsyncClient) -> None:
     answer = await client.head("/api/files/x", headers=bearer())
     assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "8", b"")
+
+
+async def test_a_page_of_an_allowed_origin_may_read_every_answer() -> None:
+    """Also the refusal that takes the place of an answer."""
+    origin = "https://page.example"
+    page = {"origin": origin}
+    async with serving(app(cors_allowed_origins=[origin], ip_block_after_failures=2)) as client:
+        asked = await client.options("/api/files", headers={**page, "access-control-request-method": "GET"})
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, origin)
+        assert "x-request-id" in asked.headers
+        assert "ratelimit" not in asked.headers
+        read = await client.get("/api/files", headers={**page, **bearer()})
+        assert (read.status_code, read.headers["access-control-allow-origin"]) == (200, origin)
+        assert read.headers["ratelimit"].startswith('"account";r=')
+        seen = [await client.get("/api/files", headers={**page, "authorization": "Bearer x"}) for _ in range(5)]
+        assert {answer.headers["access-control-allow-origin"] for answer in seen} == {origin}
+        assert [answer.status_code for answer in seen][::4] == [401, 429]
+        assert seen[-1].json()["request_id"] == seen[-1].headers["x-request-id"]
 
 
 async def test_half_an_answer_breaks_the_connection(client: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
-"""The way of every request through a service: request id, trace, head checks, limits, access, handler, metrics, one
-log line. Data routes are answered here; FastAPI gets the other requests.
+"""The hot path of every request: request id, trace, head checks, limits, access, handler, metrics, one log line.
+
+Data routes are answered here; FastAPI gets the other requests. Problem documents answer whatever fails.
 
 It also reports a refused start: one log line with the reason instead of a traceback.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -55,10 +56,12 @@ class Exchange:
     that too many credentials of this address were invalid.
     """
 
-    __slots__ = ("_limits", "_presented", "_replaced", "_send", "complete", "request_id", "scope", "status")
+    __slots__ = ("_limits", "_presented", "_replaced", "_send", "complete", "fields", "request_id", "scope", "status")
 
-    def __init__(self, scope: Scope, send: Send, limits: Limits, request_id: str) -> None:
-        self.scope, self._send, self._limits, self.request_id = scope, send, limits, request_id
+    def __init__(
+        self, scope: Scope, send: Send, limits: Limits, fields: Mapping[bytes, bytes], request_id: str
+    ) -> None:
+        self.scope, self._send, self._limits, self.fields, self.request_id = scope, send, limits, fields, request_id
         self.status, self.complete = 0, False
         self._presented = self._replaced = False
 
@@ -126,8 +129,8 @@ class Exchange:
 
 
 class Edge:
-    """The application that the server calls. `framework` answers what is no data route; `around` wraps the part that
-    follows the head checks, for CORS."""
+    """The application that the server calls. `framework` answers requests that match no data route; `around` wraps the
+    part that follows the head checks, for CORS."""
 
     def __init__(
         self,
@@ -160,7 +163,7 @@ class Edge:
             current = given.decode()
         else:
             current = f"{new[:8]}-{new[8:12]}-{new[12:16]}-{new[16:20]}-{new[20:]}"
-        exchange = Exchange(scope, send, self._limits, current)
+        exchange = Exchange(scope, send, self._limits, fields, current)
         marked = request_id.set(current)
         try:
             if exports():
@@ -213,7 +216,7 @@ class Edge:
             await self._pass_to_framework(scope, receive, send)
             return
         # 3. Credentials are checked before they are counted; requests without any count for their address.
-        if path == TOKEN_PATH or any(name == b"authorization" for name, _ in scope["headers"]):
+        if path == TOKEN_PATH or b"authorization" in exchange.fields:
             exchange.present_credentials()
         elif (refused := await limits.refuse_anonymous(scope)) is not None:
             await exchange.respond(problem_response(refused), receive, send)
