@@ -7,8 +7,6 @@ refused until it returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from circuitbreaker import CircuitBreaker
 from prometheus_client import CollectorRegistry, Gauge
@@ -65,28 +63,28 @@ class Breaker:
     def state_number(self) -> int:
         return 0 if self._circuit.closed else 1 if self._half_open else 2
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        """Raises Unavailable without a call while open. Only exceptions of the `failures` classes count."""
+    def guard(self) -> _Guard:
+        """For the block of one call: `async with breaker.guard()`. Raises Unavailable without a call while open. Only
+        exceptions of the `failures` classes count."""
+        return _Guard(self)
+
+    def begin(self) -> bool:
+        """Returns True if the call is the probe of the half-open state. Raises Unavailable."""
+        if self._circuit.closed:
+            return False
         if self.refuses:
             raise Unavailable(f"{self.edge} is unavailable", retry_after_s=self.retry_after_s, away=self._named)
         probe = self._half_open
         self._probing = self._probing or probe
-        try:
-            yield
-        except self._failures as error:
-            self.count(error)
-            raise
-        except self._silent:
-            raise  # the caller was cancelled or gave up: this says nothing about the other side
-        except BaseException:
-            self._circuit.reset()  # the other side answered, with an error
-            raise
-        else:
-            self._circuit.reset()
-        finally:
-            if probe:
-                self._probing = False
+        return probe
+
+    def end(self, probe: bool, failure: BaseException | None) -> None:
+        if isinstance(failure, self._failures):
+            self.count(failure)
+        elif not isinstance(failure, self._silent):  # cancelled or given up: this says nothing about the other side
+            self._circuit.reset()  # the other side answered, perhaps with an error
+        if probe:
+            self._probing = False
 
     def count(self, failure: BaseException) -> None:
         """Counts a failure that `guard` did not see as one of `failures`, for instance because a timeout of
@@ -102,6 +100,21 @@ class Breaker:
     def heal(self) -> None:
         """Closes the breaker: a check has just succeeded."""
         self._circuit.reset()
+
+
+class _Guard:
+    """A class instead of a generator, because it surrounds every call."""
+
+    __slots__ = ("_breaker", "_probe")
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker, self._probe = breaker, False
+
+    async def __aenter__(self) -> None:
+        self._probe = self._breaker.begin()
+
+    async def __aexit__(self, _kind: object, failure: BaseException | None, _trace: object) -> None:
+        self._breaker.end(self._probe, failure)
 
 
 class Breakers:

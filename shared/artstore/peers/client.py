@@ -10,12 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import aiohttp
 
 from artstore.clock import uuid7
-from artstore.errors import ArtStoreError, BadGateway, Forbidden, Overloaded, Unauthenticated, Unavailable, from_wire
+from artstore.errors import BadGateway, Forbidden, Overloaded, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
@@ -28,7 +29,9 @@ log = get_logger("artstore.peers")
 TIMER_S = 0.05
 """Precision of the event loop's timers."""
 READING = frozenset({"GET", "HEAD"})
-"""Methods that aiohttp may repeat when a pooled connection turns out to be closed."""
+"""Methods that may be repeated when a pooled connection turns out to be closed."""
+REPEATED = frozenset({"PUT", "DELETE"})
+"""Methods that aiohttp would repeat then although they change something."""
 
 
 class Token(Protocol):
@@ -41,16 +44,16 @@ class Token(Protocol):
         """The token was refused: the next call gives another."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PeerAnswer:
-    """A complete response. Header names are in lower case."""
+    """A complete response. Header names are found in any case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes four times as long to make
 class _Request:
     """A request to a peer. `upload_body` is set for uploads; `options` are passed to aiohttp unchanged."""
 
@@ -59,8 +62,8 @@ class _Request:
     timeout: aiohttp.ClientTimeout
     headers: dict[str, str]
     options: Mapping[str, Any]
-    upload_body: UploadBody | None
-    answer_timeout_s: float | None
+    upload_body: UploadBody | None = None
+    answer_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +94,17 @@ class Peer:
     ) -> PeerAnswer:
         """Sends a small request and reads the whole response. `kind` is "transfer" if the body is a file's
         content."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self.connect_timeout_s)
-        json_headers = {"content-type": "application/json"} if body is not None else {}
-        sent = {**json_headers, **(headers or {})}
-        async with (
-            self.pools.of(kind).slot(),
-            self._answered(method, path, timeout, sent, data=body, params=params) as response,
-        ):
-            return await _whole(response)
+        sent = {"content-type": "application/json"} if body is not None else {}
+        sent |= headers or {}
+        timeout = _timeout(timeout_s, self.connect_timeout_s, None)
+        request = _Request(method, path, timeout, sent, {"data": body, "params": params})
+        pool = self.pools.of(kind)
+        await pool.take()
+        try:
+            async with _Answered(self, request) as response:
+                return await _whole(response)
+        finally:
+            pool.release()
 
     async def upload(
         self,
@@ -116,34 +122,23 @@ class Peer:
         `idle_timeout_s` bounds each wait for the peer (to accept a chunk, to respond), not the waits for
         `chunks`.
         """
-        async with self.pools.transfer.slot():
-            return await self._upload(
-                method, path, UploadBody(chunks, idle_timeout_s), size_bytes, headers, idle_timeout_s
-            )
-
-    async def _upload(
-        self,
-        method: str,
-        path: str,
-        upload_body: UploadBody,
-        size_bytes: int | None,
-        headers: Mapping[str, str],
-        idle_timeout_s: float,
-    ) -> PeerAnswer:
-        length = {} if size_bytes is None else {"content-length": str(size_bytes)}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s)
+        sent = dict(headers) if size_bytes is None else {**headers, "content-length": str(size_bytes)}
+        timeout = _timeout(None, self.connect_timeout_s, None)
+        await self.pools.transfer.take()
+        upload_body = UploadBody(chunks, idle_timeout_s)
+        request = _Request(method, path, timeout, sent, {"data": upload_body.read()}, upload_body)
+        self.pending.add(upload_body)
         try:
-            async with asyncio.timeout(idle_timeout_s) as upload_body.limit:
-                with self.pending.track(upload_body):
-                    async with self._answered(
-                        method, path, timeout, {**headers, **length}, data=upload_body.read(), upload_body=upload_body
-                    ) as response:
-                        upload_body.wait_for_peer()
-                        return await _whole(response)
+            async with asyncio.timeout(idle_timeout_s) as upload_body.limit, _Answered(self, request) as response:
+                upload_body.wait_for_peer()
+                return await _whole(response)
         except TimeoutError as error:
             fault = PeerFault(Unavailable(f"{self.name} does not accept the body", away=self.name))
             self.breaker.count(fault)
             raise fault.error from error
+        finally:
+            self.pending.discard(upload_body)
+            self.pools.transfer.release()
 
     @asynccontextmanager
     async def stream(
@@ -156,50 +151,34 @@ class Peer:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response whose body the caller reads in chunks. `idle_timeout_s` bounds the wait for each chunk,
         `answer_timeout_s` the wait for the head."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s, sock_read=idle_timeout_s)
-        async with (
-            self.pools.transfer.slot(),
-            self._answered("GET", path, timeout, dict(headers or {}), answer_timeout_s=answer_timeout_s) as response,
-        ):
-            yield response
+        timeout = _timeout(None, self.connect_timeout_s, idle_timeout_s)
+        request = _Request("GET", path, timeout, dict(headers or {}), {}, answer_timeout_s=answer_timeout_s)
+        await self.pools.transfer.take()
+        try:
+            async with _Answered(self, request) as response:
+                yield response
+        finally:
+            self.pools.transfer.release()
 
-    @asynccontextmanager
-    async def _answered(
-        self,
-        method: str,
-        path: str,
-        timeout: aiohttp.ClientTimeout,
-        headers: dict[str, str],
-        *,
-        upload_body: UploadBody | None = None,
-        answer_timeout_s: float | None = None,
-        **options: Any,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response, once its status is known and below 400. Only the wait for the status counts at the
-        breaker."""
-        headers["x-request-id"] = request_id.get() or str(uuid7())
-        headers |= trace_headers()
-        request = _Request(method, path, timeout, headers, options, upload_body, answer_timeout_s)
+    async def open(self, request: _Request) -> aiohttp.ClientResponse:
+        """The response, once its status is known. Only the wait for the status counts at the breaker."""
+        request.headers["x-request-id"] = request_id.get() or str(uuid7())
+        request.headers |= trace_headers()
         response = await self._authenticated(request)
-        if response.status == Unauthenticated.status and upload_body is None:
+        if response.status == Unauthenticated.status and request.upload_body is None:
             # Our token was revoked (a key was revoked, our account changed). It has been dropped, so try with a new one.
             response.release()
             response = await self._authenticated(request)
-        try:
-            if response.status >= 400:
-                raise self._error(response.status, await response.content.read(MAX_ANSWER_BYTES))
-            yield response
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise Unavailable(f"{self.name} ended its answer early", away=self.name) from error
-        finally:
-            response.release() if response.content.at_eof() else response.close()
+        return response
 
-    def _error(self, status: int, body: bytes) -> ArtStoreError:
-        """The peer's error; BadGateway if it refuses our account, which our caller cannot change."""
-        error = from_wire(status, body)
+    async def check(self, response: aiohttp.ClientResponse) -> None:
+        """Raises the peer's error; BadGateway if it refuses our account, which our caller cannot change."""
+        if response.status < 400:
+            return
+        error = from_wire(response.status, await response.content.read(MAX_ANSWER_BYTES))
         if isinstance(error, Unauthenticated | Forbidden):
-            return BadGateway(f"{self.name} refuses this service's account: {error.detail}")
-        return error
+            raise BadGateway(f"{self.name} refuses this service's account: {error.detail}")
+        raise error
 
     async def _authenticated(self, request: _Request) -> aiohttp.ClientResponse:
         """Sends the request with our token, which is dropped if the peer does not accept it."""
@@ -224,8 +203,12 @@ class Peer:
                 response = await self._send(request)
             else:
                 async with asyncio.timeout(request.answer_timeout_s) as limit:
-                    with self.pending.track(ResponseWait(limit)):
+                    waiting = ResponseWait(limit)
+                    self.pending.add(waiting)
+                    try:
                         response = await self._send(request)
+                    finally:
+                        self.pending.discard(waiting)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if upload_body is not None and upload_body.failed is not None:
                 raise upload_body.failed from error
@@ -251,7 +234,7 @@ class Peer:
                     timeout=request.timeout,
                     headers=request.headers,
                     allow_redirects=False,
-                    middlewares=() if request.method in READING else (_sent_once,),
+                    middlewares=(_sent_once,) if request.method in REPEATED else (),
                     **request.options,
                 )
             except aiohttp.SocketTimeoutError:
@@ -259,6 +242,40 @@ class Peer:
                 waited_s = asyncio.get_running_loop().time() - began_s
                 if request.method not in READING or waited_s >= (request.timeout.sock_read or 0) - TIMER_S:
                     raise
+
+
+class _Answered:
+    """The block in which a response below 400 is read; afterwards its connection is free again, or closed."""
+
+    __slots__ = ("_peer", "_request", "_response")
+
+    def __init__(self, peer: Peer, request: _Request) -> None:
+        self._peer, self._request = peer, request
+        self._response: aiohttp.ClientResponse
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        self._response = response = await self._peer.open(self._request)
+        if response.status >= 400:
+            try:
+                await self._peer.check(response)
+            except BaseException as error:
+                self._end(error)
+                raise
+        return response
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        response = self._response
+        response.release() if response.content.at_eof() else response.close()
+        if isinstance(error, aiohttp.ClientError | ConnectionError | TimeoutError):
+            raise Unavailable(f"{self._peer.name} ended its answer early", away=self._peer.name) from error
+
+
+@lru_cache(maxsize=256)
+def _timeout(total_s: float | None, connect_s: float, read_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, sock_connect=connect_s, sock_read=read_s)
 
 
 async def _sent_once(
@@ -274,4 +291,4 @@ async def _sent_once(
 
 async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:
     body = await response.read()
-    return PeerAnswer(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
+    return PeerAnswer(response.status, response.headers, body)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 SILENT_S = 2.0
@@ -80,13 +79,12 @@ class PendingRequests:
     def __init__(self) -> None:
         self._pending: set[PendingRequest] = set()
 
-    @contextmanager
-    def track(self, request: PendingRequest) -> Iterator[None]:
+    def add(self, request: PendingRequest) -> None:
+        """Watches the request until `discard`."""
         self._pending.add(request)
-        try:
-            yield
-        finally:
-            self._pending.discard(request)
+
+    def discard(self, request: PendingRequest) -> None:
+        self._pending.discard(request)
 
     def silent(self) -> list[PendingRequest]:
         """The requests that have waited longer than SILENT_S."""

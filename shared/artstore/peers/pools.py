@@ -7,8 +7,6 @@ Waiting too long for a slot means that this process is overloaded; it does not c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,9 +32,11 @@ class Pool:
         self._peer, self._kind, self._limit = peer, kind, limit
         self._slots = asyncio.Semaphore(limit)
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Holds a slot during the block. Raises Overloaded if none is free within SLOT_WAIT_S."""
+    async def take(self) -> None:
+        """Takes a slot until `release`. Raises Overloaded if none is free within SLOT_WAIT_S."""
+        if not self._slots.locked():
+            await self._slots.acquire()  # does not wait
+            return
         try:
             async with asyncio.timeout(SLOT_WAIT_S):
                 await self._slots.acquire()
@@ -47,10 +47,9 @@ class Pool:
                 f"this service has reached its limit of {self._limit} open {what} at {self._peer}: try again later",
                 limit=self._limit,
             ) from error
-        try:
-            yield
-        finally:
-            self._slots.release()
+
+    def release(self) -> None:
+        self._slots.release()
 
 
 @dataclass(slots=True)

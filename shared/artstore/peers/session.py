@@ -39,6 +39,7 @@ class _PeerState:
     breaker: Breaker
     pools: Pools
     pending: PendingRequests = field(default_factory=PendingRequests)
+    peer: Peer | None = None
     probing: bool = False
     """A probe of its readiness or liveness is in progress."""
 
@@ -66,18 +67,20 @@ class Peers:
         state = self._states.get(name)
         if state is None:
             state = self._states[name] = _PeerState(name, url, self._breakers.to(name, (PeerFault,)), Pools(name))
-        state.url = url
-        return Peer(
-            name,
-            url,
-            self._session,
-            self._token,
-            state.breaker,
-            self._connect_timeout_s,
-            state.pools,
-            state.pending,
-            self._lag,
-        )
+        if state.peer is None or state.url != url:
+            state.url = url
+            state.peer = Peer(
+                name,
+                url,
+                self._session,
+                self._token,
+                state.breaker,
+                self._connect_timeout_s,
+                state.pools,
+                state.pending,
+                self._lag,
+            )
+        return state.peer
 
     def retain(self, elements: Collection[str]) -> None:
         """Removes the state, breaker and metric series of every element that is not in `elements` any more."""
