@@ -99,8 +99,8 @@ class _Client(asyncio.Protocol):
     def __init__(self, request: bytes, counts: list[int]) -> None:
         self._request, self._counts, self._received = request, counts, b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
