@@ -18,7 +18,7 @@ from support.fleet import Fleet, running_fleet
 
 ROUNDS = 5
 BYTES = 4096
-SERVICES = ("ingester", "admin-1")
+SERVICES = ("ingester", "se-02", "admin-1")
 
 
 def cpu_s(fleet: Fleet, name: str) -> float:
