@@ -46,7 +46,7 @@ async def look(admin: Any, saga: dict[str, str]) -> str:
     return str((await admin.call("GET", f"/api/sagas/{saga['saga_id']}")).json()["state"])
 
 
-@pytest.mark.parametrize(("point", "found"), [("admin.commit_written", "begun"), ("admin.committed", "committed")])
+@pytest.mark.parametrize(("point", "found"), [("admin.commit_prepared", "begun"), ("admin.committed", "committed")])
 async def test_a_killed_commit_is_atomic(own_admin: Any, point: str, found: str) -> None:
     armed, saga = await own_admin(ARTSTORE_POINT=f"{point}:kill"), new_saga()
     await armed.call("POST", "/api/sagas/uploads", by="ingester", json={"sagas": [saga]})

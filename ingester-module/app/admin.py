@@ -61,6 +61,11 @@ class Sagas:
         self._commits: Group[UploadCommit, SagaResult] = Group(self._commit, max_items=MAX_GROUP)
         self._aborts: Group[tuple[str, UploadSaga], SagaResult] = Group(self._abort_group, max_items=MAX_GROUP)
 
+    @property
+    def admin_answers(self) -> bool:
+        """False while admin's circuit breaker is not closed: the next call may fail."""
+        return self._admin.breaker.closed
+
     async def begin(self, saga: UploadSaga) -> float:
         """Begins the saga or renews its lease. Returns the lease in seconds. Raises Unavailable, GivenUp."""
         try:

@@ -120,7 +120,9 @@ async def test_a_large_file_is_never_in_a_group(fleet: Fleet) -> None:
 
 
 async def test_an_upload_whose_begin_fails_while_it_waits_is_not_sent(fleet: Fleet) -> None:
+    """An upload that waits for longer than a short transfer begins."""
     async with held(fleet) as element:
+        await until(lambda: len(fleet.admin.begun) == REQUESTS_AT_ONCE)
         fleet.admin.fail["/api/sagas/uploads"] = [Unavailable("starting")]
         assert (await upload(fleet, b"x")).status == 503
         [kept] = await waiting(fleet, "kept")

@@ -15,11 +15,10 @@ import msgspec
 from prometheus_client import Gauge
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
-from sqlalchemy import text
 
 from artstore.catalog.recent import DROP, FLOOR_S, floor_of, keys_of
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
-from artstore.database import Database
+from artstore.database import ASYNC_COMMIT, Database
 from artstore.logs import get_logger
 from artstore.redis import CountedRedis
 from artstore.runtime import Runtime
@@ -29,20 +28,15 @@ log = get_logger("artstore.outbox")
 
 BATCH = 500
 GATHER_S = 0.01
-"""After a wake: what is committed in this time goes along, so that a stream of uploads does not pay for each event."""
+"""After a wake: what is committed in this time goes along, so that a stream of changes does not pay for each event."""
 POLL_EVERY_S = 2.0
 """How often each process looks for messages of crashed processes."""
 OWN_FOR_S = 1.0
 """Younger messages are left to the process that wrote them."""
 
-_TAKE = text(
-    """SELECT id, channel, message FROM outbox WHERE created_at <= now() - make_interval(secs => :older_than_s)
-    ORDER BY id LIMIT :limit"""
-)
-_DONE = text(
-    """DELETE FROM outbox USING (SELECT set_config('synchronous_commit', 'off', true) AS level) AS async_commit
-    WHERE id = ANY(:ids) AND async_commit.level IS NOT NULL"""
-)
+_TAKE = """SELECT id, channel, message FROM outbox WHERE created_at <= now() - make_interval(secs => $1::float8)
+    ORDER BY id LIMIT $2::integer"""
+_DONE = f"""DELETE FROM outbox USING {ASYNC_COMMIT} WHERE id = ANY($1::bigint[]) AND async_commit.level IS NOT NULL"""
 
 
 class Outbox:
@@ -69,8 +63,7 @@ class Outbox:
             pass
 
     async def _publish_batch(self, older_than_s: float) -> int:
-        async with self._database.autocommit() as connection:
-            rows = (await connection.execute(_TAKE, {"limit": BATCH, "older_than_s": older_than_s})).all()
+        rows = await self._database.fetch(_TAKE, older_than_s, BATCH)
         self._waiting.set(len(rows))
         if not rows:
             return 0
@@ -84,8 +77,7 @@ class Outbox:
             for _, channel, message in rows:
                 pipeline.publish(channel, message)
             await pipeline.execute()
-        async with self._database.autocommit() as connection:
-            await connection.execute(_DONE, {"ids": [row[0] for row in rows]})
+        await self._database.fetch(_DONE, [row["id"] for row in rows])
         return len(rows)
 
 

@@ -157,6 +157,43 @@ async def read(database: Database) -> int:
         return int((await connection.execute(text("SELECT count(*) FROM t"))).scalar_one())
 
 
+async def test_a_fetch_is_a_transaction_of_its_own(runtime: Runtime, postgres: PostgresServer) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    async with opened(runtime, postgres.url(name), database_pool_size=1, database_max_overflow=0) as database:
+        rows = await database.fetch("INSERT INTO t SELECT generate_series(1, $1::int) RETURNING n", 3)
+        assert [row["n"] for row in rows] == [1, 2, 3]
+        first = await pid(database)
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await database.fetch("INSERT INTO t SELECT 1 / (n - 2) FROM t")
+        assert await read(database) == 3
+        assert await pid(database) == first, "a refused statement costs no connection"
+
+
+async def test_a_fetch_without_an_answer_gives_its_connection_up(runtime: Runtime, postgres: PostgresServer) -> None:
+    """Else the next statement would get the answer, or the end of its connection."""
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    settings = {"database_pool_size": 1, "database_max_overflow": 0, "database_command_timeout_s": 0.5}
+    async with opened(runtime, postgres.url(name), **settings) as database:
+        with pytest.raises(DatabaseUnavailable):
+            await database.fetch("SELECT pg_sleep(60)")
+        cancelled = asyncio.create_task(database.fetch("SELECT pg_sleep(60)"))
+        await asyncio.sleep(0.1)
+        cancelled.cancel()
+        await asyncio.wait((cancelled,))
+        assert cancelled.cancelled()
+        last = await pid(database)
+        with pytest.raises(DatabaseUnavailable):
+            await database.fetch("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await pid(database) != last
+
+
+async def pid(database: Database) -> int:
+    [row] = await database.fetch("SELECT pg_backend_pid() AS pid")
+    return int(row["pid"])
+
+
 async def test_a_database_made_read_only_is_not_ready_still_reads_and_heals(
     runtime: Runtime, postgres: PostgresServer
 ) -> None:
@@ -171,6 +208,8 @@ async def test_a_database_made_read_only_is_not_ready_still_reads_and_heals(
             for _ in range(7):  # more than open the breaker
                 with pytest.raises(DatabaseRefusesWrites):
                     await write(database)
+                with pytest.raises(DatabaseRefusesWrites):
+                    await database.fetch("INSERT INTO t VALUES (1)")
                 assert await read(database) == 1
             assert database.refuses_writes
         await until_ok(runtime, True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from artstore.catalog.find import find_file
-from artstore.catalog.write import FileEntry, delete_files, row_fault, upsert_files
+from artstore.catalog.write import FileEntry, delete_files, row_fault, upsert_files, write_files
 from artstore.contracts.events import Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.database import Database
@@ -41,6 +42,7 @@ class PostgresCatalog:
         self._database, self._outbox, self._element_id = database, outbox, element_id
         self._require_confirmed = require_confirmed
         self._group: Group[Item, None] = Group(self._write_group, max_items=MAX_GROUP, parallel=PARALLEL)
+        self._unpublished = False
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
         await self._group.add(FileEntry(attributes, change, saga_id))
@@ -58,14 +60,16 @@ class PostgresCatalog:
         return CatalogEntry(row.saga_id, row.available)
 
     def notify(self) -> None:
-        self._outbox.wake()
+        if self._unpublished:
+            self._unpublished = False
+            self._outbox.wake()
 
     async def _write_group(self, items: list[Item]) -> Sequence[BaseException | None]:
         """One result per item. A group with a row that PostgreSQL refuses is halved until the row is
         alone."""
         try:
             await self._write(items)
-        except (SQLAlchemyError, InvalidFields, TypeError, ValueError) as error:
+        except (SQLAlchemyError, asyncpg.PostgresError, InvalidFields, TypeError, ValueError) as error:
             fault = row_fault(error)
             if fault is None:
                 log.error("catalog refused a transaction", error=str(error)[:500])
@@ -84,9 +88,10 @@ class PostgresCatalog:
         deleted = [item for item in items if isinstance(item, FileChanged)]
         durable = bool(deleted) or any(entry.saga_id is None for entry in entries)
         if not deleted:
-            async with self._database.autocommit() as connection:
-                await upsert_files(connection, entries, durable=durable)
-            return
-        async with self._database.begin() as connection:
-            await upsert_files(connection, entries)
-            await delete_files(connection, deleted)
+            published = await write_files(self._database, entries, durable=durable)
+        else:
+            published = True
+            async with self._database.begin() as connection:
+                await upsert_files(connection, entries)
+                await delete_files(connection, deleted)
+        self._unpublished = self._unpublished or published

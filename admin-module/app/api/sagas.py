@@ -19,10 +19,12 @@ from artstore.contracts.sagas import (
     MAX_GROUP,
     AbortUploads,
     BeginUploads,
+    CommitUploads,
     QueueChange,
     SagaKind,
     SagaResult,
     SagaResults,
+    UploadCommit,
     UploadSaga,
 )
 from artstore.contracts.tokens import Audience
@@ -48,19 +50,7 @@ MAX_REASON_CHARS = 200
 ElementId = Annotated[str, Query(pattern=f"^{ELEMENT_ID.pattern}$")]
 
 T = TypeVar("T")
-G = TypeVar("G", UploadSaga, "_RawCommit")
-
-
-class _RawCommit(msgspec.Struct, frozen=True):
-    """UploadCommit with undecoded attributes, for the decoder of attr.json."""
-
-    saga_id: str
-    attributes: msgspec.Raw
-    keyed: bool = False
-
-
-class _RawCommits(msgspec.Struct, frozen=True):
-    sagas: list[_RawCommit]
+G = TypeVar("G", UploadSaga, UploadCommit)
 
 
 async def begin(request: Request) -> Response:
@@ -69,11 +59,8 @@ async def begin(request: Request) -> Response:
 
 
 async def commit(request: Request) -> Response:
-    given = (await _read(request, _RawCommits)).sagas
-    context = context_of(request)
-    answer = await _each(given, _to_commit, context.uploads.commit)
-    context.outbox.wake()
-    return answer
+    given = (await _read(request, CommitUploads)).sagas
+    return await _each(given, _to_commit, context_of(request).uploads.commit)
 
 
 async def abort(request: Request) -> Response:
@@ -139,7 +126,7 @@ async def _each(
     return JsonResponse(msgspec.json.encode(SagaResults(results=results)))
 
 
-def _to_commit(given: _RawCommit) -> Commit:
+def _to_commit(given: UploadCommit) -> Commit:
     check_id("saga_id", given.saga_id)
     return Commit(given.saga_id, decode(bytes(given.attributes)), given.keyed)
 

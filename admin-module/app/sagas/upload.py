@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import structs
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.write import FileEntry, upsert_files
+from artstore.catalog.write import ENTRY_COLUMNS, UPSERT_ENTRIES, FileEntry, row_of
 from artstore.clock import Clock, first_uuid7
-from artstore.contracts.files import Attributes, encode
-from artstore.contracts.idempotency import Answer, uploaded
+from artstore.contracts.files import Attributes
+from artstore.contracts.idempotency import uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
 from artstore.database import ASYNC_COMMIT, Database
 from artstore.errors import Conflict
@@ -27,14 +26,12 @@ from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
 
-from .idempotency import hold_keys, keep_answers
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting, advance
 
 MAX_BATCH_REQUESTS = 16
 """Requests that share one transaction; each holds up to MAX_GROUP sagas."""
 
-_GIVEN = """unnest(CAST(:saga_ids AS uuid[]), CAST(:file_ids AS uuid[]), CAST(:elements AS text[]),
-    CAST(:owners AS text[])) AS given(saga_id, file_id, element, owner)"""
+_GIVEN = """jsonb_to_recordset($1::jsonb) AS given(saga_id uuid, file_id uuid, storage_element_id text, owner text)"""
 
 # The element that the ingester has abandoned may still hold or receive data, which is removed later.
 _ABANDONED = """array_remove(
@@ -42,38 +39,64 @@ _ABANDONED = """array_remove(
          ELSE array_append(array_remove(kept.abandoned, kept.storage_element_id), kept.storage_element_id) END,
     excluded.storage_element_id)"""
 
-_BEGIN = text(
-    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at)
-    SELECT saga_id, 'upload', 'begun', file_id, element, owner, now() + make_interval(secs => :lease_s)
+_BEGIN = f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at)
+    SELECT saga_id, 'upload', 'begun', file_id, storage_element_id, owner, now() + make_interval(secs => $3::float8)
     FROM {_GIVEN}, {ASYNC_COMMIT} WHERE async_commit.level IS NOT NULL ORDER BY saga_id
     ON CONFLICT (saga_id) DO UPDATE SET due_at = excluded.due_at, updated_at = now(),
         abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id
-    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
+    WHERE kept.state = ANY($2::text[]) AND kept.file_id = excluded.file_id
     RETURNING saga_id::text"""
-)
-# A saga that began before :oldest may have been undone and purged since, so it is committed only while its row exists.
-_COMMIT = text(
-    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
-    SELECT saga_id, 'upload', 'committed', file_id, element, owner FROM {_GIVEN}
-    WHERE given.saga_id >= CAST(:oldest AS uuid) OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = given.saga_id)
-    ORDER BY saga_id
-    ON CONFLICT (saga_id) DO UPDATE SET state = 'committed', updated_at = now(),
-        abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id,
-        due_at = CASE WHEN {_ABANDONED} = '{{}}' THEN NULL ELSE now() END
-    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
-    RETURNING saga_id::text"""
-)
-_ABORT = text(
-    f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
-    SELECT saga_id, 'upload', 'compensating', file_id, element, owner, now(), :reason FROM {_GIVEN} ORDER BY saga_id
+_ABORT = f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner, due_at, reason)
+    SELECT saga_id, 'upload', 'compensating', file_id, storage_element_id, owner, now(), $3::text
+    FROM {_GIVEN} ORDER BY saga_id
     ON CONFLICT (saga_id) DO UPDATE SET state = 'compensating', due_at = now(), updated_at = now(),
         abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id, reason = excluded.reason
-    WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id
+    WHERE kept.state = ANY($2::text[]) AND kept.file_id = excluded.file_id
     RETURNING saga_id::text"""
-)
-_STATES = text(
-    """SELECT saga_id::text, state, file_id::text FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"""
-)
+
+
+def _commit_statement(*, keyed: bool) -> str:
+    """One statement, and so one durable transaction in one round trip. Each part waits for the one whose rows it reads.
+
+    Without keys the parts about them are left out, because they would only cost.
+    """
+    # 1. lock the idempotency keys; an upload whose key was taken over is not committed
+    held = """held AS (
+        SELECT saga_id FROM idempotency_keys
+        WHERE saga_id = ANY(ARRAY(SELECT upload FROM given WHERE answer_status IS NOT NULL)) ORDER BY saga_id FOR UPDATE
+    ),"""
+    # 2. commit the sagas that may still be committed; their rows stay locked too. A saga that began before $3 may have
+    #    been undone and purged since, so it is committed only while its row exists
+    committed = f"""committed AS (
+        INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
+        SELECT upload, 'upload', 'committed', file_id, storage_element_id, owner FROM given
+        WHERE (upload >= $3::uuid OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = upload))
+            {"AND (answer_status IS NULL OR upload IN (SELECT saga_id FROM held))" if keyed else ""}
+        ORDER BY upload
+        ON CONFLICT (saga_id) DO UPDATE SET state = 'committed', updated_at = now(),
+            abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id,
+            due_at = CASE WHEN {_ABANDONED} = '{{}}' THEN NULL ELSE now() END
+        WHERE kept.state = ANY($2::text[]) AND kept.file_id = excluded.file_id
+        RETURNING kept.saga_id
+    )"""
+    # 3. make their files available
+    entries = "entries AS (SELECT given.* FROM given JOIN committed ON committed.saga_id = upload)"
+    # 4. store the answers of the keys
+    answered = """, answered AS (
+        UPDATE idempotency_keys AS kept
+        SET status = answer_status, headers = answer_headers, body = convert_to(attributes, 'UTF8')
+        FROM entries WHERE kept.saga_id = upload AND kept.status IS NULL
+    )"""
+    return f"""WITH given AS (
+        SELECT * FROM jsonb_to_recordset($1::jsonb) AS given(upload uuid, answer_status integer, answer_headers jsonb,
+            {ENTRY_COLUMNS})
+    ), {held if keyed else ""} {committed}, {entries} {answered if keyed else ""}, available AS ({UPSERT_ENTRIES})
+    SELECT saga_id::text, true AS committed FROM committed
+    {"UNION ALL SELECT saga_id::text, false FROM held" if keyed else ""}"""
+
+
+_COMMIT, _COMMIT_KEYED = _commit_statement(keyed=False), _commit_statement(keyed=True)
+_STATES = "SELECT saga_id::text, state, file_id::text FROM sagas WHERE saga_id = ANY($1::uuid[])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,32 +129,30 @@ class UploadSagas:
         return await self._begins.add(sagas)
 
     async def commit(self, commits: list[Commit]) -> list[SagaResult]:
-        """Durable on return: the files are in the catalog and the events in the outbox. Raises DatabaseUnavailable."""
+        """Durable on return: the files are in the catalog. Raises DatabaseUnavailable."""
         return await self._commits.add(commits)
 
     async def abort(self, abort: Abort) -> list[SagaResult]:
         """Durable on return, so that no commit can follow. The saga worker does the compensation."""
         sagas = {saga.saga_id: saga for saga in abort.sagas}
-        async with self._database.begin() as conn:
-            values = {**_columns(sagas.values()), "reason": abort.reason}
-            done = await _advanced(conn, _ABORT, SagaEvent.ABORT, SagaState.COMPENSATING, values)
-            states = await _states(conn, sagas.keys() - done)
+        states = _changed_by(SagaEvent.ABORT, SagaState.COMPENSATING)
+        done = await self._advance(_ABORT, sagas.values(), states, abort.reason)
+        others = await self._states_of(sagas.keys() - done)
         self._undo()
         return [
-            _result(saga.saga_id, saga.file_id, SagaEvent.ABORT, SagaState.COMPENSATING, done, states)
+            _result(saga.saga_id, saga.file_id, SagaEvent.ABORT, SagaState.COMPENSATING, done, others)
             for saga in abort.sagas
         ]
 
     async def _begin(self, requests: list[list[UploadSaga]]) -> Sequence[list[SagaResult]]:
         sagas = {saga.saga_id: saga for request in requests for saga in request}
-        async with self._database.autocommit() as conn:
-            values = {**_columns(sagas.values()), "lease_s": self._lease_s}
-            done = await _advanced(conn, _BEGIN, SagaEvent.BEGIN, SagaState.BEGUN, values)
-            states = await _states(conn, sagas.keys() - done)
+        states = _changed_by(SagaEvent.BEGIN, SagaState.BEGUN)
+        done = await self._advance(_BEGIN, sagas.values(), states, self._lease_s)
+        others = await self._states_of(sagas.keys() - done)
         return [
             [
                 structs.replace(
-                    _result(one.saga_id, one.file_id, SagaEvent.BEGIN, SagaState.BEGUN, done, states),
+                    _result(one.saga_id, one.file_id, SagaEvent.BEGIN, SagaState.BEGUN, done, others),
                     lease_s=self._lease_s,
                 )
                 for one in request
@@ -141,52 +162,45 @@ class UploadSagas:
 
     async def _commit(self, requests: list[list[Commit]]) -> Sequence[list[SagaResult]]:
         commits = {commit.saga_id: commit for request in requests for commit in request}
-        async with self._database.begin() as conn:
-            # 1. lock the idempotency keys; an upload whose key was taken over is not committed
-            keyed = {commit.saga_id for commit in commits.values() if commit.keyed}
-            lost = keyed - await hold_keys(conn, keyed)
-            # 2. commit the sagas that may still be committed; their rows stay locked too
-            given = [commit for commit in commits.values() if commit.saga_id not in lost]
-            oldest = first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S)
-            values = {**_columns(_as_saga(commit) for commit in given), "oldest": str(oldest)}
-            done = await _advanced(conn, _COMMIT, SagaEvent.COMMIT, SagaState.COMMITTED, values)
-            # 3. make their files available, write the events to the outbox and the answers to the keys
-            new = [commit for commit in given if commit.saga_id in done]
-            await upsert_files(conn, [FileEntry(commit.attributes, "put") for commit in new])
-            await keep_answers(conn, {commit.saga_id: _answer(commit) for commit in new if commit.keyed})
-            states = await _states(conn, commits.keys() - done)
-            lost = {saga_id for saga_id in lost if states.get(saga_id, ("",))[0] != SagaState.COMMITTED}
-            failpoint("admin.commit_written")
-            # 4. one durable commit: a crash before it leaves nothing, a crash after it leaves everything
+        keyed = {commit.saga_id for commit in commits.values() if commit.keyed}
+        rows = orjson.dumps([_row(commit) for commit in commits.values()]).decode()
+        states = _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED)
+        oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
+        failpoint("admin.commit_prepared")
+        # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
+        answered = await self._database.fetch(_COMMIT_KEYED if keyed else _COMMIT, rows, states, oldest)
         failpoint("admin.committed")
+        done = {row["saga_id"] for row in answered if row["committed"]}
+        others = await self._states_of(commits.keys() - done)
+        lost = keyed - {row["saga_id"] for row in answered}
+        lost -= {saga_id for saga_id, (state, _) in others.items() if state == SagaState.COMMITTED}
         return [
             [
                 _refused(one.saga_id, "unknown", "the Idempotency-Key now belongs to another attempt")
                 if one.saga_id in lost
-                else _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, states)
+                else _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, others)
                 for one in request
             ]
             for request in requests
         ]
 
+    async def _advance(self, statement: str, sagas: Iterable[UploadSaga], states: list[str], value: object) -> set[str]:
+        """The ids of the sagas that the statement changed or created."""
+        rows = msgspec.json.encode(list(sagas)).decode()
+        return {row["saga_id"] for row in await self._database.fetch(statement, rows, states, value)}
 
-async def _advanced(
-    conn: AsyncConnection, statement: Any, event: SagaEvent, into: SagaState, values: dict[str, Any]
-) -> set[str]:
-    """The ids of the sagas that the statement moved into `into`, or created there."""
+    async def _states_of(self, saga_ids: Iterable[str]) -> dict[str, tuple[SagaState, str]]:
+        """(state, file_id) by saga id, for sagas that the statement did not change."""
+        wanted = list(saga_ids)
+        if not wanted:
+            return {}
+        rows = await self._database.fetch(_STATES, wanted)
+        return {row["saga_id"]: (SagaState(row["state"]), row["file_id"]) for row in rows}
+
+
+def _changed_by(event: SagaEvent, into: SagaState) -> list[str]:
     # Sagas already in `into` stay unchanged: a committed file may have been changed or deleted since.
-    states = [state for state in accepting(event, into) if state == SagaState.BEGUN]
-    rows = await conn.execute(statement, {**values, "accepting": states})
-    return {row.saga_id for row in rows}
-
-
-async def _states(conn: AsyncConnection, saga_ids: Iterable[str]) -> dict[str, tuple[SagaState, str]]:
-    """(state, file_id) by saga id, for sagas that the statement did not change."""
-    wanted = list(saga_ids)
-    if not wanted:
-        return {}
-    rows = await conn.execute(_STATES, {"saga_ids": wanted})
-    return {row.saga_id: (SagaState(row.state), row.file_id) for row in rows}
+    return [state for state in accepting(event, into) if state == SagaState.BEGUN]
 
 
 def _result(
@@ -214,25 +228,9 @@ def _refused(saga_id: str, state: str, why: str) -> SagaResult:
     return SagaResult(saga_id=saga_id, state=state, problem=problem)
 
 
-def _as_saga(commit: Commit) -> UploadSaga:
-    attributes = commit.attributes
-    return UploadSaga(
-        saga_id=commit.saga_id,
-        file_id=attributes.file_id,
-        storage_element_id=attributes.storage_element_id,
-        owner=attributes.owner,
-    )
-
-
-def _answer(commit: Commit) -> Answer:
-    return uploaded(commit.attributes.file_id, encode(commit.attributes))
-
-
-def _columns(sagas: Iterable[UploadSaga]) -> dict[str, Any]:
-    rows = sorted(sagas, key=lambda saga: saga.saga_id)
-    return {
-        "saga_ids": [row.saga_id for row in rows],
-        "file_ids": [row.file_id for row in rows],
-        "elements": [row.storage_element_id for row in rows],
-        "owners": [row.owner for row in rows],
-    }
+def _row(commit: Commit) -> dict[str, Any]:
+    row = {"upload": commit.saga_id, **row_of(FileEntry(commit.attributes, "put"))}
+    if commit.keyed:
+        answer = uploaded(commit.attributes.file_id, row["attributes"].encode())
+        row |= {"answer_status": answer.status, "answer_headers": answer.headers}
+    return row

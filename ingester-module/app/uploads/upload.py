@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-import orjson
 from starlette.requests import Request
 
 from artstore.auth.access import principal_of
@@ -45,6 +44,9 @@ log = get_logger("ingester.upload")
 
 MAX_ELEMENTS = 3
 """Elements tried for one upload."""
+BEGIN_AFTER_S = 1.0
+"""A buffered body is transferred without a begin if it takes no longer, because its commit says all that a begin does.
+Longer than a transfer to a busy element, so that load does not cause more requests; far shorter than a lease."""
 RENEWALS_PER_LEASE = 5
 ELEMENT_ERRORS = (Unavailable, Overloaded, ElementFailed, BadGateway, InternalError, StorageFull, ModeForbids)
 """Errors that a different element may not have. Every element would refuse a file that is itself invalid."""
@@ -52,6 +54,14 @@ ELEMENT_ERRORS = (Unavailable, Overloaded, ElementFailed, BadGateway, InternalEr
 _FIXED_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 _NO_NAME = "00000000-0000-0000-0000-000000000000"
 T = TypeVar("T")
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    """The fields of attr.json that show which file an element has stored."""
+
+    file_id: str
+    storage_element_id: str
+    size_bytes: int
 
 
 class _TransferFailed(Exception):
@@ -125,16 +135,20 @@ class UploadOperation:
         sagas = self._context.sagas
         saga = UploadSaga(saga_id=self.saga_id, file_id=self.file_id, storage_element_id=element.id, owner=self.owner)
         try:
-            # 4. Begin at admin beside 5. the transfer. A crash here: the element discards an incomplete body, and admin
-            #    undoes a complete file when the saga's lease has ended.
+            # 4. Begin at admin beside 5. the transfer, or with the commit when the transfer is short. While admin does
+            #    not answer, the begin comes first, since it fails at once. A crash here: the element discards an
+            #    incomplete body, and admin undoes a complete file when the lease has ended.
+            begin_after_s = BEGIN_AFTER_S if self.body.buffered and sagas.admin_answers else 0
             with span("upload.transfer", element=element.id):
-                record = await under_lease(lambda: sagas.begin(saga), self._transfer(element, saga, new))
+                record = await under_lease(
+                    lambda: sagas.begin(saga), self._transfer(element, saga, new), begin_after_s=begin_after_s
+                )
             failpoint("upload.transferred")
 
             # 6. Commit. A crash just before it: undone as above. Just after: the file exists, unacknowledged.
-            attributes = self._check_record(record, saga)
+            self._check_record(record, saga)
             with span("upload.commit"):
-                keyed = self._key is not None
+                keyed, attributes = self._key is not None, msgspec.Raw(record)
                 await sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
             failpoint("upload.committed")
         except BaseException as failure:
@@ -152,16 +166,14 @@ class UploadOperation:
                 raise given_up(saga.saga_id, refusal) from refusal
             raise
 
-    def _check_record(self, record: bytes, saga: UploadSaga) -> dict[str, Any]:
+    def _check_record(self, record: bytes, saga: UploadSaga) -> None:
         """Raises BadGateway unless the element's answer describes the file that was sent."""
         try:
-            attributes: dict[str, Any] = orjson.loads(record)
-            answered = (attributes["file_id"], attributes["storage_element_id"], attributes["size_bytes"])
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            stored = msgspec.json.decode(record, type=_Stored)
+        except msgspec.MsgspecError as error:
             raise BadGateway(f"{saga.storage_element_id} answered something other than attr.json") from error
-        if answered != (saga.file_id, saga.storage_element_id, self.body.sent_bytes):
+        if stored != _Stored(saga.file_id, saga.storage_element_id, self.body.sent_bytes):
             raise BadGateway(f"{saga.storage_element_id} stored a different file than the one it was sent")
-        return attributes
 
     async def _next_attempt(self) -> None:
         self.saga_id, self.file_id = str(uuid7()), str(uuid7())
@@ -175,13 +187,18 @@ class UploadOperation:
         return msgspec.structs.replace(new, filename=filename, owner=self.owner)
 
 
-async def under_lease(begin: Callable[[], Awaitable[float]], transfer: Coroutine[Any, Any, T]) -> T:
-    """The transfer's result, once the saga has begun too. `begin` returns the lease in seconds and is repeated to renew it.
+async def under_lease(
+    begin: Callable[[], Awaitable[float]], transfer: Coroutine[Any, Any, T], *, begin_after_s: float = 0
+) -> T:
+    """The transfer's result, once the saga has begun too, unless the transfer takes no longer than `begin_after_s`.
+    `begin` returns the lease in seconds and is repeated to renew it.
 
     A first `begin` that fails stops the transfer. A failed renewal does not, since the commit carries all that admin needs.
     """
     moving = spawn("transfer", transfer)
     try:
+        if begin_after_s and (await asyncio.wait((moving,), timeout=begin_after_s))[0]:
+            return moving.result()
         lease_s = await begin()
         while not (await asyncio.wait((moving,), timeout=lease_s / RENEWALS_PER_LEASE))[0]:
             try:

@@ -141,7 +141,10 @@ async def test_the_next_element_gets_the_ids_of_the_row(fleet: Fleet) -> None:
     stored = await fleet.context.keys.store.find(Scope(OWNER, key))
     assert stored is not None
     assert (stored.saga_id, stored.file_id) == (committed.saga_id, first.json["file_id"])
-    assert len({saga.saga_id for saga in fleet.admin.begun}) == len({saga.file_id for saga in fleet.admin.begun}) == 2
+    await fleet.settled(1)
+    [abandoned] = fleet.admin.aborted
+    assert abandoned.saga_id != committed.saga_id
+    assert abandoned.file_id != first.json["file_id"]
 
 
 async def test_a_commit_without_an_answer_leaves_the_key_to_the_next_request(fleet: Fleet) -> None:

@@ -47,6 +47,21 @@ async def test_a_begin_that_fails_stops_the_transfer() -> None:
     assert seen == ["cancelled"]
 
 
+async def test_a_short_transfer_needs_no_begin() -> None:
+    begins = Begins(1)
+    assert await under_lease(begins, moving(), begin_after_s=60) == "moved"
+    with pytest.raises(StorageFull):
+        await under_lease(begins, failing(), begin_after_s=60)
+    assert begins.count == 0
+
+
+async def test_a_transfer_that_lasts_longer_begins_while_it_runs() -> None:
+    begins, seen = Begins(1), list[str]()
+    with pytest.raises(Unavailable):
+        await under_lease(begins, moving(60, seen), begin_after_s=0.01)
+    assert (begins.count, seen) == (1, ["cancelled"])
+
+
 async def test_a_failed_transfer_raises_its_own_error() -> None:
     with pytest.raises(StorageFull):
         await under_lease(Begins(), failing())

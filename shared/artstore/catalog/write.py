@@ -1,4 +1,4 @@
-"""Writes catalog rows in groups, each with its event in the outbox, in the caller's transaction.
+"""Writes catalog rows in groups, with the events in the outbox that they need, in one transaction.
 
 A row is only written over a lower revision (or over the same one, which changes only its state), so every
 call may be repeated and may come late.
@@ -21,6 +21,8 @@ from artstore.catalog.tables import AVAILABLE, PENDING
 from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes, encode
 from artstore.contracts.media_type import canonical_type
+from artstore.database import Database
+from artstore.database_errors import sqlstate_of
 from artstore.errors import InvalidFields
 
 ROW_ERROR_CLASSES = frozenset({"21", "22", "23", "54"})
@@ -34,10 +36,10 @@ def row_fault(error: Exception) -> str | None:
     """
     if isinstance(error, InvalidFields | TypeError | ValueError):
         return str(error)
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig.__cause__, "sqlstate", None) or ""
-        return str(error.orig).partition("\n")[0] if state[:2] in ROW_ERROR_CLASSES else None
-    return None
+    if sqlstate_of(error)[:2] not in ROW_ERROR_CLASSES:
+        return None
+    refusal = error.orig if isinstance(error, DBAPIError) else error
+    return str(refusal).partition("\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,15 @@ class FileEntry:
     saga_id: str | None = None
 
 
-# One statement for the whole group and its events: the rows are one JSON document, which the server parses, so there is no
-# per-row protocol. A pending row never replaces an available one; an available row replaces a pending one of the same revision.
-_UPSERT = text(
-    """
-    WITH entries AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:entries AS jsonb)) AS entry(
-            file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
-            filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
-            created_at timestamptz, updated_at timestamptz, expires_at timestamptz)
-    ), events AS (
-        INSERT INTO outbox (channel, message)
-        SELECT :channel, message
-        FROM jsonb_array_elements_text(CAST(:messages AS jsonb)) AS message, (
-            SELECT set_config('synchronous_commit', CASE WHEN :durable THEN current_setting('synchronous_commit')
-                              ELSE 'off' END, true) AS level) AS commits
-        WHERE commits.level IS NOT NULL
-    )
-    INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type,
-                               size_bytes, owner, tags, metadata, created_at, updated_at, expires_at, checked_at)
+ENTRY_COLUMNS = """file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
+    filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
+    created_at timestamptz, updated_at timestamptz, expires_at timestamptz"""
+"""The columns of a row as `columns_of` gives them, for jsonb_to_recordset."""
+
+# A pending row never replaces an available one; an available row replaces a pending one of the same revision.
+UPSERT_ENTRIES = """INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename,
+                               content_type, size_bytes, owner, tags, metadata, created_at, updated_at, expires_at,
+                               checked_at)
     SELECT file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type, size_bytes, owner,
            ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at, now()
     FROM entries ORDER BY file_id
@@ -80,9 +72,22 @@ _UPSERT = text(
         owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata, created_at = excluded.created_at,
         updated_at = excluded.updated_at, expires_at = excluded.expires_at, checked_at = now()
     WHERE kept.revision < excluded.revision
-       OR (kept.revision = excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))
-    """
-)
+       OR (kept.revision = excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))"""
+"""Writes the rows of a FROM item `entries` with the columns ENTRY_COLUMNS."""
+
+# One statement for the whole group: the rows are one JSON document, which the server parses, so there is no per-row
+# protocol, and the plan does not depend on their number. $2: the commit is durable when it returns.
+_ENTRIES = f"""entries AS (
+        SELECT entry.* FROM jsonb_to_recordset($1::jsonb) AS entry({ENTRY_COLUMNS}), (
+            SELECT set_config('synchronous_commit', CASE WHEN $2::boolean THEN current_setting('synchronous_commit')
+                              ELSE 'off' END, true) AS level) AS commits
+        WHERE commits.level IS NOT NULL
+    )"""
+_EVENTS = """events AS (
+        INSERT INTO outbox (channel, message) SELECT $3::text, message FROM jsonb_array_elements_text($4::jsonb) AS message
+    )"""
+_UPSERT = f"WITH {_ENTRIES} {UPSERT_ENTRIES}"
+_UPSERT_AND_PUBLISH = f"WITH {_ENTRIES}, {_EVENTS} {UPSERT_ENTRIES}"
 
 _DELETE = text(
     """
@@ -102,15 +107,34 @@ _NOTIFY = text(
 async def upsert_files(
     connection: AsyncConnection, entries: Sequence[FileEntry], *, durable: bool = True, publish: bool = True
 ) -> None:
-    """Inserts or updates rows. With `publish` each gets an event; set it to False if readers need no notice.
+    """Inserts or updates rows. With `publish` each gets an event, if it `invalidates`; set it to False if readers need
+    no notice.
 
     `durable=False` lets the commit of the transaction return before it is on PostgreSQL's disk.
     """
-    if not entries:
-        return
-    rows, messages = [_row(entry) for entry in entries], [_message(entry) for entry in entries if publish]
-    values = {"entries": orjson.dumps(rows).decode(), "messages": orjson.dumps(messages).decode(), "durable": durable}
-    await connection.execute(_UPSERT, {**values, "channel": FILES_CHANNEL})
+    if entries:
+        statement, *values = _upsert(entries, durable, publish)
+        await connection.exec_driver_sql(statement, tuple(values))
+
+
+async def write_files(database: Database, entries: Sequence[FileEntry], *, durable: bool) -> bool:
+    """`upsert_files` in a transaction of its own, in one round trip. True when there are events to publish."""
+    await database.fetch(*_upsert(entries, durable, publish=True))
+    return any(map(invalidates, entries))
+
+
+def invalidates(entry: FileEntry) -> bool:
+    """True if readers may have cached something older. Of a first revision they can only have cached that no such file
+    exists, which they do for seconds; an id that the ingester makes is known to no one before its upload is answered."""
+    return entry.attributes.revision > 1
+
+
+def _upsert(entries: Sequence[FileEntry], durable: bool, publish: bool) -> tuple[str, *tuple[Any, ...]]:
+    rows = orjson.dumps([row_of(entry) for entry in entries]).decode()
+    messages = [_message(entry) for entry in entries if publish and invalidates(entry)]
+    if not messages:
+        return _UPSERT, rows, durable
+    return _UPSERT_AND_PUBLISH, rows, durable, FILES_CHANNEL, orjson.dumps(messages).decode()
 
 
 async def delete_files(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
@@ -139,7 +163,7 @@ def _message(entry: FileEntry) -> str:
     return msgspec.json.encode(event).decode()
 
 
-def _row(entry: FileEntry) -> dict[str, Any]:
+def row_of(entry: FileEntry) -> dict[str, Any]:
     state = PENDING if entry.saga_id else AVAILABLE
     return {**columns_of(entry.attributes), "state": state, "saga_id": entry.saga_id}
 

@@ -46,7 +46,7 @@ class UploadCommit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """
 
     saga_id: str
-    attributes: dict[str, Any]
+    attributes: msgspec.Raw
     keyed: bool = False
 
 

@@ -178,8 +178,9 @@ class FakeAdmin(Fake):
             return _results([SagaResult(saga_id=saga.saga_id, state="aborted", problem=problem) for saga in sagas])
         results = []
         for saga in sagas:
-            record = orjson.dumps(saga.attributes, option=orjson.OPT_SORT_KEYS)
-            if saga.keyed and not await self._keep(saga.saga_id, uploaded(saga.attributes["file_id"], record)):
+            attributes = orjson.loads(bytes(saga.attributes))
+            record = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
+            if saga.keyed and not await self._keep(saga.saga_id, uploaded(attributes["file_id"], record)):
                 problem = orjson.loads(Conflict("the key belongs to a different saga").to_wire())
                 results.append(SagaResult(saga_id=saga.saga_id, state="begun", problem=problem))
                 continue

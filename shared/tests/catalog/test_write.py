@@ -116,13 +116,22 @@ async def test_a_repeated_note_changes_nothing(engine: AsyncEngine) -> None:
 
 async def test_a_group_is_written_whole_with_one_event_each(engine: AsyncEngine) -> None:
     await events(engine)
-    files = [new_file() for _ in range(50)]
+    files = [new_file(revision=2) for _ in range(50)]
     await noted(engine, *(FileEntry(file, "put") for file in files))
     assert [event.file_id for event in await events(engine)] == [file.file_id for file in files]
     for file in files:
-        assert await state(engine, file.file_id) == ("available", 1, None)
+        assert await state(engine, file.file_id) == ("available", 2, None)
     await noted(engine)
     assert await events(engine) == []
+
+
+async def test_a_new_file_has_no_event(engine: AsyncEngine) -> None:
+    """No reader can have cached anything of it; its change has one."""
+    await events(engine)
+    new, changed = new_file(), new_file(revision=2)
+    await noted(engine, FileEntry(new, "put", SAGA), FileEntry(changed, "update"))
+    await noted(engine, FileEntry(new, "put"))
+    assert [event.file_id for event in await events(engine)] == [changed.file_id]
 
 
 async def test_forgetting_takes_only_the_row_of_the_element_that_lost_it(engine: AsyncEngine) -> None:

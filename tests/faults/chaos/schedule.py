@@ -54,7 +54,7 @@ SERVERS = {
     Kind.HANG: ("redis", "postgres"),
 }
 POINTS = {
-    "admin": ("admin.commit_written", "admin.committed", "admin.saga_claimed", "admin.saga_undone", "admin.change_made"),
+    "admin": ("admin.commit_prepared", "admin.committed", "admin.saga_claimed", "admin.saga_undone", "admin.change_made"),
     "ingester": ("upload.transferred", "upload.committed", "key.claimed", "key.moved", "key.taken_over", "key.pinned",
                  "key.answered"),
     "query": (),

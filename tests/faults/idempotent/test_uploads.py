@@ -93,7 +93,7 @@ def test_an_ingester_that_wakes_after_it_was_taken_over_makes_no_second_file(
     one_file_of(keyed, keyed.until_answered(struck))
 
 
-@pytest.mark.parametrize(("point", "done"), [("admin.commit_written", False), ("admin.committed", True)])
+@pytest.mark.parametrize(("point", "done"), [("admin.commit_prepared", False), ("admin.committed", True)])
 def test_an_admin_killed_in_its_commit_leaves_one_file(fleet: Fleet, point: str, done: bool) -> None:
     fleet.stop("admin-1")
     fleet.start("admin-1", {"ARTSTORE_POINT": f"{point}:kill"})
