@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 
 MAX_COMPENSATED = 10_000
 """Sagas remembered as compensated, so that a put of theirs that is still in flight is refused."""
-SCANNERS = 6
-"""Each task of upkeep scans in one thread at a time; the other threads are for listings."""
+SCANNERS = 8
+"""A rebuild scans in up to four threads at a time, each other task of upkeep in one; the other threads are for listings."""
 
 
 class Threads:

@@ -39,7 +39,11 @@ UNAVAILABLE_PAUSE_S = 2.0
 LATER_PAUSE_S = 1.0
 SAVE_EVERY_S = 1.0
 """At most this much work is repeated after a crash."""
-READ_GROUP = 4096
+FOLDERS_AT_ONCE = 8
+"""Of a small store they give one full group; of a large one their names fit into memory."""
+READ_GROUP = 4 * GROUP
+"""Files that are compared together. Their groups are reconciled at the same time: while PostgreSQL writes the rows of one,
+the next is read from the disk."""
 ROWS_PAGE = 4096
 PAUSE_S = 0.002
 """Between two reads, so that requests get processor time too."""
@@ -92,11 +96,11 @@ class Rebuild:
         """Continue from `state` to the end; `state` always shows the progress."""
         # 1 Files: each file on the disk gets its row
         while state.next_folder < len(FAN_OUT):
-            await self._until_available(state, partial(self._folder, state, FAN_OUT[state.next_folder]))
-            state.next_folder += 1
+            folders = FAN_OUT[state.next_folder : state.next_folder + FOLDERS_AT_ONCE]
+            await self._until_available(state, partial(self._folders, state, folders))
+            state.next_folder += len(folders)
             if self._store.clock.monotonic_s() - self._saved_s > SAVE_EVERY_S:
                 await self._save(state)
-            failpoint("rebuild.folder_done")
         # 2 Rows: each row without a file is removed
         if state.phase == "files":
             state.phase = "rows"
@@ -124,32 +128,39 @@ class Rebuild:
         except ElementFailed as error:
             log.warning("no checkpoint after the rebuild", error=error.detail)
 
-    async def _folder(self, state: RebuildState, first: str) -> bool:
-        entries = await self._store.scan_in_thread(self._store.files.survey, first)
-        files = [entry for entry in entries if entry.has_attributes]
+    async def _folders(self, state: RebuildState, folders: Sequence[str]) -> bool:
+        files: list[FileEntry] = []
+        for first in folders:
+            surveyed = await self._store.scan_in_thread(self._store.files.survey, first)
+            files += [entry for entry in surveyed if entry.has_attributes]
         for start in range(0, len(files), READ_GROUP):
             await self._compare(state, files[start : start + READ_GROUP])
             await asyncio.sleep(PAUSE_S)
         state.files += len(files)
+        for _ in folders:
+            failpoint("rebuild.folder_done")
         return True
 
     async def _compare(self, state: RebuildState, entries: list[FileEntry]) -> None:
-        file_ids = [entry.file_id for entry in entries]
-        encoded, rows = await asyncio.gather(
-            self._store.scan_in_thread(find_many_attributes, self._store, file_ids), self._rows.find(file_ids)
-        )
+        """Files without a row are not read here: they are read under their locks anyway."""
+        rows = await self._rows.find([entry.file_id for entry in entries])
+        known = [entry for entry in entries if entry.file_id in rows]
+        encoded = await self._store.scan_in_thread(find_many_attributes, self._store, [one.file_id for one in known])
         surveyed_bytes = {entry.file_id: entry.data_bytes for entry in entries}
-        different = [
+        different = [entry.file_id for entry in entries if entry.file_id not in rows] + [
             entry.file_id
-            for entry, content in zip(entries, encoded, strict=True)
+            for entry, content in zip(known, encoded, strict=True)
             if content is not None
             and not (
                 _states_size(content, entry.data_bytes)
-                and self._reconciler.matches(entry.file_id, content, rows.get(entry.file_id))
+                and self._reconciler.matches(entry.file_id, content, rows[entry.file_id])
             )
         ]
-        for start in range(0, len(different), GROUP):
-            await self._reconcile(state, different[start : start + GROUP], surveyed_bytes)
+        groups = (different[start : start + GROUP] for start in range(0, len(different), GROUP))
+        steps = (self._reconcile(state, group, surveyed_bytes) for group in groups)
+        for ended in await asyncio.gather(*steps, return_exceptions=True):  # all have ended, also when one has failed
+            if isinstance(ended, BaseException):
+                raise ended
 
     async def _reconcile(
         self, state: RebuildState, file_ids: list[str], surveyed_bytes: Mapping[str, int | None] | None
