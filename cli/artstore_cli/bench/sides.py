@@ -54,6 +54,9 @@ class ArtStore:
     def token(self) -> str:
         return str(call(self.port_base, "POST", "/api/auth/token", body=self.client)["access_token"])
 
+    def administrator_token(self) -> str:
+        return _administrator_token(self.folder, self.port_base)
+
     def cpu_s(self) -> float:
         return machine.cpu_s(self.process.pid)
 
@@ -79,8 +82,8 @@ class SeaweedFS:
 
 @contextmanager
 def running_artstore(root: Path, folder: Path) -> Iterator[ArtStore]:
-    """`./artstore up` as a child process. Raises CommandError when it does not become ready."""
-    folder.mkdir()
+    """`./artstore up` as a child process, on the data that the folder has. Raises CommandError when it does not become ready."""
+    folder.mkdir(exist_ok=True)
     data, log, base = DataFolder(folder / "data"), folder / "up.log", find_port_base()
     arguments = [sys.executable, "-m", "artstore_cli", "up", "--data", str(data.path), "--port-base", str(base)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "cli"), str(root / "shared")))}
@@ -96,13 +99,13 @@ def running_artstore(root: Path, folder: Path) -> Iterator[ArtStore]:
             raise CommandError(f"ArtStore is not ready: {unready[0].name} is {unready[0].state}")
         yield ArtStore(data, base, process, _new_client(data, base))
     finally:
-        _ignore_interrupts()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(LAUNCHER_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()  # its children receive their stop signals from the kernel
-            process.wait()
+        with _uninterrupted():
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(LAUNCHER_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # its children receive their stop signals from the kernel
+                process.wait()
 
 
 @contextmanager
@@ -125,16 +128,22 @@ def running_seaweedfs(folder: Path) -> Iterator[SeaweedFS]:
         _wait("SeaweedFS", process, log, is_ready)
         yield SeaweedFS(ports["filer.port"], ports["master.port"], process)
     finally:
-        _ignore_interrupts()
-        process.kill()  # its data is thrown away, and asked to end it takes 15 s
-        process.wait()
-        seaweedfs.remove_sockets(ports)
+        with _uninterrupted():
+            process.kill()  # its data is thrown away, and asked to end it takes 15 s
+            process.wait()
+            seaweedfs.remove_sockets(ports)
 
 
-def _ignore_interrupts() -> None:
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
     """A second Ctrl-C would leave a part running. Stopping has its own time limit."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def find_port_base() -> int:
@@ -157,17 +166,23 @@ def _wait(name: str, process: subprocess.Popen[bytes], log: Path, is_ready: Call
 
 
 def _new_client(data: DataFolder, admin_port: int) -> dict[str, str]:
-    administrator = json.loads((data.keys / "admin-client.json").read_text())
-    token = call(admin_port, "POST", "/api/auth/token", body=administrator)["access_token"]
+    token = _administrator_token(data, admin_port)
     account = {"name": "bench", "role": "USER", "rate_per_minute": REQUESTS_PER_MINUTE}
     made = call(admin_port, "POST", "/api/service-accounts", body=account, token=token)
     return {name: made[name] for name in ("client_id", "client_secret")}
 
 
-def call(port: int, method: str, path: str, *, body: Mapping[str, Any], token: str | None = None) -> dict[str, Any]:
+def _administrator_token(data: DataFolder, admin_port: int) -> str:
+    administrator = json.loads((data.keys / "admin-client.json").read_text())
+    return str(call(admin_port, "POST", "/api/auth/token", body=administrator)["access_token"])
+
+
+def call(
+    port: int, method: str, path: str, *, body: Mapping[str, Any] | None = None, token: str | None = None
+) -> dict[str, Any]:
     """A JSON request to ArtStore. Raises CommandError."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    return dict(json.loads(send(port, method, path, json.dumps(body).encode(), headers)))
+    return dict(json.loads(send(port, method, path, b"" if body is None else json.dumps(body).encode(), headers)))
 
 
 def send(port: int, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
