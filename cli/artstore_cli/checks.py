@@ -25,7 +25,9 @@ FLEETS = "tests/faults"
 CHAOS = "chaos"
 CHAOS_TEST = "faults/test_chaos.py"
 """Short by default; `test chaos --long --seed N --minutes M` sets its length."""
-LONGEST = frozenset({"faults", "tests of storage-element", "tests of admin-module", "tests/contract"})
+LONGEST = frozenset(
+    {"faults", "tests of storage-element", "tests of admin-module", "tests of shared", "tests/contract"}
+)
 """Started first, so that the run does not end with one long check."""
 OLDER_POSTGRES = "17"
 OLDER = f"postgres{OLDER_POSTGRES}"
