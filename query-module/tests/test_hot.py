@@ -10,12 +10,14 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
-from tests.rig import Rig, until
+from tests.rig import Rig, running, until
 
 from app.reading import hot
 from artstore.clock import Clock
 from artstore.contracts.files import Attributes
 from artstore.testing.fakes import new_file
+from artstore.testing.services import PostgresServer, ValkeyServer
+from artstore.testing.tokens import Signer
 
 CONTENT = os.urandom(5000)
 
@@ -151,6 +153,28 @@ async def test_reads_at_once_share_requests_and_an_error_concerns_one_file(rig: 
     for file, answer, content in zip(files, found, contents, strict=True):
         assert file.file_id in wanted or answer.content == content
     assert len(rig.first.read_together) < len(files) / 2
+
+
+async def test_each_file_of_a_failed_request_counts_at_the_breaker(rig: Rig) -> None:
+    files = [rig.first.put(b"%d" % number) for number in range(12)]
+    await rig.note(*files)
+    await rig.first.stop()
+    found = await asyncio.gather(*(rig.get(path_of(file)) for file in files))
+    assert {(answer.status_code, answer.json()["away"]) for answer in found} == {(503, "se-01")}
+    assert 'circuit_breaker_state{edge="se-01"} 2.0' in (await rig.get("/metrics")).text
+
+
+async def test_a_file_waits_no_longer_than_the_timeout_behind_requests_that_hang(
+    postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
+) -> None:
+    async with running(postgres, valkey, signer, element_answer_timeout_s=0.5) as rig:
+        files = [rig.first.put(b"%d" % number) for number in range(4)]
+        await rig.note(*files)
+        rig.first.hangs = True
+        found = await asyncio.gather(*(rig.get(path_of(file)) for file in files))
+        assert {(answer.status_code, answer.json()["away"]) for answer in found} == {(503, "se-01")}
+        rig.first.hangs = False
+        await until(lambda: has_content(rig, files[0], b"0"))
 
 
 async def test_an_element_of_an_earlier_version_is_asked_for_each_file(rig: Rig) -> None:

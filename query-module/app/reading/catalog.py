@@ -25,8 +25,8 @@ log = get_logger("query.catalog")
 TTL = timedelta(days=1)
 """How long a row is trusted after it was last compared with the disk."""
 MAX_GROUP = 64
-QUERIES_AT_ONCE = 1
-"""So that hanging queries open the breaker, and delay the lookups behind them, no longer than a few timeouts."""
+QUERIES_AT_ONCE = 2
+"""A slow one does not delay the next. With more, fewer lookups share a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class CatalogEntry:
 
 
 class CatalogLevel:
-    """Concurrent lookups share a query. A database that accepts connections and never answers costs a lookup `timeout_s`,
-    until its breaker opens."""
+    """Concurrent lookups share a query. A database that accepts connections and never answers costs a lookup
+    `timeout_s`, until its breaker opens."""
 
     def __init__(self, database: Database, clock: Clock, *, timeout_s: float) -> None:
         self._database, self._clock = database, clock

@@ -1,12 +1,13 @@
-"""Small contents: concurrent reads share one request to the element, and hot ones stay in memory, by checksum.
+"""Small contents: concurrent reads share a request to the element, and hot ones stay in memory, by checksum.
 
-The attributes, looked up as for any request, name the checksum, so an announced change or delete is effective at once. Bytes
-are verified when the element gives them, and kept no longer than attributes, which bounds the effect of a change that was not
-announced.
+The attributes, looked up as for any request, name the checksum, so an announced change or delete is effective at
+once. Bytes are verified when the element gives them, and kept no longer than attributes, which bounds the effect of a
+change that was not announced.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,14 +25,15 @@ from artstore.contracts.storage import (
     decode_reads,
     read_attributes,
 )
-from artstore.errors import BadGateway, FileDamaged, Malformed, from_wire
+from artstore.errors import ArtStoreError, BadGateway, FileDamaged, Malformed, Unavailable, from_wire
 from artstore.groups import Group
+from artstore.peers.faults import PeerFault
 from artstore.peers.session import Peers
 
 ENTRY_BYTES = 300
 """Of memory for an entry beside its bytes."""
-REQUESTS_AT_ONCE = 1
-"""To one element. More are slower together, because fewer files share a request."""
+REQUESTS_AT_ONCE = 2
+"""To one element: a slow one does not delay the next. With more, fewer files share a request."""
 
 
 class StaleAttributes(Exception):
@@ -72,7 +74,8 @@ class HotContents:
 
 
 class SmallFiles:
-    """Reads files of up to SMALL_FILE_BYTES. `timeout_s` bounds one request to an element."""
+    """Reads files of up to SMALL_FILE_BYTES. `timeout_s` bounds the wait for one file. Each file counts at the
+    element's breaker, as a request of its own would."""
 
     def __init__(self, peers: Peers, hot: HotContents, timeout_s: float) -> None:
         self._peers, self._hot, self._timeout_s = peers, hot, timeout_s
@@ -82,12 +85,17 @@ class SmallFiles:
         return self._hot.find(attributes.checksum)
 
     async def read(self, file_id: str, element: Element) -> FileRead | None:
-        """The file as the element has it; None when it must be asked for this file alone. Raises the element's errors."""
+        """The file as the element has it; None when it must be asked for this file alone. Raises the element's
+        errors and Unavailable."""
         group = self._groups.get(element.id)
         if group is None:
             group = Group(self._read_together, max_items=MAX_FILES_READ, parallel=REQUESTS_AT_ONCE)
             self._groups[element.id] = group
-        return await group.add((file_id, element))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await group.add((file_id, element))
+        except TimeoutError as error:
+            raise Unavailable(f"{element.id} does not answer in time", away=element.id) from error
 
     def verify(self, read: FileRead, attributes: Attributes) -> bytes | None:
         """The bytes that the attributes describe, which are then kept; None without bytes.
@@ -107,16 +115,19 @@ class SmallFiles:
     async def _read_together(self, wanted: Sequence[tuple[str, Element]]) -> list[FileRead | BaseException | None]:
         file_ids = list(dict.fromkeys(file_id for file_id, _ in wanted))
         element = wanted[-1][1]  # its URL may have changed
+        peer = self._peers.to(element.id, element.url)
+        headers = {FILES_HEADER: ",".join(file_ids)}
         try:
-            answer = await self._peers.to(element.id, element.url).call(
-                "GET",
-                "/api/files/contents",
-                headers={FILES_HEADER: ",".join(file_ids)},
-                timeout_s=self._timeout_s,
-                kind="transfer",
+            answer = await peer.call(
+                "GET", "/api/files/contents", headers=headers, timeout_s=self._timeout_s, kind="transfer"
             )
         except Malformed:  # an element of an earlier version does not know this request
             return [None] * len(wanted)
+        except ArtStoreError as error:
+            if isinstance(error.__cause__, PeerFault):
+                for _ in wanted[1:]:  # the call has counted one
+                    peer.breaker.count(error.__cause__)
+            raise
         try:
             reads = dict(zip(file_ids, decode_reads(answer.body), strict=True))
         except ValueError as error:

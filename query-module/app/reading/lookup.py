@@ -48,8 +48,8 @@ class Lookup:
     async def find(self, file_id: str, *, with_content: bool = False) -> Found:
         """The file's record as the nearest level has it. Raises NotFound, or Unavailable when no level can answer.
 
-        `with_content`: an element that must be asked for the attributes also gives the bytes of a small file, which are then
-        in memory.
+        `with_content`: an element that must be asked for the attributes also gives the bytes of a small file, which
+        are then in memory.
         """
         # 1. Memory, unless change events may be lost: then it is the last resort.
         if not self._levels.redis.is_subscribed:

@@ -239,6 +239,8 @@ class FakeElement(Fake):
         """Fields that differ in the record of a stored file."""
         self.slow: set[str] = set()
         """Ids of files that it does not read together with others."""
+        self.hangs = False
+        """A request for small files is never answered."""
         self.reads_together = True
         self.read_together: list[list[str]] = []
         """The ids of each request for small files."""
@@ -341,6 +343,8 @@ class FakeElement(Fake):
         """Raises Malformed like an element of an earlier version, for which the path is one file's."""
         if not self.reads_together:
             raise Malformed()
+        if self.hangs:
+            await asyncio.Event().wait()
         file_ids = request.headers[FILES_HEADER].split(",")
         self.read_together.append(file_ids)
         return web.Response(body=encode_reads([self._read(file_id) for file_id in file_ids]))
