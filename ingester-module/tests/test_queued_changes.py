@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +17,7 @@ from artstore.clock import uuid7
 from artstore.contracts.files import decode
 from artstore.contracts.tokens import Role
 from artstore.errors import RevisionMismatch, Unavailable
-from artstore.testing.services import PostgresServer
+from artstore.testing.services import PostgresServer, frozen
 from artstore.testing.tokens import Signer
 
 from .conftest import Answer, Fleet
@@ -165,15 +163,9 @@ async def test_a_frozen_database_does_not_delay_a_change(
     fleet: Fleet, postgres: PostgresServer, record: dict[str, Any]
 ) -> None:
     """The command timeout is two minutes here."""
-    frozen = [postgres.process.pid, *children_of(postgres.process.pid)]
-    for pid in frozen:
-        signal_to(pid, signal.SIGSTOP)
-    try:
+    with frozen(postgres.process.pid):
         async with asyncio.timeout(120):
             answer = await change(fleet, "PATCH", record)
-    finally:
-        for pid in frozen:
-            signal_to(pid, signal.SIGCONT)
     assert (answer.status, answer.json["tags"]) == (200, ["new"])
 
 
@@ -191,15 +183,3 @@ async def test_a_saga_is_shown_to_its_owner_and_to_readers_of_all_sagas(
         session.get(f"{fleet.url}/api/sagas/{others}") as answer,
     ):
         assert answer.status == 200
-
-
-def children_of(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as listed:
-        return [int(child) for child in listed.read().split()]
-
-
-def signal_to(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

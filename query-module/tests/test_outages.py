@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from artstore.contracts.files import encode
 from artstore.testing.services import (
     PostgresServer,
     ValkeyServer,
+    frozen,
     start_postgres,
     start_valkey,
     temporary_folder,
@@ -120,7 +118,7 @@ async def test_a_frozen_database_does_not_delay_a_lookup(
         files = [rig.first.put(b"%d" % number) for number in range(8)]
         await rig.note(*files)
         await rig.engine.dispose()
-        with _frozen(own_postgres):
+        with frozen(own_postgres.process.pid):
             for file in files:
                 async with asyncio.timeout(120):
                     answer = await rig.get(f"/api/files/{file.file_id}")
@@ -183,20 +181,6 @@ async def _name_of(rig: Rig) -> str:
 async def _says_away(rig: Rig, name: str) -> bool:
     report: dict[str, Any] = (await rig.get("/health/ready")).json()
     return not report["checks"][name]["ok"]
-
-
-@contextmanager
-def _frozen(server: PostgresServer) -> Iterator[None]:
-    """The server and the backends it has: connections are accepted, and nothing is answered."""
-    pid = server.process.pid
-    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    for each in pids:
-        os.kill(each, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for each in reversed(pids):
-            os.kill(each, signal.SIGCONT)
 
 
 async def _forbid(postgres: PostgresServer, database: str) -> None:

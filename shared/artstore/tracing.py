@@ -32,7 +32,7 @@ LIBRARY_LOGGERS = ("opentelemetry.exporter", "opentelemetry.sdk")
 MAX_TRACESTATE_CHARACTERS = 512
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _TRACEPARENT_CHARACTERS = 55
-"""Of version 00, which other versions begin with."""
+"""Length of version 00, which other versions begin with."""
 _propagator = TraceContextTextMapPropagator()
 _exports = False
 _no_span = nullcontext()

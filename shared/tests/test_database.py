@@ -1,4 +1,4 @@
-"""Errors of a real PostgreSQL are told apart: it is away, it refuses writes, or it gave up a statement."""
+"""Errors of a real PostgreSQL are distinguished: it is away, it refuses writes, or it gave up a statement."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def rebuild(system: ArtStore) -> float:
 
 
 def measured(system: ArtStore, load: Requests) -> tuple[Outcome, float]:
-    """What the clients saw, and the CPU of all processes for one request in milliseconds."""
+    """The clients' outcome, and the CPU of all processes for one request in milliseconds."""
     before_s = system.cpu_s()
     seen = run(load, CONCURRENCY, SECONDS)
     return seen, (system.cpu_s() - before_s) * 1e3 / max(1, seen.requests)

@@ -1,4 +1,4 @@
-"""What a read costs: `python -m bench.reading [FILES] [SECONDS]`, a whole fleet, the CPU of its processes, the load from wrk.
+"""The cost of a read: `python -m bench.reading [FILES] [SECONDS]`, a whole fleet, the CPU of its processes, the load from wrk.
 
 Each file of 4 KiB is read for the first time (cold: Redis, catalog, element), then again (hot: memory); then one file, its
 attributes, and one of 1 MiB.

@@ -84,7 +84,7 @@ async def _load(fleet: Fleet, concurrency: int, seconds: float) -> int:
 
 
 def _tree_cpu_s(pid: int) -> float:
-    """Of a server and its workers, with those that have ended."""
+    """CPU of a server and its workers, with those that have ended."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return _cpu_s(pid, ended_children=True) + sum(_tree_cpu_s(int(child)) for child in children)
 

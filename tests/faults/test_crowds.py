@@ -12,8 +12,9 @@ import httpx
 import pytest
 from support.everyday import Load, load_of
 from support.fleet import Fleet, eventually, running_fleet
-from support.measures import frozen
 from support.slow import Crowd, head, read, send, until_admitted
+
+from artstore.testing.services import frozen
 
 UPLOADS, DOWNLOADS = 600, 300
 """One pool of 256 connections for all peers was what stopped everything."""

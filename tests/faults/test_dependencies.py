@@ -13,7 +13,9 @@ import httpx
 import pytest
 from support.everyday import TIMEOUTS, Load, Seen, load_of, show
 from support.fleet import Fleet, eventually, running_fleet
-from support.measures import Held, frozen, held_by
+from support.measures import Held, held_by
+
+from artstore.testing.services import frozen
 
 SPARE = Held(threads=8, files=40, memory_bytes=48 << 20)
 """The most that pools, caches and threads may hold in addition after a fault, compared with the same load without."""

@@ -18,9 +18,9 @@ import pytest
 from redis import Redis
 from support.fleet import Fleet, eventually, running_fleet
 from support.layout import SMALL
-from support.measures import frozen
 
 from artstore.contracts.storage import SAGA_HEADER
+from artstore.testing.services import frozen
 
 QUERIES = ("query", "query-2")
 MEMORY_TTL_S = 4

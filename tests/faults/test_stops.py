@@ -22,7 +22,8 @@ import httpx
 import pytest
 from support.fleet import Fleet, eventually, running_fleet
 from support.layout import SMALL
-from support.measures import frozen
+
+from artstore.testing.services import frozen
 
 STOP_LIMIT_S = 60
 """The limit of `./artstore up` and of compose."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,20 +23,3 @@ def held_by(pid: int) -> Held:
         files=len(os.listdir(process / "fd")),
         memory_bytes=resident_pages * os.sysconf("SC_PAGE_SIZE"),
     )
-
-
-@contextmanager
-def frozen(*pids: int) -> Iterator[None]:
-    """These and their children: connections are accepted, and nothing is answered."""
-    all_pids = [each for pid in pids for each in (pid, *_children(pid))]
-    for pid in all_pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in reversed(all_pids):
-            os.kill(pid, signal.SIGCONT)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

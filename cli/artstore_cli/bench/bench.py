@@ -35,7 +35,7 @@ DISK_SPARE_BYTES = 4 << 30
 class Plan:
     rounds: int
     seconds: float
-    """Of each row on each side."""
+    """How long the load of one row on one side lasts."""
     big_mib: int
     many: int
     """Small files that are stored beforehand and read cold, each in one round."""

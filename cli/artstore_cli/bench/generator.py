@@ -49,7 +49,7 @@ def requests(wanted: dict[str, Any]) -> Iterator[list[bytes]]:
 
 
 class Run:
-    """What all connections share. `finished` is set when the time is over or the requests are used up."""
+    """The state that all connections share. `finished` is set when the time is over or the requests are used up."""
 
     def __init__(self, wanted: dict[str, Any]) -> None:
         self.port: int = wanted["port"]
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._left_bytes = self._body_bytes(head)
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
-            self._transport.abort()  # an answer nobody has asked for, or without a length
+            self._transport.abort()  # an answer without a request, or without a length
         elif self._left_bytes == 0:
             if self._ok:
                 self._run.latencies_s.append(time.perf_counter() - self._sent_s)

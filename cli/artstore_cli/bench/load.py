@@ -59,7 +59,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of load saw. A transfer has no percentiles."""
+    """The result of one run of load. A transfer has no percentiles."""
 
     requests: int
     """Answered as expected."""

@@ -27,7 +27,7 @@ class Sample:
 
     outcome: Outcome
     cpu_s: float
-    """Of all processes of the side."""
+    """CPU of all processes of the side."""
     other_cpu: float
     """Share of a core that other programs used in the meantime."""
 

@@ -32,7 +32,7 @@ BASES = range(20_000, 30_000, 40)
 """Port bases to try: below the ports that the kernel hands out by itself."""
 OFFSETS = (ADMIN_OFFSET, *(element.port_offset for element in ELEMENTS), INGESTER_OFFSET, QUERY_OFFSET)
 REQUESTS_PER_MINUTE = 600_000
-"""Of the account that the load uses: its rate is checked as every other, and never reached."""
+"""Rate limit of the account that the load uses. It is checked as every other, and never reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def repr_digest(checksum: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ContentHead:
-    """What all responses about one revision share: computed once, kept with its record."""
+    """The fields that all responses about one revision share. They are computed once and kept with its record."""
 
     validators: Validators
     always: Fields

@@ -31,7 +31,7 @@ from artstore.peers.faults import PeerFault
 from artstore.peers.session import Peers
 
 ENTRY_BYTES = 300
-"""Of memory for an entry beside its bytes."""
+"""Memory that an entry needs beside its bytes."""
 REQUESTS_AT_ONCE = 2
 """To one element: a slow one does not delay the next. With more, fewer files share a request."""
 

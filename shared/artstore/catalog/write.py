@@ -124,8 +124,8 @@ async def write_files(database: Database, entries: Sequence[FileEntry], *, durab
 
 
 def invalidates(entry: FileEntry) -> bool:
-    """True if readers may have cached something older. Of a first revision they can only have cached that no such file
-    exists, which they do for seconds; an id that the ingester makes is known to no one before its upload is answered."""
+    """True if readers may have cached something older. Before a first revision they can only have cached, for seconds,
+    that no such file exists; and no client knows an id that the ingester makes before its upload is answered."""
     return entry.attributes.revision > 1
 
 

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,27 @@ START_TIMEOUT_S = 120
 POSTGRES_VERSION = "ARTSTORE_TEST_POSTGRES"
 """Environment variable: the major version that tests start, 18 or 17."""
 LASTING_PORTS = (14_000, 32_000)
+
+
+@contextmanager
+def frozen(*pids: int) -> Iterator[None]:
+    """These processes and their children are stopped: they accept connections, and answer nothing."""
+    every = [each for pid in pids for each in (pid, *_children_of(pid))]
+    _signal(every, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(reversed(every), signal.SIGCONT)
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a connection of PostgreSQL may have ended in the meantime
+            os.kill(pid, number)
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 class RootRefused(StartRefused):
-    """This root cannot be used. The text tells the operator why."""
+    """This root cannot be used. The text gives the operator the reason."""
 
 
 def new_root_id() -> str:

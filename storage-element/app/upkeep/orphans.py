@@ -49,8 +49,8 @@ class OrphanSweep:
         self._store, self._rows, self._findings, self._grace_s = store, rows, findings, grace_s
 
     async def run(self, state: OrphanState) -> None:
-        """Raises Unavailable: without the catalog, acknowledged files cannot be told apart. The sweep is
-        started again later."""
+        """Raises Unavailable: without the catalog, acknowledged files cannot be distinguished. The
+        sweep is started again later."""
         before_s = (await self._rows.agreed_now(self._store.clock)).timestamp() - self._grace_s
         for name in await self._store.scan_in_thread(self._find_old_temps, before_s):
             try:

@@ -40,7 +40,7 @@ LATER_PAUSE_S = 1.0
 SAVE_EVERY_S = 1.0
 """At most this much work is repeated after a crash."""
 FOLDERS_AT_ONCE = 8
-"""Of a small store they give one full group; of a large one their names fit into memory."""
+"""In a small store they fill one group; in a large one their names fit into memory."""
 READ_GROUP = 4 * GROUP
 """Files that are compared together. Their groups are reconciled at the same time: while PostgreSQL writes the rows of one,
 the next is read from the disk."""

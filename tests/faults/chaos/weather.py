@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
 from support.fleet import Fleet, answers, eventually
 
 from artstore.testing.network import CLEAR, Proxy, Way
+from artstore.testing.services import frozen
 
 from .schedule import EDGES, Kind, Strike
 
@@ -139,8 +138,7 @@ class Weather:
                 await self._until_its_point(name, strike)
             case Kind.HANG:
                 server = fleet.valkey.process if name == "redis" else fleet.postgres.process
-                _signal_all(server.pid, signal.SIGSTOP)
-                ending.callback(_signal_all, server.pid, signal.SIGCONT)
+                ending.enter_context(frozen(server.pid))
             case Kind.FLUSH:
                 await asyncio.to_thread(fleet.valkey.flush)
             case Kind.REDIS:
@@ -176,11 +174,3 @@ class Weather:
         if self.fleet.processes[name].poll() is not None:
             self.died.append(f"{name} had ended by itself with {self.fleet.processes[name].returncode}")
         await asyncio.to_thread(self.fleet.stop, name, how)
-
-
-def _signal_all(pid: int, which: signal.Signals) -> None:
-    """The process and what it has forked."""
-    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
-    for one in (pid, *map(int, children)):
-        with suppress(ProcessLookupError):
-            os.kill(one, which)
