@@ -93,7 +93,7 @@ def _file_system(folder: Path) -> str:
 
 
 def versions(root: Path) -> dict[str, Any]:
-    """The versions of all programs that take part. `commit` is null outside a git checkout; `changed` says that files differ from it."""
+    """The versions of all programs. `commit` is null outside a git checkout; `changed` says that files differ from it."""
     program = postgres.load_program(None)
     wrk = shutil.which("wrk")
     commit = _first_line(["git", "-C", str(root), "rev-parse", "HEAD"])
