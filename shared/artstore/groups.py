@@ -1,4 +1,4 @@
-"""Group commit: items that arrive while a flush is running are collected and flushed together."""
+"""Group commit: items of one turn of the event loop, or that arrive during a flush, are flushed together."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Group(Generic[T, R]):
         self._max_items = max_items
         self._parallel = parallel
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._starting = 0
+        """Flushes that have not taken their items yet."""
         self._flushing: set[asyncio.Task[None]] = set()
 
     async def add(self, item: T) -> R:
@@ -38,19 +40,24 @@ class Group(Generic[T, R]):
         return await future
 
     def _pump(self) -> None:
-        while self._waiting and len(self._flushing) < self._parallel:
-            batch = [pair for pair in self._waiting[: self._max_items] if not pair[1].cancelled()]
-            del self._waiting[: self._max_items]
-            if batch:
-                task = spawn("group", self._run(batch))
-                self._flushing.add(task)
-                task.add_done_callback(self._done)
+        """A flush takes its items when its task runs. If it took them here, the first of the callers of one
+        turn would be flushed alone, and the others would wait for it."""
+        while len(self._waiting) > self._starting * self._max_items and len(self._flushing) < self._parallel:
+            self._starting += 1
+            task = spawn("group", self._run())
+            self._flushing.add(task)
+            task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._flushing.discard(task)
         self._pump()
 
-    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _run(self) -> None:
+        self._starting -= 1
+        batch = [pair for pair in self._waiting[: self._max_items] if not pair[1].cancelled()]
+        del self._waiting[: self._max_items]
+        if not batch:
+            return
         try:
             results = await self._flush([item for item, _ in batch])
         except BaseException as error:

@@ -14,11 +14,13 @@ class Flushes:
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []
+        self.begun = asyncio.Event()
         self.go = asyncio.Event()
         self.most_at_once = self._now = 0
 
     async def flush(self, items: list[int]) -> Sequence[int | BaseException]:
         self.groups.append(items)
+        self.begun.set()
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
@@ -34,13 +36,23 @@ def adding(group: Group[int, int], *items: int) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(group.add(item)) for item in items]
 
 
+async def test_callers_that_run_in_the_same_turn_share_a_flush() -> None:
+    flushes = Flushes()
+    flushes.go.set()
+    group = Group(flushes.flush, max_items=10, parallel=2)
+    assert await asyncio.gather(*adding(group, 1, 2, 3)) == [2, 4, 6]
+    assert flushes.groups == [[1, 2, 3]]
+
+
 async def test_a_write_during_a_flush_joins_the_next_flush() -> None:
     flushes = Flushes()
     group = Group(flushes.flush, max_items=10)
-    tasks = adding(group, 1, 2, 3, 4)
+    first = adding(group, 1)
+    await flushes.begun.wait()
+    later = adding(group, 2, 3, 4)
     await asyncio.sleep(0)
     flushes.go.set()
-    assert await asyncio.gather(*tasks) == [2, 4, 6, 8]
+    assert await asyncio.gather(*first, *later) == [2, 4, 6, 8]
     assert flushes.groups == [[1], [2, 3, 4]]
 
 
@@ -77,7 +89,7 @@ async def test_a_flush_that_fails_fails_its_own_items_and_no_later_ones() -> Non
     flushes = Flushes()
     group = Group(flushes.flush, max_items=5)
     failing = adding(group, 13)
-    await asyncio.sleep(0)
+    await flushes.begun.wait()
     later = adding(group, 1, 2)
     await asyncio.sleep(0)
     flushes.go.set()
@@ -89,7 +101,9 @@ async def test_a_flush_that_fails_fails_its_own_items_and_no_later_ones() -> Non
 async def test_a_caller_that_leaves_does_not_disturb_the_rest() -> None:
     flushes = Flushes()
     group = Group(flushes.flush, max_items=5)
-    first, leaving, staying = adding(group, 1, 2, 3)
+    (first,) = adding(group, 1)
+    await flushes.begun.wait()
+    leaving, staying = adding(group, 2, 3)
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.sleep(0)
@@ -97,3 +111,15 @@ async def test_a_caller_that_leaves_does_not_disturb_the_rest() -> None:
     assert await first == 2
     assert await staying == 6
     assert flushes.groups == [[1], [3]]
+
+
+async def test_a_flush_whose_callers_have_all_left_holds_up_no_later_one() -> None:
+    flushes = Flushes()
+    flushes.go.set()
+    group = Group(flushes.flush, max_items=1)
+    leaving = [asyncio.ensure_future(group.add(item)) for item in (1, 2)]
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    assert await group.add(3) == 6
+    assert flushes.groups == [[3]]
