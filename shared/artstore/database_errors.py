@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncpg
 import sqlalchemy.exc
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 
 from artstore.errors import DATABASE, Unavailable
 
@@ -65,9 +66,7 @@ READ_ONLY = "25006"
 
 def sqlstate_of(error: BaseException) -> str:
     """The SQLSTATE of an error, also of one that SQLAlchemy has wrapped; '' if it did not come from the server."""
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        error = (error.orig.__cause__ if error.orig else None) or error
-    return str(getattr(error, "sqlstate", None) or "")
+    return str(getattr(_unwrap(error), "sqlstate", None) or "")
 
 
 def outage_of(error: BaseException) -> DatabaseUnavailable | DatabaseRefusesWrites | DatabaseBusy | None:
@@ -85,10 +84,17 @@ def outage_of(error: BaseException) -> DatabaseUnavailable | DatabaseRefusesWrit
 
 
 def _was_not_reached(error: BaseException) -> bool:
+    invalidated = isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+    return invalidated or isinstance(_unwrap(error), _NOT_REACHED)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    """asyncpg's own error. SQLAlchemy wraps it once at a connect, and twice in a statement."""
     if isinstance(error, sqlalchemy.exc.DBAPIError):
-        cause = error.orig.__cause__ if error.orig else None
-        return bool(error.connection_invalidated) or isinstance(cause, _NOT_REACHED)
-    return isinstance(error, _NOT_REACHED)
+        error = error.orig or error
+    if isinstance(error, AsyncAdapt_Error):
+        error = error.__cause__ or error
+    return error
 
 
 def _find(states: dict[str, str], state: str) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy.exc
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 
 from artstore.config import DatabaseSettings
 from artstore.database import SCHEMA_REVISION, Database, open_database
@@ -69,14 +70,20 @@ KINDS = [
 
 def wrapped(error: BaseException) -> sqlalchemy.exc.DBAPIError:
     """As SQLAlchemy raises an error of its driver."""
-    of_driver = Exception(str(error))
-    of_driver.__cause__ = error
+    of_driver = of_dialect(error)
     return sqlalchemy.exc.DBAPIError("SELECT 1", None, of_driver)
+
+
+def of_dialect(error: BaseException) -> AsyncAdapt_Error:
+    """As SQLAlchemy's pool raises an error of its driver."""
+    raised = AsyncAdapt_Error(str(error))
+    raised.__cause__ = error
+    return raised
 
 
 @pytest.mark.parametrize(("error", "kind"), KINDS, ids=lambda one: getattr(one, "__name__", type(one).__name__))
 def test_an_outage_is_known_by_its_sqlstate(error: BaseException, kind: type) -> None:
-    for met in (error, wrapped(error)):
+    for met in (error, of_dialect(error), wrapped(error)):
         outage = outage_of(met)
         assert type(outage) is kind
         if outage is not None:
@@ -306,6 +313,27 @@ async def test_no_host_that_takes_writes_is_an_outage(runtime: Runtime, postgres
     async with read_only(postgres), opened(runtime, url) as database:
         with pytest.raises(DatabaseUnavailable):
             await read(database)
+        with pytest.raises(DatabaseUnavailable):
+            await database.fetch("SELECT 1")
+
+
+@pytest.mark.parametrize("refusal", ["closed", "missing", "full"])
+async def test_a_refused_connection_is_an_outage_for_a_fetch_too(
+    runtime: Runtime, postgres: PostgresServer, refusal: str
+) -> None:
+    """The pool hands out the driver's errors as they are, without SQLAlchemy's wrapper."""
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    if refusal == "closed":
+        await run(postgres, "postgres", f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    elif refusal == "full":
+        await run(postgres, "postgres", "CREATE ROLE visitor LOGIN", f'ALTER DATABASE "{name}" CONNECTION LIMIT 0')
+    url = postgres.url(name if refusal != "missing" else "no_such_database")
+    if refusal == "full":  # no limit applies to superusers
+        url = url.replace("postgres@", "visitor@").replace("postgres:", "visitor:")
+    async with opened(runtime, url) as database:
+        with pytest.raises(DatabaseUnavailable):
+            await database.fetch("SELECT 1")
 
 
 async def demote(server: PostgresServer) -> None:

@@ -140,9 +140,15 @@ class Uploads:
         headers = {SAGA_HEADER: self.sagas[file_id], NEW_FILE_HEADER: encode_new_file(NEW)}
         path, body = f"/api/files/{file_id}", self.contents[file_id]
         headers["content-type"] = "application/octet-stream"
-        answer = self.fleet.call("PUT", self.places[file_id], path, self.token, content=body, headers=headers)
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json())
+
+        def stored() -> dict[str, Any] | None:
+            answer = self.fleet.call("PUT", self.places[file_id], path, self.token, content=body, headers=headers)
+            if answer.status_code == 503:  # admin confirms the root of an element that has just started
+                return None
+            assert answer.status_code in (200, 201), answer.text
+            return dict(answer.json())
+
+        return eventually(stored)
 
     def commit(self, file_id: str, record: dict[str, Any]) -> None:
         """When it returns, the client would have its 201."""

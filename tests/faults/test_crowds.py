@@ -119,11 +119,12 @@ def test_a_part_that_hangs_is_found_long_before_the_timeouts_of_its_calls(load: 
     """se-02 for readers and writers of its files, admin for uploads. Before, each of five calls waited 30 s or 10 s."""
     fleet = load.fleet
     large = os.urandom(1_000_000)
+    uncached = fleet.upload(load.token, large).json()["file_id"]  # query keeps only small contents in memory
     with frozen(fleet.processes[part].pid), httpx.Client(timeout=REFUSED_WITHIN_S) as client:
         headers = {"authorization": f"Bearer {load.token}", "content-type": "application/octet-stream"}
         asks = [("POST", f"{fleet.url('ingester')}/api/files/upload?filename=a", b) for b in (b"small", large)]
         if part == "se-02":
-            asks.append(("GET", f"{fleet.url('query')}/api/files/{load.on_rw}/content", b""))
+            asks.append(("GET", f"{fleet.url('query')}/api/files/{uncached}/content", b""))
         for method, url, content in asks:
             answer = client.request(method, url, content=content, headers=headers)
             assert answer.status_code == 503, url
