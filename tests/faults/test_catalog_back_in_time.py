@@ -169,7 +169,11 @@ class Uploads:
         return (self.fleet.folder / element / "files" / file_id[-4:-2] / file_id[-2:] / file_id).exists()
 
     def _ask(self, what: str, body: dict[str, Any]) -> None:
-        answer = self.fleet.call("POST", "admin-1", f"/api/sagas/{what}", self.token, json=body)
+        def answered() -> httpx.Response | None:
+            answer = self.fleet.call("POST", "admin-1", f"/api/sagas/{what}", self.token, json=body)
+            return None if answer.status_code == 503 else answer  # as an ingester does while PostgreSQL restarts
+
+        answer = eventually(answered)
         assert answer.status_code == 200, answer.text
         assert {one["problem"] for one in answer.json()["results"]} <= {None}, answer.text
 
