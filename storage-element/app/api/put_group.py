@@ -19,9 +19,9 @@ from artstore.contracts.storage import (
 )
 from artstore.errors import ArtStoreError, InternalError
 from artstore.http.body import limited_receive
-from artstore.logs import get_logger, request_id
+from artstore.logs import get_logger, request_id, trace_id
 from artstore.modes import Operation
-from artstore.tracing import server_span
+from artstore.tracing import continue_trace, exports, server_span
 
 from ..core.context import Context, context_of
 from ..store.put import PutOperation
@@ -52,10 +52,10 @@ async def _put_all(context: Context, puts: Sequence[GroupedPut]) -> list[Grouped
 
 
 async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
-    """In a task of its own, so what is logged about the file names the client's request."""
+    """In a task of its own, so what is logged about the file names the client's request and trace."""
     request_id.set(put.request_id)
     try:
-        with _span(put), context.files.operation("put"):
+        with _traced(put.trace), context.files.operation("put"):
             order = put_order(put.file_id, put.saga_id, put.new, Expected(put.sha256, put.md5))
             body = Body.whole(put.content, max_bytes=context.limits.max_file_bytes)
             result = await PutOperation(context.store, order, body).run()
@@ -68,5 +68,9 @@ async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
     return GroupedResult(refusal.status, refusal.to_wire(put.request_id))
 
 
-def _span(put: GroupedPut) -> AbstractContextManager[object]:
-    return server_span("put", put.trace) if put.trace else nullcontext()
+def _traced(headers: dict[str, str]) -> AbstractContextManager[object]:
+    """As at the edge: a span only where it is exported."""
+    if exports():
+        return server_span("put", headers)
+    continue_trace(headers.get("traceparent", ""), headers.get("tracestate", ""), trace_id.get())
+    return nullcontext()
