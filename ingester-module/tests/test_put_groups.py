@@ -27,8 +27,10 @@ async def held(fleet: Fleet) -> AsyncIterator[FakeElement]:
     element = fleet.elements[1]
     element.hold = asyncio.Event()
     fleet.context.elements._groups[element.name] = PutGroups(timeout_s=120)
-    first = [asyncio.create_task(upload(fleet, b"first")) for _ in range(REQUESTS_AT_ONCE)]
-    await until(lambda: len(element.groups) == REQUESTS_AT_ONCE)
+    first: list[asyncio.Task[Answer]] = []
+    while len(element.groups) < REQUESTS_AT_ONCE:
+        first.append(asyncio.create_task(upload(fleet, b"first")))
+        await until(lambda: len(element.groups) == len(first))
     try:
         yield element
     finally:
