@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from socket import socket as Socket
 from typing import Any
 
@@ -27,6 +28,8 @@ from artstore.contracts.events import FILES_CHANNEL, Change, FileChanged
 from artstore.contracts.files import Attributes
 from artstore.contracts.tokens import Role
 from artstore.database import SCHEMA_REVISION
+from artstore.http.connections import Connections
+from artstore.http.protocol import Connection
 from artstore.testing.fakes import FakeAdmin, FakeElement, snapshot_of
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
@@ -121,7 +124,13 @@ async def running(
         **settings,
     }
     app = create_app(Settings(**own))
-    config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        http=partial(Connection, open_connections=Connections(100)),  # type: ignore[arg-type]  # as the service does
+        lifespan="on",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
     server = _Server(config)
     async with admin.running(), first.running(), second.running():
         serving = asyncio.create_task(server.serve([listening]))

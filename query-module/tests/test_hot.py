@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from datetime import timedelta
 
+import httpx
 import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
@@ -20,6 +22,7 @@ from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer
 
 CONTENT = os.urandom(5000)
+LARGE = os.urandom(hot.MAX_HOT_BYTES)
 
 
 class Still(Clock):
@@ -124,6 +127,101 @@ def test_bytes_are_kept_no_longer_than_attributes() -> None:
     assert cache.find("a") is None
 
 
+async def read_large(rig: Rig, times: int, content: bytes = LARGE) -> Attributes:
+    file = rig.first.put(content)
+    await rig.note(file)
+    for _ in range(times):
+        assert (await rig.get(path_of(file))).content == content
+    return file
+
+
+async def test_a_larger_content_is_kept_at_its_second_read(rig: Rig) -> None:
+    file = await read_large(rig, 4)
+    assert len(rig.first.read_alone) == 2
+    part = await rig.get(path_of(file), range="bytes=70000-99999")
+    assert (part.status_code, part.content) == (206, LARGE[70000:100000])
+    head = await rig.client.head(path_of(file))
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(LARGE)))
+    assert len(rig.first.read_alone) == 2
+    metrics = (await rig.get("/metrics")).text
+    assert value_of("content_cache_bytes", metrics) == len(LARGE) + hot.ENTRY_BYTES
+    assert 'file_operations_total{operation="download",result="ok"} 5.0' in metrics
+    assert value_of("content_sent_bytes_total", metrics) == 4 * len(LARGE) + 30000
+
+
+async def test_an_announced_delete_ends_the_use_of_a_larger_content(rig: Rig) -> None:
+    file = await read_large(rig, 2)
+    del rig.first.files[file.file_id]
+    await delete_row(rig)
+    await rig.announce(file, "delete")
+    await until(lambda: answers(rig, file, 404))
+
+
+async def test_a_content_above_the_limit_is_never_kept(rig: Rig) -> None:
+    await read_large(rig, 3, LARGE + b"x")
+    assert len(rig.first.read_alone) == 3
+
+
+async def test_parts_of_a_larger_content_are_not_kept(rig: Rig) -> None:
+    file = await read_large(rig, 0)
+    for _ in range(3):
+        assert (await rig.get(path_of(file), range="bytes=0-99999")).content == LARGE[:100000]
+    assert len(rig.first.read_alone) == 3
+
+
+async def test_a_larger_content_that_does_not_match_its_checksum_is_not_kept(rig: Rig) -> None:
+    file = await read_large(rig, 0)
+    damaged = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    rig.first.store(file, damaged)
+    for _ in range(3):
+        assert (await rig.get(path_of(file))).content == damaged
+    rig.first.store(file, LARGE)
+    assert (await rig.get(path_of(file))).content == LARGE
+    assert len(rig.first.read_alone) == 4
+
+
+async def test_an_incomplete_content_is_not_kept(rig: Rig) -> None:
+    file = await read_large(rig, 1)
+    rig.first.breaks_after = 100_000
+    with pytest.raises(httpx.RemoteProtocolError):
+        await rig.get(path_of(file))
+    rig.first.breaks_after = None
+    assert (await rig.get(path_of(file))).content == LARGE
+    assert len(rig.first.read_alone) == 3
+
+
+async def test_a_client_that_does_not_read_a_larger_content_is_disconnected(
+    postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
+) -> None:
+    async with running(postgres, valkey, signer, body_idle_timeout_s=1) as rig:
+        file = await read_large(rig, 2)
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            url = rig.client.base_url
+            await loop.sock_connect(client, (url.host, url.port))
+            lines = [
+                f"GET {path_of(file)} HTTP/1.1",
+                "host: query",
+                *(f"{n}: {v}" for n, v in rig.client.headers.items()),
+            ]
+            await loop.sock_sendall(client, "\r\n".join([*lines, "", ""]).encode())
+            slow = 'file_operations_total{operation="download",result="slow"} 1.0'
+            await until(lambda: has_metric(rig, slow))
+        assert len(rig.first.read_alone) == 2
+
+
+def test_contents_in_use_are_bounded() -> None:
+    cache = hot.HotContents(Still(), 64 << 20, 300, CollectorRegistry())
+    assert not cache.has_space_for(len(LARGE) + 1)
+    with cache.in_use(63 << 20):
+        assert cache.has_space_for(len(LARGE))
+        with cache.in_use(1):
+            assert not cache.has_space_for(len(LARGE))
+    assert cache.has_space_for(len(LARGE))
+
+
 async def test_a_token_without_permission_gets_no_hot_bytes(rig: Rig, file: Attributes) -> None:
     del rig.client.headers["authorization"]
     assert (await rig.get(path_of(file))).status_code == 401
@@ -222,3 +320,12 @@ async def has_content(rig: Rig, file: Attributes, content: bytes) -> bool:
 
 async def is_named(rig: Rig, file: Attributes, name: str) -> bool:
     return name in (await rig.get(path_of(file))).headers["content-disposition"]
+
+
+async def has_metric(rig: Rig, line: str) -> bool:
+    return line in (await rig.get("/metrics")).text
+
+
+def value_of(name: str, metrics: str) -> float:
+    (line,) = [line for line in metrics.splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[1])

@@ -119,7 +119,7 @@ def test_a_part_that_hangs_is_found_long_before_the_timeouts_of_its_calls(load: 
     """se-02 for readers and writers of its files, admin for uploads. Before, each of five calls waited 30 s or 10 s."""
     fleet = load.fleet
     large = os.urandom(1_000_000)
-    uncached = fleet.upload(load.token, large).json()["file_id"]  # query keeps only small contents in memory
+    uncached = fleet.upload(load.token, large).json()["file_id"]  # never read, so not in the memory of query
     with frozen(fleet.processes[part].pid), httpx.Client(timeout=REFUSED_WITHIN_S) as client:
         headers = {"authorization": f"Bearer {load.token}", "content-type": "application/octet-stream"}
         asks = [("POST", f"{fleet.url('ingester')}/api/files/upload?filename=a", b) for b in (b"small", large)]

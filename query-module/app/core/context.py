@@ -100,6 +100,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         content = Content(
             lookup,
             small,
+            hot,
             peers,
             discovery,
             metrics,

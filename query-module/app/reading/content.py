@@ -1,4 +1,4 @@
-"""The read path of bytes: small files as a whole, from memory or the element; others chunk by chunk.
+"""The read path of bytes: small and hot files as a whole, from memory or the element; others chunk by chunk.
 
 The element's answer is compared with the cached attributes before the first byte is sent, so that a client never gets the
 headers of one revision with the bytes of another.
@@ -21,9 +21,9 @@ from artstore.http.body import BodyRateLimits
 from artstore.peers.session import Peers
 
 from .conditions import Plan, Validators, plan
-from .hot import SmallFiles, StaleAttributes
+from .hot import HotContents, SmallFiles, StaleAttributes
 from .lookup import Found, Lookup
-from .relay import FieldsResponse, Relay, RelayMetrics
+from .relay import FieldsResponse, FromMemory, Relay, RelayMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Content:
 
     lookup: Lookup
     small: SmallFiles
+    hot: HotContents
     peers: Peers
     discovery: Discovery
     metrics: RelayMetrics
@@ -67,10 +68,18 @@ class Content:
                 part = content[chosen.part.first : chosen.part.last + 1] if chosen.part else content
                 self.metrics.count_whole(len(part))
                 return FieldsResponse(chosen.status, fields, part)
+        checksum, copied = found.record.attributes.checksum, False
+        if size_bytes > SMALL_FILE_BYTES and self.hot.has_space_for(size_bytes):
+            content = self.hot.find(checksum)
+            if content is not None:
+                part = content[chosen.part.first : chosen.part.last + 1] if chosen.part else content
+                return FromMemory(chosen.status, fields, part, self.hot, self.metrics, self.limits)
+            copied = chosen.part is None and self.hot.is_read_again(checksum)
         async with AsyncExitStack() as opened:
             upstream = await self._open(opened, found, chosen, head.validators)
             length = chosen.part.length if chosen.part else size_bytes
-            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.limits)
+            copy = opened.enter_context(self.hot.copy(checksum, length)) if copied else None
+            return Relay(chosen.status, fields, upstream, length, opened.pop_all(), self.metrics, self.limits, copy)
 
     async def _small_content(self, found: Found) -> bytes | None:
         """None when the content must be streamed."""

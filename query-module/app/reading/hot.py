@@ -1,4 +1,7 @@
-"""Small contents: concurrent reads share a request to the element, and hot ones stay in memory, by checksum.
+"""Contents in memory, by checksum, and small files, of which concurrent reads share a request to the element.
+
+A small content is kept at its first read. A larger one, of up to a MiB, is kept at its second, so that a pass over many
+files does not displace the contents that are read again.
 
 The attributes, looked up as for any request, name the checksum, so an announced change or delete is effective at
 once. Bytes are verified when the element gives them, and kept no longer than attributes, which bounds the effect of a
@@ -10,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -27,9 +31,18 @@ from artstore.contracts.storage import (
 )
 from artstore.errors import ArtStoreError, BadGateway, FileDamaged, Malformed, Unavailable, from_wire
 from artstore.groups import Group
+from artstore.logs import get_logger
 from artstore.peers.faults import PeerFault
 from artstore.peers.session import Peers
 
+log = get_logger("query.hot")
+
+MAX_HOT_BYTES = 1 << 20
+"""A larger content is never kept: its digest would delay other requests for longer than a millisecond."""
+MIN_ENTRIES = 64
+"""The memory has space for this many of the largest contents that are kept."""
+MAX_READ_ONCE = 10_000
+"""Checksums of larger contents that were read at least once."""
 ENTRY_BYTES = 300
 """Memory that an entry needs beside its bytes."""
 REQUESTS_AT_ONCE = 2
@@ -41,15 +54,61 @@ class StaleAttributes(Exception):
 
 
 class HotContents:
-    """An LRU cache of verified bytes, of at most `max_bytes`; 0 keeps none. `ttl_s` is that of attributes in memory."""
+    """An LRU cache of verified bytes, of at most `max_bytes`; 0 keeps none. `ttl_s` is that of attributes in memory.
+
+    Larger contents that are being sent or copied may take as much again: a slow client needs one after it was displaced.
+    """
 
     def __init__(self, clock: Clock, max_bytes: int, ttl_s: float, registry: CollectorRegistry) -> None:
         self._clock, self._max_bytes, self._ttl_s, self._bytes = clock, max_bytes, ttl_s, 0
+        self._max_entry_bytes = min(MAX_HOT_BYTES, max_bytes // MIN_ENTRIES)
         self._held: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-        lookups = Counter("content_cache_total", "Small contents looked up in memory", ["result"], registry=registry)
+        self._read_once: OrderedDict[str, None] = OrderedDict()
+        self._in_use_bytes = 0
+        lookups = Counter("content_cache_total", "Contents looked up in memory", ["result"], registry=registry)
         self._hits, self._misses = lookups.labels("hit"), lookups.labels("miss")
-        used = Gauge("content_cache_bytes", "Memory that small contents take", registry=registry)
+        used = Gauge("content_cache_bytes", "Memory that contents take", registry=registry)
         used.set_function(lambda: self._bytes)
+
+    def has_space_for(self, size_bytes: int) -> bool:
+        """A larger content of this size may be kept, and be in use now."""
+        return size_bytes <= self._max_entry_bytes and self._in_use_bytes + size_bytes <= self._max_bytes
+
+    @contextmanager
+    def in_use(self, size_bytes: int) -> Iterator[None]:
+        self._in_use_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._in_use_bytes -= size_bytes
+
+    def is_read_again(self, checksum: str) -> bool:
+        """False at the first read of this content."""
+        if checksum in self._read_once:
+            self._read_once.move_to_end(checksum)
+            return True
+        self._read_once[checksum] = None
+        if len(self._read_once) > MAX_READ_ONCE:
+            self._read_once.popitem(last=False)
+        return False
+
+    @contextmanager
+    def copy(self, checksum: str, size_bytes: int) -> Iterator[list[bytes]]:
+        """Yields a list for the pieces of a larger content that is being sent. If it has all of them at the end and they
+        match the checksum, the content is kept."""
+        pieces: list[bytes] = []
+        with self.in_use(size_bytes):
+            yield pieces
+        held = self._held.get(checksum)
+        if held is not None and held[0] > self._clock.monotonic_s():
+            return  # a concurrent read has kept it
+        if sum(map(len, pieces)) != size_bytes:
+            return  # the download ended early
+        content = b"".join(pieces)
+        if _checksum_of(content) == checksum:
+            self.keep(checksum, content)
+        else:
+            log.error("the content sent does not match its checksum", checksum=checksum)
 
     def find(self, checksum: str) -> bytes | None:
         held = self._held.get(checksum)
@@ -105,7 +164,7 @@ class SmallFiles:
         content = read.content
         if content is None:
             return None
-        if f"sha256:{hashlib.sha256(content).hexdigest()}" == attributes.checksum:
+        if _checksum_of(content) == attributes.checksum:
             self._hot.keep(attributes.checksum, content)
             return content
         if read_attributes(read.record, attributes.storage_element_id).checksum == attributes.checksum:
@@ -133,6 +192,10 @@ class SmallFiles:
         except ValueError as error:
             raise BadGateway(f"{element.id} answered something other than files") from error
         return [_result(reads[file_id]) for file_id, _ in wanted]
+
+
+def _checksum_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _result(read: FileRead | ReadRefused | None) -> FileRead | BaseException | None:

@@ -1,4 +1,4 @@
-"""An ASGI response that streams its body from an element, chunk by chunk, without keeping any of it."""
+"""ASGI responses with large bodies: from an element, chunk by chunk, and from memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from artstore.http.sending import BodySender
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.tasks import spawn
+
+from .hot import HotContents
 
 log = get_logger("query.relay")
 
@@ -40,11 +42,39 @@ class FieldsResponse(Response):
         self.status_code, self.raw_headers, self.body, self.background = status, fields, body, None
 
 
+class FromMemory(FieldsResponse):
+    """Sends a hot content, or a part of it, that is too large to be copied for each client: so it counts as in use. A client
+    that reads more slowly than `limits` allow is disconnected."""
+
+    def __init__(
+        self,
+        status: int,
+        fields: list[tuple[bytes, bytes]],
+        body: bytes,
+        hot: HotContents,
+        metrics: RelayMetrics,
+        limits: BodyRateLimits,
+    ) -> None:
+        super().__init__(status, fields)
+        self._body, self._hot, self._metrics, self._limits = body, hot, metrics, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._hot.in_use(len(self._body)):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                with BodySender(scope, send, self._limits) as sender:
+                    await sender.send(self._body, more=False)
+            except TooSlow:
+                self._metrics.ended.labels("download", "slow").inc()
+                return
+        self._metrics.count_whole(len(self._body))
+
+
 class Relay(FieldsResponse):
     """Sends exactly `length` bytes of `upstream`, or breaks the connection so that a short answer never looks complete.
 
     `opened` holds the upstream connection and is always closed here. A client that reads more slowly than `limits` allow is
-    disconnected.
+    disconnected. `copy`, if there is one, gets the pieces.
     """
 
     def __init__(
@@ -56,10 +86,11 @@ class Relay(FieldsResponse):
         opened: AsyncExitStack,
         metrics: RelayMetrics,
         limits: BodyRateLimits,
+        copy: list[bytes] | None,
     ) -> None:
         super().__init__(status, fields)
         self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics
-        self._limits = limits
+        self._limits, self._copy = limits, copy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._opened:
@@ -87,6 +118,8 @@ class Relay(FieldsResponse):
                     left -= len(chunk)
                     if left < 0:
                         return "broken"
+                    if self._copy is not None:
+                        self._copy.append(chunk)
                     await sender.send(chunk, more=left > 0)
                     self._metrics.sent.inc(len(chunk))
         except TooSlow:

@@ -244,6 +244,8 @@ class FakeElement(Fake):
         self.reads_together = True
         self.read_together: list[list[str]] = []
         """The ids of each request for small files."""
+        self.read_alone: list[str] = []
+        """The id of each request for one content."""
         self.stalled = False
         self.answers_after_s = 0.0
         self.breaks_after: int | None = None
@@ -374,6 +376,7 @@ class FakeElement(Fake):
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         content, record = self._find(request.match_info["file_id"])
+        self.read_alone.append(record["file_id"])
         etag = f'"{record["checksum"]}"'
         if request.headers.get("if-match", etag) != etag:
             raise RevisionMismatch()
