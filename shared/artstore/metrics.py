@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -85,15 +84,30 @@ class FileMetrics:
         )
         """An element exports its own value, the other services the last announced one."""
 
-    @contextmanager
-    def operation(self, name: str) -> Iterator[None]:
-        """Counts one operation by the way the block ends."""
-        try:
-            yield
-        except ArtStoreError as error:
-            self.operations.labels(name, error.code).inc()
-            raise
-        except asyncio.CancelledError:
-            self.operations.labels(name, "cancelled").inc()
-            raise
-        self.operations.labels(name, "ok").inc()
+        self._bound: dict[str, _Operation] = {}
+
+    def operation(self, name: str) -> _Operation:
+        """A context manager that counts one operation by the way its block ends."""
+        bound = self._bound.get(name)
+        if bound is None:
+            bound = self._bound[name] = _Operation(self.operations, name)
+        return bound
+
+
+class _Operation:
+    """Has no state of one block, so all blocks of an operation share it."""
+
+    def __init__(self, operations: Counter, name: str) -> None:
+        self._operations, self._name = operations, name
+        self._succeeded = operations.labels(name, "ok")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            self._succeeded.inc()
+        elif isinstance(error, ArtStoreError):
+            self._operations.labels(self._name, error.code).inc()
+        elif isinstance(error, asyncio.CancelledError):
+            self._operations.labels(self._name, "cancelled").inc()

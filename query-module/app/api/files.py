@@ -19,6 +19,7 @@ from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..core.context import context_of
 from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client
+from ..reading.levels import SOURCES
 from ..reading.lookup import Found
 from ..reading.relay import FieldsResponse
 from ..search.feed import encode_position, parse_feed
@@ -29,6 +30,9 @@ from . import documents
 SOURCE_HEADER = "x-artstore-source"
 DEGRADED_HEADER = "x-artstore-degraded"
 _DEGRADED = DEGRADED_HEADER.encode()
+_SOURCE_FIELDS = {source: (SOURCE_HEADER.encode(), source.encode()) for source in SOURCES}
+_REVALIDATE = (b"cache-control", b"private, no-cache")
+_JSON = (b"content-type", b"application/json")
 CATALOG = "catalog"
 """A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
 CACHES = (REDIS, DATABASE)
@@ -40,16 +44,17 @@ async def get_file(request: Request) -> Response:
     context = context_of(request)
     with context.files.operation("read"):
         found = await context.lookup.find(file_id_of(request))
-    record, dated = found.record, found.record.head.validators
-    validators = Validators(f'"{record.revision}"', dated.last_modified, date_is_strong=False)
+    record = found.record
+    fields = [(b"etag", b'"%d"' % record.revision), _REVALIDATE, *_origin(found)]
     conditions = conditions_in(request.scope["headers"])
-    fields = [(b"etag", validators.etag.encode()), (b"cache-control", b"private, no-cache"), *_origin(found)]
     if conditions:
+        last_modified = record.head.validators.last_modified
+        validators = Validators(f'"{record.revision}"', last_modified, date_is_strong=False)
         check_unchanged(conditions, validators)
         if conditions.get("if-none-match") and is_known_to_client(conditions, validators):
             return FieldsResponse(304, fields)
-    length = (b"content-length", b"%d" % len(record.encoded))
-    return FieldsResponse(200, [*fields, (b"content-type", b"application/json"), length], record.encoded)
+    fields += (_JSON, (b"content-length", b"%d" % len(record.encoded)))
+    return FieldsResponse(200, fields, record.encoded)
 
 
 async def get_content(request: Request) -> Response:
@@ -88,7 +93,7 @@ async def list_changes(request: Request) -> Response:
 
 def _origin(found: Found) -> list[tuple[bytes, bytes]]:
     """The level that answered, and the dependencies found unavailable on the way."""
-    source = (SOURCE_HEADER.encode(), found.source.encode())
+    source = _SOURCE_FIELDS[found.source]
     return [source, (_DEGRADED, ", ".join(found.away).encode())] if found.away else [source]
 
 
@@ -103,11 +108,12 @@ def with_degraded_header(handler: Handler) -> Handler:
         except ArtStoreError as error:
             answer = problem_response(error)
             found = _named_by(error)
-        if any(name == _DEGRADED for name, _ in answer.raw_headers):
-            found = answer.headers[DEGRADED_HEADER].split(", ")
+        for name, value in answer.raw_headers:
+            if name == _DEGRADED:
+                found = value.decode().split(", ")
         failing = _failing(request.app.state.runtime.health, context_of(request).invalidation.subscribed)
-        if names := ", ".join(dict.fromkeys([*found, *failing])):
-            answer.headers[DEGRADED_HEADER] = names
+        if found or failing:
+            answer.headers[DEGRADED_HEADER] = ", ".join(dict.fromkeys([*found, *failing]))
         return answer
 
     return wrapped
@@ -121,6 +127,8 @@ def _named_by(error: ArtStoreError) -> list[str]:
 def _failing(health: Health, subscribed: bool) -> list[str]:
     """Without a subscription Redis counts as unavailable even if it answers, because memory may be stale."""
     away = health.failing()
+    if not away and subscribed:
+        return []
     return [name for name in CACHES if name in away or (name == REDIS and not subscribed)]
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+
+import msgspec
 
 from artstore.errors import NotFound, Unavailable
 from artstore.logs import get_logger
@@ -28,8 +29,7 @@ NO_ENTRY = RedisEntry(None, 0, "")
 """Used while Redis is unavailable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A file's record, the level that had it, and the dependencies that were found unavailable on the way."""
 
     record: Record
