@@ -19,6 +19,7 @@ async def test_each_level_answers_and_refreshes_those_above(rig: Rig) -> None:
     file = rig.first.put(b"content")
     assert await rig.source(file) == "attributes"
     assert await rig.source(file) == "memory"
+    await until(lambda: _is_in_redis(rig, file))
     rig.context.lookup.invalidate_all()
     assert await rig.source(file) == "redis"
     await until(lambda: _is_in_catalog(rig, file.file_id))
