@@ -56,8 +56,9 @@ ASYNC_COMMIT = "(SELECT set_config('synchronous_commit', 'off', true) AS level) 
 """A FROM item that turns synchronous_commit off for the statement's transaction; the statement must use
 `async_commit.level`."""
 
-_CHECK = text("SELECT current_setting('transaction_read_only') = 'on', to_regclass('alembic_version') IS NOT NULL")
-_REVISION = text("SELECT version_num FROM alembic_version")
+_CHECK = """SELECT current_setting('transaction_read_only') = 'on' AS read_only,
+    (SELECT version_num FROM alembic_version) AS revision"""
+_CHECK_WITHOUT_SCHEMA = "SELECT current_setting('transaction_read_only') = 'on' AS read_only, NULL AS revision"
 
 
 class Database:
@@ -109,17 +110,20 @@ class Database:
         errors are asyncpg's.
         """
         async with self._guarded(timeout_s):
-            pooled = await self.engine.raw_connection()
-            driver = cast(asyncpg.Connection, pooled.driver_connection)
-            try:
-                rows: list[asyncpg.Record] = await driver.fetch(statement, *values)
-            except BaseException as error:
-                # Only an answer of the server shows that the connection is at the end of a statement.
-                answered = isinstance(error, asyncpg.PostgresError) and not driver.is_closed()
-                await greenlet_spawn(pooled.close if answered else pooled.invalidate)
-                raise
-            await greenlet_spawn(pooled.close)
-            return rows
+            return await self._fetch(statement, *values)
+
+    async def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        pooled = await self.engine.raw_connection()
+        driver = cast(asyncpg.Connection, pooled.driver_connection)
+        try:
+            rows: list[asyncpg.Record] = await driver.fetch(statement, *values)
+        except BaseException as error:
+            # Only an answer of the server shows that the connection is at the end of a statement.
+            answered = isinstance(error, asyncpg.PostgresError) and not driver.is_closed()
+            await greenlet_spawn(pooled.close if answered else pooled.invalidate)
+            raise
+        await greenlet_spawn(pooled.close)
+        return rows
 
     @asynccontextmanager
     async def _guarded(self, timeout_s: float | None = None, may_be_slow: bool = False) -> AsyncIterator[None]:
@@ -180,9 +184,12 @@ class Database:
 
     async def _inspect(self) -> tuple[bool, str | None]:
         """True if transactions are read-only, and the schema's revision."""
-        async with asyncio.timeout(CHECK_TIMEOUT_S), self._autocommit.connect() as connection:
-            read_only, has_schema = (await connection.execute(_CHECK)).one()
-            return bool(read_only), await connection.scalar(_REVISION) if has_schema else None
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            try:
+                (row,) = await self._fetch(_CHECK)
+            except asyncpg.UndefinedTableError:
+                (row,) = await self._fetch(_CHECK_WITHOUT_SCHEMA)
+            return row["read_only"], row["revision"]
 
 
 class _PoolChecks:

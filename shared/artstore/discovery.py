@@ -172,7 +172,7 @@ class Discovery:
         self._snapshot, self.source = snapshot, source
         self._on_elements({element.id for element in snapshot.elements})
         self._confirmed_s = self._runtime.clock.monotonic_s()
-        if self._file is not None:
+        if self._file is not None and self._file.is_due(snapshot):
             await asyncio.to_thread(self._file.save, snapshot)
         return True
 
@@ -212,15 +212,14 @@ class _RegistryFile:
             log.warning("registry file unreadable", path=str(self._path), error=str(error))
             return None
 
+    def is_due(self, snapshot: Snapshot) -> bool:
+        return self._differs(snapshot) or self._clock.monotonic_s() - self._touched_s >= TOUCH_EVERY_S
+
     def save(self, snapshot: Snapshot) -> None:
-        """Blocks on disk. Every TOUCH_EVERY_S an unchanged registry only gets a new modification time."""
+        """Blocks on disk. An unchanged registry only gets a new modification time."""
         now_s = self._clock.monotonic_s()
-        saved = self._saved
-        changed = saved is None or (saved.generation, saved.elements) != (snapshot.generation, snapshot.elements)
-        if not changed and now_s - self._touched_s < TOUCH_EVERY_S:
-            return
         try:
-            if changed:
+            if self._differs(snapshot):
                 replace_file(self._path, msgspec.json.encode(snapshot))
             else:
                 os.utime(self._path)
@@ -228,3 +227,7 @@ class _RegistryFile:
             log.warning("registry file not written", path=str(self._path), error=str(error))
             return
         self._saved, self._touched_s = snapshot, now_s
+
+    def _differs(self, snapshot: Snapshot) -> bool:
+        saved = self._saved
+        return saved is None or (saved.generation, saved.elements) != (snapshot.generation, snapshot.elements)

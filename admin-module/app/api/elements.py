@@ -91,8 +91,7 @@ def router() -> APIRouter:
 
 
 async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    async with context_of(request).database.begin() as conn:
-        snapshot = await registry.load_snapshot(conn)
+    snapshot = await registry.load_snapshot(context_of(request).database)
     ids = [element.id for element in snapshot.elements]
     begin = parse_cursor(cursor, ids.index)
     begin = 0 if begin is None else begin + 1

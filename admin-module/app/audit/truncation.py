@@ -7,11 +7,11 @@ attacker has to empty Redis and stop every admin within CHECK_EVERY_S of the eve
 
 from __future__ import annotations
 
+from asyncpg import Record
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from prometheus_client import CollectorRegistry, Gauge
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import RowMapping, text
 
 from artstore.audit.check import ADMIN_CHAIN
 from artstore.audit.event import fingerprint, is_signed_by
@@ -26,10 +26,8 @@ from .read import ROW_COLUMNS, to_event
 log = get_logger("admin.truncation")
 
 CHECK_EVERY_S = 1.0
-_ENDS = text(
-    f"""SELECT {ROW_COLUMNS}, k.public_key FROM audit_keys AS k CROSS JOIN LATERAL
+_ENDS = f"""SELECT {ROW_COLUMNS}, k.public_key FROM audit_keys AS k CROSS JOIN LATERAL
     (SELECT * FROM audit_events WHERE audit_events.chain = k.chain ORDER BY seq DESC LIMIT 1) AS e"""
-)
 
 
 class TruncationMonitor:
@@ -50,8 +48,7 @@ class TruncationMonitor:
     async def check(self) -> None:
         """The periodic task."""
         seen = await self.load_ends()
-        async with self._database.autocommit() as conn:
-            rows = (await conn.execute(_ENDS)).mappings().all()
+        rows = await self._database.fetch(_ENDS)
         ends = {row["chain"]: row["seq"] for row in rows}
         cut = frozenset(chain for chain, seq in seen.items() if ends.get(chain, 0) < seq)
         for chain in sorted(cut - self._cut):
@@ -85,7 +82,7 @@ class TruncationMonitor:
             self._seen[chain] = max(seq, self._seen.get(chain, 0))
         return dict(self._seen)
 
-    def _is_authentic(self, row: RowMapping) -> bool:
+    def _is_authentic(self, row: Record) -> bool:
         """A forged end must not be remembered: after its removal the chain would look cut for ever."""
         own = row["chain"] == ADMIN_CHAIN
         try:

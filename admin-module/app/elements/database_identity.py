@@ -7,9 +7,12 @@ part is unknown and matches any value.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import TextClause, text
+from asyncpg import Record
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 UNKNOWN = "-"
@@ -35,24 +38,20 @@ class DatabaseIdentity:
     server_run: str
 
 
-class IdentityReader:
-    """One per process. Learns on first use which functions its role may call."""
+async def identity_columns(conn: AsyncConnection) -> str:
+    """Columns of a SELECT that `identity_in` needs: those that this role may read."""
+    allowed = (await conn.execute(_ALLOWED)).one()
+    parts = (
+        _SYSTEM if allowed.system else f"'{UNKNOWN}'",
+        _TIMELINE if allowed.timeline else f"'{UNKNOWN}'",
+        _DATABASE,
+        _TABLE,
+    )
+    return f"concat_ws('/', {', '.join(parts)}) AS live_identity, {_RUN} AS server_run"
 
-    def __init__(self) -> None:
-        self._statement: TextClause | None = None
 
-    async def read(self, conn: AsyncConnection) -> DatabaseIdentity:
-        if self._statement is None:
-            allowed = (await conn.execute(_ALLOWED)).one()
-            parts = (
-                _SYSTEM if allowed.system else f"'{UNKNOWN}'",
-                _TIMELINE if allowed.timeline else f"'{UNKNOWN}'",
-                _DATABASE,
-                _TABLE,
-            )
-            self._statement = text(f"SELECT concat_ws('/', {', '.join(parts)}) AS identity, {_RUN} AS run")
-        row = (await conn.execute(self._statement)).one()
-        return DatabaseIdentity(row.identity, f"{row.identity}/{row.run}")
+def identity_in(row: Mapping[str, Any] | Record) -> DatabaseIdentity:
+    return DatabaseIdentity(row["live_identity"], f"{row['live_identity']}/{row['server_run']}")
 
 
 def is_same(stored: str, live: str) -> bool:

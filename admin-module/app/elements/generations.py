@@ -6,11 +6,12 @@ have the same evidence, only one starts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from asyncpg import Record
 from prometheus_client import CollectorRegistry, Gauge
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +23,7 @@ from artstore.database import Database
 from artstore.logs import get_logger
 
 from ..audit.chain import SERVICE, Auditor
-from .database_identity import DatabaseIdentity, IdentityReader, is_same
+from .database_identity import DatabaseIdentity, identity_columns, identity_in, is_same
 from .registry import lock_registry
 from .rollback import CatalogState, find_rollback
 
@@ -34,7 +35,6 @@ MAX_SENT = 32
 """Versions kept for an element whose acknowledgements do not arrive."""
 
 _COLUMNS = "version, generation, generation_started_at, identity"
-_REGISTRY = text(f"SELECT {_COLUMNS} FROM registry")
 _START = text(
     f"""UPDATE registry SET generation = greatest(generation, :generation) + 1, version = greatest(version, :version) + 1,
         generation_started_at = now(), identity = :identity
@@ -50,10 +50,7 @@ _RECONCILED = text(
     """SELECT element_id FROM storage_elements, registry
     WHERE storage_elements.generation >= registry.generation AND reported_to = :run"""
 )
-_BEHIND = text(
-    """SELECT registry.generation, count(element_id) AS behind FROM registry
-    LEFT JOIN storage_elements ON storage_elements.generation < registry.generation GROUP BY registry.generation"""
-)
+_BEHIND = "(SELECT count(*) FROM storage_elements WHERE storage_elements.generation < registry.generation)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,8 @@ class Generations:
         self, database: Database, auditor: Auditor, registry: CollectorRegistry, started: Callable[[], None]
     ) -> None:
         self._database, self._auditor, self._started = database, auditor, started
-        self._identity = IdentityReader()
+        self._identity_columns: str | None = None
+        """Learned on first use; for the life of the process."""
         self._generation = Gauge(
             "catalog_generation", "Generation of the catalog: 1, and 1 more for each rollback", registry=registry
         )
@@ -100,13 +98,18 @@ class Generations:
 
     async def check(self) -> None:
         """Compare the database's identity with the stored one, and update the metrics. Raises Unavailable."""
-        async with self._database.autocommit() as conn:
-            current = await self.load(conn)
-            if current.identity is None:
+        if self._identity_columns is None:
+            async with self._database.autocommit() as conn:
+                self._identity_columns = await identity_columns(conn)
+        (row,) = await self._database.fetch(
+            f"SELECT {_COLUMNS}, {self._identity_columns}, {_BEHIND} AS behind FROM registry"
+        )
+        current = _current(row, identity_in(row))
+        if current.identity is None:
+            async with self._database.autocommit() as conn:
                 await conn.execute(_STORE_IDENTITY, {"identity": current.database.value})
-            counted = (await conn.execute(_BEHIND)).one()
-        self._generation.set(counted.generation)
-        self._behind.set(counted.behind)
+        self._generation.set(current.generation)
+        self._behind.set(row["behind"])
         if current.is_other_database:
             await self.start(OTHER_DATABASE, lambda now: now.is_other_database)
 
@@ -123,8 +126,11 @@ class Generations:
             self._started()
 
     async def load(self, conn: AsyncConnection) -> Current:
-        row = (await conn.execute(_REGISTRY)).one()
-        return _current(row, await self._identity.read(conn))
+        if self._identity_columns is None:
+            self._identity_columns = await identity_columns(conn)
+        statement = text(f"SELECT {_COLUMNS}, {self._identity_columns} FROM registry")
+        row = (await conn.execute(statement)).mappings().one()
+        return _current(row, identity_in(row))
 
     async def find_reconciled(self, conn: AsyncConnection, current: Current) -> list[str]:
         """Elements that have confirmed the present generation to this run of the database server."""
@@ -158,7 +164,7 @@ class Generations:
     async def _start(self, conn: AsyncConnection, before: Current, reason: str, seen: tuple[int, int]) -> Current:
         """Needs the registry lock. After a crash before the commit, the same evidence starts it again."""
         values = {"generation": seen[0], "version": seen[1], "identity": before.database.value}
-        started = _current((await conn.execute(_START, values)).one(), before.database)
+        started = _current((await conn.execute(_START, values)).mappings().one(), before.database)
         metadata = {
             "generation": started.generation,
             "version": started.version,
@@ -175,5 +181,5 @@ def _state(current: Current) -> RegistryState:
     return RegistryState(generation=current.generation, generation_started_at=started_at, version=current.version)
 
 
-def _current(row: Any, database: DatabaseIdentity) -> Current:
-    return Current(row.version, row.generation, row.generation_started_at, row.identity, database)
+def _current(row: Mapping[str, Any] | Record, database: DatabaseIdentity) -> Current:
+    return Current(row["version"], row["generation"], row["generation_started_at"], row["identity"], database)

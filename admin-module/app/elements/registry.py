@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.clock import rfc3339
 from artstore.contracts.elements import Capacity, Element, Fill, Mode, RefusedRoot, Snapshot
+from artstore.database import Database
 from artstore.errors import Conflict, InvalidFields, NotFound
 from artstore.modes import ROW
 from artstore.peers.addresses import find_fault
@@ -30,8 +31,10 @@ REFUSED = """(SELECT to_jsonb(refused) FROM refused_roots AS refused
 """Column with the last refused report, for statements that return an element."""
 _GROW = text("UPDATE registry SET version = version + 1 RETURNING version")
 _LOCK = text("SELECT version FROM registry FOR UPDATE")
-_VERSION = text("SELECT version, generation, now() AS moment FROM registry")
-_ALL = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements ORDER BY priority, element_id")
+_SNAPSHOT = f"""SELECT registry.version AS registry_version, registry.generation AS registry_generation, now() AS moment,
+    elements.* FROM registry LEFT JOIN (SELECT {COLUMNS}, {REFUSED} FROM storage_elements) AS elements ON true
+    ORDER BY priority, element_id"""
+"""One statement: the elements are those of the version."""
 _ONE = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements WHERE element_id = :element_id")
 _REGISTER = text(
     f"""INSERT INTO storage_elements ({COLUMNS}, priority_pinned)
@@ -125,16 +128,14 @@ async def load_element(conn: AsyncConnection, element_id: str) -> Element:
     return _found((await conn.execute(_ONE, {"element_id": element_id})).mappings().first())
 
 
-async def load_snapshot(conn: AsyncConnection) -> Snapshot:
-    """Reads the version first, so that the elements are never older than the version."""
-    version = (await conn.execute(_VERSION)).one()
-    rows = await conn.execute(_ALL)
-    elements = [to_element(row) for row in rows.mappings()]
+async def load_snapshot(database: Database) -> Snapshot:
+    """Raises Unavailable."""
+    rows = await database.fetch(_SNAPSHOT)
     return Snapshot(
-        version=version.version,
-        published_at=rfc3339(version.moment),
-        elements=elements,
-        generation=version.generation,
+        version=rows[0]["registry_version"],
+        published_at=rfc3339(rows[0]["moment"]),
+        elements=[to_element(row) for row in rows if row["element_id"] is not None],
+        generation=rows[0]["registry_generation"],
     )
 
 

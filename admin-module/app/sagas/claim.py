@@ -103,10 +103,8 @@ _EXTEND = text(
 )
 
 
-_ROUND_DUE = text(
-    """SELECT extract(epoch FROM clock_timestamp() - attended_at)::float8 AS age_s,
-        EXISTS (SELECT FROM sagas WHERE due_at <= now()) AS has_due FROM registry"""
-)
+_ROUND_DUE = """SELECT extract(epoch FROM clock_timestamp() - attended_at)::float8 AS age_s,
+    EXISTS (SELECT FROM sagas WHERE due_at <= now()) AS has_due FROM registry"""
 
 
 class ClaimLost(Exception):
@@ -146,10 +144,10 @@ class ClaimScope:
     resting: Sequence[str]
 
 
-async def is_round_due(conn: AsyncConnection, lease_s: float) -> bool:
+async def is_round_due(database: Database, lease_s: float) -> bool:
     """True if a saga is due, or it is time to record that an admin is running: one statement instead of seven."""
-    row = (await conn.execute(_ROUND_DUE)).one()
-    return row.has_due or not _was_attended(row.age_s, lease_s * MARK_AFTER_LEASES)
+    (row,) = await database.fetch(_ROUND_DUE)
+    return row["has_due"] or not _was_attended(row["age_s"], lease_s * MARK_AFTER_LEASES)
 
 
 def _was_attended(age_s: float | None, within_s: float) -> bool:

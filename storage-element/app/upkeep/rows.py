@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from asyncpg import PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,15 +25,13 @@ from artstore.outbox import Outbox
 
 log = get_logger("element.upkeep")
 
-_AVAILABLE = text(
-    """
+_AVAILABLE = """
     SELECT generation, generation_started_at, version, (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal_lsn,
         pg_postmaster_start_time()::text AS run,
-        ARRAY(SELECT file_id::text FROM files WHERE file_id = ANY(CAST(:file_ids AS uuid[]))
-              AND state = 'available' AND storage_element_id = :element_id) AS available
+        ARRAY(SELECT file_id::text FROM files WHERE file_id = ANY($1::uuid[])
+              AND state = 'available' AND storage_element_id = $2) AS available
     FROM registry
     """
-)
 _SAGAS = text(
     "SELECT saga_id::text, state, storage_element_id FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"
 )
@@ -139,15 +138,17 @@ class Rows:
     async def query(self, file_ids: Sequence[str]) -> CatalogState:
         """The files of `file_ids` that this element has and that are available, and the state of the
         database."""
-        async with self._begin() as connection:
-            values = {"file_ids": list(file_ids), "element_id": self.element_id}
-            row = (await connection.execute(_AVAILABLE, values)).one()
+        self._require_confirmed()
+        try:
+            (row,) = await self._database.fetch(_AVAILABLE, list(file_ids), self.element_id)
+        except PostgresError as error:
+            raise _refused(error) from error
         state = RegistryState(
-            generation=row.generation,
-            generation_started_at=rfc3339(row.generation_started_at),
-            version=row.version,
+            generation=row["generation"],
+            generation_started_at=rfc3339(row["generation_started_at"]),
+            version=row["version"],
         )
-        return CatalogState(set(row.available), state, row.wal_lsn, row.run)
+        return CatalogState(set(row["available"]), state, row["wal_lsn"], row["run"])
 
     async def find_sagas(self, saga_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """State and element of the sagas that admin knows."""
@@ -202,5 +203,9 @@ class Rows:
         except SQLAlchemyError as error:
             if (fault := row_fault(error)) is not None:
                 raise _RowsRefused(fault) from error
-            log.error("catalog refused a query", error=str(error)[:500])
-            raise Unavailable("the catalog refuses the query") from error
+            raise _refused(error) from error
+
+
+def _refused(error: Exception) -> Unavailable:
+    log.error("catalog refused a query", error=str(error)[:500])
+    return Unavailable("the catalog refuses the query")
