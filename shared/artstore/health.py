@@ -10,7 +10,7 @@ from typing import Any
 
 from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
-from artstore.tasks import Tasks, describe
+from artstore.tasks import Tasks, describe, until_tick
 
 log = get_logger("artstore.health")
 
@@ -86,7 +86,7 @@ async def _run(
             log.info("check passes again", check=name)
         entry.logged = ""
         entry.ok, entry.detail = True, answer if isinstance(answer, str) else "ok"
-    await asyncio.sleep(every_s if entry.ok else min(every_s, NOT_OK_EVERY_S))
+    await asyncio.sleep(until_tick(every_s) if entry.ok else min(every_s, NOT_OK_EVERY_S))
 
 
 def _shown(error: Exception) -> str:

@@ -22,7 +22,7 @@ from artstore.database import ASYNC_COMMIT, Database
 from artstore.logs import get_logger
 from artstore.redis import CountedRedis
 from artstore.runtime import Runtime
-from artstore.tasks import wait_or_timeout
+from artstore.tasks import until_tick, wait_or_timeout
 
 log = get_logger("artstore.outbox")
 
@@ -53,7 +53,7 @@ class Outbox:
 
     async def _relay(self) -> None:
         older_than_s = OWN_FOR_S
-        if await wait_or_timeout(self._woken, POLL_EVERY_S):
+        if await wait_or_timeout(self._woken, until_tick(POLL_EVERY_S)):
             older_than_s = 0.0
             await asyncio.sleep(GATHER_S)
         if isinstance(self._redis, CountedRedis):

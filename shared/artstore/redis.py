@@ -34,12 +34,14 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from artstore.config import RedisSettings
 from artstore.errors import REDIS, Unavailable
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.runtime import Runtime
+from artstore.tasks import until_tick
 
 log = get_logger("artstore.redis")
 
@@ -217,7 +219,6 @@ class CountedRedis(Redis):
         try:
             if not used_before:
                 connection = self.connection_pool.make_connection()
-                connection.driver_info = None  # saves the two round trips of CLIENT SETINFO
                 await connection.connect()
             await connection.send_command("SET", self._probe_key, "1", "EX", PROBE_EXPIRES_S)
             await connection.read_response()
@@ -268,6 +269,9 @@ async def open_redis(settings: RedisSettings, runtime: Runtime, breakers: Breake
         socket_timeout=settings.redis_timeout_s,
         decode_responses=True,
         retry=Retry(NoBackoff(), 1),
+        # Each saves one or two round trips of a new connection; the first also reads the library's metadata from disk.
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     pool.connection_class = type("RetryingConnection", (_LostConnection, pool.connection_class), {})
     operations = Counter(
@@ -303,7 +307,7 @@ async def listen(redis: Redis, handlers: Mapping[str, Handler], *, subscribed: C
         await subscription.subscribe(*handlers)
         silent = active = 0
         while silent < 2:
-            message = await subscription.get_message(timeout=PING_EVERY_S)
+            message = await subscription.get_message(timeout=until_tick(PING_EVERY_S))
             if generation_of(redis) != generation:
                 return
             if message is None:

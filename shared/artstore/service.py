@@ -48,7 +48,7 @@ from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.runtime import Runtime
-from artstore.tasks import Tasks, wait_or_timeout
+from artstore.tasks import Tasks, until_tick, wait_or_timeout
 from artstore.tracing import close_tracing, configure_tracing
 
 log = get_logger("artstore.service")
@@ -73,7 +73,7 @@ GC_AFTER_OBJECTS = 10_000
 cycles."""
 STARTUP_FAILURE = 3
 """uvicorn's exit status for a failed start."""
-TICK_S = 1.0
+DATE_EVERY_S = 1.0
 """How often the server renews the Date header of its responses."""
 KEEP_ALIVE_S = 75
 """Longer than our own clients keep an idle connection, so that none is closed while a request is being sent.
@@ -260,7 +260,7 @@ class Server(uvicorn.Server):
     async def main_loop(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         while not await self.on_tick(0):
-            await wait_or_timeout(self._stopping, TICK_S)
+            await wait_or_timeout(self._stopping, until_tick(DATE_EVERY_S))
 
     def stop(self) -> None:
         """May be called from a signal handler."""

@@ -7,6 +7,7 @@ with an exception.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -25,12 +26,28 @@ MIN_FAILURE_PAUSE_S = 0.05
 """The first pause after a failure of a loop with a pause of 0, which would spin while its dependency is
 unavailable."""
 
+TICK_S = 0.25
+"""Periodic work of one process wakes at common times, this far apart: an idle process wakes 4 times a second instead
+of 25, and each wake-up costs more than most of this work."""
+TIMER_SLACK_MS = 20
+"""A timer that fires this early must not be set again for the same tick."""
 CANCEL_AGAIN_S = 0.5
 NEW_OUTAGE_AFTER_S = 120.0
 """A failure this long after the last one begins a new outage, because work that runs for hours does not
 report success meanwhile."""
 
 T = TypeVar("T")
+
+
+def until_tick(seconds: float) -> float:
+    """The time until the last tick within the next `seconds`, or `seconds` itself if it is shorter than a tick.
+    Processes tick at different times."""
+    if seconds < TICK_S:
+        return seconds
+    tick_ms = round(TICK_S * 1000)
+    now_ms = round(asyncio.get_running_loop().time() * 1000) + os.getpid() % tick_ms
+    end_ms = now_ms + round(seconds * 1000) + TIMER_SLACK_MS
+    return (end_ms // tick_ms * tick_ms - now_ms) / 1000
 
 
 class OutageLog:
@@ -155,7 +172,7 @@ async def repeat(
             outage.failed(describe(error), task=name)
         slow_s = max(seconds, MIN_FAILURE_PAUSE_S) * 2 ** min(failures, 8)
         pause_s = min(slow_s, max(max_pause_s, seconds)) if failures else seconds
-        await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))
+        await asyncio.sleep(until_tick(pause_s * random.uniform(1.0, 1.1)))
 
 
 def _is_cancelled() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from artstore.tasks import Tasks, spawn, wait_or_timeout
+from artstore.tasks import TICK_S, Tasks, spawn, until_tick, wait_or_timeout
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,3 +157,29 @@ async def test_a_wait_ends_with_the_event_or_with_the_timeout() -> None:
     event.set()
     assert await wait_or_timeout(event, 120) is True
     assert event.is_set()
+
+
+@pytest.mark.parametrize("seconds", [TICK_S, 0.9, 1.0, 1.1, 30.0])
+async def test_pauses_that_begin_at_different_times_end_at_the_same_ticks(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_s = set()
+    for now_s in (1000.0, 1000.003, 1000.11, 1000.2):
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda now_s=now_s: now_s)
+        pause_s = until_tick(seconds)
+        assert seconds - TICK_S <= pause_s <= seconds + 0.02
+        ends_s.add(round((now_s + pause_s) / TICK_S % 1, 6))
+    monkeypatch.undo()
+    assert len(ends_s) == 1
+
+
+async def test_a_timer_that_fires_early_is_not_set_for_the_same_tick_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick_s = asyncio.get_running_loop().time() + until_tick(TICK_S)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: tick_s - 0.01)
+    again_s = until_tick(TICK_S)
+    monkeypatch.undo()
+    assert again_s > TICK_S / 2
+
+
+async def test_a_pause_shorter_than_a_tick_is_kept() -> None:
+    assert until_tick(TICK_S / 2) == TICK_S / 2

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from artstore.database import Database
 from artstore.logs import get_logger
-from artstore.tasks import wait_or_timeout
+from artstore.tasks import until_tick, wait_or_timeout
 
 from ..core.redis import publish_if_newer
 from .generations import Generations
@@ -48,7 +48,7 @@ class Publisher:
 
     async def run(self) -> None:
         """One round: wait for a change or COMPARE_EVERY_S, then publish what is newer than what Redis has."""
-        await wait_or_timeout(self._changed, COMPARE_EVERY_S)
+        await wait_or_timeout(self._changed, until_tick(COMPARE_EVERY_S))
         # Cleared before the registry is read: a change that arrives now wakes the next round.
         self._changed.clear()
         done = False
@@ -61,8 +61,7 @@ class Publisher:
 
     async def publish(self) -> bool:
         """True if Redis had an older registry or none. Raises RedisError, Unavailable."""
-        async with self._database.begin() as conn:
-            snapshot = await load_snapshot(conn)
+        snapshot = await load_snapshot(self._database)
         self._retain({element.id for element in snapshot.elements})
         if snapshot.order < self._seen:
             await self._went_back("this admin", self._seen)

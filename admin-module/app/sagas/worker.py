@@ -17,7 +17,7 @@ from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 from artstore.peers.session import Peers
-from artstore.tasks import wait_or_timeout
+from artstore.tasks import until_tick, wait_or_timeout
 from artstore.tracing import span
 
 from ..audit.chain import Auditor
@@ -65,16 +65,15 @@ class SagaWorker:
 
     async def run(self) -> None:
         """One round: wait for `wake` or ROUND_EVERY_S, then process due sagas until none is left."""
-        await wait_or_timeout(self._woken, ROUND_EVERY_S)
+        await wait_or_timeout(self._woken, until_tick(ROUND_EVERY_S))
         self._woken.clear()
         while await self.run_due():
             pass
 
     async def run_due(self) -> list[ClaimedSaga]:
         """Claims due sagas and tries each once. Those that fail are due again after their backoff."""
-        async with self._database.autocommit() as conn:
-            if not await is_round_due(conn, self._lease_s):
-                return []
+        if not await is_round_due(self._database, self._lease_s):
+            return []
         # 1. claim: durable, so that no commit can follow once an element is asked to remove a file
         resting = self._peers.refused()
         async with self._database.begin() as conn:

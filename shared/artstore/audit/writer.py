@@ -31,7 +31,7 @@ from artstore.errors import DATABASE, StartRefused, Unavailable
 from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import get_logger
-from artstore.tasks import Tasks, wait_or_timeout
+from artstore.tasks import Tasks, until_tick, wait_or_timeout
 
 log = get_logger("artstore.audit")
 
@@ -177,7 +177,7 @@ class AuditWriter:
 
     async def _ship(self, database: Transactions) -> None:
         if not self._waiting:
-            await wait_or_timeout(self._woken, SHIP_EVERY_S)
+            await wait_or_timeout(self._woken, until_tick(SHIP_EVERY_S))
             await self._record_due()
             await self._record_held()
         self._woken.clear()

@@ -6,7 +6,8 @@ import asyncio
 
 from prometheus_client import CollectorRegistry, Gauge
 
-TICK_S = 0.25
+from artstore.tasks import TICK_S, until_tick
+
 SMOOTHING = 0.3
 """Weight of the newest lag."""
 TIGHTEN, LOOSEN = 0.7, 0.05
@@ -41,5 +42,6 @@ class Load:
         loop = asyncio.get_running_loop()
         while True:
             before_s = loop.time()
-            await asyncio.sleep(TICK_S)
-            self.observe(max(0.0, loop.time() - before_s - TICK_S))
+            pause_s = until_tick(TICK_S)
+            await asyncio.sleep(pause_s)
+            self.observe(max(0.0, loop.time() - before_s - pause_s))

@@ -12,13 +12,14 @@ import math
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from artstore.tasks import TICK_S, until_tick
+
 SILENT_S = 2.0
 """How long a request waits for its peer before the peer's liveness is checked."""
 LIVE_TIMEOUT_S = 4.0
 """Timeout of that check. With SILENT_S and the pause between two rounds, a hung peer is detected within 7 s.
 """
 
-TICK_S = 0.25
 LATE_S = 0.5
 """An event loop that was blocked for this long may have missed a response, or sent its request late."""
 
@@ -35,7 +36,7 @@ class LoopLag:
         loop = asyncio.get_running_loop()
         while True:
             self._note(loop.time())
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(until_tick(TICK_S))
 
     def late_since(self, began_s: float) -> bool:
         """True if the event loop was blocked for LATE_S or longer at any time since `began_s`."""

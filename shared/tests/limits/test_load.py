@@ -3,8 +3,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from artstore.limits.load import MIN_FACTOR, TICK_S, Load
+from artstore.limits.load import MIN_FACTOR, Load
 from artstore.metrics import new_registry
+from artstore.tasks import TICK_S
 
 
 def load() -> Load:
