@@ -14,6 +14,11 @@ from .conditions import Plan, Validators, http_date, validators_of
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
+_CACHE_CONTROL = (b"cache-control", b"private, no-cache")
+_ACCEPT_RANGES = (b"accept-ranges", b"bytes")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+"""Shared by the heads of all files, which stay in memory."""
+
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
@@ -57,20 +62,16 @@ class ContentHead:
 
 def head_of(attributes: Attributes) -> ContentHead:
     validators = validators_of(attributes)
-    always = {
-        "etag": validators.etag,
-        "last-modified": http_date(validators.last_modified),
-        "cache-control": "private, no-cache",
-        "accept-ranges": "bytes",
-        "content-disposition": content_disposition(attributes.filename),
-    }
-    described = {
-        "content-type": sendable_type(attributes.content_type),
-        "repr-digest": repr_digest(attributes.checksum),
-        "x-content-type-options": "nosniff",
-    }
-    return ContentHead(validators, _encode(always), _encode(described), attributes.size_bytes)
-
-
-def _encode(fields: dict[str, str]) -> Fields:
-    return tuple((name.encode(), value.encode("latin-1")) for name, value in fields.items())
+    always = (
+        (b"etag", validators.etag.encode("latin-1")),
+        (b"last-modified", http_date(validators.last_modified).encode()),
+        _CACHE_CONTROL,
+        _ACCEPT_RANGES,
+        (b"content-disposition", content_disposition(attributes.filename).encode()),
+    )
+    described = (
+        (b"content-type", sendable_type(attributes.content_type).encode("latin-1")),
+        (b"repr-digest", repr_digest(attributes.checksum).encode()),
+        _NO_SNIFFING,
+    )
+    return ContentHead(validators, always, described, attributes.size_bytes)

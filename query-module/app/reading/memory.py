@@ -25,12 +25,18 @@ class Record:
     saga_open: bool = False
     """The element does not know of a commit yet: the record is answered, but not written to the catalog as available."""
     _head: ContentHead | None = None
+    _head_used: bool = False
 
     @property
     def head(self) -> ContentHead:
-        if self._head is None:
-            self._head = head_of(self.attributes)
-        return self._head
+        """Kept from its second use on, because most files of an archive are read once."""
+        if self._head is not None:
+            return self._head
+        head = head_of(self.attributes)
+        if self._head_used:
+            self._head = head
+        self._head_used = True
+        return head
 
     @property
     def revision(self) -> int:
