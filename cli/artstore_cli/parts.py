@@ -114,7 +114,7 @@ def _service(site: Site, service: Service) -> Part:
 
     def command() -> ForkCommand:
         environment = merge_environment(service.environment(site), os.environ)
-        return ForkCommand(site.root / service.module, service.name, environment, site.data.log(service.name))
+        return ForkCommand(site.root / service.module, environment, site.data.log(service.name))
 
     return Part(
         service.name, command, lambda _: unready_checks(port), service.needs, site.url(service.port_offset), port

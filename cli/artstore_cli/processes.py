@@ -74,10 +74,9 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ForkCommand:
-    """A service to fork from the launcher, which has preloaded its module. `name` is shown by `ps`."""
+    """A service to fork from the launcher, which has preloaded its module."""
 
     module: Path
-    name: str
     environment: Mapping[str, str]
     log: Path
     stop_signal: signal.Signals = signal.SIGTERM
@@ -141,7 +140,7 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
 def fork_service(command: ForkCommand) -> Forked:
     """Start the service in its own session, as `spawn` does."""
     with _open_log(command.log) as log:
-        return Forked(forking.fork(command.module, command.name, command.environment, log.fileno(), log.fileno()))
+        return Forked(forking.fork(command.module, command.environment, log.fileno(), log.fileno()))
 
 
 def _open_log(path: Path) -> BinaryIO:

@@ -22,7 +22,7 @@ here = Path(sys.argv[1])
 
 def start(name, **environment):
     with (here / f"{name}.log").open("ab") as log:
-        return fork(here / name, name, environment, log.fileno(), log.fileno())
+        return fork(here / name, environment, log.fileno(), log.fileno())
 
 def end(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -56,14 +56,19 @@ def run(here: Path, program: str) -> list[str]:
         return process.communicate(timeout=TIMEOUT_S)[0].splitlines()
 
 
-def test_each_service_has_its_own_package_environment_folder_log_and_title(tmp_path: Path) -> None:
-    shows = "print(NAME, os.environ, os.getcwd(), open('/proc/self/cmdline').read().rstrip(chr(0)), sep='|')"
+def test_each_service_has_its_own_package_environment_folder_log_and_command(tmp_path: Path) -> None:
+    """/proc shows what would start it alone."""
+    shows = "from pathlib import Path\n"
+    shows += "print(NAME, os.environ, os.getcwd(), Path('/proc/self/cmdline').read_bytes().split(bytes(1))[1:], "
+    shows += "Path('/proc/self/environ').read_bytes(), sep='|')"
     module(tmp_path, "one", shows)
     module(tmp_path, "two", shows)
     starts = "print(end(start('one', A='1')), end(start('two', B='2')))"
     assert run(tmp_path, f"preload([here / 'one', here / 'two'])\n{starts}") == ["0 0"]
-    for name, variable in (("one", "'A': '1'"), ("two", "'B': '2'")):
-        expected = f"{name}|environ({{{variable}}})|{tmp_path / name}|artstore: {name}\n"
+    for name, letter, number in (("one", "A", 1), ("two", "B", 2)):
+        environment = f"environ({{'{letter}': '{number}'}})"
+        command = "[b'-m', b'app.main', b'']"
+        expected = f"{name}|{environment}|{tmp_path / name}|{command}|b'{letter}={number}\\x00'\n"
         assert (tmp_path / f"{name}.log").read_text() == expected
 
 

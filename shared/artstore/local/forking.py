@@ -25,10 +25,12 @@ from typing import NoReturn
 PACKAGE = "app"
 MAIN = "app.main"
 PR_SET_PDEATHSIG = 1
-ARGUMENTS_FIELD = 45
-"""Index of arg_start, field 48 of proc_pid_stat(5), in the fields after the command's name."""
+PR_SET_MM = 35
+PR_SET_MM_MAP = 14
 
 _preloaded: dict[Path, dict[str, ModuleType]] = {}
+_shown: ctypes.Array[ctypes.c_char] | None = None
+"""The bytes that the kernel shows as this process's command line and environment."""
 
 
 def preload(modules: Sequence[Path]) -> None:
@@ -57,9 +59,9 @@ def _import_what_starts_import() -> None:
         import_module(name)
 
 
-def fork(module: Path, name: str, environment: Mapping[str, str], stdout: int, stderr: int) -> int:
+def fork(module: Path, environment: Mapping[str, str], stdout: int, stderr: int) -> int:
     """Returns the pid of the service, a child in a session of its own, which gets SIGTERM when this process dies.
-    `module` is the folder of a preloaded `app`; `stdout` and `stderr` are open files; `ps` shows the name."""
+    `module` is the folder of a preloaded `app`; `stdout` and `stderr` are open files."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise RuntimeError("cannot fork a service: this process has more than one thread")
     sys.stdout.flush()
@@ -69,18 +71,18 @@ def fork(module: Path, name: str, environment: Mapping[str, str], stdout: int, s
     try:
         pid = os.fork()
         if pid == 0:
-            _become(module, name, environment, parent, stdout, stderr)
+            _become(module, environment, parent, stdout, stderr)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _become(module: Path, name: str, environment: Mapping[str, str], parent: int, stdout: int, stderr: int) -> NoReturn:
+def _become(module: Path, environment: Mapping[str, str], parent: int, stdout: int, stderr: int) -> NoReturn:
     """Runs the service and exits as the interpreter does, but without unwinding the parent's stack."""
     status = 1
     try:
         _leave_parent(parent, stdout, stderr)
-        _set_title(f"artstore: {name}")
+        _show_as([sys.executable, "-m", MAIN], environment)
         os.chdir(module)
         os.environ.clear()
         os.environ.update(environment)
@@ -130,14 +132,49 @@ def _exit_status(end: SystemExit) -> int:
     return 1
 
 
-def _set_title(title: str) -> None:
-    """Replaces the command line that `ps` shows. If its last byte is not NUL, the kernel reads up to the first NUL."""
+def _show_as(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Makes `ps` and /proc show the command and the environment that start this service alone: operators look there.
+    A kernel that does not allow it (CONFIG_CHECKPOINT_RESTORE) continues to show the parent's."""
+    global _shown
+    command = b"".join(os.fsencode(text) + b"\0" for text in arguments)
+    variables = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in environment.items())
+    _shown = ctypes.create_string_buffer(command + variables)
+    start = ctypes.addressof(_shown)
+    libc = ctypes.CDLL(None)
+    libc.sbrk.restype = ctypes.c_void_p
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = (int(field) for field in fields[ARGUMENTS_FIELD : ARGUMENTS_FIELD + 2])
-    size = end - start
-    if size > 2:
-        text = title.encode()[: size - 2]
-        ctypes.memmove(start, text.ljust(size - 1, b"\0") + b" ", size)
+
+    def field(number: int) -> int:
+        """By its number in proc_pid_stat(5). The state, number 3, follows the name."""
+        return int(fields[number - 3])
+
+    areas = _MemoryMap(
+        *(field(number) for number in (26, 27, 45, 46, 47)),  # code, data, start of the heap
+        libc.sbrk(0),
+        field(28),  # start of the stack
+        start,
+        start + len(command),
+        start + len(command),
+        start + len(command) + len(variables),
+        exe_descriptor=2**32 - 1,  # stays
+    )
+    libc.prctl(PR_SET_MM, PR_SET_MM_MAP, ctypes.byref(areas), ctypes.c_ulong(ctypes.sizeof(areas)), ctypes.c_ulong(0))
+
+
+class _MemoryMap(ctypes.Structure):
+    """struct prctl_mm_map of PR_SET_MM(2const)."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                *("start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack"),
+                *("arg_start", "arg_end", "env_start", "env_end", "auxv"),
+            )
+        ),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_descriptor", ctypes.c_uint32),
+    ]
 
 
 def _is_own(name: str) -> bool:

@@ -119,7 +119,7 @@ def main() -> None:
 def _watch(environment: dict[str, str], watcher: int, stdout: int, stderr: int) -> NoReturn:
     """Forks the service, sends its pid, and sends its exit status when it has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = fork(Path.cwd(), f"{Path.cwd().name} under test", environment, stdout, stderr)
+    pid = fork(Path.cwd(), environment, stdout, stderr)
     for file in (1, 2, stdout, stderr):
         os.close(file)
     os.write(watcher, str(pid).encode())
