@@ -23,7 +23,9 @@ from artstore.errors import (
     Forbidden,
     InvalidFields,
     ModeForbids,
+    RateLimited,
     StorageFull,
+    Unauthenticated,
     Unavailable,
 )
 from artstore.peers.faults import PeerFault
@@ -206,6 +208,14 @@ async def test_an_element_that_refuses_the_ingester_is_answered_as_our_failure(f
         element.refuse = Forbidden("no storage:write")
     answer = await fleet.ask("POST", UPLOAD, data=b"x")
     assert (answer.status, answer.json["code"]) == (502, "bad_gateway")
+
+
+@pytest.mark.parametrize("error", [Unauthenticated(), RateLimited("too many failed requests from this address")])
+async def test_an_element_that_refuses_our_token_is_passed_over(fleet: Fleet, error: ArtStoreError) -> None:
+    """An element whose clock is wrong refuses every token, and soon the ingester's address."""
+    fleet.elements[1].refuse = error
+    answer = await fleet.ask("POST", UPLOAD, data=b"x")
+    assert (answer.status, fleet.elements[2].asked) == (201, 1)
 
 
 async def test_without_elements_left_the_last_error_is_answered(fleet: Fleet) -> None:

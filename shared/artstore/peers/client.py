@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 
 from artstore.clock import uuid7
-from artstore.errors import BadGateway, Forbidden, Overloaded, Unauthenticated, Unavailable, from_wire
+from artstore.errors import BadGateway, Forbidden, Overloaded, RateLimited, Unauthenticated, Unavailable, from_wire
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
@@ -172,11 +172,12 @@ class Peer:
         return response
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
-        """Raises the peer's error; BadGateway if it refuses our account, which our caller cannot change."""
+        """Raises the peer's error; BadGateway if it refuses our account, which our caller cannot change. A module's account
+        has no rate limit: a peer answers 429 only after it has refused our token many times."""
         if response.status < 400:
             return
         error = from_wire(response.status, await response.content.read(MAX_ANSWER_BYTES))
-        if isinstance(error, Unauthenticated | Forbidden):
+        if isinstance(error, Unauthenticated | Forbidden | RateLimited):
             raise BadGateway(f"{self.name} refuses this service's account: {error.detail}")
         raise error
 

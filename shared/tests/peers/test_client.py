@@ -17,6 +17,7 @@ from artstore.errors import (
     ModeForbids,
     NotFound,
     Overloaded,
+    RateLimited,
     StorageFull,
     Unauthenticated,
     Unavailable,
@@ -61,7 +62,9 @@ class Other:
         return web.Response(body=b"fine", headers={"X-Name": "value"})
 
     async def refuses(self, request: web.BaseRequest) -> web.Response:
-        errors = {cls.code: cls for cls in (NotFound, ModeForbids, StorageFull, Forbidden, Unauthenticated)}
+        errors = {
+            cls.code: cls for cls in (NotFound, ModeForbids, StorageFull, Forbidden, RateLimited, Unauthenticated)
+        }
         error = errors[request.query["code"]]("said so", element="se-01")
         return web.Response(status=error.status, body=error.to_wire())
 
@@ -171,7 +174,7 @@ async def test_a_refusal_is_raised_as_what_it_was(peer: Peer, cls: type[ArtStore
     assert caught.value.fields == {"element": "se-01"}
 
 
-@pytest.mark.parametrize("cls", [Forbidden, Unauthenticated])
+@pytest.mark.parametrize("cls", [Forbidden, RateLimited, Unauthenticated])
 async def test_that_we_are_not_trusted_is_not_the_callers_fault(peer: Peer, cls: type[ArtStoreError]) -> None:
     with pytest.raises(BadGateway):
         await peer.call("GET", "/refuses", params={"code": cls.code}, timeout_s=5)
