@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -67,7 +68,7 @@ STALL_S = 60
 CHUNK_BYTES = 1 << 16
 
 
-class Fake:
+class Fake(ABC):
     """An HTTP server in this process. Its port is reserved from the construction on."""
 
     def __init__(self) -> None:
@@ -76,8 +77,8 @@ class Fake:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._runner: web.AppRunner | None = None
 
-    def routes(self) -> Sequence[web.RouteDef]:
-        raise NotImplementedError
+    @abstractmethod
+    def routes(self) -> Sequence[web.RouteDef]: ...
 
     async def start(self) -> None:
         app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_BYTES)
