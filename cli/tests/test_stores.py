@@ -60,6 +60,8 @@ async def test_postgres_requires_the_password_and_keeps_its_data(folder: DataFol
             await connection.execute("INSERT INTO kept DEFAULT VALUES")
             assert await connection.fetchval("SELECT count(*) FROM kept") == expected
             assert await connection.fetchval("SELECT lower('ДОГОВОР')") == "договор"
+            for extension in ("pg_trgm", "unaccent"):
+                await connection.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
             await connection.close()
         finally:
             process.send_signal(serve_postgres(folder, Path(), None, 0).stop_signal)
@@ -89,6 +91,15 @@ def test_a_folder_that_holds_something_else_is_refused_and_kept(folder: DataFold
     with pytest.raises(CannotRun, match="PG_VERSION"):
         postgres.create_cluster(folder.postgres, Path(), None, PASSWORD)
     assert (folder.postgres / "base").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("version", ["16", "19"])
+def test_data_of_another_postgres_version_is_refused_with_the_remedy_and_kept(folder: DataFolder, version: str) -> None:
+    folder.postgres.mkdir()
+    (folder.postgres / "PG_VERSION").write_text(f"{version}\n")
+    with pytest.raises(CannotRun, match=rf"PostgreSQL {version}, but .* dump it .* audit log are lost"):
+        postgres.create_cluster(folder.postgres, Path(), None, PASSWORD)
+    assert [path.name for path in folder.postgres.iterdir()] == ["PG_VERSION"]
 
 
 def test_postgres_runs_below_a_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:

