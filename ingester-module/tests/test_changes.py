@@ -79,21 +79,21 @@ async def test_new_content_replaces_the_old(fleet: Fleet, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
-@pytest.mark.parametrize(
-    ("stated", "passed_on"), [(None, None), ("text/plain", "text/plain"), ("application/x-www-form-urlencoded", None)]
-)
-async def test_the_type_of_new_content_is_passed_on_only_when_stated(
-    fleet: Fleet, size: int, stated: str | None, passed_on: str | None
+@pytest.mark.parametrize("header", [None, "text/plain", "application/octet-stream", "nothing"])
+@pytest.mark.parametrize(("asked", "passed_on"), [(None, None), ("Text/Plain;charset=a", "text/plain; charset=a")])
+async def test_new_content_keeps_the_files_type_unless_a_parameter_names_one(
+    fleet: Fleet, size: int, header: str | None, asked: str | None, passed_on: str | None
 ) -> None:
     record = await upload(fleet)
-    await fleet.ask(
+    answer = await fleet.ask(
         "PUT",
         f"/api/files/{record['file_id']}/content",
         data=os.urandom(size),
-        headers={} if stated is None else {"content-type": stated},
+        params={} if asked is None else {"content_type": asked},
+        headers={} if header is None else {"content-type": header},
         skip_auto_headers=["content-type"],
     )
-    assert fleet.elements[1].headers.get("content-type") == passed_on
+    assert (answer.status, fleet.elements[1].headers.get("content-type")) == (200, passed_on)
 
 
 async def test_a_deleted_file_is_not_found(fleet: Fleet) -> None:
@@ -180,12 +180,15 @@ async def test_new_content_may_depend_on_the_old_contents_etag(fleet: Fleet, for
     assert (await patched(fleet, record["file_id"], {"tags": []}, **{"if-match": tag})).status == 412, "not its own tag"
 
 
-@pytest.mark.parametrize("stated", ["image", "undefined", "*/*", "a/b, c/d", "text/"])
-async def test_new_content_of_an_invalid_type_is_refused(fleet: Fleet, stated: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("content_type", value) for value in ("", "image", "*/*", "a/b, c/d", "text/")] + [("filename", "a")],
+)
+async def test_new_content_of_an_invalid_type_is_refused(fleet: Fleet, name: str, value: str) -> None:
     record = await upload(fleet)
     path = f"/api/files/{record['file_id']}/content"
-    answer = await fleet.ask("PUT", path, data=b"new", headers={"content-type": stated})
-    assert (answer.status, answer.json["fields"]) == (422, ["content_type"])
+    answer = await fleet.ask("PUT", path, data=b"new", params={name: value})
+    assert (answer.status, answer.json["fields"]) == (422, [name])
     assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
 
 

@@ -244,7 +244,7 @@ class UploadSettings(TransferSettings):
 
     model_config = BEHAVIOUR
 
-    max_file_size_bytes: Count = 5 * 2**40
+    max_file_size_bytes: Count = 5 * 2**30
     """Largest file that is accepted."""
 
     @property

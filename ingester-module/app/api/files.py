@@ -8,10 +8,12 @@ from starlette.responses import Response
 
 from artstore.auth.access import principal_of
 from artstore.contracts.files import Changes, check_changes
+from artstore.contracts.media_type import canonical_type
 from artstore.contracts.schemas import RECORD
-from artstore.errors import NotFound, UnsupportedMediaType
+from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
 from artstore.http.data_routes import file_id_of
 from artstore.http.json import parse_json
+from artstore.http.lists import read_parameters
 from artstore.http.openapi import BYTES_SCHEMA, answer, query, route
 from artstore.http.request_headers import CONDITIONS, RANGES
 
@@ -21,7 +23,7 @@ from ..changes.update import Patch, Replace
 from ..core.context import Context, context_of
 from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
-from ..uploads.body import FORM, content_type_of, media_type, open_raw
+from ..uploads.body import FORM, media_type, open_raw
 from ..uploads.reader import BodyReader
 from ..uploads.upload import UploadOperation
 from .documents import (
@@ -67,7 +69,8 @@ async def replace_content(request: Request) -> Response:
             raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
         file_id, condition = file_id_of(request), _condition(request, of_content=True)
-        replace = Replace(context, file_id, _owner(request), condition, body, content_type_of(request))
+        asked = read_parameters(request.query_params.multi_items(), {"content_type": _media_type})
+        replace = Replace(context, file_id, _owner(request), condition, body, asked.get("content_type"))
         return await run_or_replay(context.keys, key, replace)
 
 
@@ -102,6 +105,13 @@ async def _read_changes(request: Request, context: Context) -> Changes:
     changes = parse_json(b"".join(pieces), Changes)
     check_changes(changes)
     return changes
+
+
+def _media_type(value: str) -> str:
+    try:
+        return canonical_type(value)
+    except InvalidFields:
+        raise ValueError("must be a media type such as application/pdf") from None
 
 
 def _owner(request: Request) -> str:
@@ -152,7 +162,12 @@ FILE_ROUTES = [
         "Replace a file's bytes; its attributes stay",
         keyed({"200": RECORD_ANSWER}),
         transfer=True,
-        parameters=[IF_MATCH, *DIGEST_HEADERS, IDEMPOTENCY_KEY],
+        parameters=[
+            query("content_type", "The file's new content type, which the header Content-Type does not change"),
+            IF_MATCH,
+            *DIGEST_HEADERS,
+            IDEMPOTENCY_KEY,
+        ],
         body={"application/octet-stream": BYTES_SCHEMA},
     ),
     route(

@@ -107,7 +107,7 @@ class Patch(Update):
 
 
 class Replace(Update):
-    """Replaces the content. The content type stays when `content_type` is None.
+    """Replaces the content. The attributes stay, also the content type unless `content_type` names a new one.
 
     It is never queued, because only the client keeps the bytes.
     """

@@ -18,9 +18,11 @@ from artstore.contracts.files import (
     Retention,
     check_new_file,
 )
-from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type
+from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type, essence_of
 from artstore.errors import InvalidFields, Malformed
 from artstore.http.json import check_keys, without_bom
+
+from .file_type import guess_type
 
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
 MAX_FIELD_BYTES = 16 * 1024
@@ -66,11 +68,14 @@ def add_field(fields: dict[str, str], name: str, value: str) -> None:
 def new_file(
     fields: Mapping[str, str], *, filename: str, content_type: str | None, owner: str, now: datetime
 ) -> NewFile:
-    """Raises InvalidFields. A `filename` field takes precedence over the body's own name."""
+    """Raises InvalidFields. A `filename` field takes precedence over the body's own name. A type that is absent or says
+    nothing (application/octet-stream) is guessed from the name."""
     retention = _retention(fields)
+    filename = fields.get("filename", filename)
+    is_stated = content_type is not None and essence_of(content_type) not in ("", DEFAULT_CONTENT_TYPE)
     new = NewFile(
-        filename=fields.get("filename", filename),
-        content_type=canonical_type(content_type) if content_type else DEFAULT_CONTENT_TYPE,
+        filename=filename,
+        content_type=canonical_type(content_type) if content_type and is_stated else guess_type(filename),
         owner=owner,
         tags=_json(fields, "tags", list[str], []),
         metadata=_json(fields, "metadata", dict[str, Any], {}),

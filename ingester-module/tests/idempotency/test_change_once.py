@@ -98,7 +98,7 @@ async def test_a_different_change_under_the_key_is_refused(keyed: Keyed) -> None
     if keyed.method == "PATCH":
         others += [{"data": b'{"tags": []}'}]
     if keyed.method == "PUT":
-        others += [{"data": b"other bytes"}, {"headers": {"content-type": "a/b"}}]
+        others += [{"data": b"other bytes"}, {"params": {"content_type": "a/b"}}]
     for other in others:
         refused = await keyed.send(**other)
         assert (refused.status, refused.json["code"]) == (422, "idempotency_key_reused"), other

@@ -16,8 +16,8 @@ def described(**fields: str) -> object:
 
 
 def test_a_file_without_fields_is_permanent() -> None:
-    new = new_file({}, filename="a.pdf", content_type=None, owner="me", now=NOW)
-    assert (new.filename, new.content_type, new.owner) == ("a.pdf", "application/octet-stream", "me")
+    new = new_file({}, filename="a", content_type=None, owner="me", now=NOW)
+    assert (new.filename, new.content_type, new.owner) == ("a", "application/octet-stream", "me")
     assert (new.tags, new.metadata, new.retention, new.expires_at) == ([], {}, "permanent", None)
 
 
@@ -33,6 +33,24 @@ def test_a_temporary_file_expires_after_ttl_days(ttl: str | None, expires: str) 
     fields = {"retention": "temporary"} | ({} if ttl is None else {"ttl_days": ttl})
     new = new_file(fields, filename="a", content_type=None, owner="me", now=NOW)
     assert new.expires_at == f"{expires}T00:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "kept"),
+    [
+        ("Договор.PDF", None, "application/pdf"),
+        ("b.odt", "application/octet-stream", "application/vnd.oasis.opendocument.text"),
+        ("b.tar.gz", "Application/Octet-Stream; x=1", "application/gzip"),
+        ("a.txt", "text/html", "text/html"),
+        ("a.unknown", None, "application/octet-stream"),
+        ("pdf", None, "application/octet-stream"),
+        (".pdf", None, "application/octet-stream"),
+        ("a.pdf.", "application/octet-stream", "application/octet-stream"),
+    ],
+)
+def test_a_type_that_says_nothing_is_guessed_from_the_name(name: str, stated: str | None, kept: str) -> None:
+    assert new_file({"filename": name}, filename="a.png", content_type=stated, owner="", now=NOW).content_type == kept
+    assert new_file({}, filename=name, content_type=stated, owner="", now=NOW).content_type == kept
 
 
 WRONG = [
