@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
 
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, GroupedPut, encode_new_file
-from artstore.http.digests import digest_headers
+from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, GroupedPut, encode_new_file, read_attributes
+from artstore.http.digests import Digest, digest_headers
 from artstore.logs import request_id
 from artstore.peers.client import Peer, PeerAnswer
 from artstore.peers.session import Peers
@@ -18,6 +21,16 @@ from .uploads.body import Body
 
 EXPECT = {"expect": "100-continue"}
 """The element can refuse a large file before its first byte is sent, so that a different element can be asked."""
+
+
+class StoredContent:
+    """The source of a body that an element has stored."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    async def next_piece(self) -> bytes:
+        return await self._content.readany()
 
 
 class Elements:
@@ -81,6 +94,21 @@ class Elements:
         """The file's attr.json. Raises NotFound."""
         peer = self._peer(element)
         return (await peer.call("GET", f"/api/files/{file_id}", timeout_s=self._call_timeout_s)).body
+
+    @asynccontextmanager
+    async def open_content(self, element: Element, file_id: str, record: bytes) -> AsyncIterator[Body]:
+        """The bytes of a file whose attr.json is `record`, to be put once on another element, which verifies them. Raises
+        the element's error."""
+        stored = read_attributes(record, element.id)
+        digest = Digest("sha-256", bytes.fromhex(stored.checksum.removeprefix("sha256:")))
+        async with self._peer(element).stream(
+            f"/api/files/{file_id}/content",
+            headers={"if-match": f'"{stored.checksum}"'},
+            answer_timeout_s=self._call_timeout_s,
+            idle_timeout_s=self._idle_timeout_s,
+        ) as response:
+            size = stored.size_bytes
+            yield Body(StoredContent(response.content), size_bytes=size, at_most_bytes=size, digests=(digest,))
 
     async def _send(
         self, element: Element, method: str, path: str, headers: Mapping[str, str], body: Body

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from orjson import dumps
@@ -29,7 +31,7 @@ async def catalog(fleet: Fleet) -> AsyncIterator[AsyncEngine]:
 
 
 async def upload(fleet: Fleet, body: bytes = b"old") -> dict[str, Any]:
-    answer = await fleet.ask("POST", "/api/files/upload", data=body, params={"filename": "a"})
+    answer = await fleet.ask("POST", "/api/files/upload", data=body, params={"filename": "a", "retention": "temporary"})
     record: dict[str, Any] = answer.json
     return record
 
@@ -53,7 +55,7 @@ async def test_a_change_reaches_the_element_that_holds_the_file(
     answer = await patched(fleet, record["file_id"], {"tags": ["ж"], "metadata": {"n": [1]}}, **{"if-match": '"1"'})
     assert (answer.status, answer.headers["etag"]) == (200, '"2"')
     assert (answer.json["tags"], answer.json["metadata"], answer.json["filename"]) == (["ж"], {"n": [1]}, "a")
-    assert fleet.elements[1].headers["if-match"] == '"1"'
+    assert fleet.elements[0].headers["if-match"] == '"1"'
 
 
 async def test_attributes_of_a_later_schema_are_not_an_error_of_the_ingester(
@@ -63,11 +65,11 @@ async def test_attributes_of_a_later_schema_are_not_an_error_of_the_ingester(
     record = await upload(fleet)
     await put_in_catalog(catalog, record)
     file_id, condition = record["file_id"], {"if-match": f'"{record["checksum"]}"'}
-    body, kept = fleet.elements[1].files[file_id]
-    fleet.elements[1].files[file_id] = (body, {**kept, "schema_version": 99})
+    body, kept = fleet.elements[0].files[file_id]
+    fleet.elements[0].files[file_id] = (body, {**kept, "schema_version": 99})
     answer = await fleet.ask("PUT", f"/api/files/{file_id}/content", data=b"new", headers=condition)
     assert (answer.status, answer.json["code"]) == (502, "bad_gateway")
-    assert fleet.elements[1].files[file_id][0] == body
+    assert fleet.elements[0].files[file_id][0] == body
 
 
 @pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
@@ -75,7 +77,7 @@ async def test_new_content_replaces_the_old(fleet: Fleet, size: int) -> None:
     record, body = await upload(fleet), os.urandom(size)
     answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=body)
     assert (answer.status, answer.json["revision"], answer.json["size_bytes"]) == (200, 2, size)
-    assert fleet.elements[1].files[record["file_id"]][0] == body
+    assert fleet.elements[0].files[record["file_id"]][0] == body
 
 
 @pytest.mark.parametrize("size", [0, 10, 3 * 2**20])
@@ -93,7 +95,7 @@ async def test_new_content_keeps_the_files_type_unless_a_parameter_names_one(
         headers={} if header is None else {"content-type": header},
         skip_auto_headers=["content-type"],
     )
-    assert (answer.status, fleet.elements[1].headers.get("content-type")) == (200, passed_on)
+    assert (answer.status, fleet.elements[0].headers.get("content-type")) == (200, passed_on)
 
 
 async def test_a_deleted_file_is_not_found(fleet: Fleet) -> None:
@@ -108,7 +110,7 @@ async def test_the_elements_refusal_is_passed_on(fleet: Fleet, catalog: AsyncEng
     record = await upload(fleet)
     await put_in_catalog(catalog, record)
     for error in (ModeForbids("rw"), RevisionMismatch("has 2"), ElementFailed("EIO")):
-        fleet.elements[1].refuse = error
+        fleet.elements[0].refuse = error
         answer = await fleet.ask("DELETE", f"/api/files/{record['file_id']}")
         assert (answer.status, answer.json["code"]) == (error.status, error.code)
 
@@ -151,9 +153,9 @@ async def test_every_line_of_if_match_counts(fleet: Fleet) -> None:
     headers = [("if-match", '"7"'), ("if-match", '"1"')]
     path = f"/api/files/{record['file_id']}"
     assert (await fleet.ask("PATCH", path, json={"tags": []}, headers=headers)).status == 200
-    assert fleet.elements[1].headers["if-match"] == '"1"', "the one revision that is changed"
+    assert fleet.elements[0].headers["if-match"] == '"1"', "the one revision that is changed"
     assert (await fleet.ask("DELETE", path, headers=headers)).status == 412
-    assert fleet.elements[1].headers["if-match"] == '"1", "7"'
+    assert fleet.elements[0].headers["if-match"] == '"1", "7"'
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ async def test_new_content_may_depend_on_the_old_contents_etag(fleet: Fleet, for
     for body, status in ((b"new", 200), (b"newer", 412)):
         answer = await fleet.ask("PUT", path, data=body, headers={"if-match": tag})
         assert answer.status == status
-    assert fleet.elements[1].files[record["file_id"]][0] == b"new"
+    assert fleet.elements[0].files[record["file_id"]][0] == b"new"
     assert (await patched(fleet, record["file_id"], {"tags": []}, **{"if-match": tag})).status == 412, "not its own tag"
 
 
@@ -189,7 +191,7 @@ async def test_new_content_of_an_invalid_type_is_refused(fleet: Fleet, name: str
     path = f"/api/files/{record['file_id']}/content"
     answer = await fleet.ask("PUT", path, data=b"new", params={name: value})
     assert (answer.status, answer.json["fields"]) == (422, [name])
-    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
+    assert fleet.elements[0].files[record["file_id"]][1]["revision"] == 1
 
 
 WRONG_PATCHES: list[tuple[Any, str, int]] = [
@@ -214,7 +216,7 @@ async def test_an_invalid_change_reaches_no_element(fleet: Fleet, body: bytes, c
     path = f"/api/files/{record['file_id']}"
     answer = await fleet.ask("PATCH", path, data=body, headers={"content-type": content_type})
     assert answer.status == status, answer.body
-    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 1
+    assert fleet.elements[0].files[record["file_id"]][1]["revision"] == 1
 
 
 async def test_new_content_as_a_form_is_refused(fleet: Fleet) -> None:
@@ -222,3 +224,17 @@ async def test_new_content_as_a_form_is_refused(fleet: Fleet) -> None:
     headers = {"content-type": "multipart/form-data; boundary=b"}
     answer = await fleet.ask("PUT", f"/api/files/{record['file_id']}/content", data=b"x", headers=headers)
     assert answer.status == 415
+
+
+async def test_a_client_that_waits_for_100_learns_that_new_content_is_not_allowed(fleet: Fleet) -> None:
+    kept = await fleet.ask("POST", "/api/files/upload", data=b"old", params={"filename": "a"})
+    for file_id, status in ((kept.json["file_id"], 409), (str(uuid7()), 404), ((await upload(fleet))["file_id"], 100)):
+        target = urlsplit(fleet.url)
+        reader, writer = await asyncio.open_connection(target.hostname, target.port)
+        writer.write(
+            f"PUT /api/files/{file_id}/content HTTP/1.1\r\nhost: t\r\ncontent-length: 1000000\r\nexpect: 100-continue\r\n"
+            f"authorization: {fleet.session.headers['authorization']}\r\n\r\n".encode()
+        )
+        answered = await reader.readline()
+        writer.close()
+        assert int(answered.split()[1]) == status

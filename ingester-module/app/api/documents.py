@@ -11,7 +11,7 @@ from artstore.http.openapi import BYTES_SCHEMA, PROBLEM_RESPONSE, answer, header
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
-    "tags": {"type": "string", "contentMediaType": "application/json", "description": "JSON array of strings"},
+    "tags": {"type": "string", "description": "JSON array of strings, or one tag"},
     "metadata": {"type": "string", "contentMediaType": "application/json", "description": "JSON object"},
     "retention": {"type": "string", "enum": ["permanent", "temporary"], "default": "permanent"},
     "ttl_days": {
@@ -25,11 +25,12 @@ FIELD_SCHEMAS: dict[str, Any] = {
 FORM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["file"],
-    "properties": {**FIELD_SCHEMAS, "file": {**BYTES_SCHEMA, "description": "the last part"}},
+    "properties": {**FIELD_SCHEMAS, "file": BYTES_SCHEMA},
 }
-UPLOAD_DESCRIPTION = """Either a form, its fields before the part `file`, or any other content type: then the body is the file, \
-named by `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter. \
-Digests are checked; a digest in a form's own header may be that of the whole body or of the file."""
+UPLOAD_DESCRIPTION = """Either a form, its parts in any order, or any other content type: then the body is the file, named by \
+`filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter; `tags` may be \
+repeated, and be a plain word instead of JSON. Digests are checked; a digest in a form's own header may be that of the whole \
+body or of the file."""
 CHANGES_SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,

@@ -8,7 +8,8 @@ answer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from artstore.audit.event import Event
 from artstore.clock import uuid7
@@ -53,6 +54,10 @@ class Change(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Equal for equal requests. The bytes of a file are not covered: replay compares them."""
+
+    def describes(self, _record: Mapping[str, Any]) -> bool:
+        """The fingerprint covers everything but the bytes."""
+        return True
 
     @abstractmethod
     async def ask(self, location: Location) -> Answer:

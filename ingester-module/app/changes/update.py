@@ -16,7 +16,7 @@ from artstore.contracts.storage import read_attributes
 from artstore.errors import PROBLEM_JSON, Conflict, RevisionMismatch, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import request_id
-from artstore.modes import Operation
+from artstore.modes import Operation, require
 from artstore.peers.client import PeerAnswer
 
 from ..core.context import Context
@@ -134,6 +134,7 @@ class Replace(Update):
         location = await locate(self.context, self.file_id)  # before the first byte of the body is read
         if location.queued:
             raise Unavailable("changes of this file wait for its element", away=location.element.id)
+        require(location.element.mode, self.operation)  # a mode only becomes stricter
         answer = await self.ask(location)
         failpoint("change.made")
         return answer

@@ -4,7 +4,8 @@ one."""
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import orjson
 from starlette.responses import Response
@@ -34,6 +35,9 @@ class KeyedOperation(Protocol):
 
     def fingerprint(self) -> str: ...
 
+    def describes(self, record: Mapping[str, Any], /) -> bool:
+        """The stored answer has what the fingerprint does not cover. Called once the body was read."""
+
     async def run(self) -> Answer: ...
 
     async def run_under(self, key: HeldKey) -> Answer:
@@ -48,7 +52,7 @@ async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) 
     acquired = await keys.acquire(Scope(operation.owner, key), operation.fingerprint(), operation.file_id)
     if isinstance(acquired, Answer):
         if operation.body is not None:
-            await _require_same(operation.body, acquired)
+            await _require_same(operation, operation.body, acquired)
         return _response(acquired, replayed=True)
     async with keys.hold(acquired):
         return _response(await operation.run_under(acquired))
@@ -74,14 +78,16 @@ async def content_of(body: Body) -> tuple[str, int]:
     return f"sha256:{sha256.hexdigest()}", size_bytes
 
 
-async def _require_same(body: Body, answer: Answer) -> None:
-    """Raises KeyReused when the bytes differ from those of the first request, DigestMismatch, and errors of
-    the body."""
+async def _require_same(operation: KeyedOperation, body: Body, answer: Answer) -> None:
+    """Raises KeyReused when the bytes, or fields that follow them, differ from those of the first request,
+    DigestMismatch, and errors of the body."""
     if answer.status >= 300:
         return  # a refusal describes no bytes
     record = orjson.loads(answer.body)
     if await content_of(body) != (record["checksum"], record["size_bytes"]):
         raise KeyReused("the file's bytes differ from those of the first request under this key")
+    if not operation.describes(record):
+        raise KeyReused("the fields after the file differ from those of the first request under this key")
 
 
 def _response(answer: Answer, *, replayed: bool = False) -> Response:

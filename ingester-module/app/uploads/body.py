@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from starlette.requests import Request
 
 from artstore.clock import Clock
-from artstore.contracts.files import NewFile
+from artstore.contracts.files import NewFile, Retention
 from artstore.contracts.media_type import canonical_type, essence_of
 from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.errors import Malformed
@@ -25,7 +26,7 @@ from artstore.http.digests import Digest, digests_in
 
 from .digests import DigestCheck
 from .filename import filename_of, header_text
-from .form import check_partial, new_file, query_fields
+from .form import check_partial, new_file, provisional, query_fields, stated_retention
 from .parts import MAX_AROUND_FILE_BYTES, FormBody
 from .reader import BodyReader
 
@@ -124,46 +125,63 @@ class Body:
             yield piece
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UploadRequest:
-    """A request whose head was read."""
+    """A request whose head was read. `fields` grows while the body is read, if it is a form with parts after the file."""
 
     body: Body
     fields: dict[str, str]
     filename: str | None
     content_type: str | None
-    new: NewFile
+    now: datetime
+    fields_complete: bool = True
+    """False: more fields may follow a large file."""
+    new: NewFile = field(init=False)
     """The checked description, without an owner. A file without a name has a placeholder."""
 
-    @classmethod
-    def checked(
-        cls, body: Body, fields: dict[str, str], filename: str | None, content_type: str | None, clock: Clock
-    ) -> UploadRequest:
+    def __post_init__(self) -> None:
         """Raises InvalidFields."""
-        known = _PLACEHOLDER if filename is None else filename
-        new = new_file(fields, filename=known, content_type=content_type, owner="", now=clock.now())
-        return cls(body, fields, filename, content_type, new)
+        if self.fields_complete:
+            self.new = self._describe(self.fields, self.filename)
+        else:
+            self.new = self._describe(*provisional(self.fields, self.filename))
+
+    def complete(self) -> NewFile:
+        """The description with all fields. Call it when the body has been read. Raises InvalidFields."""
+        if not self.fields_complete:
+            self.fields_complete, self.new = True, self._describe(self.fields, self.filename)
+        return self.new
 
     @property
     def is_named(self) -> bool:
         return self.filename is not None or "filename" in self.fields
 
+    def _describe(self, fields: Mapping[str, str], filename: str | None) -> NewFile:
+        known = _PLACEHOLDER if filename is None else filename
+        return new_file(fields, filename=known, content_type=self.content_type, owner="", now=self.now)
 
-async def open_upload(request: Request, limits: BodyLimits, clock: Clock) -> UploadRequest:
-    """Reads the head, before anything is sent to an element.
 
-    Raises Malformed, InvalidFields, TooLarge, TooManyHeaders, TooSlow, UnsupportedMediaType, DigestMismatch.
+Admit = Callable[[Retention | None, int | None], None]
+"""Raises the error for a file of this retention (None: not known yet) and size (None: unknown) that cannot be stored."""
+
+
+async def open_upload(request: Request, limits: BodyLimits, clock: Clock, admit: Admit) -> UploadRequest:
+    """Reads the head, before anything is sent to an element. A client that waits for 100-continue is refused without
+    sending the body.
+
+    Raises Malformed, InvalidFields, TooLarge, TooManyHeaders, TooSlow, UnsupportedMediaType, DigestMismatch, and errors of
+    `admit`, which is called for such a client only.
     """
     fields = query_fields(request.scope["query_string"])
     if media_type(request) == FORM:
         check_partial(fields)
-        return await _open_form(request, fields, limits, clock)
+        return await _open_form(request, fields, limits, clock, admit)
     body = open_raw(request, limits, clock)
     disposition = _disposition(request)
     filename = filename_of(disposition) if disposition else None
-    content_type = content_type_of(request)
-    # Checked before the first read, so that a client which waits for 100-continue is refused without sending the body.
-    upload = UploadRequest.checked(body, fields, filename, content_type, clock)
+    upload = UploadRequest(body, fields, filename, content_type_of(request), clock.now())
+    if "expect" in request.headers:
+        admit(upload.new.retention, body.at_most_bytes)
     await body.buffer_head()
     return upload
 
@@ -176,19 +194,26 @@ def open_raw(request: Request, limits: BodyLimits, clock: Clock) -> Body:
     return Body(RawBody(reader, digests), size_bytes=size, at_most_bytes=size, digests=digests)
 
 
-async def _open_form(request: Request, fields: dict[str, str], limits: BodyLimits, clock: Clock) -> UploadRequest:
+async def _open_form(
+    request: Request, fields: dict[str, str], limits: BodyLimits, clock: Clock, admit: Admit
+) -> UploadRequest:
     max_bytes = limits.max_file_bytes + MAX_AROUND_FILE_BYTES
     reader = BodyReader(request, limits, max_bytes=max_bytes, clock=clock)
     form = FormBody(
         reader,
         request.headers["content-type"],
+        fields,
         max_file_bytes=limits.max_file_bytes,
         of_body=digests_in(request.headers),
     )
-    part = await form.read_fields(fields)
+    if "expect" in request.headers:
+        admit(stated_retention(fields), reader.length_bytes)
+    part = await form.read_head()
     body = Body(form, size_bytes=None, at_most_bytes=reader.length_bytes, digests=part.digests)
-    upload = UploadRequest.checked(body, fields, part.filename, part.content_type, clock)
+    upload = UploadRequest(body, fields, part.filename, part.content_type, clock.now(), fields_complete=False)
     await body.buffer_head()
+    if body.buffered:
+        upload.complete()
     return upload
 
 

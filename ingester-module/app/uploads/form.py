@@ -1,4 +1,7 @@
-"""The description of a new file, from query parameters or form fields to a checked NewFile."""
+"""The description of a new file, from query parameters or form fields to a checked NewFile.
+
+Tags may be given several times; a `fields` dictionary holds them as one JSON array.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from typing import Any, cast, get_args
 from urllib.parse import parse_qsl
 
 import msgspec
+import orjson
 
 from artstore.clock import rfc3339
 from artstore.contracts.files import (
     DEFAULT_TTL_DAYS,
+    MAX_TAGS,
     MAX_TTL_DAYS,
     NewFile,
     Retention,
+    check_filename,
     check_new_file,
+    check_tags,
 )
 from artstore.contracts.media_type import DEFAULT_CONTENT_TYPE, canonical_type, essence_of
 from artstore.errors import InvalidFields, Malformed
@@ -27,6 +34,8 @@ from .file_type import guess_type
 FIELDS = frozenset({"filename", "tags", "metadata", "retention", "ttl_days"})
 MAX_FIELD_BYTES = 16 * 1024
 """attr.json has 4 KiB; escapes like \\u0434 and spaces can make its JSON four times as long."""
+MAX_PARTS = 16 + MAX_TAGS
+"""Fields of one request, each tag in one of its own."""
 MAX_QUERY_BYTES = 3 * MAX_FIELD_BYTES
 """Percent-encoding takes three bytes for one."""
 
@@ -40,7 +49,7 @@ def query_fields(query: bytes) -> dict[str, str]:
     if len(query) > MAX_QUERY_BYTES:
         raise InvalidFields(f"the query has {len(query)} bytes; the limit is {MAX_QUERY_BYTES}")
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
         raise Malformed("the query must be percent-encoded UTF-8") from error
     fields: dict[str, str] = {}
@@ -52,17 +61,44 @@ def query_fields(query: bytes) -> dict[str, str]:
 def check_partial(fields: Mapping[str, str]) -> None:
     """Checks the fields that can be checked before the others are known. Raises InvalidFields."""
     _retention(fields)
-    _json(fields, "tags", list[str], [])
     _json(fields, "metadata", dict[str, Any], {})
 
 
 def add_field(fields: dict[str, str], name: str, value: str) -> None:
-    """Raises InvalidFields for an unknown or repeated name."""
+    """Raises InvalidFields for an unknown name, or one that is repeated and not `tags`."""
     if name not in FIELDS:
         raise InvalidFields(f"unknown field {name[:64]!r}; known are {', '.join(sorted(FIELDS))}", fields=[name[:64]])
-    if name in fields:
+    if name == "tags":
+        tags = [*_json(fields, "tags", list[str], []), *_tags_in(value)]
+        check_tags(tags)
+        value = orjson.dumps(tags).decode()
+    elif name in fields:
         raise InvalidFields(f"{name} is given twice", fields=[name])
     fields[name] = value
+
+
+def _tags_in(text: str) -> list[str]:
+    """The tags of one field: a JSON array, or plain text, which is one tag. A comma in plain text is refused, because it
+    does not show whether one tag is meant or several."""
+    text = without_bom(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+    if text.lstrip()[:1] in ("[", "{", '"'):
+        tags: list[str] = _json({"tags": text}, "tags", list[str], [])
+        return tags
+    if "," in text:
+        raise InvalidFields("tags: repeat the field for each tag, or send a JSON array of strings", fields=["tags"])
+    return [text] if text else []
+
+
+def provisional(fields: Mapping[str, str], filename: str | None) -> tuple[Mapping[str, str], str | None]:
+    """Fields and name that describe the file while more fields may come: `ttl_days` announces `retention=temporary`, and a
+    field `filename` may replace a name that is not valid."""
+    if "ttl_days" in fields and "retention" not in fields:
+        fields = {**fields, "retention": "temporary"}
+    try:
+        check_filename(filename or "")
+    except InvalidFields:
+        filename = None
+    return fields, filename
 
 
 def new_file(
@@ -84,6 +120,11 @@ def new_file(
     )
     check_new_file(new)
     return new
+
+
+def stated_retention(fields: Mapping[str, str]) -> Retention | None:
+    """None when it is not stated. Raises InvalidFields."""
+    return _retention(fields) if "retention" in fields else None
 
 
 def _retention(fields: Mapping[str, str]) -> Retention:

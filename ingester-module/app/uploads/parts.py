@@ -1,6 +1,6 @@
 """Reads a multipart/form-data body (RFC 7578) part by part as it arrives, without buffering the file.
 
-The part `file` must be the last one. Later fields would be known too late, so they are refused.
+Fields may come before and after the part `file`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from artstore.http.digests import Digest, digests_in
 
 from .digests import DigestCheck
 from .filename import MAX_HEADER_BYTES, filename_of, header_text
-from .form import MAX_FIELD_BYTES, add_field
+from .form import FIELDS, MAX_FIELD_BYTES, MAX_PARTS, add_field
 from .reader import BodyReader, too_large
 
 FILE_PART = "file"
-MAX_PARTS = 16
 MAX_PART_HEADERS = 8
 MAX_BOUNDARY_BYTES = 200
 """RFC 2046 allows 70; some clients use longer ones."""
@@ -53,12 +52,19 @@ class FilePart:
 
 
 class FormBody:
-    """Call `read_fields`, then `next_piece` until it returns b"": only then is the whole body valid."""
+    """Call `read_head`, then `next_piece` until it returns b"": only then is the whole body valid, and `fields` complete."""
 
     def __init__(
-        self, reader: BodyReader, content_type: str, *, max_file_bytes: int, of_body: tuple[Digest, ...]
+        self,
+        reader: BodyReader,
+        content_type: str,
+        fields: dict[str, str],
+        *,
+        max_file_bytes: int,
+        of_body: tuple[Digest, ...],
     ) -> None:
         """Raises Malformed without a usable boundary."""
+        self.fields = fields
         self._reader = reader
         self._parser = _parser(content_type)
         self._events: Iterator[_Event] = iter(())
@@ -69,7 +75,7 @@ class FormBody:
         self._check = DigestCheck(of_either=of_body)
         self._at_end = False
 
-    async def read_fields(self, fields: dict[str, str]) -> FilePart:
+    async def read_head(self) -> FilePart:
         """Adds the parts before the file to `fields`. Raises Malformed, InvalidFields, TooManyHeaders."""
         while True:
             segment = await self._next_segment()
@@ -77,10 +83,11 @@ class FormBody:
                 raise Malformed(f"the form must have a part named {FILE_PART}")
             if segment.name == FILE_PART:
                 return self._file_part(segment)
-            add_field(fields, segment.name or "", await self._text(segment.name or ""))
+            await self._add(segment)
 
     async def next_piece(self) -> bytes:
-        """Bytes of the file; b"" once the form has ended properly and its digests match."""
+        """Bytes of the file; b"" once the form has ended properly and its digests match. Adds the parts after the file to
+        `fields`."""
         if self._at_end:
             return b""
         event = await self._next_event()
@@ -94,9 +101,10 @@ class FormBody:
             raise Malformed(
                 f"part {FILE_PART} has {self._file_bytes} bytes, but its Content-Length is {self._length_bytes}"
             )
-        after = await self._next_segment()
-        if after is not None:
-            raise Malformed(f"part {(after.name or '')[:64]!r} comes after {FILE_PART}; send fields before it")
+        while (segment := await self._next_segment()) is not None:
+            if segment.name == FILE_PART:
+                raise Malformed(f"the form has more than one part {FILE_PART}: a request stores one file")
+            await self._add(segment)
         self._check.finish()
         self._at_end = True
         return b""
@@ -107,6 +115,14 @@ class FormBody:
         self._check.expect(digests)
         self._length_bytes = _length(headers.get("content-length"))
         return FilePart(filename_of(headers["content-disposition"]), headers.get("content-type") or None, digests)
+
+    async def _add(self, segment: MultipartSegment) -> None:
+        name = segment.name or ""
+        if name not in FIELDS and segment.filename is not None:
+            raise InvalidFields(
+                f"the part with the file must be named {FILE_PART}, not {name[:64]!r}", fields=[FILE_PART, name[:64]]
+            )
+        add_field(self.fields, name, await self._text(name))
 
     async def _text(self, name: str) -> str:
         pieces: list[bytes] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from artstore.auth.access import principal_of
 from artstore.clock import uuid7
 from artstore.contracts.elements import Element
-from artstore.contracts.files import NewFile
+from artstore.contracts.files import NewFile, Retention
 from artstore.contracts.idempotency import Answer, uploaded
 from artstore.contracts.sagas import UploadCommit, UploadSaga
 from artstore.contracts.storage import GIVEN_UP_REASON
@@ -89,16 +90,31 @@ class UploadOperation:
         # 1. Authorised: the edge has refused callers without files:write before any of the body was read.
         owner = principal_of(request).client_id
         # 2. The head of the body: errors of the request show here, before anything is written.
-        return cls(context, await open_upload(request, context.limits, context.clock), owner)
+        admit = partial(_require_place, context)
+        return cls(context, await open_upload(request, context.limits, context.clock, admit), owner)
 
     def fingerprint(self) -> str:
-        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts."""
+        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts. Fields that
+        come after a large file are compared by `describes`."""
         request = self._request
+        if not request.fields_complete:
+            return fingerprint_of("POST", "upload", "fields follow")
         filename = _NO_NAME if request.filename is None else request.filename
         new = new_file(  # a fixed time stands for ttl_days
             request.fields, filename=filename, content_type=request.content_type, owner="", now=_FIXED_TIME
         )
         return fingerprint_of("POST", "upload", msgspec.to_builtins(new))
+
+    def describes(self, record: Mapping[str, Any]) -> bool:
+        """The record has the fields of this request that the fingerprint does not cover, all but the exact `ttl_days`. Call
+        it when the body has been read."""
+        if self._request.fields_complete:
+            return True
+        new = self._request.complete()
+        filename = new.filename if self._request.is_named else record["file_id"]
+        named = msgspec.structs.replace(new, filename=filename, owner=record["owner"], expires_at=record["expires_at"])
+        wanted: dict[str, Any] = msgspec.to_builtins(named)
+        return fingerprint_of(wanted) == fingerprint_of({name: record[name] for name in wanted})
 
     async def run_under(self, key: HeldKey) -> Answer:
         """Admin stores the answer in the transaction of the commit, if the key still names this attempt's saga. A crash
@@ -108,27 +124,25 @@ class UploadOperation:
 
     async def run(self) -> Answer:
         """Raises a typed error, and then nothing of the file stays."""
+        record = await self._store_on_any()
+        # 7. Now, and not before, the answer may be 201.
+        return uploaded(self.file_id, record)
+
+    async def _store_on_any(self) -> bytes:
+        """The file's attr.json, once its saga is committed."""
         new = self._new_file()
         # 3. The elements that can take the file, best first.
-        elements = self._elements_for(new)
+        elements = find_places(self._context, new.retention, self.body.at_most_bytes)[:MAX_ELEMENTS]
         # 4.-6. on the first of them; on the next one while the whole body can still be sent.
         while True:
             try:
-                record = await self._store(elements.pop(0), new)
-                # 7. Now, and not before, the answer may be 201.
-                return uploaded(self.file_id, record)
+                return await self._store(elements.pop(0), new)
             except _TransferFailed as failure:
                 if not elements or not self.body.replayable:
                     raise _for_client(failure) from None
                 log.warning("element failed, trying the next", element=failure.element_id, error=failure.error.detail)
             await self._next_attempt()
             new = self._new_file()
-
-    def _elements_for(self, new: NewFile) -> list[Element]:
-        known = self._context.discovery.elements
-        broken = [element.id for element in known if self._context.elements.breaker_open(element)]
-        size_bytes = self.body.at_most_bytes
-        return candidates(known, size_bytes=size_bytes, retention=new.retention, broken=broken)[:MAX_ELEMENTS]
 
     async def _store(self, element: Element, new: NewFile) -> bytes:
         """One attempt on one element. Returns the file's attr.json."""
@@ -144,6 +158,10 @@ class UploadOperation:
                     lambda: sagas.begin(saga), self._transfer(element, saga, new), begin_after_s=begin_after_s
                 )
             failpoint("upload.transferred")
+            sent = self._request.new
+            if self._request.complete() != sent:
+                # Fields after the file say otherwise than what the element was told: a copy gets them.
+                return await self._copy(element, saga, record)
 
             # 6. Commit. A crash just before it: undone as above. Just after: the file exists, unacknowledged.
             self._check_record(record, saga)
@@ -155,6 +173,21 @@ class UploadOperation:
             sagas.abandon(saga, _reason(failure))
             raise
         return record
+
+    async def _copy(self, element: Element, saga: UploadSaga, record: bytes) -> bytes:
+        """Stores the file again, under ids and a saga of its own, with the bytes that `element` has got, and has admin undo
+        `saga`. The ingester keeps no bytes meanwhile. A crash leaves two uncommitted uploads, or one and a file."""
+        self._check_record(record, saga)
+        await self._next_attempt()
+
+        async def store_copy() -> bytes:
+            async with self._context.elements.open_content(element, saga.file_id, record) as body:
+                self.body = body
+                return await self._store_on_any()
+
+        stored = await under_lease(lambda: self._context.sagas.begin(saga), store_copy())
+        self._context.sagas.abandon(saga, "copied")
+        return stored
 
     async def _transfer(self, element: Element, saga: UploadSaga, new: NewFile) -> bytes:
         try:
@@ -185,6 +218,27 @@ class UploadOperation:
         new = self._request.new
         filename = new.filename if self._request.is_named else self.file_id
         return msgspec.structs.replace(new, filename=filename, owner=self.owner)
+
+
+def find_places(context: Context, retention: Retention, size_bytes: int | None) -> list[Element]:
+    """Elements that can take the file, best first. Raises StorageFull, Unavailable."""
+    known = context.discovery.elements
+    broken = [element.id for element in known if context.elements.breaker_open(element)]
+    return candidates(known, size_bytes=size_bytes, retention=retention, broken=broken)
+
+
+def _require_place(context: Context, retention: Retention | None, size_bytes: int | None) -> None:
+    """Raises StorageFull or Unavailable when no element can take a file. An unknown retention may be any."""
+    refused: ArtStoreError | None = None
+    for possible in (retention,) if retention else get_args(Retention):
+        try:
+            find_places(context, possible, size_bytes)
+        except (StorageFull, Unavailable) as error:
+            refused = refused or error
+        else:
+            return
+    if refused is not None:
+        raise refused
 
 
 async def under_lease(

@@ -197,5 +197,5 @@ async def test_a_repeat_under_the_old_contents_etag_gets_the_first_answer(fleet:
     answers = [await one.send(headers={"if-match": tag}) for _ in range(2)]
     assert [answer.status for answer in answers] == [200, 200]
     assert answers[1].headers["idempotent-replayed"] == "true"
-    assert fleet.elements[1].files[record["file_id"]][1]["revision"] == 2
+    assert fleet.elements[0].files[record["file_id"]][1]["revision"] == 2
     assert (await one.send(headers={"if-match": '"sha256:' + "0" * 64 + '"'})).status == 422, "another request"

@@ -27,7 +27,7 @@ def opened(
     fields: dict[str, str], filename: str | None = "a.pdf", content_type: str | None = "application/pdf"
 ) -> UploadRequest:
     body = Body(source=NO_CONTEXT, size_bytes=None, at_most_bytes=None, digests=())
-    return UploadRequest.checked(body, fields, filename, content_type, Clock())
+    return UploadRequest(body, fields, filename, content_type, Clock().now())
 
 
 def of_upload(opened: UploadRequest) -> str:
