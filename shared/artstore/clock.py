@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from datetime import UTC, datetime
 from uuid import UUID
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Clock:
@@ -40,6 +43,11 @@ def parse_rfc3339(text: str) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the year must be between 1 and 9999") from error
+
+
+def is_rfc3339(text: str) -> bool:
+    """True if the text has the form of an RFC 3339 date-time with an offset; ISO 8601 allows many more."""
+    return _RFC3339.fullmatch(text) is not None
 
 
 def uuid7(unix_ms: int | None = None) -> UUID:

@@ -2,6 +2,7 @@
 
     ArtStoreError
     ├── Malformed 400            ├── DigestMismatch 400
+    ├── InvalidScope 400         │
     ├── Unauthenticated 401      ├── Forbidden 403
     ├── NotFound 404             ├── MethodNotAllowed 405
     ├── TooSlow 408              │
@@ -110,10 +111,17 @@ class DigestMismatch(ArtStoreError):
     remedy = "Compute the digest over the bytes that are sent, and send them again."
 
 
+class InvalidScope(ArtStoreError):
+    """A token request asks for a permission that does not exist or that the account does not have."""
+
+    status, code, title = 400, "invalid_scope", "Scope not granted"
+    remedy = "Ask for permissions of the account's role, separated by one space, or leave `scope` out."
+
+
 class Unauthenticated(ArtStoreError):
     """The access token is missing, expired, revoked or not meant for this service, or the login is wrong."""
 
-    status, code, title = 401, "unauthenticated", "A valid access token is required"
+    status, code, title = 401, "unauthenticated", "Valid credentials are required"
     remedy = "Fetch a new token from `POST /api/auth/token`; if that fails, check client id and secret."
 
     def headers(self) -> dict[str, str]:

@@ -39,7 +39,7 @@ from artstore.http.connections import Connections, allow_connections
 from artstore.http.data_routes import DataRoute, PlainHandler, PlainRoute, RouteTable
 from artstore.http.edge import Edge
 from artstore.http.openapi import describe
-from artstore.http.problems import install_problem_handlers
+from artstore.http.problems import AllowedMethods, install_problem_handlers
 from artstore.http.protocol import Connection
 from artstore.http.status import status_router
 from artstore.limits.gate import Limits
@@ -121,7 +121,8 @@ def build_app(
 
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     app.state.limits = limits
-    install_problem_handlers(app, ENDPOINTS[audience])
+    allowed = AllowedMethods(ENDPOINTS[audience])
+    install_problem_handlers(app, allowed)
     for router in [status_router(audience, registry), *routers]:
         _check_listed(audience, router)
         app.include_router(router)
@@ -142,6 +143,7 @@ def build_app(
         app,
         _routed(app),
         routes=RouteTable(plain),
+        allowed=allowed,
         limits=limits,
         metrics=RequestMetrics(registry),
         clock=clock,

@@ -52,6 +52,7 @@ SETTING_NAMES = frozenset(
         "OWN_PORT",
         "PEER_TIMEOUT_S",
         "PORT",
+        "PUBLIC_URL",
         "QUERY_URL",
         "RATE_LIMIT_BURST",
         "RATE_LIMIT_PER_MINUTE",

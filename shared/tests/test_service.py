@@ -308,6 +308,7 @@ def test_only_these_endpoints_are_open_to_everybody() -> None:
         "GET /docs",
         "GET /docs/oauth2-redirect",
         "GET /openapi.json",
+        "GET /.well-known/oauth-authorization-server",
         "GET /.well-known/jwks.json",
     }
     api = {name for table in ENDPOINTS.values() for name, needed in table.items() if needed is None and "/api/" in name}

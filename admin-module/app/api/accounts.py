@@ -27,7 +27,7 @@ from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
-from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
+from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor, uuid_cursor
 
 DEFAULT_GRACE_S = 24 * 3600
 """How long the old secret stays valid after a rotation when the request does not say."""
@@ -114,7 +114,7 @@ async def create(request: Request, new: NewAccount) -> Response:
 
 
 async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
-    after = parse_cursor(cursor, UUID)
+    after = parse_cursor(cursor, uuid_cursor)
     async with context_of(request).database.begin() as conn:
         rows = await stored.list_accounts(conn, after, limit + 1)
     return answer_page(rows, limit, lambda account: account.account_id, _view)

@@ -164,6 +164,6 @@ async def prune(request: Request, wanted: PruneRequest) -> Response:
 
 def _row_id(cursor: str) -> int:
     value = int(cursor) if cursor.isascii() and cursor.isdigit() else -1
-    if not 0 <= value <= MAX_ROW_ID:
+    if not 0 <= value <= MAX_ROW_ID or str(value) != cursor:
         raise ValueError("out of range")
     return value

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, AwareDatetime
+from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.errors import InvalidFields, Malformed
 from artstore.http.json import page
-from artstore.http.lists import MAX_LIMIT
+from artstore.http.lists import MAX_LIMIT, timestamp
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -23,14 +24,12 @@ Cursor = Annotated[str | None, Query(max_length=128)]
 MAX_NAMED = 20
 
 
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("must be between the years 1 and 9999 in UTC") from error
+def _timestamp(value: Any) -> datetime:
+    """Only text: pydantic would take a number for seconds since 1970."""
+    return timestamp(value if isinstance(value, str) else "")
 
 
-Timestamp = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Timestamp = Annotated[datetime, BeforeValidator(_timestamp)]
 
 
 def allow_only(*names: str) -> Any:
@@ -55,6 +54,14 @@ def parse_cursor(cursor: str | None, parse: Callable[[str], C]) -> C | None:
         return parse(cursor)
     except (ValueError, OverflowError) as error:
         raise Malformed("the cursor was not issued by this service") from error
+
+
+def uuid_cursor(cursor: str) -> UUID:
+    """Raises ValueError unless the text is a UUID as this service writes it."""
+    value = UUID(cursor)
+    if str(value) != cursor:
+        raise ValueError("a different spelling of a UUID")
+    return value
 
 
 def answer_page(

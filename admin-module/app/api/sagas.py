@@ -41,7 +41,7 @@ from ..elements.registry import ELEMENT_ID
 from ..sagas.query import SagaFilter, list_sagas, load_saga
 from ..sagas.saga import SagaState
 from ..sagas.upload import Abort, Commit
-from .parameters import Cursor, Limit, allow_only, answer_page, parse_cursor
+from .parameters import Cursor, Limit, allow_only, answer_page, parse_cursor, uuid_cursor
 
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
 MAX_OWNER_CHARS = 256
@@ -90,7 +90,7 @@ async def list_all(
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
 ) -> Response:
-    before = parse_cursor(cursor, UUID)
+    before = parse_cursor(cursor, uuid_cursor)
     asked = SagaFilter(state, kind, element, hanging)
     async with context_of(request).database.begin() as conn:
         rows = await list_sagas(conn, asked, before, limit + 1)

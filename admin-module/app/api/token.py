@@ -1,7 +1,9 @@
-"""POST /api/auth/token: a data route, since every module and every user calls it."""
+"""POST /api/auth/token: a data route, since every module and every user calls it. Its description for clients is at
+/.well-known/oauth-authorization-server."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -9,21 +11,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.access_denied import LOGIN, record_denial
-from artstore.errors import ArtStoreError, Unavailable
+from artstore.contracts.tokens import INTERNAL_WRITES, Permission
+from artstore.errors import ArtStoreError, InvalidScope, Malformed, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import PROBLEM_RESPONSE, TEXT_SCHEMA, answer, object_schema, operation
 from artstore.http.problems import problem_response
-from artstore.limits.gate import Limits
+from artstore.limits.gate import TOKEN_PATH, Limits
 
 from ..core.context import Context, context_of
+from ..identity.accounts import Account
 from ..identity.credentials import FORM, GRANT_TYPE, JSON, Credentials, OAuthError, is_well_formed, parse_credentials
-from ..identity.issue import LoginRefused
+from ..identity.issue import LoginRefused, narrow
 
 MAX_BODY_BYTES = 8192
 MAX_NAME_CHARS = 128
 """Longest client_id written to the audit log, since callers can send any text."""
+SCOPES = sorted(permission.value for permission in frozenset(Permission) - INTERNAL_WRITES)
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
 
@@ -33,7 +39,9 @@ async def give_token(request: Request) -> Response:
     try:
         body = await Request(request.scope, limited_receive(request, MAX_BODY_BYTES)).body()
         credentials = parse_credentials(request.headers.get("content-type", ""), _authorization(request), body)
-        access_token, lifetime_s = await _login(request, context, credentials)
+        account = await _login(request, context, credentials)
+        permissions = narrow(account, credentials.scope)
+        access_token, lifetime_s = context.issuer.issue(account, permissions)
     except OAuthError as error:
         return _oauth_problem(error)
     except LoginRefused as error:
@@ -41,11 +49,39 @@ async def give_token(request: Request) -> Response:
             return _oauth_problem(OAuthError("invalid_client", error.detail, status=401, basic=credentials.basic))
         return _no_store(problem_response(error))
     except ArtStoreError as error:
+        if form and isinstance(error, InvalidScope):
+            return _oauth_problem(OAuthError(error.code, error.detail))
         if form and isinstance(error, Unavailable):
             return _oauth_problem(OAuthError("temporarily_unavailable", error.detail, status=503), error.headers())
         return _no_store(problem_response(error))
     answer = {"access_token": access_token, "token_type": "Bearer", "expires_in": lifetime_s}
+    if credentials.scope:
+        answer["scope"] = " ".join(sorted(permissions))
     return JsonResponse(orjson.dumps(answer), headers=NO_STORE)
+
+
+async def show_metadata(request: Request) -> Response:
+    """RFC 8414. `issuer` is an address, as the RFC demands, although the tokens' `iss` is a name: a client looks at no
+    token, and the modules that verify tokens know the name."""
+    base = context_of(request).settings.public_url or _origin_of(request)
+    metadata = {
+        "issuer": base,
+        "token_endpoint": f"{base}{TOKEN_PATH}",
+        "jwks_uri": f"{base}/.well-known/jwks.json",
+        "grant_types_supported": [GRANT_TYPE],
+        "response_types_supported": [],
+        "scopes_supported": SCOPES,
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+    }
+    return JsonResponse(metadata, headers={"cache-control": "no-cache"})
+
+
+def _origin_of(request: Request) -> str:
+    """The address at which the client sees this service, as far as the request names it."""
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        raise Malformed("Host must be a name or an address, with or without a port")
+    return f"{request.url.scheme}://{host}"
 
 
 def _authorization(request: Request) -> str | None:
@@ -56,7 +92,7 @@ def _authorization(request: Request) -> str | None:
     return values[0] if values else None
 
 
-async def _login(request: Request, context: Context, credentials: Credentials) -> tuple[str, int]:
+async def _login(request: Request, context: Context, credentials: Credentials) -> Account:
     limits: Limits = request.app.state.limits
     try:
         if not is_well_formed(credentials):
@@ -70,7 +106,7 @@ async def _login(request: Request, context: Context, credentials: Credentials) -
         raise
     # Before the signature, which is the expensive part of a login.
     await limits.admit_login(request, str(account.account_id), account.rate_per_minute)
-    return context.issuer.issue(account)
+    return account
 
 
 def _oauth_problem(error: OAuthError, headers: dict[str, str] | None = None) -> Response:
@@ -86,15 +122,28 @@ def _no_store(response: Response) -> Response:
 
 
 _CREDENTIALS = {"client_id": TEXT_SCHEMA, "client_secret": TEXT_SCHEMA}
-_FORM = object_schema({"grant_type": {"type": "string", "enum": [GRANT_TYPE]}}, _CREDENTIALS)
+_SCOPE = {"scope": {"type": "string", "description": "Permissions for the token, separated by spaces; by default all"}}
+_FORM = object_schema({"grant_type": {"type": "string", "enum": [GRANT_TYPE]}}, {**_CREDENTIALS, **_SCOPE})
 _TOKEN = object_schema(
     {
         "access_token": TEXT_SCHEMA,
         "token_type": {"type": "string", "enum": ["Bearer"]},
         "expires_in": {"type": "integer"},
-    }
+    },
+    {"scope": {"type": "string", "description": "The token's permissions, when the request has a scope"}},
 )
 _OAUTH_ERROR = object_schema({"error": TEXT_SCHEMA}, {"error_description": TEXT_SCHEMA})
+
+
+_TEXTS = {"type": "array", "items": TEXT_SCHEMA}
+_URI = {"type": "string", "format": "uri"}
+_METADATA = object_schema(
+    {
+        **dict.fromkeys(("issuer", "token_endpoint", "jwks_uri"), _URI),
+        **dict.fromkeys(("grant_types_supported", "response_types_supported", "scopes_supported"), _TEXTS),
+        "token_endpoint_auth_methods_supported": _TEXTS,
+    }
+)
 
 
 def _refusal(description: str) -> dict[str, Any]:
@@ -107,7 +156,7 @@ _GIVE_TOKEN = operation(
     "An access token for client credentials: JSON, or the form of RFC 6749 with or without Basic",
     operation_id="give_token",
     tag="tokens",
-    body={JSON: object_schema(_CREDENTIALS), FORM: _FORM},
+    body={JSON: object_schema(_CREDENTIALS, _SCOPE), FORM: _FORM},
     responses={
         "200": answer("The token", _TOKEN),
         "400": _refusal("The request is malformed"),
@@ -115,4 +164,13 @@ _GIVE_TOKEN = operation(
         "503": _refusal("The accounts cannot be read now"),
     },
 )
-ROUTES = [DataRoute("/api/auth/token", ["POST"], give_token, {"post": _GIVE_TOKEN})]
+_SHOW_METADATA = operation(
+    "The endpoints and abilities of this authorization server (RFC 8414)",
+    operation_id="show_metadata",
+    tag="tokens",
+    responses={"200": answer("The metadata", _METADATA)},
+)
+ROUTES = [
+    DataRoute(TOKEN_PATH, ["POST"], give_token, {"post": _GIVE_TOKEN}),
+    DataRoute("/.well-known/oauth-authorization-server", ["GET"], show_metadata, {"get": _SHOW_METADATA}),
+]

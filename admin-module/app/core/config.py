@@ -57,6 +57,9 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
     secret_hash_key: SecretStr
     """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes
     invalid."""
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")] | None = None
+    """Address at which clients reach admin, such as `https://files.example.org`: named in
+    `/.well-known/oauth-authorization-server`. Without it the address that the request names is used."""
     bootstrap_accounts_file: Path | None = None
     """JSON list of accounts that are created at the start if their client_id is missing."""
     signing_key_rotate_every_s: Seconds = 24 * 3600
@@ -93,6 +96,11 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
             read_first_accounts(value)
             check_private(value, "BOOTSTRAP_ACCOUNTS_FILE")
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _without_slash(cls, value: str | None) -> str | None:
+        return value.rstrip("/") if value else value
 
     @field_validator("key_encryption_key", "secret_hash_key")
     @classmethod

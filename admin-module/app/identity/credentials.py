@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -35,6 +36,8 @@ class OAuthError(Exception):
 class Credentials:
     client_id: str
     client_secret: str
+    scope: str = ""
+    """Permissions to which the token is narrowed, separated by spaces (RFC 6749 §3.3). Empty: all of the account's."""
     basic: bool = False
     """They came with HTTP Basic."""
 
@@ -42,6 +45,7 @@ class Credentials:
 class _Body(msgspec.Struct):
     client_id: str
     client_secret: str
+    scope: str = ""
 
 
 def parse_credentials(content_type: str, authorization: str | None, body: bytes) -> Credentials:
@@ -58,8 +62,8 @@ def parse_credentials(content_type: str, authorization: str | None, body: bytes)
     try:
         given = parse_json(body, _Body)
     except InvalidFields as error:
-        raise InvalidFields(error.detail, fields=["client_id", "client_secret"]) from error
-    return Credentials(given.client_id, given.client_secret)
+        raise InvalidFields(error.detail, fields=["client_id", "client_secret", "scope"]) from error
+    return Credentials(given.client_id, given.client_secret, given.scope)
 
 
 def is_well_formed(credentials: Credentials) -> bool:
@@ -83,13 +87,13 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
     if authorization is not None:
         if "client_secret" in fields:
             raise OAuthError("invalid_request", "the client authenticates in two ways at once")
-        return _from_basic(authorization, fields.get("client_id"))
+        return _from_basic(authorization, fields)
     if "client_id" not in fields or "client_secret" not in fields:
         raise OAuthError("invalid_client", "client_id and client_secret are required", status=401)
-    return Credentials(fields["client_id"], fields["client_secret"])
+    return Credentials(fields["client_id"], fields["client_secret"], fields.get("scope", ""))
 
 
-def _from_basic(authorization: str, in_form: str | None) -> Credentials:
+def _from_basic(authorization: str, fields: Mapping[str, str]) -> Credentials:
     """RFC 6749 §2.3.1: both parts are form-encoded before they go into Basic.
 
     `curl -u` does not encode, so a client_id may contain colons here. Secrets made by admin never do.
@@ -102,6 +106,6 @@ def _from_basic(authorization: str, in_form: str | None) -> Credentials:
     except (ValueError, binascii.Error) as error:
         raise OAuthError("invalid_client", "the Authorization header is not Basic", status=401, basic=True) from error
     client_id, colon, client_secret = decoded.rpartition(":")
-    if not colon or (in_form is not None and in_form != unquote_plus(client_id)):
+    if not colon or fields.get("client_id", unquote_plus(client_id)) != unquote_plus(client_id):
         raise OAuthError("invalid_client", "the Authorization header must name the client", status=401, basic=True)
-    return Credentials(unquote_plus(client_id), unquote_plus(client_secret), basic=True)
+    return Credentials(unquote_plus(client_id), unquote_plus(client_secret), fields.get("scope", ""), basic=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from artstore.clock import Clock
 from artstore.contracts.tokens import EXPIRES_IN_S, ISSUER, Permission, Role, audiences
 from artstore.database import Database
-from artstore.errors import Unauthenticated
+from artstore.errors import InvalidScope, Unauthenticated
 from artstore.groups import Group
 
 from .accounts import Account, find_accounts
@@ -22,16 +23,33 @@ from .signing import Signer
 
 LOOKUP_BATCH = 128
 """Logins that share one SELECT."""
+MAX_SCOPE_DETAIL = 300
+_NOT_IN_DESCRIPTIONS = re.compile(r'[^\x20-\x7e]|["\\]')
+"""Characters that RFC 6749 §5.2 excludes from `error_description`."""
 OWN_PERMISSIONS = frozenset({Permission.STORAGE_READ, Permission.STORAGE_WRITE})
 
 
 class LoginRefused(Unauthenticated):
-    """Callers see the same text for every reason. `reason` and `account` (an existing account's id) are for
-    the audit log."""
+    """Callers see the same text for every reason, and the member `error` of RFC 6749 §5.2. `reason` and `account` (an
+    existing account's id) are for the audit log."""
 
     def __init__(self, reason: str, account: str | None = None) -> None:
-        super().__init__("the client_id or the client_secret is not valid")
+        detail = "the client_id or the client_secret is not valid"
+        super().__init__(detail, error="invalid_client", error_description=detail)
         self.reason, self.account = reason, account
+
+
+def narrow(account: Account, scope: str) -> frozenset[Permission]:
+    """The account's permissions that `scope` names (RFC 6749 §3.3), all of them without one. Raises InvalidScope."""
+    if not scope:
+        return account.permissions
+    named = set(scope.split(" "))
+    refused = sorted(named - account.permissions)
+    if refused:
+        detail = f"not a permission of this account: {', '.join(refused)}"[:MAX_SCOPE_DETAIL]
+        shown = _NOT_IN_DESCRIPTIONS.sub("?", detail)
+        raise InvalidScope(shown, error="invalid_scope", error_description=shown)
+    return frozenset(Permission(name) for name in named)
 
 
 class Issuer:
@@ -67,8 +85,8 @@ class Issuer:
             raise LoginRefused("suspended" if account.suspended else "expired", str(account.account_id))
         return account
 
-    def issue(self, account: Account) -> tuple[str, int]:
-        """An access token for the account, and its lifetime in seconds."""
+    def issue(self, account: Account, permissions: frozenset[Permission]) -> tuple[str, int]:
+        """An access token for the account with these of its permissions, and its lifetime in seconds."""
         # 3. let the token end with the account, and date it after the last revocation, which may be of this
         #    second
         now = self._clock.now()
@@ -81,7 +99,7 @@ class Issuer:
             str(account.account_id),
             account.client_id,
             account.role,
-            account.permissions,
+            permissions,
             issued_s,
             lifetime_s,
             account.rate_per_minute,

@@ -56,8 +56,9 @@ async def patch_file(request: Request) -> Response:
     context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
+        file_id, condition = file_id_of(request), _condition(request)
         changes = await _read_changes(request, context)
-        patch = Patch(context, file_id_of(request), _owner(request), _condition(request), changes)
+        patch = Patch(context, file_id, _owner(request), condition, changes)
         return await run_or_replay(context.keys, key, patch)
 
 
@@ -65,10 +66,10 @@ async def replace_content(request: Request) -> Response:
     context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
+        file_id, condition = file_id_of(request), _condition(request, of_content=True)
         if media_type(request) == FORM:
             raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
-        file_id, condition = file_id_of(request), _condition(request, of_content=True)
         asked = read_parameters(request.query_params.multi_items(), {"content_type": _media_type})
         replace = Replace(context, file_id, _owner(request), condition, body, asked.get("content_type"))
         return await run_or_replay(context.keys, key, replace)

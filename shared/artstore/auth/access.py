@@ -28,6 +28,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         **PUBLIC,
         "POST /api/auth/token": None,
         "GET /.well-known/jwks.json": None,
+        "GET /.well-known/oauth-authorization-server": None,
         "GET /api/auth/keys": P.KEYS_READ,
         "POST /api/auth/keys/rotate": P.KEYS_WRITE,
         "POST /api/auth/keys/{kid}/revoke": P.KEYS_WRITE,

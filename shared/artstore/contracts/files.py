@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 import orjson
 
-from artstore.clock import parse_rfc3339
+from artstore.clock import is_rfc3339, parse_rfc3339
 from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
 
@@ -37,7 +37,6 @@ MAX_TTL_DAYS = 365
 Retention = Literal["permanent", "temporary"]
 
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _BIDI_CONTROL = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -170,7 +169,7 @@ def unfit_for_catalog(attributes: Attributes) -> str | None:
     if len(attributes.filename.encode()) > MAX_FILENAME_BYTES:
         return f"filename takes more than {MAX_FILENAME_BYTES} bytes"
     for moment in (attributes.created_at, attributes.updated_at, attributes.expires_at):
-        if moment is not None and not _RFC3339.fullmatch(moment):
+        if moment is not None and not is_rfc3339(moment):
             return f"{moment!r} is not an RFC 3339 time"
     return None
 

@@ -77,19 +77,18 @@ class RouteTable:
 
     def find(self, scope: Scope) -> PlainHandler | None:
         """The handler; sets the scope's route and path parameters. Raises MethodNotAllowed for a fixed path with a
-        wrong method, which a pattern would take for an id."""
+        wrong method, whose last segment a pattern, also one of FastAPI's routes, would take for an id."""
         path, method = scope["path"], scope["method"]
         fixed = self._fixed.get(path)
-        if fixed is not None and method in fixed.by_method:
+        if fixed is not None:
             scope["path_params"] = {}
             scope["route"] = fixed.route
+            if method not in fixed.by_method:
+                raise MethodNotAllowed(allow=", ".join(sorted(fixed.by_method)))
             return fixed.by_method[method]
         for plain in self._patterns:
             match = plain.route.path_regex.match(path)
             if match is not None and method in plain.by_method:
-                if fixed is not None:
-                    scope["route"] = fixed.route
-                    raise MethodNotAllowed(allow=", ".join(sorted(fixed.by_method)))
                 scope["path_params"] = match.groupdict()
                 scope["route"] = plain.route
                 return plain.by_method[method]

@@ -23,7 +23,7 @@ from artstore.errors import ArtStoreError, InternalError, MethodNotAllowed, Star
 from artstore.http import request_headers
 from artstore.http.data_routes import PlainHandler, RouteTable
 from artstore.http.head import find_head_fault
-from artstore.http.problems import problem_response, too_deep, was_cut_off
+from artstore.http.problems import AllowedMethods, problem_response, too_deep, was_cut_off
 from artstore.http.request_cycle import RequestCycle
 from artstore.limits.gate import DECISION, FAILED, NEVER_LIMITED, PRINCIPAL, TOKEN_PATH, Limits
 from artstore.logs import get_logger, log_request, request_id
@@ -138,12 +138,13 @@ class Edge:
         framework: ASGIApp,
         *,
         routes: RouteTable,
+        allowed: AllowedMethods,
         limits: Limits,
         metrics: RequestMetrics,
         clock: Clock,
         around: Callable[[ASGIApp], ASGIApp] | None = None,
     ) -> None:
-        self._app, self._framework = app, framework
+        self._app, self._framework, self._allowed = app, framework, allowed
         self._routes, self._limits, self._metrics, self._clock = routes, limits, metrics, clock
         self._around = around(self._process_inside) if around is not None else None
 
@@ -184,7 +185,9 @@ class Edge:
             # 2. The head.
             fault = find_head_fault(scope)
             if fault is not None:
-                await exchange.respond(problem_response(fault), receive, send)
+                # content that a method never takes matters less than that the resource lacks the method
+                shown = (fault.status == 400 and self._allowed.find_refusal(scope["method"], scope["path"])) or fault
+                await exchange.respond(problem_response(shown), receive, send)
             elif self._around is None:
                 await self._process(exchange, receive, send)
             else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
+from artstore.clock import is_rfc3339, parse_rfc3339
 from artstore.errors import InvalidFields
 
 DEFAULT_LIMIT = 100
@@ -37,6 +39,17 @@ def refuse(problems: Mapping[str, str]) -> None:
     if problems:
         detail = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
         raise InvalidFields(detail, fields=sorted(problems))
+
+
+def timestamp(value: str) -> datetime:
+    """A reader of RFC 3339 times; in UTC. A query string turns the "+" of an offset into a blank, which often comes
+    unescaped."""
+    try:
+        if not is_rfc3339(value := value[:11] + value[11:].replace(" ", "+", 1)):
+            raise ValueError("form")
+        return parse_rfc3339(value)
+    except ValueError as error:
+        raise ValueError("must be an RFC 3339 time with an offset, such as 2026-01-01T00:00:00Z") from error
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import partial
 from typing import cast
@@ -28,15 +27,30 @@ from artstore.logs import request_id
 
 MAX_FIELDS_NAMED = 20
 
-_Endpoint = tuple[str, re.Pattern[str], str]
-"""(path, its compiled pattern, method)"""
+
+class AllowedMethods:
+    """The methods of each resource, from the application's routes as "METHOD /path/{with}/parameters"."""
+
+    def __init__(self, endpoints: Iterable[str] = ()) -> None:
+        split = [name.partition(" ") for name in endpoints]
+        found = [(path, compile_path(path)[0], method) for method, _, path in split]
+        self._found = [*found, *((path, pattern, "HEAD") for path, pattern, method in found if method == "GET")]
+
+    def of(self, path: str) -> list[str]:
+        """Sorted; empty for an unknown path. A fixed path goes before the patterns that match it."""
+        allowed = {method for name, _, method in self._found if name == path}
+        return sorted(allowed or {method for _, pattern, method in self._found if pattern.fullmatch(path)})
+
+    def find_refusal(self, method: str, path: str) -> MethodNotAllowed | None:
+        """The error for a known path that lacks this method."""
+        allowed = self.of(path)
+        return MethodNotAllowed(allow=", ".join(allowed)) if allowed and method not in allowed else None
 
 
-def install_problem_handlers(app: FastAPI, endpoints: Iterable[str] = ()) -> None:
-    """Installs the handlers. `endpoints` lists the application's routes as "METHOD /path/{with}/parameters"."""
+def install_problem_handlers(app: FastAPI, allowed: AllowedMethods | None = None) -> None:
     app.add_exception_handler(ArtStoreError, _answer_own)
     app.add_exception_handler(RequestValidationError, _answer_validation)
-    app.add_exception_handler(HTTPException, partial(_answer_http, _methods_by_path(endpoints)))
+    app.add_exception_handler(HTTPException, partial(_answer_http, allowed or AllowedMethods()))
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
     app.add_exception_handler(RecursionError, _answer_recursion)
 
@@ -60,23 +74,14 @@ async def _answer_validation(_request: Request, error: Exception) -> Response:
     return problem_response(InvalidFields(detail[:1000], fields=fields[:MAX_FIELDS_NAMED]))
 
 
-async def _answer_http(methods_by_path: list[_Endpoint], request: Request, error: Exception) -> Response:
+async def _answer_http(allowed: AllowedMethods, request: Request, error: Exception) -> Response:
     raised = cast(HTTPException, error)
     known = BY_STATUS.get(raised.status_code, Malformed if raised.status_code < 500 else InternalError)
     if known is not MethodNotAllowed:
         return problem_response(known())
     # Starlette names the methods of one route only; RFC 9110 §10.2.1 wants those of the resource
-    path = request.url.path
-    allowed = {method for name, _, method in methods_by_path if name == path}
-    allowed = allowed or {method for _, pattern, method in methods_by_path if pattern.fullmatch(path)}
     own = (raised.headers or {}).get("Allow", "")
-    return problem_response(MethodNotAllowed(allow=", ".join(sorted(allowed)) or own))
-
-
-def _methods_by_path(endpoints: Iterable[str]) -> list[_Endpoint]:
-    split = [name.partition(" ") for name in endpoints]
-    found = [(path, compile_path(path)[0], method) for method, _, path in split]
-    return [*found, *((path, pattern, "HEAD") for path, pattern, method in found if method == "GET")]
+    return problem_response(MethodNotAllowed(allow=", ".join(allowed.of(request.url.path)) or own))
 
 
 async def _answer_disconnect(_request: Request, _error: Exception) -> Response:

@@ -39,7 +39,7 @@ from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
 from .transfer import FileResponse, body_of, expected_digests, send_limits
 
-_LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": lambda value: check_file_id(value) if value else ""}
+_LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": check_file_id}
 
 
 async def put_file(request: Request) -> Response:
