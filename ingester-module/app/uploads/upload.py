@@ -160,7 +160,7 @@ class UploadOperation:
             failpoint("upload.transferred")
             sent = self._request.new
             if self._request.complete() != sent:
-                # Fields after the file say otherwise than what the element was told: a copy gets them.
+                # Fields after the file change what the element has got: a copy gets them.
                 return await self._copy(element, saga, record)
 
             # 6. Commit. A crash just before it: undone as above. Just after: the file exists, unacknowledged.
