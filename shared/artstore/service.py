@@ -37,6 +37,7 @@ from artstore.errors import NotFound, StartRefused
 from artstore.health import Health
 from artstore.http.connections import Connections, allow_connections
 from artstore.http.data_routes import DataRoute, PlainHandler, PlainRoute, RouteTable
+from artstore.http.docs_page import docs_router
 from artstore.http.edge import Edge
 from artstore.http.openapi import describe
 from artstore.http.problems import AllowedMethods, install_problem_handlers
@@ -119,11 +120,13 @@ def build_app(
             await audit.finish()
             audit.close()
 
-    app = FastAPI(title=title, version=__version__, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.limits = limits
     allowed = AllowedMethods(ENDPOINTS[audience])
     install_problem_handlers(app, allowed)
-    for router in [status_router(audience, registry), *routers]:
+    for router in [status_router(audience, registry), docs_router(audience, title), *routers]:
         _check_listed(audience, router)
         app.include_router(router)
     plain = [

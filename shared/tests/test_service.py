@@ -268,7 +268,7 @@ async def test_the_document_names_permissions_and_problems(client: httpx.AsyncCl
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"]["/api/files"]["get"]
     assert operation["x-permission"] == "files:read"
-    assert operation["security"] == [{"token": []}]
+    assert operation["security"] == [{"token": []}, {"login": ["files:read"]}]
     assert set(document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"]) == set(BY_CODE)
 
 
@@ -306,7 +306,7 @@ def test_only_these_endpoints_are_open_to_everybody() -> None:
         "GET /health/ready",
         "GET /metrics",
         "GET /docs",
-        "GET /docs/oauth2-redirect",
+        "GET /docs/{name}",
         "GET /openapi.json",
         "GET /.well-known/oauth-authorization-server",
         "GET /.well-known/jwks.json",

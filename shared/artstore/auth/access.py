@@ -19,7 +19,7 @@ PUBLIC: dict[str, Permission | None] = {
     "GET /health/ready": None,
     "GET /metrics": None,
     "GET /docs": None,
-    "GET /docs/oauth2-redirect": None,
+    "GET /docs/{name}": None,
     "GET /openapi.json": None,
 }
 

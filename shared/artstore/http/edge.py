@@ -45,8 +45,6 @@ SECURITY_HEADERS = [
 """Files are not trusted: a browser that opens one must not run scripts in it. A header set by the handler
 takes precedence."""
 _OWN_NAMES = frozenset({b"x-request-id", *(name for name, _ in SECURITY_HEADERS)})
-_DOCS_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
-_DOCS = frozenset({"/docs", "/docs/oauth2-redirect"})
 
 
 class Exchange:
@@ -116,8 +114,6 @@ class Exchange:
 
     def _with_own_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         whole = [*fields]
-        if self.scope["path"] in _DOCS:
-            whole.append(_DOCS_POLICY)
         decision = self.scope["state"].get(DECISION)
         if decision is not None:
             whole += decision.headers()

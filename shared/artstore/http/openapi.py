@@ -13,7 +13,9 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES
+from artstore.limits.gate import TOKEN_PATH
 
+SERVER = {"url": "/", "description": "The address that this document comes from, without a gateway's prefix"}
 PROBLEM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code", "request_id"],
@@ -126,11 +128,24 @@ def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute])
                 made["paths"].setdefault(route.path, {}).update(route.openapi)
             components = made.setdefault("components", {})
             components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
-            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+            made["servers"] = [SERVER]
+            components["securitySchemes"] = _security_schemes(audience)
             _complete(made["paths"], audience)
         return made
 
     return openapi
+
+
+def _security_schemes(audience: Audience) -> dict[str, Any]:
+    """A token that the caller has, or the login that makes one. The address of the login is relative: it is right at
+    admin, and at a gateway in front of all services."""
+    needed = sorted({needed.value for needed in ENDPOINTS[audience].values() if needed is not None})
+    scopes = {name: " ".join(reversed(name.split(":"))) for name in needed}
+    login = {"clientCredentials": {"tokenUrl": TOKEN_PATH, "scopes": scopes}}
+    return {
+        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "login": {"type": "oauth2", "flows": login},
+    }
 
 
 def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
@@ -138,7 +153,7 @@ def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
         for method, operation in operations.items():
             needed = ENDPOINTS[audience].get(f"{method.upper()} {path}")
             if needed is not None:
-                operation["security"] = [{"token": []}]
+                operation["security"] = [{"token": []}, {"login": [needed.value]}]
                 operation["x-permission"] = needed.value
             responses = operation.setdefault("responses", {})
             responses.pop("422", None)

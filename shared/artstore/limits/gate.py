@@ -21,9 +21,7 @@ from artstore.limits.load import Load
 from artstore.limits.settings import LimitSettings
 from artstore.limits.transfers import Transfers
 
-NEVER_LIMITED = frozenset(
-    {"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
-)
+NEVER_LIMITED = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 TOKEN_PATH = "/api/auth/token"
 OK, UNAUTHENTICATED, INTERNAL_ERROR = 200, 401, 500
 FAILURES_PER_MINUTE = 60
