@@ -6,12 +6,14 @@ import concurrent.futures
 import hashlib
 import json
 import os
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.bodies import Body, sha256_of
+from support.fleet import eventually
 from support.system import OFFSETS, System
 
 RECORD_FIELDS = {
@@ -203,6 +205,33 @@ def test_a_temporary_file_lies_on_an_edit_element_and_can_be_deleted(client: htt
     assert answer.status_code == 204, answer.text
     assert client.get(f"{system.url('query')}/api/files/{record['file_id']}").status_code == 404
     assert download(client, system, record["file_id"]).status_code == 404
+
+
+def test_a_temporary_file_lives_longer_and_then_for_ever(client: httpx.Client, system: System) -> None:
+    content = os.urandom(100_000)
+    record = upload(client, system, content, "draft.txt", retention="temporary", ttl_days=2, tags='["draft"]')
+    address = f"{system.url('ingester')}/api/files/{record['file_id']}"
+    extended = client.patch(address, json={"ttl_days": 20, "tags": []}).json()
+    days = datetime.fromisoformat(extended["expires_at"]) - datetime.fromisoformat(record["expires_at"])
+    assert (round(days / timedelta(days=1)), extended["tags"], extended["revision"]) == (18, [], 2)
+
+    queued = client.patch(address, json={"retention": "permanent"}, headers={"if-match": '"2"'})
+    assert queued.status_code == 202, queued.text
+
+    def finished() -> dict[str, Any]:
+        saga: dict[str, Any] = client.get(system.url("ingester") + queued.headers["location"]).json()
+        return saga if saga["due_at"] is None else {}
+
+    saga = eventually(finished)
+    assert (saga["kind"], saga["state"]) == ("move", "committed")
+    kept = client.get(f"{system.url('query')}/api/files/{record['file_id']}").json()
+    same = ("filename", "content_type", "checksum", "created_at", "owner", "metadata")
+    assert [kept[name] for name in same] == [record[name] for name in same]
+    assert (kept["retention"], kept["expires_at"], kept["storage_element_id"]) == ("permanent", None, "se-02")
+    assert download(client, system, record["file_id"]).content == content
+    assert client.patch(address, json={"retention": "permanent"}).json() == kept, "it is permanent already"
+    assert client.patch(address, json={"ttl_days": 5}).status_code == 409
+    assert client.delete(address).json()["code"] == "mode_forbids"
 
 
 def test_a_client_reads_what_it_has_just_changed(client: httpx.Client, system: System) -> None:

@@ -70,21 +70,26 @@ def _to_change_request(given: QueueChange) -> ChangeRequest:
             raise InvalidFields("changes must name at least one attribute", fields=["changes"])
         # Stored as text, because jsonb would change some numbers.
         wanted["changes"] = msgspec.json.encode(given.changes).decode()
+    elif given.kind is SagaKind.MOVE and given.targets and given.changes is None:
+        wanted["targets"] = given.targets
     elif given.kind is not SagaKind.DELETE or given.changes is not None:
-        raise InvalidFields("an update needs changes, a delete must have none", fields=["kind", "changes"])
+        raise InvalidFields(
+            "an update needs changes, a move targets, a delete neither", fields=["kind", "changes", "targets"]
+        )
     return ChangeRequest(given.saga_id, given.kind, given.file_id, given.storage_element_id, given.owner, wanted)
 
 
 _CHANGE = object_schema(
     {
         "saga_id": UUID_SCHEMA,
-        "kind": {"type": "string", "enum": [SagaKind.UPDATE.value, SagaKind.DELETE.value]},
+        "kind": {"type": "string", "enum": [SagaKind.UPDATE.value, SagaKind.DELETE.value, SagaKind.MOVE.value]},
         "file_id": UUID_SCHEMA,
         "storage_element_id": {"type": "string"},
         "owner": {"type": "string", "maxLength": MAX_OWNER_CHARS},
     },
     {
         "changes": {"type": ["object", "null"]},
+        "targets": {"type": ["array", "null"], "items": {"type": "string"}},
         "if_revisions": {"type": ["array", "null"], "items": {"type": "integer"}, "maxItems": MAX_REVISIONS},
     },
 )

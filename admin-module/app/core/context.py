@@ -96,7 +96,15 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         publisher = Publisher(database, redis, generations, registry_changed, peers.retain)
         lease_s, call_timeout_s = settings.saga_lease_s, settings.element_call_timeout_s
         saga_worker = SagaWorker(
-            database, peers, generations, auditor, registry, publisher.wake, lease_s, call_timeout_s
+            database,
+            peers,
+            generations,
+            auditor,
+            registry,
+            publisher.wake,
+            lease_s,
+            call_timeout_s,
+            issuer.issue_reading_token,
         )
         checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
         truncation = TruncationMonitor(database, redis, auditor, registry)

@@ -106,6 +106,11 @@ class Issuer:
         )
         return token, lifetime_s
 
+    def issue_reading_token(self) -> str:
+        """For an element that reads a file from another one at admin's request."""
+        readable = frozenset({Permission.STORAGE_READ})
+        return self.sign(ISSUER, ISSUER, Role.SERVICE, readable, int(self._clock.unix_s()), self.lifetime_s)
+
     def sign(
         self,
         subject: str,

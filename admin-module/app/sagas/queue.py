@@ -33,12 +33,16 @@ _LAST_MODE = text(
     f"""SELECT {SAGA_COLUMNS} FROM sagas WHERE state = 'queued' AND file_id IS NULL AND storage_element_id = :element_id
     ORDER BY begun_at DESC LIMIT 1"""
 )
+_MOVES = text(
+    """SELECT saga_id FROM sagas WHERE state = 'queued' AND kind = 'move' AND file_id = CAST(:file_id AS uuid)
+    AND saga_id <> CAST(:saga_id AS uuid)"""
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, or {"mode"} for
-    an element."""
+    """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, for a move {"targets",
+    "if_revisions"}, for an element {"mode"}."""
 
     saga_id: str
     kind: SagaKind
@@ -59,9 +63,17 @@ async def find_last_queued(conn: AsyncConnection, element_id: str) -> dict[str, 
     return None if row is None else saga_view(row)
 
 
+async def _require_staying(conn: AsyncConnection, change: ChangeRequest) -> None:
+    """Raises Conflict while the file is queued to move: afterwards its element allows no change."""
+    asked = {"file_id": change.file_id, "saga_id": change.saga_id}
+    if change.file_id is not None and (await conn.execute(_MOVES, asked)).first() is not None:
+        raise Conflict("the file is being made permanent: it cannot be changed any more")
+
+
 async def queue_change(conn: AsyncConnection, change: ChangeRequest) -> dict[str, Any]:
     """The saga as it is now. Raises Conflict when the id belongs to a different change."""
     await lock_queue(conn, change.file_id or change.storage_element_id)
+    await _require_staying(conn, change)
     values = {
         "saga_id": change.saga_id,
         "kind": change.kind.value,

@@ -31,6 +31,7 @@ from ..audit.chain import Auditor
 from ..elements.registry import lock_registry, record_mode
 from .claim import ClaimedSaga, require_held
 from .decision import ChangeStep, is_final, next_step
+from .move import Mover
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
 log = get_logger("admin.changes")
@@ -54,13 +55,14 @@ class QueuedChanges:
         registry: CollectorRegistry,
         mode_changed: Callable[[], None],
         call_timeout_s: float,
+        mover: Mover,
     ) -> None:
-        self._database, self._auditor = database, auditor
+        self._database, self._auditor, self._mover = database, auditor, mover
         self._mode_changed, self._call_timeout_s = mode_changed, call_timeout_s
         self._applied = Counter(
             "saga_changes_total", "Attempts to apply queued changes at elements", ["kind", "result"], registry=registry
         )
-        for kind in (SagaKind.UPDATE, SagaKind.DELETE, SagaKind.MODE):
+        for kind in (SagaKind.UPDATE, SagaKind.DELETE, SagaKind.MODE, SagaKind.MOVE):
             for result in ("ok", "refused", "failed"):
                 self._applied.labels(kind.value, result)  # from 0, so that the first one is an increase
 
@@ -86,6 +88,8 @@ class QueuedChanges:
             await self._update(saga, peer)
         elif saga.kind is SagaKind.DELETE:
             await self._delete(saga, peer)
+        elif saga.kind is SagaKind.MOVE:
+            await self._mover.move(saga, peer)
         else:
             body = orjson.dumps({"mode": saga.wanted["mode"]})
             await peer.call("POST", "/api/element/mode", body=body, timeout_s=self._call_timeout_s)

@@ -24,6 +24,7 @@ from ..audit.chain import Auditor
 from ..elements.generations import Generations
 from .claim import ClaimedSaga, ClaimLost, ClaimScope, claim_due, extend_after_outage, is_round_due, note_failure
 from .keep import CONFIRMED, RESTORED, Keeper
+from .move import Mover
 from .queued_changes import QueuedChanges
 from .saga import SagaState
 from .undo import HeldAsConfirmed, undo
@@ -47,10 +48,12 @@ class SagaWorker:
         mode_changed: Callable[[], None],
         lease_s: float,
         call_timeout_s: float,
+        reading_token: Callable[[], str],
     ) -> None:
         """`mode_changed` is called after an element has applied a queued mode change."""
         self._database, self._peers, self._generations = database, peers, generations
-        self._changes = QueuedChanges(database, auditor, registry, mode_changed, call_timeout_s)
+        mover = Mover(database, peers, reading_token, call_timeout_s)
+        self._changes = QueuedChanges(database, auditor, registry, mode_changed, call_timeout_s, mover)
         self._keeper = Keeper(database, auditor, call_timeout_s)
         self._lease_s, self._call_timeout_s = lease_s, call_timeout_s
         self._woken = asyncio.Event()

@@ -34,7 +34,22 @@ body or of the file."""
 CHANGES_SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
-    "properties": {"filename": FILENAME, "tags": TAGS, "metadata": METADATA},
+    "properties": {
+        "filename": FILENAME,
+        "tags": TAGS,
+        "metadata": METADATA,
+        "ttl_days": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_TTL_DAYS,
+            "description": "of a temporary file: it expires this many days after the request",
+        },
+        "retention": {
+            "type": "string",
+            "enum": ["permanent"],
+            "description": "makes a temporary file permanent; asked alone, and answered 202 while the file moves",
+        },
+    },
 }
 REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
 

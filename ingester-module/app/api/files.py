@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
-from artstore.contracts.files import Changes, check_changes
 from artstore.contracts.media_type import canonical_type
 from artstore.contracts.schemas import RECORD
 from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
@@ -17,8 +16,10 @@ from artstore.http.lists import read_parameters
 from artstore.http.openapi import BYTES_SCHEMA, answer, query, route
 from artstore.http.request_headers import CONDITIONS, RANGES
 
+from ..changes.asked import AskedChanges
 from ..changes.change import Delete
 from ..changes.conditional import Precondition
+from ..changes.permanent import MakePermanent
 from ..changes.update import Patch, Replace
 from ..core.context import Context, context_of
 from ..idempotency.keys import key_of
@@ -56,10 +57,14 @@ async def patch_file(request: Request) -> Response:
     context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
-        file_id, condition = file_id_of(request), _condition(request)
-        changes = await _read_changes(request, context)
-        patch = Patch(context, file_id, _owner(request), condition, changes)
-        return await run_or_replay(context.keys, key, patch)
+        file_id, owner, condition = file_id_of(request), _owner(request), _condition(request)
+        asked = await _read_changes(request, context)
+        change = (
+            MakePermanent(context, file_id, owner, condition)
+            if asked.makes_permanent
+            else Patch(context, file_id, owner, condition, asked, context.clock.now())
+        )
+        return await run_or_replay(context.keys, key, change)
 
 
 async def replace_content(request: Request) -> Response:
@@ -96,16 +101,14 @@ async def redirect_to_query(request: Request) -> Response:
     return Response(status_code=307, headers={"location": location, "cache-control": "no-store"})
 
 
-async def _read_changes(request: Request, context: Context) -> Changes:
+async def _read_changes(request: Request, context: Context) -> AskedChanges:
     if media_type(request) not in PATCH_TYPES:
         raise UnsupportedMediaType("changes must be sent as application/json")
     reader = BodyReader(request, context.limits, max_bytes=MAX_PATCH_BYTES, clock=context.clock)
     pieces = []
     while piece := await reader.next_chunk():
         pieces.append(piece)
-    changes = parse_json(b"".join(pieces), Changes)
-    check_changes(changes)
-    return changes
+    return parse_json(b"".join(pieces), AskedChanges)
 
 
 def _media_type(value: str) -> str:

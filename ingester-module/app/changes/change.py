@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from artstore.audit.event import Event
 from artstore.clock import uuid7
 from artstore.contracts.elements import AWAY, Element
-from artstore.contracts.files import Changes
+from artstore.contracts.files import EMPTY_CHANGE, Changes
 from artstore.contracts.idempotency import GONE, Answer, accepted
 from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.errors import BadGateway, InvalidFields, NotFound, Unavailable
@@ -67,6 +67,10 @@ class Change(ABC):
     async def resume(self, key: HeldKey) -> Answer:
         """Continues after an attempt that ended without an answer and may have made the change."""
 
+    def find_targets(self) -> list[str] | None:
+        """The elements that may take the file, of a change that moves it."""
+        return None
+
     async def run_under(self, key: HeldKey) -> Answer:
         self.key, self.saga_id = key, key.saga_id
         key.changes_file = True
@@ -98,15 +102,13 @@ class Change(ABC):
             location = await locate_at_elements(self.context, self.file_id, excluded=location.element)
         # 3. Admin stores the change durably, and finds out before it makes it whether the element has made it
         #    already.
-        return await self._queue(location.element)
+        return await self.queue(location.element)
 
-    async def _queue(self, element: Element) -> Answer:
+    async def queue(self, element: Element) -> Answer:
         """Raises Unavailable without admin, and ModeForbids at once, because a mode only becomes stricter."""
         require(element.mode, self.operation)
         if self.changes == Changes():
-            raise InvalidFields(
-                "set filename, tags or metadata: the change is empty", fields=["filename", "tags", "metadata"]
-            )
+            raise InvalidFields(EMPTY_CHANGE, fields=["filename", "tags", "metadata", "ttl_days"])
         revisions = self.condition.revisions
         change = QueueChange(
             saga_id=self.saga_id,
@@ -115,6 +117,7 @@ class Change(ABC):
             storage_element_id=element.id,
             owner=self.owner,
             changes=self.changes,
+            targets=self.find_targets(),
             if_revisions=None if revisions is None else list(revisions),
             keyed=self.key is not None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -23,6 +24,7 @@ from ..core.context import Context
 from ..idempotency.keys import HeldKey, fingerprint_of
 from ..idempotency.replay import content_of
 from ..uploads.body import Body
+from .asked import AskedChanges
 from .change import Change
 from .conditional import Precondition
 from .locate import Location, load_record, load_revision, locate
@@ -88,12 +90,15 @@ class Patch(Update):
 
     changes: Changes
 
-    def __init__(self, context: Context, file_id: str, owner: str, condition: Precondition, changes: Changes) -> None:
+    def __init__(
+        self, context: Context, file_id: str, owner: str, condition: Precondition, asked: AskedChanges, now: datetime
+    ) -> None:
+        """Raises InvalidFields."""
         super().__init__(context, file_id, owner, condition)
-        self.changes = changes
+        self._asked, self.changes = asked, asked.to_changes(now)
 
     def fingerprint(self) -> str:
-        return fingerprint_of("PATCH", self.file_id, self.condition.revisions, msgspec.to_builtins(self.changes))
+        return fingerprint_of("PATCH", self.file_id, self.condition.revisions, msgspec.to_builtins(self._asked))
 
     async def ask(self, location: Location) -> Answer:
         answer = await self.send_at_one_revision(location)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from app.changes.asked import AskedChanges
 from app.changes.change import Delete
 from app.changes.conditional import Precondition
 from app.changes.update import Patch, Replace
 from app.uploads.body import Body, UploadRequest
 from app.uploads.upload import UploadOperation
 from artstore.clock import Clock
-from artstore.contracts.files import Changes
 
 FIELDS = {
     "tags": '["a", "b"]',
@@ -34,8 +35,8 @@ def of_upload(opened: UploadRequest) -> str:
     return UploadOperation(NO_CONTEXT, opened, "somebody").fingerprint()
 
 
-def of_patch(changes: Changes, file_id: str = "id", revisions: tuple[int, ...] | None = None) -> str:
-    return Patch(NO_CONTEXT, file_id, "somebody", Precondition(revisions), changes).fingerprint()
+def of_patch(changes: AskedChanges, file_id: str = "id", revisions: tuple[int, ...] | None = None) -> str:
+    return Patch(NO_CONTEXT, file_id, "somebody", Precondition(revisions), changes, datetime.now(UTC)).fingerprint()
 
 
 def test_equal_requests_in_different_notation_have_one_fingerprint() -> None:
@@ -45,7 +46,7 @@ def test_equal_requests_in_different_notation_have_one_fingerprint() -> None:
     assert of_upload(opened({**FIELDS, "filename": "a.pdf"}, filename="of the part")) == first
     assert of_upload(opened({}, content_type=None)) == of_upload(opened({}, content_type="application/octet-stream"))
     assert of_upload(opened({}, filename=None)) == of_upload(opened({}, filename=None))
-    assert of_patch(Changes(metadata={"a": 1, "b": 2})) == of_patch(Changes(metadata={"b": 2, "a": 1}))
+    assert of_patch(AskedChanges(metadata={"a": 1, "b": 2})) == of_patch(AskedChanges(metadata={"b": 2, "a": 1}))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,6 @@ def test_requests_of_different_routes_files_and_conditions_differ() -> None:
             for content_type in (None, "text/plain"):
                 replace = Replace(NO_CONTEXT, file_id, "somebody", condition, body, content_type)
                 fingerprints.append(replace.fingerprint())
-            changes = (Changes(), Changes(tags=[]), Changes(metadata={}))
+            changes = (AskedChanges(), AskedChanges(tags=[]), AskedChanges(metadata={}))
             fingerprints += [of_patch(each, file_id, revisions) for each in changes]
     assert len(set(fingerprints)) == len(fingerprints)

@@ -71,6 +71,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/files/put-group": P.STORAGE_WRITE,
         "PATCH /api/files/{file_id}": P.STORAGE_WRITE,
         "DELETE /api/files/{file_id}": P.STORAGE_WRITE,
+        "POST /api/files/{file_id}/copy": P.STORAGE_WRITE,
         "GET /api/files/{file_id}/content": P.STORAGE_READ,
         "HEAD /api/files/{file_id}/content": P.STORAGE_READ,
         "PUT /api/files/{file_id}/content": P.STORAGE_WRITE,

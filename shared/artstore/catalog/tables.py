@@ -61,7 +61,7 @@ sagas = Table(
     "sagas",
     metadata,
     Column("saga_id", UUID, primary_key=True),
-    Column("kind", Text, nullable=False, comment="upload, update, delete, mode"),
+    Column("kind", Text, nullable=False, comment="upload, update, delete, mode, move"),
     Column("state", Text, nullable=False),
     Column("file_id", UUID, comment="null: of a whole element"),
     Column("storage_element_id", Text, nullable=False),

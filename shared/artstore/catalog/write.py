@@ -71,8 +71,7 @@ UPSERT_ENTRIES = """INSERT INTO files AS kept (file_id, revision, state, saga_id
         filename = excluded.filename, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
         owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata, created_at = excluded.created_at,
         updated_at = excluded.updated_at, expires_at = excluded.expires_at, checked_at = now()
-    WHERE kept.revision < excluded.revision
-       OR (kept.revision = excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))"""
+    WHERE kept.revision <= excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available')"""
 """Writes the rows of a FROM item `entries` with the columns ENTRY_COLUMNS."""
 
 # One statement for the whole group: the rows are one JSON document, which the server parses, so there is no per-row

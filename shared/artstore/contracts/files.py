@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -33,8 +34,12 @@ MAX_TAG_BYTES = 128
 MAX_METADATA_DEPTH = 8
 DEFAULT_TTL_DAYS = 30
 MAX_TTL_DAYS = 365
+SAME_REQUEST = timedelta(hours=24)
+"""How long after its first attempt a request is repeated: an Idempotency-Key is kept as long."""
 
 Retention = Literal["permanent", "temporary"]
+
+EMPTY_CHANGE = "set filename, tags, metadata or ttl_days: the change is empty"
 
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -66,7 +71,13 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
     retention: Retention
     expires_at: str | None
     unknown: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Fields of a later version, preserved unchanged."""
+    """Fields of a later version, preserved unchanged; and `moving_to` while the file moves."""
+
+    @property
+    def moving_to(self) -> str | None:
+        """The element to which the file moves; see docs/decisions/0013."""
+        target = self.unknown.get("moving_to")
+        return target if isinstance(target, str) else None
 
 
 _KNOWN = frozenset(Attributes.__struct_fields__) - {"unknown"}
@@ -85,22 +96,33 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of PATCH. Unset fields stay unchanged."""
+    """The body of PATCH at an element. Unset fields stay unchanged."""
 
     filename: str | msgspec.UnsetType = msgspec.UNSET
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    expires_at: str | msgspec.UnsetType = msgspec.UNSET
+    """Of a temporary file. A client states `ttl_days`, counted from the time of its request."""
+    moving_to: str | msgspec.UnsetType = msgspec.UNSET
+    """The file becomes permanent, and moves to this element. Until it has moved, it cannot be changed."""
 
 
 def is_applied(current: Attributes, changes: Changes) -> bool:
     """True if the file already has every value that `changes` sets, for instance because an earlier attempt
     applied them although its answer was lost. Values are compared as JSON: in Python 1, 1.0 and True are
     equal."""
-    for name in changes.__struct_fields__:
-        value = getattr(changes, name)
-        if value is not msgspec.UNSET and _to_json(value) != _to_json(getattr(current, name)):
+    for name, value in msgspec.structs.asdict(changes).items():
+        if value is msgspec.UNSET:
+            continue
+        now = current.moving_to if name == "moving_to" else getattr(current, name)
+        if not (_is_extended(now, value) if name == "expires_at" else _to_json(value) == _to_json(now)):
             return False
     return True
+
+
+def _is_extended(now: str | None, wanted: str) -> bool:
+    """An earlier attempt of the same request counted `ttl_days` from its own time."""
+    return now is not None and timedelta(0) <= parse_rfc3339(wanted) - parse_rfc3339(now) <= SAME_REQUEST
 
 
 def _to_json(value: object) -> bytes:
@@ -205,6 +227,8 @@ def check_changes(changes: Changes) -> None:
         check_tags(changes.tags)
     if changes.metadata is not msgspec.UNSET:
         check_metadata(changes.metadata)
+    if changes.expires_at is not msgspec.UNSET and not is_rfc3339(changes.expires_at):
+        raise InvalidFields("expires_at must be an RFC 3339 time", fields=["ttl_days"])
 
 
 def check_filename(name: str) -> None:

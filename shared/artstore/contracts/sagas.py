@@ -20,6 +20,8 @@ class SagaKind(enum.StrEnum):
     UPDATE = "update"
     DELETE = "delete"
     MODE = "mode"
+    MOVE = "move"
+    """Of a temporary file that becomes permanent, from an `edit` to an `rw` element."""
 
 
 class UploadSaga(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,11 +90,13 @@ class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     saga_id: str
     kind: SagaKind
-    """update or delete"""
+    """update, delete or move"""
     file_id: str
     storage_element_id: str
     owner: str
     changes: Changes | None = None
     """For an update."""
+    targets: list[str] | None = None
+    """For a move: the elements that may take the file, best first."""
     if_revisions: list[int] | None = None
     keyed: bool = False

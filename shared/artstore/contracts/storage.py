@@ -3,7 +3,7 @@
 PUT /api/files/{id}: the body is the content; SAGA_HEADER and NEW_FILE_HEADER carry the rest. It answers 201
 with attr.json, or 200 if the same saga has already put the file. GET answers with SAGA_HEADER until the
 element knows that the upload is committed. DELETE with SAGA_HEADER is a compensation and allowed in every
-mode.
+mode. POST /api/files/{id}/copy reads the file from another element.
 
 POST PUT_GROUP_PATH: several small files in one request, a list of GroupedPut in msgpack. It answers 200 with a list
 of GroupedResult, one per file in order: each file is put, or refused, as by its own PUT. An error that concerns the
@@ -34,9 +34,24 @@ GIVEN_UP_REASON = "given_up"
 """`reason` of the 409 to a put: the saga is being undone, so the client must upload the file again."""
 NEW_FILE_HEADER = "x-artstore-file"
 """NewFile as percent-encoded JSON, because header values are ASCII."""
+MOVED_HEADER = "x-artstore-moved-to"
+"""DELETE of the old copy of a file that has moved to this element; allowed in every mode."""
 FILES_HEADER = "x-artstore-files"
 """Up to MAX_FILES_READ file ids, separated by commas. In a header, because parsing a long query costs more."""
 MAX_FILES_READ = 64
+
+
+class CopyOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/files/{file_id}/copy: the element reads the file from another one and puts it for the saga, as PUT does. It
+    answers 201 with attr.json, or 200 if the saga has put the file already."""
+
+    saga_id: str
+    source_id: str
+    source_url: str
+    token: str
+    """Allows to read at the source, and nothing else."""
+    record: msgspec.Raw
+    """attr.json of the source."""
 
 
 class FileRead(msgspec.Struct, frozen=True, array_like=True, tag="read"):

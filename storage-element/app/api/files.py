@@ -13,6 +13,7 @@ from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import (
     FILES_HEADER,
     MAX_FILES_READ,
+    MOVED_HEADER,
     NEW_FILE_HEADER,
     SAGA_HEADER,
     SMALL_FILE_BYTES,
@@ -111,8 +112,11 @@ async def delete_file(request: Request) -> Response:
                 raise UnsupportedHeader("If-Match is not supported in a compensation (with a saga id)")
             await compensate(context.store, file_id, check_file_id(saga_id))
         else:
-            context.element.require(Operation.DELETE)
-            last = await delete(context.store, file_id, await _if_revision(request, context.store, file_id))
+            moved_to = request.headers.get(MOVED_HEADER)
+            if moved_to is None:
+                context.element.require(Operation.DELETE)
+            if_revision = await _if_revision(request, context.store, file_id)
+            last = await delete(context.store, file_id, if_revision, moved_to=moved_to)
             await context.invalidation.invalidate(file_id, last, "delete")
     return Response(status_code=204)
 

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.storage import FILES_HEADER, NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
+from artstore.contracts.storage import FILES_HEADER, MOVED_HEADER, NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
@@ -16,6 +16,7 @@ from artstore.http.openapi import BYTES_SCHEMA, UUID_SCHEMA, answer, header, que
 
 from ..core.context import context_of
 from . import files
+from .copy import copy_file
 from .put_group import put_group
 
 FILE = "/api/files/{file_id}"
@@ -78,6 +79,14 @@ ROUTES = [
         {"200": {"description": "The results in the order of the files", "content": BYTES}},
         body=BYTES,
     ),
+    _route(
+        "POST",
+        FILE + "/copy",
+        copy_file,
+        "Put a file for a saga as another element has it; durable when answered",
+        {"201": RECORD, "200": answer("The same saga had put the file already", {"type": "object"})},
+        body={"application/json": {"type": "object"}},
+    ),
     _route("GET", FILE, files.get_file, "attr.json as stored", {"200": RECORD}),
     _route(
         "PATCH",
@@ -94,7 +103,7 @@ ROUTES = [
         files.delete_file,
         "Delete a file; with a saga id, only if that saga put it",
         {"204": answer("The file does not exist any more")},
-        parameters=[header(SAGA_HEADER), IF_MATCH],
+        parameters=[header(SAGA_HEADER), header(MOVED_HEADER), IF_MATCH],
     ),
     _route(
         "GET",

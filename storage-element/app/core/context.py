@@ -21,7 +21,7 @@ from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
 from artstore.peers.breaker import Breakers
-from artstore.peers.session import open_peers
+from artstore.peers.session import Peers, open_peers
 from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
@@ -68,6 +68,7 @@ class Context:
     files: FileMetrics
     limits: BodyLimits
     clock: Clock
+    peers: Peers
     parts: Parts | None = None
 
     @property
@@ -117,6 +118,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             files=runtime.files,
             limits=settings.body_limits,
             clock=runtime.clock,
+            peers=peers,
         )
         parts = StoreParts(settings, runtime, database, Outbox(runtime, database, redis), context)
         startup = Startup(root_settings(settings), announced, element, serving, runtime.clock, runtime.refuse)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from artstore.contracts.files import (
-    Attributes,
-    Changes,
-    NewFile,
-    check_filename,
-    check_metadata,
-    check_tags,
-    decode,
-)
-from artstore.errors import InvalidFields
+from artstore.contracts.files import EMPTY_CHANGE, Attributes, Changes, NewFile, check_changes, decode
+from artstore.errors import Conflict, InvalidFields
 
+ABOVE_DELETE = 3
+"""The revision of a file that has moved is above what the delete of the old copy announces as gone."""
 UNREADABLE = b"\0unreadable"
 """Stands for an attr.json that the disk cannot read. It does not decode to attributes."""
 
@@ -44,21 +36,35 @@ def first_revision(
 
 def with_changes(attributes: Attributes, changes: Changes, *, now: str) -> Attributes:
     """The next revision. Raises InvalidFields."""
-    changed: dict[str, Any] = {}
-    if changes.filename is not msgspec.UNSET:
-        check_filename(changes.filename)
-        changed["filename"] = changes.filename
-    if changes.tags is not msgspec.UNSET:
-        check_tags(changes.tags)
-        changed["tags"] = changes.tags
-    if changes.metadata is not msgspec.UNSET:
-        check_metadata(changes.metadata)
-        changed["metadata"] = changes.metadata
+    check_changes(changes)
+    changed = {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not msgspec.UNSET}
     if not changed:
-        raise InvalidFields(
-            "set filename, tags or metadata: the change is empty", fields=["filename", "tags", "metadata"]
-        )
+        raise InvalidFields(EMPTY_CHANGE, fields=["filename", "tags", "metadata", "ttl_days"])
+    if "expires_at" in changed and attributes.retention != "temporary":
+        raise InvalidFields("ttl_days is allowed for temporary files only", fields=["ttl_days"])
+    if target := changed.pop("moving_to", None):
+        changed |= {"retention": "permanent", "expires_at": None}
+        changed["unknown"] = {**attributes.unknown, "moving_to": target}
     return msgspec.structs.replace(attributes, revision=attributes.revision + 1, updated_at=now, **changed)
+
+
+def moved_here(source: Attributes, *, element_id: str, now: str) -> Attributes:
+    """The attributes of a file that comes from another element."""
+    return msgspec.structs.replace(
+        source,
+        revision=source.revision + ABOVE_DELETE,
+        storage_element_id=element_id,
+        updated_at=now,
+        unknown={name: value for name, value in source.unknown.items() if name != "moving_to"},
+    )
+
+
+def require_staying(attributes: Attributes, moved_to: str | None) -> None:
+    """Raises Conflict for a file that moves, except for the caller that moves it, which states the target."""
+    if attributes.moving_to not in (None, moved_to):
+        raise Conflict(
+            "the file is being made permanent: it cannot be changed any more", moving_to=attributes.moving_to
+        )
 
 
 def with_content(attributes: Attributes, *, size_bytes: int, sha256: str, content_type: str, now: str) -> Attributes:

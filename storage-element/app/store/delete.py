@@ -9,7 +9,7 @@ from artstore.contracts.storage import CONFIRMED_REASON
 from artstore.errors import Conflict, FileDamaged, NotFound
 from artstore.failpoints import failpoint
 
-from .attributes import find_in
+from .attributes import find_in, require_staying
 from .disk_health import NAME_REFUSED
 from .get import find_attributes_or_unreadable
 from .pending import do_or_defer, make_pending_change, settle
@@ -19,13 +19,14 @@ from .wal.log import OpenIntent
 from .wal.records import Intent, Kind, Step
 
 
-async def delete(store: Store, file_id: str, if_revision: int | None = None) -> int:
+async def delete(store: Store, file_id: str, if_revision: int | None = None, *, moved_to: str | None = None) -> int:
     """Permanent when it returns the revision of the delete, which is above any revision the file had. Needs no free space.
+    `moved_to`: the element that has the file now; a file that moves is deleted by no other caller.
 
-    Raises NotFound, RevisionMismatch, FileDamaged, Unavailable, ElementFailed.
+    Raises NotFound, RevisionMismatch, Conflict, FileDamaged, Unavailable, ElementFailed.
     """
     store.disk_health.require_writable()
-    return await store.complete(DeleteOperation(store, file_id).run(if_revision))
+    return await store.complete(DeleteOperation(store, file_id).run(if_revision, moved_to))
 
 
 async def compensate(store: Store, file_id: str, saga_id: str) -> None:
@@ -47,7 +48,7 @@ class DeleteOperation:
     def __init__(self, store: Store, file_id: str) -> None:
         self.store, self.file_id = store, file_id
 
-    async def run(self, if_revision: int | None) -> int:
+    async def run(self, if_revision: int | None, moved_to: str | None) -> int:
         async with self.store.locks.hold(self.file_id):
             encoded = await self._find()
             if encoded is None:
@@ -55,6 +56,7 @@ class DeleteOperation:
             attributes = find_in(encoded, self.file_id)
             if attributes is not None:
                 require_revision(attributes, if_revision)
+                require_staying(attributes, moved_to)
             elif if_revision is not None:
                 raise FileDamaged(
                     "the file's revision cannot be compared: attr.json cannot be read", file_id=self.file_id

@@ -14,7 +14,7 @@ from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict, Unavailable
 from artstore.failpoints import failpoint
 
-from .attributes import find_in, first_revision
+from .attributes import ABOVE_DELETE, find_in, first_revision, moved_here
 from .get import find_attributes
 from .pending import defer, require_settled, settle
 from .receive import Body, Expected, IncomingBody
@@ -25,10 +25,11 @@ from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 
 @dataclass(frozen=True, slots=True)
 class PutOrder:
-    """`saga_id` None: the put is final at once. No caller over HTTP does that."""
+    """`saga_id` None: the put is final at once. No caller over HTTP does that. `new` is Attributes for a file that
+    moves here: those that it has on the other element."""
 
     file_id: str
-    new: NewFile
+    new: NewFile | Attributes
     saga_id: str | None
     expected: Expected = field(default_factory=Expected)
 
@@ -132,14 +133,15 @@ class PutOperation:
 
     def _describe(self) -> Attributes:
         """Raises DigestMismatch, InvalidFields."""
-        described = first_revision(
-            self.file_id,
-            self.order.new,
-            size_bytes=self.body.size_bytes,
-            sha256=self.body.verified_sha256(),
-            element_id=self.store.element_id,
-            now=self.store.now(),
-        )
+        new, element_id, now = self.order.new, self.store.element_id, self.store.now()
+        sha256 = self.body.verified_sha256()
+        if isinstance(new, Attributes):
+            described = moved_here(new, element_id=element_id, now=now)
+        else:
+            size_bytes = self.body.size_bytes
+            described = first_revision(
+                self.file_id, new, size_bytes=size_bytes, sha256=sha256, element_id=element_id, now=now
+            )
         self.encoded = encode(described)
         self.described = described
         return described
@@ -156,10 +158,19 @@ class PutOperation:
         if encoded is None:
             return None
         attributes, saga_id = find_in(encoded, self.file_id), self.order.saga_id
+        if attributes is not None and self._is_copy(attributes):
+            return attributes
         known = self.store.unconfirmed.get(self.file_id) or await self.store.catalog.find_entry(self.file_id)
         if attributes is None or known is None or saga_id is None or known.saga_id != saga_id:
             raise Conflict("a file with this id exists already")
         return attributes
+
+    def _is_copy(self, attributes: Attributes) -> bool:
+        """The file has moved here before, perhaps for a saga that a restored catalog does not know."""
+        source = self.order.new
+        return isinstance(source, Attributes) and (
+            (attributes.revision, attributes.checksum) == (source.revision + ABOVE_DELETE, source.checksum)
+        )
 
     async def _roll_back(self, intent: OpenIntent) -> None:
         """Remove attr.json, then data, then the row; last the intent is marked as aborted.

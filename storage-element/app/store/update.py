@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
+
 from artstore.contracts.files import Attributes, Changes, encode
 from artstore.errors import RevisionMismatch
 from artstore.failpoints import failpoint
 
-from .attributes import with_changes, with_content
+from .attributes import require_staying, with_changes, with_content
 from .get import load_attributes, open_file
 from .pending import do_or_defer, make_pending_change, settle
 from .receive import Body, Expected, IncomingBody
@@ -52,10 +54,12 @@ class UpdateOperation:
         self.store, self.file_id = store, file_id
         self.temp = store.files.temps.new(file_id)
 
-    async def _load(self, if_revision: int | None) -> Attributes:
+    async def _load(self, if_revision: int | None, *, may_move: bool = False) -> Attributes:
         await make_pending_change(self.store, self.file_id)
         attributes, _ = await load_attributes(self.store, self.file_id)
         require_revision(attributes, if_revision)
+        if not may_move:
+            require_staying(attributes, None)
         return attributes
 
     async def _log_and_apply(
@@ -103,7 +107,9 @@ class PatchOperation(UpdateOperation):
     async def run(self, changes: Changes, if_revision: int | None) -> Attributes:
         store = self.store
         async with store.locks.hold(self.file_id):
-            changed = with_changes(await self._load(if_revision), changes, now=store.now())
+            may_move = changes.moving_to is not msgspec.UNSET  # to another target than the one that was chosen first
+            now = await self._load(if_revision, may_move=may_move)
+            changed = with_changes(now, changes, now=store.now())
             encoded = encode(changed)
             reservation = store.space.reservation()
             try:

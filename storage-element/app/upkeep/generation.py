@@ -187,12 +187,12 @@ class CatalogGeneration:
 
 
 def _find_sound(store: Store, file_ids: Sequence[str]) -> set[str]:
-    """Files that a rebuild gives a row: damaged files, and files of another element, are without one on
-    purpose. Blocks."""
+    """Files that a rebuild gives a row: damaged files, files of another element, and old copies of files that have
+    moved there, are without one on purpose. Blocks."""
     sound = set()
     for file_id, content in zip(file_ids, find_many_attributes(store, file_ids), strict=True):
         attributes = None if content is None else find_in(content, file_id)
-        if attributes is None or attributes.storage_element_id != store.element_id:
+        if attributes is None or attributes.storage_element_id != store.element_id or attributes.moving_to:
             continue
         try:
             if find_size(store, file_id) == attributes.size_bytes:
