@@ -38,9 +38,12 @@ _FIND = text(
     FROM files WHERE file_id = CAST(:file_id AS uuid)
     """
 )
+# Not `file_id = ANY($1)`: a connection plans a statement once, and while PostgreSQL has no statistics of a table that
+# grows, it would read all of it for each call.
 _FIND_MANY = """
-    SELECT file_id::text, revision, state, saga_id::text, storage_element_id, attributes, checked_at
-    FROM files WHERE file_id = ANY($1::uuid[])
+    SELECT found.* FROM unnest($1::uuid[]) AS wanted(file_id) CROSS JOIN LATERAL (
+        SELECT file_id::text, revision, state, saga_id::text, storage_element_id, attributes, checked_at
+        FROM files WHERE files.file_id = wanted.file_id LIMIT 1) AS found
     """
 SAGA_COLUMNS = """saga_id, kind, state, file_id, storage_element_id, abandoned, owner, due_at, attempts, reason, last_error,
     begun_at, updated_at, wanted, problem, greatest(0, extract(epoch FROM clock_timestamp() - begun_at))::float8 AS age_s,

@@ -28,17 +28,19 @@ log = get_logger("element.upkeep")
 _AVAILABLE = """
     SELECT generation, generation_started_at, version, (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal_lsn,
         pg_postmaster_start_time()::text AS run,
-        ARRAY(SELECT file_id::text FROM files WHERE file_id = ANY($1::uuid[])
-              AND state = 'available' AND storage_element_id = $2) AS available
+        ARRAY(SELECT found.file_id FROM unnest($1::uuid[]) AS wanted(file_id) CROSS JOIN LATERAL (
+            SELECT file_id::text, state, storage_element_id FROM files WHERE files.file_id = wanted.file_id LIMIT 1
+        ) AS found WHERE found.state = 'available' AND found.storage_element_id = $2) AS available
     FROM registry
     """
 _SAGAS = text(
     "SELECT saga_id::text, state, storage_element_id FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"
 )
+# `ORDER BY file_id` would sort by the text of the output column, and so all rows for each page.
 _PAGE = text(
     """
-    SELECT file_id::text, revision FROM files
-    WHERE storage_element_id = :element_id AND file_id > CAST(:after AS uuid) ORDER BY file_id LIMIT :page
+    SELECT file_id::text FROM files
+    WHERE storage_element_id = :element_id AND file_id > CAST(:after AS uuid) ORDER BY files.file_id LIMIT :page
     """
 )
 _EXPIRED = text(
@@ -46,7 +48,7 @@ _EXPIRED = text(
     SELECT expires_at, file_id::text FROM files
     WHERE storage_element_id = :element_id AND expires_at <= :now AND state = 'available'
       AND (expires_at, file_id) > (:after, CAST(:after_id AS uuid))
-    ORDER BY expires_at, file_id LIMIT :page
+    ORDER BY expires_at, files.file_id LIMIT :page
     """
 )
 _NOW = text("SELECT clock_timestamp()")
@@ -157,11 +159,11 @@ class Rows:
         async with self._begin() as connection:
             return {row[0]: (row[1], row[2]) for row in await connection.execute(_SAGAS, {"saga_ids": list(saga_ids)})}
 
-    async def page(self, after: str, limit: int) -> list[tuple[str, int]]:
-        """Ids and revisions of this element's rows, in the order of their ids."""
+    async def page(self, after: str, limit: int) -> list[str]:
+        """Ids of this element's rows, in their order."""
         async with self._begin() as connection:
             values = {"element_id": self.element_id, "after": after, "page": limit}
-            return [(row[0], row[1]) for row in await connection.execute(_PAGE, values)]
+            return list((await connection.execute(_PAGE, values)).scalars())
 
     async def agreed_now(self, clock: Clock) -> datetime:
         """The earlier of this element's time and PostgreSQL's: a file due by it is due by both clocks."""
