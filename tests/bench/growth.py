@@ -39,10 +39,10 @@ IDLE_S = 5
 
 
 def store(root: Path, number: int) -> list[str]:
-    """Adds files to a stopped element's root. Returns their ids."""
+    """Adds files to a stopped element's root, one folder after the other. Returns their ids."""
     content = os.urandom(CONTENT_BYTES)
     checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    file_ids = [str(uuid7()) for _ in range(number)]
+    file_ids = sorted((str(uuid7()) for _ in range(number)), key=folder_of)
     for file_id in file_ids:
         attributes = Attributes(
             file_id=file_id,
@@ -60,11 +60,24 @@ def store(root: Path, number: int) -> list[str]:
             retention="permanent",
             expires_at=None,
         )
-        folder = root / "files" / file_id[-4:-2] / file_id[-2:]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / file_id).write_bytes(content)
-        (folder / f"{file_id}.attr.json").write_bytes(encode(attributes))
+        path = f"{root}/files/{folder_of(file_id)}/{file_id}"
+        write(path, content)
+        write(f"{path}.attr.json", encode(attributes))
     return file_ids
+
+
+def folder_of(file_id: str) -> str:
+    return f"{file_id[-4:-2]}/{file_id[-2:]}"
+
+
+def write(path: str, content: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    os.write(fd, content)
+    os.close(fd)
 
 
 def rebuild(system: ArtStore) -> float:

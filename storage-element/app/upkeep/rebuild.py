@@ -190,8 +190,7 @@ class Rebuild:
         """Ids of this element's rows whose file has no attr.json on the disk. Raises Unavailable."""
         missing: list[str] = []
         after = FIRST_ID
-        while page := await self._rows.page(after, ROWS_PAGE):
-            ids = [file_id for file_id, _ in page]
+        while ids := await self._rows.page(after, ROWS_PAGE):
             encoded = await self._store.scan_in_thread(find_many_attributes, self._store, ids)
             missing += [file_id for file_id, content in zip(ids, encoded, strict=True) if content is None]
             after = ids[-1]

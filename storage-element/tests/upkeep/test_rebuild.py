@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from app.upkeep import rows
 from artstore.clock import uuid7
 
 from ..running import Neighbours, RunningElement, eventually, running_element
@@ -43,6 +44,16 @@ async def test_a_dropped_catalog_is_restored(own_neighbours: Neighbours, tmp_pat
         assert (state["phase"], state["files"], state["corrected"]) == ("done", 40, 40)
         assert (await catalog.attributes(), await catalog.states()) == before
         assert (await rebuilt(element))["corrected"] == 0
+
+
+async def test_a_page_of_rows_is_read_in_the_order_of_an_index(own_neighbours: Neighbours) -> None:
+    """Sorting would read all later rows for each page. A plan may sort only where no index has the order."""
+    statement = str(rows._PAGE).replace(":element_id", "'se-01'").replace(":page", "10")
+    async with catalog_of(own_neighbours) as catalog:
+        await catalog.run("SET enable_sort = off")
+        explained = await catalog.connection.fetch("EXPLAIN " + statement.replace(":after", f"'{rows.FIRST_ID}'"))
+    plan = "\n".join(row[0] for row in explained)
+    assert "Sort" not in plan, plan
 
 
 async def test_every_kind_of_difference_is_corrected(own_neighbours: Neighbours, tmp_path: Path) -> None:
