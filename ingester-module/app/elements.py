@@ -49,10 +49,13 @@ class Elements:
     def breaker_open(self, element: Element) -> bool:
         return self._peer(element).breaker.refuses
 
-    async def put(self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body) -> bytes:
-        """Returns the file's attr.json once the file is durable on the element. Its saga is still open."""
+    async def put(
+        self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body, *, settle_late: bool = False
+    ) -> bytes:
+        """Returns the file's attr.json once the file is durable on the element. Its saga is still open. `settle_late`: see
+        GroupedPut."""
         if body.buffered:
-            return await self._put_small(element, file_id, saga_id, new, body)
+            return await self._put_small(element, file_id, saga_id, new, body, settle_late)
         headers = {
             SAGA_HEADER: saga_id,
             NEW_FILE_HEADER: encode_new_file(new),
@@ -60,7 +63,9 @@ class Elements:
         }
         return (await self._send(element, "PUT", f"/api/files/{file_id}", headers, body)).body
 
-    async def _put_small(self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body) -> bytes:
+    async def _put_small(
+        self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body, settle_late: bool
+    ) -> bytes:
         stated = {digest.algorithm: digest.value for digest in body.digests}
         put = GroupedPut(
             file_id,
@@ -71,6 +76,7 @@ class Elements:
             stated.get("md5"),
             request_id.get(),
             trace_headers(),
+            settle_late,
         )
         groups = self._groups.get(element.id)
         if groups is None:

@@ -26,6 +26,8 @@ PARALLEL = 2
 """Concurrent transactions: one group is at the server while the next one is sent."""
 
 Item = FileEntry | FileChanged
+_AVAILABLE = """SELECT file_id::text FROM files
+    WHERE file_id = ANY($1::uuid[]) AND storage_element_id = $2 AND state = 'available'"""
 
 
 class PostgresCatalog:
@@ -43,6 +45,11 @@ class PostgresCatalog:
         self._require_confirmed = require_confirmed
         self._group: Group[Item, None] = Group(self._write_group, max_items=MAX_GROUP, parallel=PARALLEL)
         self._unpublished = False
+        self._answers = False
+
+    @property
+    def answers(self) -> bool:
+        return self._answers
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
         await self._group.add(FileEntry(attributes, change, saga_id))
@@ -51,6 +58,15 @@ class PostgresCatalog:
         await self._group.add(
             FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
         )
+
+    async def find_available(self, file_ids: Sequence[str]) -> set[str]:
+        try:
+            self._require_confirmed()
+            rows = await self._database.fetch(_AVAILABLE, file_ids, self._element_id)
+        except Unavailable:
+            self._answers = False
+            raise
+        return {row["file_id"] for row in rows}
 
     async def find_entry(self, file_id: str) -> CatalogEntry | None:
         async with self._database.begin() as connection:
@@ -69,6 +85,10 @@ class PostgresCatalog:
         alone."""
         try:
             await self._write(items)
+            self._answers = True
+        except Unavailable:
+            self._answers = False
+            raise
         except (SQLAlchemyError, asyncpg.PostgresError, InvalidFields, TypeError, ValueError) as error:
             fault = row_fault(error)
             if fault is None:

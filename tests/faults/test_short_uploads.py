@@ -107,7 +107,7 @@ def test_an_admin_killed_in_its_commit_leaves_the_whole_file_or_nothing(fleet: F
     fleet.ready("admin-1", "ingester")
     upload = Upload(fleet, "ingester")
     assert fleet.processes.pop("admin-1").wait(120) == -9
-    [row] = upload.rows()
+    [row] = eventually(upload.rows)
     assert row["state"] == ("pending" if point == "admin.commit_prepared" else "available")
     fleet.start("admin-1")
     fleet.ready("admin-1", "ingester")
@@ -121,7 +121,7 @@ def test_an_admin_killed_in_its_commit_leaves_the_whole_file_or_nothing(fleet: F
         eventually(partial(nothing_stays, upload, row["file_id"]))
 
 
-@pytest.mark.parametrize("point", ["put.noted", "put.closed"])
+@pytest.mark.parametrize("point", ["put.small.data_written", "put.published"])
 def test_an_element_killed_before_its_answer_leaves_nothing(fleet: Fleet, point: str) -> None:
     fleet.stop("se-02")
     start(fleet, "se-02", f"{point}:kill")
@@ -134,3 +134,18 @@ def test_an_element_killed_before_its_answer_leaves_nothing(fleet: Fleet, point:
     eventually(lambda: not upload.rows())
     records = fleet.folder / "se-02" / "files"
     eventually(lambda: not any(upload.tag in one.read_text() for one in records.rglob("*.attr.json")))
+
+
+def test_an_element_killed_before_it_has_written_the_row_knows_the_file_still(fleet: Fleet, struck: str) -> None:
+    """The ingester died too, so only the element's log names the upload."""
+    fleet.stop("se-02")
+    start(fleet, "se-02", "late.found:kill")
+    assert Upload(fleet, "ingester").ended() is not None  # the first one finds out that the catalog answers
+    start(fleet, struck, "upload.transferred:kill")
+    upload = Upload(fleet, struck)
+    assert upload.ended() is None
+    assert fleet.processes.pop("se-02").wait(120) == -9
+    assert not upload.rows()
+    start(fleet, "se-02")
+    row = the_transferred_row(upload)
+    eventually(partial(nothing_stays, upload, row["file_id"]))

@@ -8,20 +8,21 @@ deadlock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import msgspec
 import orjson
 from msgspec import structs
 
-from artstore.catalog.write import ENTRY_COLUMNS, UPSERT_ENTRIES, FileEntry, row_of
+from artstore.catalog.write import ENTRY_COLUMNS, UPSERT_ENTRIES, FileEntry, row_fault, row_of
 from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes
 from artstore.contracts.idempotency import uploaded
 from artstore.contracts.sagas import SagaResult, UploadSaga
 from artstore.database import ASYNC_COMMIT, Database
-from artstore.errors import Conflict
+from artstore.errors import ArtStoreError, Conflict, InvalidFields
 from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
@@ -114,6 +115,17 @@ class Abort:
     reason: str
 
 
+@dataclass(slots=True)
+class _Written:
+    """Ids of the sagas of a group, by outcome."""
+
+    committed: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Those whose idempotency key still names them."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Why PostgreSQL refuses a row."""
+
+
 class UploadSagas:
     """One per process. `undo` is called when an abort has made work for the saga worker."""
 
@@ -162,27 +174,48 @@ class UploadSagas:
 
     async def _commit(self, requests: list[list[Commit]]) -> Sequence[list[SagaResult]]:
         commits = {commit.saga_id: commit for request in requests for commit in request}
+        written = _Written()
+        await self._write(list(commits.values()), written)
+        others = await self._states_of(commits.keys() - written.committed)
         keyed = {commit.saga_id for commit in commits.values() if commit.keyed}
-        rows = orjson.dumps([_row(commit) for commit in commits.values()]).decode()
-        states = _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED)
-        oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
-        failpoint("admin.commit_prepared")
-        # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
-        answered = await self._database.fetch(_COMMIT_KEYED if keyed else _COMMIT, rows, states, oldest)
-        failpoint("admin.committed")
-        done = {row["saga_id"] for row in answered if row["committed"]}
-        others = await self._states_of(commits.keys() - done)
-        lost = keyed - {row["saga_id"] for row in answered}
+        lost = keyed - written.committed - written.held
         lost -= {saga_id for saga_id, (state, _) in others.items() if state == SagaState.COMMITTED}
-        return [
-            [
-                _refused(one.saga_id, "unknown", "the Idempotency-Key now belongs to another attempt")
-                if one.saga_id in lost
-                else _result(one.saga_id, one.attributes.file_id, SagaEvent.COMMIT, SagaState.COMMITTED, done, others)
-                for one in request
-            ]
-            for request in requests
-        ]
+
+        def result(one: Commit) -> SagaResult:
+            if one.saga_id in written.faults:
+                fault = f"the catalog refuses the attributes: {written.faults[one.saga_id]}"
+                return _refused(one.saga_id, "unknown", InvalidFields(fault, fields=["metadata"]))
+            if one.saga_id in lost:
+                return _conflict(one.saga_id, "unknown", "the Idempotency-Key now belongs to another attempt")
+            file_id = one.attributes.file_id
+            return _result(one.saga_id, file_id, SagaEvent.COMMIT, SagaState.COMMITTED, written.committed, others)
+
+        return [[result(one) for one in request] for request in requests]
+
+    async def _write(self, commits: list[Commit], written: _Written) -> None:
+        """One durable transaction. A group with a row that PostgreSQL refuses is halved until the row is alone."""
+        try:
+            rows = orjson.dumps([_row(commit) for commit in commits]).decode()
+            states = _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED)
+            oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
+            statement = _COMMIT_KEYED if any(commit.keyed for commit in commits) else _COMMIT
+            failpoint("admin.commit_prepared")
+            # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
+            answered = await self._database.fetch(statement, rows, states, oldest)
+            failpoint("admin.committed")
+        except (asyncpg.PostgresError, InvalidFields, TypeError, ValueError) as error:
+            fault = row_fault(error)
+            if fault is None:
+                raise
+            if len(commits) == 1:
+                written.faults[commits[0].saga_id] = fault
+                return
+            middle = len(commits) // 2
+            await self._write(commits[:middle], written)
+            await self._write(commits[middle:], written)
+            return
+        written.held |= {row["saga_id"] for row in answered}
+        written.committed |= {row["saga_id"] for row in answered if row["committed"]}
 
     async def _advance(self, statement: str, sagas: Iterable[UploadSaga], states: list[str], value: object) -> set[str]:
         """The ids of the sagas that the statement changed or created."""
@@ -214,18 +247,21 @@ def _result(
     if saga_id in done:
         return SagaResult(saga_id=saga_id, state=into.value)
     if saga_id not in states:
-        return _refused(saga_id, "unknown", "the saga is unknown and too old to be committed")
+        return _conflict(saga_id, "unknown", "the saga is unknown and too old to be committed")
     state, of_file = states[saga_id]
     if of_file != file_id:
-        return _refused(saga_id, state.value, "the saga belongs to another file")
+        return _conflict(saga_id, state.value, "the saga belongs to another file")
     if advance(state, event) is None:
-        return _refused(saga_id, state.value, f"the saga is {state.value}")
+        return _conflict(saga_id, state.value, f"the saga is {state.value}")
     return SagaResult(saga_id=saga_id, state=state.value)
 
 
-def _refused(saga_id: str, state: str, why: str) -> SagaResult:
-    problem = orjson.loads(Conflict(why, state=state).to_wire(request_id.get()))
-    return SagaResult(saga_id=saga_id, state=state, problem=problem)
+def _conflict(saga_id: str, state: str, why: str) -> SagaResult:
+    return _refused(saga_id, state, Conflict(why, state=state))
+
+
+def _refused(saga_id: str, state: str, error: ArtStoreError) -> SagaResult:
+    return SagaResult(saga_id=saga_id, state=state, problem=orjson.loads(error.to_wire(request_id.get())))
 
 
 def _row(commit: Commit) -> dict[str, Any]:

@@ -97,6 +97,18 @@ async def test_a_group_is_answered_one_by_one_in_its_order(ingester: Ingester) -
     assert [result["problem"] is None for result in results] == [False, True, True]
 
 
+async def test_a_row_that_postgresql_refuses_fails_no_other_upload_of_its_group(admin: Any, ingester: Ingester) -> None:
+    good, bad = [saga() for _ in range(6)], saga()
+    commits = [commit_of(one) for one in good]
+    commits.insert(3, commit_of(bad, revision=2**40))
+    results = await ingester.commit(*commits)
+    refused = results.pop(3)
+    assert (refused["problem"]["status"], refused["problem"]["code"]) == (422, "invalid_fields")
+    assert [result["state"] for result in results] == ["committed"] * len(good)
+    assert await state_of(admin, bad) is None
+    assert (await ingester.abort(bad))[0]["state"] == "compensating"
+
+
 async def test_a_commit_succeeds_without_its_begin(admin: Any, ingester: Ingester) -> None:
     one = saga()
     assert (await ingester.commit(commit_of(one)))[0]["state"] == "committed"

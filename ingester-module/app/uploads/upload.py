@@ -81,7 +81,8 @@ class UploadOperation:
 
     def __init__(self, context: Context, request: UploadRequest, owner: str) -> None:
         self.owner, self.body = owner, request.body
-        self.saga_id, self.file_id = str(uuid7()), str(uuid7())
+        self.saga_id = str(uuid7())
+        self.file_id = self._made_id = str(uuid7())
         self._context, self._request = context, request
         self._key: HeldKey | None = None
 
@@ -190,8 +191,11 @@ class UploadOperation:
         return stored
 
     async def _transfer(self, element: Element, saga: UploadSaga, new: NewFile) -> bytes:
+        unknown = saga.file_id == self._made_id  # to all clients, until the answer
         try:
-            return await self._context.elements.put(element, saga.file_id, saga.saga_id, new, self.body)
+            return await self._context.elements.put(
+                element, saga.file_id, saga.saga_id, new, self.body, settle_late=unknown
+            )
         except ELEMENT_ERRORS as error:
             raise _TransferFailed(element.id, error) from error
         except Conflict as refusal:
@@ -209,7 +213,8 @@ class UploadOperation:
             raise BadGateway(f"{saga.storage_element_id} stored a different file than the one it was sent")
 
     async def _next_attempt(self) -> None:
-        self.saga_id, self.file_id = str(uuid7()), str(uuid7())
+        self.saga_id = str(uuid7())
+        self.file_id = self._made_id = str(uuid7())
         if self._key is not None:
             await self._key.next_attempt(self.saga_id, self.file_id)
 

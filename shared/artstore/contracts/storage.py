@@ -102,6 +102,9 @@ class GroupedPut(msgspec.Struct, frozen=True, array_like=True):
     md5: bytes | None
     request_id: str
     trace: dict[str, str]
+    settle_late: bool = False
+    """The commit follows at once, and no reader knows the id before it: the element may answer before it has written the
+    catalog row."""
 
 
 class GroupedResult(msgspec.Struct, frozen=True, array_like=True):

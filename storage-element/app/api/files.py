@@ -54,13 +54,13 @@ async def put_file(request: Request) -> Response:
     return JsonResponse(result.encoded, 201 if result.created else 200, _revision_tag(result.attributes))
 
 
-def put_order(file_id: str, saga_id: str, new: NewFile, expected: Expected) -> PutOrder:
+def put_order(file_id: str, saga_id: str, new: NewFile, expected: Expected, *, settle_late: bool = False) -> PutOrder:
     """Raises Malformed, InvalidFields."""
     check_new_file(new)
     content_type = canonical_type(new.content_type)
     if content_type != new.content_type:
         new = msgspec.structs.replace(new, content_type=content_type)
-    return PutOrder(check_file_id(file_id), new, check_file_id(saga_id), expected)
+    return PutOrder(check_file_id(file_id), new, check_file_id(saga_id), expected, settle_late)
 
 
 async def get_file(request: Request) -> Response:

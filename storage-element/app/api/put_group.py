@@ -56,7 +56,9 @@ async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
     request_id.set(put.request_id)
     try:
         with _traced(put.trace), context.files.operation("put"):
-            order = put_order(put.file_id, put.saga_id, put.new, Expected(put.sha256, put.md5))
+            order = put_order(
+                put.file_id, put.saga_id, put.new, Expected(put.sha256, put.md5), settle_late=put.settle_late
+            )
             body = Body.whole(put.content, max_bytes=context.limits.max_file_bytes)
             result = await PutOperation(context.store, order, body).run()
         return GroupedResult(201 if result.created else 200, result.encoded)

@@ -62,7 +62,9 @@ class StoreCollector(Collector):
             "element_unconfirmed_files", "Files whose saga has not been seen committed", value=len(store.unconfirmed)
         )
         yield GaugeMetricFamily(
-            "element_unsettled_files", "Files whose catalog row may differ from the disk", value=len(store.unsettled)
+            "element_unsettled_files",
+            "Files whose catalog row may differ from the disk, without uploads of the last second",
+            value=max(0, len(store.unsettled) - len(store.late)),
         )
         yield GaugeMetricFamily(
             "element_owed_files", "Files whose decided change S3 has not made", value=len(store.pending)

@@ -24,6 +24,7 @@ from .identity import lock_root
 from .paths import Paths
 from .progress import Progress
 from .recover import recover
+from .settle_late import keep_settling, settle_late_rows
 from .space import Reserve, Space, Usage
 from .store import Limits, Store, Threads
 from .wal.log import Wal
@@ -93,18 +94,23 @@ async def open_store(
     except BaseException:
         await _release(store)
         raise
-    checkpoints = spawn("checkpoints", repeat("checkpoints", 0.0, partial(keep_checkpointing, store)))
+    tasks = {
+        spawn("checkpoints", repeat("checkpoints", 0.0, partial(keep_checkpointing, store))),
+        spawn("late rows", repeat("late rows", 0.0, partial(keep_settling, store))),
+    }
     try:
         yield store
     finally:
-        await _close(store, checkpoints)
+        await _close(store, tasks)
 
 
-async def _close(store: Store, checkpoints: asyncio.Task[None]) -> None:
+async def _close(store: Store, tasks: set[asyncio.Task[None]]) -> None:
     """With a last checkpoint, so that the next start has nothing to recover."""
     await store.drain()
-    checkpoints.cancel()
-    await asyncio.wait({checkpoints})
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await settle_late_rows(store)
     try:
         if store.disk_health.failure is None:
             await checkpoint(store, rotate=True)

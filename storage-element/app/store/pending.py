@@ -1,7 +1,7 @@
 """Work that could not be finished at once: rows while PostgreSQL is unavailable, and decided changes of files while S3 is.
 
 The intents of such work stay open. It is done before anything else happens to the file, and repeated by `settle_all`. A local
-disk never has pending changes. All functions but `settle_all` expect the caller to hold the file's lock.
+disk never has pending changes. All functions but `settle_all` and `settle_open` expect the caller to hold the file's lock.
 """
 
 from __future__ import annotations
@@ -74,9 +74,14 @@ async def settle_all(store: Store, progress: Progress | None = None) -> None:
     for file_id in list(store.unsettled):
         if progress is not None:
             progress.step()
-        async with store.locks.hold(file_id):
-            if file_id in store.unsettled and await _settle(store, file_id) is SettleOutcome.UNAVAILABLE:
-                return
+        if file_id not in store.late and await settle_open(store, file_id) is SettleOutcome.UNAVAILABLE:
+            return
+
+
+async def settle_open(store: Store, file_id: str) -> SettleOutcome:
+    """Takes the file's lock; the file may have been settled meanwhile."""
+    async with store.locks.hold(file_id):
+        return await _settle(store, file_id) if file_id in store.unsettled else SettleOutcome.SETTLED
 
 
 async def require_settled(store: Store, file_id: str) -> None:

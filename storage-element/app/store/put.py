@@ -18,6 +18,7 @@ from .attributes import ABOVE_DELETE, find_in, first_revision, moved_here
 from .get import find_attributes
 from .pending import defer, require_settled, settle
 from .receive import Body, Expected, IncomingBody
+from .settle_late import may_settle_late, settle_late
 from .store import PendingWork, Store
 from .wal.log import OpenIntent
 from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
@@ -32,6 +33,8 @@ class PutOrder:
     new: NewFile | Attributes
     saga_id: str | None
     expected: Expected = field(default_factory=Expected)
+    settle_late: bool = False
+    """The row may be written behind the answer, because the commit follows at once and no reader knows the id before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,12 @@ class PutOperation:
                     await store.in_thread(intent.work)
             failpoint("put.published")
             self._count(attributes)
-            # 5 Catalog: the row, pending while its saga is open, and the change event in one transaction
             self.body.require_wanted()
+            if self.order.settle_late and self.body.is_small and may_settle_late(store):
+                # Steps 5 to 7 follow behind the answer, with those of other files. A crash leaves what it does after 4.
+                settle_late(store, self.file_id, intent)
+                return attributes
+            # 5 Catalog: the row, pending while its saga is open, and the change event in one transaction
             self.catalog_asked = True
             await store.catalog.note(attributes, saga_id=self.order.saga_id, change="put")
             failpoint("put.noted")

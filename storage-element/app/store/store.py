@@ -92,6 +92,14 @@ class Findings:
     """Files restored by a person where the log had deleted or changed one. They stay."""
 
 
+@dataclass(frozen=True, slots=True)
+class LateRow:
+    """A put whose row is settled behind its answer (settle_late.py). `since_s` is the event loop's time."""
+
+    intent: OpenIntent
+    since_s: float
+
+
 def _confirmed_always() -> None:
     """For tests and tools, whose root cannot be a copy."""
 
@@ -119,6 +127,9 @@ class Store:
     """Files whose saga has not been seen committed: only these may be removed by a compensation."""
     unsettled: dict[str, list[OpenIntent]] = field(default_factory=dict)
     """Files whose catalog row may differ from the disk, with the intents that wait for the row."""
+    late: dict[str, LateRow] = field(default_factory=dict)
+    """Those of the unsettled files that are settled behind the answer of their put, the earliest first."""
+    late_waits: asyncio.Event = field(default_factory=asyncio.Event)
     stuck: set[str] = field(default_factory=set)
     """Unsettled files that cannot be read, or whose row the catalog refuses; each is logged once."""
     pending: dict[str, PendingWork] = field(default_factory=dict)

@@ -21,7 +21,15 @@ GROUPS, FILES, BYTES = 6, 16, 3000
 
 
 @pytest.mark.parametrize(
-    "point", ["wal.written:kill:2", "wal.synced:kill:2", "put.small.data_written:kill:40", "put.noted:kill:40"]
+    "point",
+    [
+        "wal.written:kill:2",
+        "wal.synced:kill:2",
+        "put.small.data_written:kill:40",
+        "put.published:kill:40",
+        "put.noted:kill:40",
+        "late.found:kill",
+    ],
 )
 async def test_an_element_killed_amid_groups_keeps_what_it_acknowledged(
     own_neighbours: Neighbours, tmp_path: Path, point: str
@@ -37,7 +45,8 @@ async def test_an_element_killed_amid_groups_keeps_what_it_acknowledged(
 async def put_group(element: RunningElement, allowed: dict[str, list[State]]) -> None:
     """Notes in `allowed` which states each file may have: only the acknowledged one, or also none."""
     puts = [
-        GroupedPut(str(uuid7()), str(uuid7()), new_file(), os.urandom(BYTES), None, None, "r", {}) for _ in range(FILES)
+        GroupedPut(str(uuid7()), str(uuid7()), new_file(), os.urandom(BYTES), None, None, "r", {}, late)
+        for late in (False, True) * (FILES // 2)
     ]
     allowed |= {put.file_id: [ABSENT, state_of(put.content, 1)] for put in puts}
     try:

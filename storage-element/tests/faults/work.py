@@ -10,9 +10,11 @@ from random import Random
 
 from app.store.checkpoint import checkpoint
 from app.store.delete import compensate, delete
+from app.store.get import load_attributes
 from app.store.pending import settle_all
 from app.store.put import PutOrder, put
 from app.store.receive import Body, Expected
+from app.store.settle_late import settle_late_rows
 from app.store.store import Store
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7
@@ -54,10 +56,16 @@ class Work:
         return self._random.randbytes(size)
 
     async def put(
-        self, size: int, saga_id: str | None = None, body: Body | None = None, file_id: str | None = None
+        self,
+        size: int,
+        saga_id: str | None = None,
+        body: Body | None = None,
+        file_id: str | None = None,
+        *,
+        settle_late: bool = False,
     ) -> str:
         file_id, content = file_id or str(uuid7()), self.bytes(size)
-        order = PutOrder(file_id, new_file(), saga_id or str(uuid7()))
+        order = PutOrder(file_id, new_file(), saga_id or str(uuid7()), settle_late=settle_late)
         if await self._attempt(file_id, state_of(content, 1), lambda: put(self.store, order, body or body_of(content))):
             self._content[file_id] = (content, 1)
         return file_id
@@ -221,6 +229,29 @@ async def unsettled(work: Work) -> None:
     await settle_all(work.store)
 
 
+async def settled_late(work: Work) -> None:
+    """Puts whose rows follow behind the answer, across a checkpoint: committed, without a commit, changed, undone, and while
+    the catalog is unavailable."""
+    assert isinstance(work.catalog, KeptCatalog)
+    saga_id = str(uuid7())
+    committed, changed = await work.put(SMALL_BYTES, settle_late=True), await work.put(SMALL_BYTES, settle_late=True)
+    undone, _ = await work.put(SMALL_BYTES, saga_id, settle_late=True), await work.put(SMALL_BYTES, settle_late=True)
+    await attempt_checkpoint(work.store)
+    if committed in work.file_ids:
+        attributes, _ = await load_attributes(work.store, committed)
+        await work.catalog.note(attributes, saga_id=None, change="put")
+    await work.patch(changed)
+    await work.compensate(undone, saga_id)
+    await settle_late_rows(work.store)
+    await work.put(SMALL_BYTES, settle_late=True)
+    work.catalog.away = True
+    await settle_late_rows(work.store)
+    await work.put(SMALL_BYTES, settle_late=True)
+    work.catalog.away = False
+    await attempt_checkpoint(work.store)
+    await settle_all(work.store)
+
+
 SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "small": small,
     "large": large,
@@ -229,6 +260,7 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "confirmed": confirmed,
     "undone_beside_checkpoints": undone_beside_checkpoints,
     "unsettled": unsettled,
+    "settled_late": settled_late,
 }
 
 

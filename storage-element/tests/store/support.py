@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,6 +46,14 @@ class RememberingCatalog:
         self._require_here()
         self.rows.pop(file_id, None)
         self.events.append((file_id, revision, "delete"))
+
+    @property
+    def answers(self) -> bool:
+        return not self.away
+
+    async def find_available(self, file_ids: Sequence[str]) -> set[str]:
+        self._require_here()
+        return {file_id for file_id in file_ids if file_id in self.rows and self.rows[file_id][1] is None}
 
     async def find_entry(self, file_id: str) -> CatalogEntry | None:
         self._require_here()

@@ -59,7 +59,7 @@ POINTS = {
                  "key.answered"),
     "query": (),
     "se": ("put.intended", "put.data_renamed", "put.renamed", "put.published", "put.noted", "put.notified", "put.synced",
-           "put.small.data_written", "put.small.published", "update.intended", "update.decided", "update.swapped",
+           "put.small.data_written", "put.small.published", "late.found", "update.intended", "update.decided", "update.swapped",
            "update.published", "update.settled", "delete.intended", "delete.attributes_removed", "delete.removed",
            "settle.noted", "wal.written", "wal.synced", "checkpoint.synced"),
 }  # fmt: skip
