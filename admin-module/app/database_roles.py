@@ -47,6 +47,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     },
     "audit_keys": {ADMIN: "SELECT, INSERT", ELEMENT: _SHIP_KEY, INGESTER: _SHIP_KEY, QUERY: _SHIP_KEY},
     "audit_seals": {ADMIN: "SELECT, INSERT", PRUNER: READ},
+    "claimed_ids": {ADMIN: CHANGE},
     "changes": {ADMIN: CHANGE, QUERY: READ},
     "changes_purged": {ADMIN: CHANGE, QUERY: READ},
     "files": {ADMIN: CHANGE, ELEMENT: CHANGE, INGESTER: READ, QUERY: READ},

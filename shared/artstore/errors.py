@@ -229,6 +229,13 @@ class RevisionMismatch(ArtStoreError):
     remedy = "Read the file, merge the change, and send it with the current revision."
 
 
+class PreconditionRequired(ArtStoreError):
+    """A file can be created under an id of the client only with `If-None-Match: *` (RFC 6585 §3)."""
+
+    status, code, title = 428, "precondition_required", "Precondition required"
+    remedy = "Send `If-None-Match: *` to create the file; to replace its bytes use `PUT …/content`."
+
+
 class TooLarge(ArtStoreError):
     """The body, a part or the attributes exceed a limit."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import uuid
 from dataclasses import dataclass, field
 
 import pytest
@@ -41,6 +42,7 @@ DOORS: dict[str, list[Door]] = {
         ]
     ],
     "POST upload": [Door("ingester", "POST", "/api/files/upload?filename={file}", 201, CONTENT)],
+    "PUT file": [Door("ingester", "PUT", "/api/files/{new}", 201, CONTENT, ["if-none-match: *"])],
     "PUT content": [Door("ingester", "PUT", "/api/files/{file}/content", 200, b"other content")],
     "PATCH file": [Door("ingester", "PATCH", "/api/files/{file}", 200, b'{"tags":["x"]}', JSON)],
     "DELETE file": [Door("ingester", "DELETE", "/api/files/{file}", 204)],
@@ -74,7 +76,7 @@ FAILS = {
     "DELETE file": 412,
 }
 KNOWN = {"GET content": 304, "GET file": 304}
-MISMATCH = {"POST upload": 400, "PUT content": 400}
+MISMATCH = {"POST upload": 400, "PUT file": 400, "PUT content": 400}
 ROWS = {
     "If-Match": Row(['if-match: "999"'], FAILS),
     "If-None-Match": Row(["if-none-match: *"], KNOWN),
@@ -191,6 +193,7 @@ def send(system: System, token: str, made: Made, door: Door, row: Row) -> Answer
     elif row is not ROWS["content"]:
         content = b""
     path = door.path.replace("{file}", made.file_id).replace("{account}", made.account["id"])
+    path = path.replace("{new}", str(uuid.uuid4()))
     shown = None if door.path == "/api/auth/token" else token
     head, content = request(door.method, path, shown, fields, content, row.version)
     answers = exchange(system, door.service, head + content)

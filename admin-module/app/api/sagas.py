@@ -152,7 +152,7 @@ def check_id(name: str, given: str) -> None:
         raise InvalidFields(f"{name} must be a UUID in lower case", fields=[name])
 
 
-_SAGA = object_schema(
+SAGA_SCHEMA = object_schema(
     {
         "saga_id": UUID_SCHEMA,
         "file_id": UUID_SCHEMA,
@@ -160,7 +160,7 @@ _SAGA = object_schema(
         "owner": {"type": "string", "maxLength": MAX_OWNER_CHARS},
     }
 )
-_COMMIT = object_schema(
+COMMIT_SCHEMA = object_schema(
     {"saga_id": UUID_SCHEMA, "attributes": {"type": "object"}}, {"keyed": {"type": "boolean", "default": False}}
 )
 _RESULT = object_schema({"saga_id": TEXT_SCHEMA, "state": TEXT_SCHEMA}, {"problem": {"type": ["object", "null"]}})
@@ -180,10 +180,10 @@ def _operation(operation_id: str, summary: str, item: dict[str, Any], **more: An
     }
 
 
-_BEGIN = _operation("begin_uploads", "Begin uploads, or renew their leases", _SAGA)
-_ABORT = _operation("abort_uploads", "Undo uploads", _SAGA, reason=TEXT_SCHEMA)
+_BEGIN = _operation("begin_uploads", "Begin uploads, or renew their leases", SAGA_SCHEMA)
+_ABORT = _operation("abort_uploads", "Undo uploads", SAGA_SCHEMA, reason=TEXT_SCHEMA)
 ROUTES = [
     DataRoute("/api/sagas/uploads", ["POST"], begin, _BEGIN),
-    DataRoute("/api/sagas/commit", ["POST"], commit, _operation("commit_uploads", "Commit uploads", _COMMIT)),
+    DataRoute("/api/sagas/commit", ["POST"], commit, _operation("commit_uploads", "Commit uploads", COMMIT_SCHEMA)),
     DataRoute("/api/sagas/abort", ["POST"], abort, _ABORT),
 ]

@@ -32,6 +32,7 @@ from ..elements.publish import Publisher
 from ..identity.issue import Issuer, OwnToken
 from ..identity.keyring import Keyring
 from ..identity.secrets import KeyCipher, SecretHasher
+from ..sagas.client_ids import ClientIds
 from ..sagas.maintenance import SagaMaintenance
 from ..sagas.upload import UploadSagas
 from ..sagas.worker import SagaWorker
@@ -62,6 +63,7 @@ class Context:
     generations: Generations
     commands: ElementCommands
     uploads: UploadSagas
+    client_ids: ClientIds
     saga_worker: SagaWorker
     maintenance: SagaMaintenance
     outbox: Outbox
@@ -109,6 +111,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
         truncation = TruncationMonitor(database, redis, auditor, registry)
         seals = Seals(database, auditor, clock)
+        outbox = Outbox(runtime, database, redis)
         context = Context(
             settings=settings,
             clock=clock,
@@ -129,8 +132,9 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             generations=generations,
             commands=ElementCommands(database, peers, auditor, call_timeout_s),
             uploads=UploadSagas(database, clock, lease_s, saga_worker.wake),
+            client_ids=ClientIds(database, generations, lease_s, saga_worker.wake, outbox.wake),
             saga_worker=saga_worker,
             maintenance=SagaMaintenance(database, generations, registry, lease_s, saga_worker.wake),
-            outbox=Outbox(runtime, database, redis),
+            outbox=outbox,
         )
         yield context

@@ -24,6 +24,7 @@ from artstore.peers.client import Peer
 
 from ..audit.chain import SERVICE, Auditor
 from .claim import ClaimedSaga
+from .client_ids import mark_used
 from .idempotency import keep_answers
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
@@ -80,6 +81,7 @@ class Keeper:
             if closed.first() is None:
                 return  # committed in the meantime, or claimed by another admin
             await upsert_files(conn, [FileEntry(attributes, "put")])
+            await mark_used(conn, saga.file_id)
             await keep_answers(conn, {saga.saga_id: uploaded(attributes.file_id, encode(attributes))})
             metadata = {
                 "saga_id": saga.saga_id,

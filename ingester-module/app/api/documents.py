@@ -31,6 +31,8 @@ UPLOAD_DESCRIPTION = """Either a form, its parts in any order, or any other cont
 `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter; `tags` may be \
 repeated, and be a plain word instead of JSON. Digests are checked; a digest in a form's own header may be that of the whole \
 body or of the file."""
+CREATE_DESCRIPTION = """The id is a UUID of version 4 or 7, and is used once: 412 when the file exists, 409 when it was deleted, \
+or while another upload under the id is running. To repeat a request whose answer was lost is safe."""
 CHANGES_SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,

@@ -13,7 +13,7 @@ from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
 from artstore.http.data_routes import file_id_of
 from artstore.http.json import parse_json
 from artstore.http.lists import read_parameters
-from artstore.http.openapi import BYTES_SCHEMA, answer, query, route
+from artstore.http.openapi import BYTES_SCHEMA, answer, header, query, route
 from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..changes.asked import AskedChanges
@@ -25,10 +25,12 @@ from ..core.context import Context, context_of
 from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.body import FORM, media_type, open_raw
+from ..uploads.create import CreateOperation
 from ..uploads.reader import BodyReader
 from ..uploads.upload import UploadOperation
 from .documents import (
     CHANGES_SCHEMA,
+    CREATE_DESCRIPTION,
     DIGEST_HEADERS,
     FIELD_SCHEMAS,
     FORM_SCHEMA,
@@ -51,6 +53,14 @@ async def upload_file(request: Request) -> Response:
     with context.files.operation("put"):
         upload = await UploadOperation.open(context, request)
         return await run_or_replay(context.keys, key, upload)
+
+
+async def create_file(request: Request) -> Response:
+    context = context_of(request)
+    key = key_of(request)
+    with context.files.operation("put"):
+        create = await CreateOperation.open(context, request)
+        return await run_or_replay(context.keys, key, create)
 
 
 async def patch_file(request: Request) -> Response:
@@ -141,6 +151,22 @@ FILE_ROUTES = [
             IDEMPOTENCY_KEY,
         ],
         body={"multipart/form-data": FORM_SCHEMA, "application/octet-stream": BYTES_SCHEMA},
+    ),
+    route(
+        "PUT",
+        "/api/files/{file_id}",
+        create_file,
+        "Store a new file under an id of the client's",
+        keyed({"201": answer("Stored; the answer is its attr.json", RECORD, headers={"Location": "The file"})}),
+        transfer=True,
+        description=CREATE_DESCRIPTION,
+        parameters=[
+            header("If-None-Match", "`*`", {"type": "string", "enum": ["*"]}, required=True),
+            *(query(name, schema=schema) for name, schema in FIELD_SCHEMAS.items()),
+            *DIGEST_HEADERS,
+            IDEMPOTENCY_KEY,
+        ],
+        body={"application/octet-stream": BYTES_SCHEMA},
     ),
     route(
         "PATCH",

@@ -25,6 +25,7 @@ from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
 from ..admin import Sagas
+from ..claims import Claims
 from ..elements import Elements
 from ..idempotency.keys import Keys
 from .config import Settings
@@ -37,6 +38,7 @@ class Context:
     discovery: Discovery
     elements: Elements
     sagas: Sagas
+    claims: Claims
     keys: Keys
     files: FileMetrics
     audit: AuditWriter
@@ -82,6 +84,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             discovery=discovery,
             elements=elements,
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
+            claims=Claims(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
             audit=runtime.audit,

@@ -34,11 +34,12 @@ from artstore.logs import get_logger
 from artstore.tasks import spawn
 from artstore.tracing import span
 
-from ..admin import given_up
+from ..admin import Sagas, given_up
+from ..claims import Claims
 from ..core.context import Context
 from ..idempotency.keys import HeldKey, fingerprint_of
 from ..placement import candidates
-from .body import UploadRequest, open_upload
+from .body import Admit, UploadRequest, open_upload
 from .form import new_file
 
 log = get_logger("ingester.upload")
@@ -65,8 +66,8 @@ class _Stored(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-class _TransferFailed(Exception):
-    """The element, and not the request, is the reason. Never leaves this file."""
+class TransferFailed(Exception):
+    """The element, and not the request, is the reason. Never leaves this folder."""
 
     def __init__(self, element_id: str, error: ArtStoreError) -> None:
         super().__init__(str(error))
@@ -85,26 +86,30 @@ class UploadOperation:
         self.file_id = self._made_id = str(uuid7())
         self._context, self._request = context, request
         self._key: HeldKey | None = None
+        self._sagas: Sagas | Claims = context.sagas
+        self._begin_after_s = BEGIN_AFTER_S if self.body.buffered and context.sagas.admin_answers else 0
 
     @classmethod
     async def open(cls, context: Context, request: Request) -> UploadOperation:
         # 1. Authorised: the edge has refused callers without files:write before any of the body was read.
         owner = principal_of(request).client_id
         # 2. The head of the body: errors of the request show here, before anything is written.
-        admit = partial(_require_place, context)
-        return cls(context, await open_upload(request, context.limits, context.clock, admit), owner)
+        return cls(context, await open_upload(request, context.limits, context.clock, admit_in(context)), owner)
 
     def fingerprint(self) -> str:
-        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts. Fields that
-        come after a large file are compared by `describes`."""
-        request = self._request
-        if not request.fields_complete:
+        """Fields that come after a large file are compared by `describes`."""
+        if not self._request.fields_complete:
             return fingerprint_of("POST", "upload", "fields follow")
+        return self.fingerprint_under("POST", "upload")
+
+    def fingerprint_under(self, method: str, path: str) -> str:
+        """Covers the parsed fields, since a form's boundary and the order of its parts differ between attempts."""
+        request = self._request
         filename = _NO_NAME if request.filename is None else request.filename
         new = new_file(  # a fixed time stands for ttl_days
             request.fields, filename=filename, content_type=request.content_type, owner="", now=_FIXED_TIME
         )
-        return fingerprint_of("POST", "upload", msgspec.to_builtins(new))
+        return fingerprint_of(method, path, msgspec.to_builtins(new))
 
     def describes(self, record: Mapping[str, Any]) -> bool:
         """The record has the fields of this request that the fingerprint does not cover, all but the exact `ttl_days`. Call
@@ -138,25 +143,24 @@ class UploadOperation:
         while True:
             try:
                 return await self._store(elements.pop(0), new)
-            except _TransferFailed as failure:
+            except TransferFailed as failure:
                 if not elements or not self.body.replayable:
-                    raise _for_client(failure) from None
+                    raise for_client(failure) from None
                 log.warning("element failed, trying the next", element=failure.element_id, error=failure.error.detail)
             await self._next_attempt()
             new = self._new_file()
 
     async def _store(self, element: Element, new: NewFile) -> bytes:
         """One attempt on one element. Returns the file's attr.json."""
-        sagas = self._context.sagas
+        sagas = self._sagas
         saga = UploadSaga(saga_id=self.saga_id, file_id=self.file_id, storage_element_id=element.id, owner=self.owner)
         try:
             # 4. Begin at admin beside 5. the transfer, or with the commit when the transfer is short. While admin does
             #    not answer, the begin comes first, since it fails at once. A crash here: the element discards an
             #    incomplete body, and admin undoes a complete file when the lease has ended.
-            begin_after_s = BEGIN_AFTER_S if self.body.buffered and sagas.admin_answers else 0
             with span("upload.transfer", element=element.id):
                 record = await under_lease(
-                    lambda: sagas.begin(saga), self._transfer(element, saga, new), begin_after_s=begin_after_s
+                    lambda: sagas.begin(saga), self._transfer(element, saga, new), begin_after_s=self._begin_after_s
                 )
             failpoint("upload.transferred")
             sent = self._request.new
@@ -197,7 +201,7 @@ class UploadOperation:
                 element, saga.file_id, saga.saga_id, new, self.body, settle_late=unknown
             )
         except ELEMENT_ERRORS as error:
-            raise _TransferFailed(element.id, error) from error
+            raise TransferFailed(element.id, error) from error
         except Conflict as refusal:
             if refusal.fields.get("reason") == GIVEN_UP_REASON:
                 raise given_up(saga.saga_id, refusal) from refusal
@@ -230,6 +234,10 @@ def find_places(context: Context, retention: Retention, size_bytes: int | None) 
     known = context.discovery.elements
     broken = [element.id for element in known if context.elements.breaker_open(element)]
     return candidates(known, size_bytes=size_bytes, retention=retention, broken=broken)
+
+
+def admit_in(context: Context) -> Admit:
+    return partial(_require_place, context)
 
 
 def _require_place(context: Context, retention: Retention | None, size_bytes: int | None) -> None:
@@ -271,7 +279,7 @@ async def under_lease(
             await asyncio.wait((moving,))
 
 
-def _for_client(failure: _TransferFailed) -> ArtStoreError:
+def for_client(failure: TransferFailed) -> ArtStoreError:
     """The client did not choose the element, so a mode that has just changed is answered 503, not as its error."""
     if isinstance(failure.error, ModeForbids):
         return Unavailable(f"{failure.element_id} was closed a moment ago: send it again", away=failure.element_id)
@@ -279,6 +287,6 @@ def _for_client(failure: _TransferFailed) -> ArtStoreError:
 
 
 def _reason(failure: BaseException) -> str:
-    if isinstance(failure, _TransferFailed):
+    if isinstance(failure, TransferFailed):
         failure = failure.error
     return failure.code if isinstance(failure, ArtStoreError) else type(failure).__name__

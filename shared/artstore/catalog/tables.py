@@ -101,6 +101,15 @@ registry = Table(
 )
 """One row, admin's alone to write. Elements read it to learn that the catalog went back in time."""
 
+claimed_ids = Table(
+    "claimed_ids",
+    metadata,
+    Column("file_id", UUID, primary_key=True),
+    Column("saga_id", UUID, nullable=False, comment="the upload that may put the file, or has put it"),
+    Column("used", Boolean, nullable=False, server_default=text("false"), comment="the file existed"),
+)
+"""The ids that clients made, one row each for ever: admin's alone."""
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -80,6 +80,20 @@ class SagaResults(msgspec.Struct, frozen=True, kw_only=True):
     results: list[SagaResult]
 
 
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to POST /api/sagas/claims, whose body is an UploadSaga under an id that the client made. A repeat renews
+    the lease."""
+
+    lease_s: float
+
+
+class AbortClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/sagas/claims/abort. POST /api/sagas/claims/commit takes an UploadCommit."""
+
+    saga: UploadSaga
+    reason: str
+
+
 class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """POST /api/sagas/changes: admin applies this change of a file when its element is available again.
     Answered 202 with the saga.

@@ -25,8 +25,10 @@ from artstore.contracts.elements import MAKE_ROOT, Capacity, Element, ElementRep
 from artstore.contracts.files import Attributes, NewFile, encode
 from artstore.contracts.idempotency import Answer, accepted, uploaded
 from artstore.contracts.sagas import (
+    AbortClaim,
     AbortUploads,
     BeginUploads,
+    Claimed,
     CommitUploads,
     QueueChange,
     SagaResult,
@@ -131,6 +133,8 @@ class FakeAdmin(Fake):
         self.committed: list[UploadCommit] = []
         self.aborted: list[UploadSaga] = []
         self.queued: list[dict[str, Any]] = []
+        self.claimed: dict[str, str] = {}
+        """Saga ids by the ids that clients made."""
         self.reports: list[ElementReport] = []
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -143,6 +147,9 @@ class FakeAdmin(Fake):
             web.post("/api/sagas/commit", self._commit),
             web.post("/api/sagas/abort", self._abort),
             web.post("/api/sagas/changes", self._queue),
+            web.post("/api/sagas/claims", self._claim),
+            web.post("/api/sagas/claims/commit", self._commit_claim),
+            web.post("/api/sagas/claims/abort", self._abort_claim),
         ]
 
     async def _token(self, _request: web.Request) -> web.Response:
@@ -193,6 +200,31 @@ class FakeAdmin(Fake):
         sagas = msgspec.json.decode(await self._body(request), type=AbortUploads).sagas
         self.aborted.extend(sagas)
         return _results([SagaResult(saga_id=saga.saga_id, state="aborting") for saga in sagas])
+
+    async def _claim(self, request: web.Request) -> web.Response:
+        saga = msgspec.json.decode(await self._body(request), type=UploadSaga)
+        if self.claimed.setdefault(saga.file_id, saga.saga_id) != saga.saga_id:
+            raise RevisionMismatch("a file with this id exists already")
+        self.begun.append(saga)
+        return _json(Claimed(lease_s=30))
+
+    async def _commit_claim(self, request: web.Request) -> web.Response:
+        commit = msgspec.json.decode(await self._body(request), type=UploadCommit)
+        if self.refuse_commit is not None:
+            raise self.refuse_commit
+        attributes = orjson.loads(bytes(commit.attributes))
+        record = orjson.dumps(attributes, option=orjson.OPT_SORT_KEYS)
+        if commit.keyed and not await self._keep(commit.saga_id, uploaded(attributes["file_id"], record)):
+            raise Conflict("the key belongs to a different saga")
+        self.committed.append(commit)
+        return web.Response(status=204)
+
+    async def _abort_claim(self, request: web.Request) -> web.Response:
+        saga = msgspec.json.decode(await self._body(request), type=AbortClaim).saga
+        self.aborted.append(saga)
+        if self.claimed.get(saga.file_id) == saga.saga_id:
+            del self.claimed[saga.file_id]
+        return web.Response(status=204)
 
     async def _queue(self, request: web.Request) -> web.Response:
         body = await self._body(request)
