@@ -52,7 +52,7 @@ _INVISIBLE = frozenset({"Zs", "Cf", "Mn", "Me"})
 selectors."""
 
 
-class Attributes(msgspec.Struct, frozen=True, kw_only=True):
+class Attributes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The attributes of one file. Times are RFC 3339 UTC text, `checksum` is `sha256:<hex>`."""
 
     schema_version: int = SCHEMA_VERSION
@@ -81,6 +81,7 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _KNOWN = frozenset(Attributes.__struct_fields__) - {"unknown"}
+_OF_KNOWN_FIELDS = msgspec.json.Decoder(Attributes)
 
 
 class NewFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,15 +152,27 @@ def decode(encoded: bytes) -> Attributes:
     if len(encoded) > MAX_ATTRIBUTES_BYTES:
         raise ValueError(f"attr.json has {len(encoded)} bytes, the limit is {MAX_ATTRIBUTES_BYTES}")
     try:
+        attributes = _OF_KNOWN_FIELDS.decode(encoded)
+    except (msgspec.ValidationError, RecursionError):
+        attributes = _decode_any(encoded)
+    else:
+        if attributes.unknown or b'"unknown"' in encoded:  # a field of that name in the file is unknown too
+            attributes = _decode_any(encoded)
+    _check_decoded(attributes)
+    return attributes
+
+
+def _decode_any(encoded: bytes) -> Attributes:
+    """With unknown fields, or not valid; several times as slow."""
+    try:
         raw = msgspec.json.decode(encoded)
     except RecursionError as error:
         raise ValueError("attr.json is nested too deeply") from error
     if not isinstance(raw, dict):
         raise ValueError("attr.json must be an object")
-    attributes = msgspec.convert({name: raw[name] for name in _KNOWN & raw.keys()}, Attributes)
-    _check_decoded(attributes)
+    known = {name: raw[name] for name in _KNOWN & raw.keys()}
     unknown = {name: value for name, value in raw.items() if name not in _KNOWN}
-    return msgspec.structs.replace(attributes, unknown=unknown) if unknown else attributes
+    return msgspec.structs.replace(msgspec.convert(known, Attributes), unknown=unknown)
 
 
 def _check_decoded(attributes: Attributes) -> None:

@@ -66,6 +66,12 @@ def test_attr_json_is_sorted_and_names_its_schema() -> None:
     assert orjson.loads(encode(FILE))["schema_version"] == 1
 
 
+@pytest.mark.parametrize("value", [{}, {"revision": 9}, 5, None])
+def test_an_unknown_field_named_unknown_is_kept(value: Any) -> None:
+    file = replace(FILE, unknown={"unknown": value})
+    assert decode(encode(file)) == file
+
+
 def test_an_unknown_field_cannot_shadow_a_known_one() -> None:
     assert decode(encode(replace(FILE, unknown={"revision": 9}))).revision == 1
 
