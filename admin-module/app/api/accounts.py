@@ -20,6 +20,7 @@ from artstore.clock import rfc3339, uuid7
 from artstore.contracts.tokens import Audience, Permission, Role
 from artstore.http.json import JsonResponse
 from artstore.http.lists import DEFAULT_LIMIT
+from artstore.http.openapi import described
 
 from ..core.context import context_of
 from ..identity import accounts as stored
@@ -27,6 +28,7 @@ from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
+from .documents import ACCOUNT, ACCOUNTS, NEW_ACCOUNT
 from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor, uuid_cursor
 
 DEFAULT_GRACE_S = 24 * 3600
@@ -75,13 +77,25 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base, one = "/api/service-accounts", "/api/service-accounts/{account_id}"
     tags: list[Any] = ["accounts"]
-    routes.post(base, tags=tags, status_code=201, summary="Create an account; the answer contains its secret")(create)
-    routes.get(base, tags=tags, summary="All accounts", dependencies=[allow_only()])(list_all)
-    routes.get(one, tags=tags, summary="One account")(show)
-    routes.patch(one, tags=tags, summary="Change role, permissions, limits; suspend")(change)
-    routes.delete(one, tags=tags, status_code=204, summary="Delete an account")(delete)
     routes.post(
-        f"{one}/rotate-secret", tags=tags, summary="Create a new secret; the old one stays valid for the grace period"
+        base,
+        tags=tags,
+        summary="Create an account; the answer contains its secret",
+        **described("create_account", NEW_ACCOUNT, 201),
+    )(create)
+    routes.get(
+        base, tags=tags, summary="All accounts", dependencies=[allow_only()], **described("list_accounts", ACCOUNTS)
+    )(list_all)
+    routes.get(one, tags=tags, summary="One account", **described("get_account", ACCOUNT))(show)
+    routes.patch(
+        one, tags=tags, summary="Change role, permissions, limits; suspend", **described("change_account", ACCOUNT)
+    )(change)
+    routes.delete(one, tags=tags, summary="Delete an account", **described("delete_account", None, 204))(delete)
+    routes.post(
+        f"{one}/rotate-secret",
+        tags=tags,
+        summary="Create a new secret; the old one stays valid for the grace period",
+        **described("rotate_secret", NEW_ACCOUNT),
     )(rotate_secret)
     return routes
 

@@ -15,11 +15,13 @@ from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
 from artstore.http.json import JsonResponse, page
 from artstore.http.lists import DEFAULT_LIMIT
+from artstore.http.openapi import TEXT_SCHEMA, described
 
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.read import Filters, list_events
 from ..audit.seals import NDJSON, export
 from ..core.context import context_of
+from .documents import EVENTS, PRUNED, REPORT, SEAL, SIGNED
 from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
@@ -35,19 +37,21 @@ def router() -> APIRouter:
         tags=["audit"],
         summary="Audit events, newest first; or all of them as NDJSON, chain by chain",
         dependencies=[allow_only("format", *FILTERS)],
-        responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+        **described("list_events", EVENTS, also={NDJSON: TEXT_SCHEMA}),
     )(list_all)
     routes.get(
         f"{base}/verify",
         tags=["audit"],
         summary="Verify every chain, from its beginning or from a checkpoint, and report every change",
         dependencies=[allow_only("from_checkpoint")],
+        **described("verify_audit", REPORT),
     )(verify_chains)
     routes.get(
         f"{base}/checkpoints",
         tags=["audit"],
         summary="Signed heads of all chains, newest first",
         dependencies=[allow_only()],
+        **described("list_checkpoints", SIGNED),
     )(checkpoints)
     routes.get(
         f"{base}/archive",
@@ -55,16 +59,26 @@ def router() -> APIRouter:
         summary="Everything after the newest seal, up to a checkpoint, as NDJSON: the same bytes at every request",
         dependencies=[allow_only("until")],
         responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+        **described("export_archive"),
     )(archive)
-    routes.get(f"{base}/seals", tags=["audit"], summary="Seals, newest first", dependencies=[allow_only()])(list_seals)
+    routes.get(
+        f"{base}/seals",
+        tags=["audit"],
+        summary="Seals, newest first",
+        dependencies=[allow_only()],
+        **described("list_seals", SIGNED),
+    )(list_seals)
     routes.post(
         f"{base}/seals",
         tags=["audit"],
         summary="Verify the archive up to a checkpoint and seal it",
-        status_code=201,
+        **described("create_seal", SEAL, 201),
     )(seal)
     routes.post(
-        f"{base}/prune", tags=["audit"], summary="Delete rows below the newest seal; repeat while `left` is true"
+        f"{base}/prune",
+        tags=["audit"],
+        summary="Delete rows below the newest seal; repeat while `left` is true",
+        **described("prune_audit", PRUNED),
     )(prune)
     return routes
 

@@ -29,6 +29,7 @@ from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import DEFAULT_LIMIT
+from artstore.http.openapi import described
 from artstore.logs import get_logger
 from artstore.peers.addresses import MAX_URL_CHARS
 
@@ -38,6 +39,7 @@ from ..elements.registry import ELEMENT_ID
 from ..elements.reports import Reported
 from ..sagas.claim import make_due
 from .changes import accepted
+from .documents import ELEMENT, ELEMENT_ANSWER, ELEMENTS, MODE_ANSWERS, UPKEEP
 from .parameters import Cursor, Limit, allow_only, parse_cursor, split_page
 
 log = get_logger("admin.elements")
@@ -68,25 +70,54 @@ def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
     base, one = "/api/storage-elements", "/api/storage-elements/{element_id}"
     tags: list[Any] = ["elements"]
-    routes.get(base, tags=tags, summary="The registry, in the order of filling", dependencies=[allow_only()])(list_all)
-    routes.post(base, tags=tags, status_code=201, summary="Register an element before its first report")(register)
-    routes.get(one, tags=tags, summary="One element")(show)
-    routes.patch(one, tags=tags, summary="Change url or priority")(change)
-    routes.delete(one, tags=tags, status_code=204, summary="Remove an empty element from the registry")(delete)
-    routes.post(f"{one}/report", tags=tags, summary="The report of an element")(report)
+    routes.get(
+        base,
+        tags=tags,
+        summary="The registry, in the order of filling",
+        dependencies=[allow_only()],
+        **described("list_elements", ELEMENTS),
+    )(list_all)
+    routes.post(
+        base,
+        tags=tags,
+        summary="Register an element before its first report",
+        **described("register_element", ELEMENT, 201),
+    )(register)
+    routes.get(one, tags=tags, summary="One element", **described("get_element", ELEMENT))(show)
+    routes.patch(one, tags=tags, summary="Change url or priority", **described("change_element", ELEMENT))(change)
+    routes.delete(
+        one,
+        tags=tags,
+        summary="Remove an empty element from the registry",
+        **described("remove_element", None, 204),
+    )(delete)
+    routes.post(
+        f"{one}/report", tags=tags, summary="The report of an element", **described("report_element", ELEMENT_ANSWER)
+    )(report)
     routes.post(
         f"{one}/mode",
         tags=tags,
         summary="Move the element to the next mode: rw to ro, ro to ar",
-        responses={202: {"description": "The element is away: the change is queued, its saga is at Location"}},
+        **described("change_element_mode", ELEMENT) | {"responses": MODE_ANSWERS},
     )(change_mode)
-    routes.post(f"{one}/rebuild", tags=tags, summary="Make the element rebuild its part of the catalog from its disk")(
-        rebuild
-    )
-    routes.post(f"{one}/verify", tags=tags, summary="Make the element verify its files")(verify)
-    routes.post(f"{one}/accept-root", tags=tags, summary="Accept the refused root that is reporting as the element's")(
-        accept_root
-    )
+    routes.post(
+        f"{one}/rebuild",
+        tags=tags,
+        summary="Make the element rebuild its part of the catalog from its disk",
+        **described("rebuild_element", UPKEEP, 202),
+    )(rebuild)
+    routes.post(
+        f"{one}/verify",
+        tags=tags,
+        summary="Make the element verify its files",
+        **described("verify_element", UPKEEP, 202),
+    )(verify)
+    routes.post(
+        f"{one}/accept-root",
+        tags=tags,
+        summary="Accept the refused root that is reporting as the element's",
+        **described("accept_root", ELEMENT),
+    )(accept_root)
     return routes
 
 

@@ -14,8 +14,10 @@ from artstore.clock import rfc3339
 from artstore.contracts.tokens import Audience
 from artstore.errors import DATABASE, Unavailable
 from artstore.http.json import JsonResponse, page
+from artstore.http.openapi import described
 
 from ..core.context import Context, context_of
+from .documents import JWKS, KEYS
 
 JWKS_MAX_AGE_S = 15
 Kid = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -23,12 +25,27 @@ Kid = Annotated[str, Path(max_length=128, pattern=r"^[A-Za-z0-9_-]+$")]
 
 def router() -> APIRouter:
     routes = new_router(Audience.ADMIN)
-    routes.get("/.well-known/jwks.json", tags=["keys"], summary="The public keys (RFC 7517)")(jwks)
-    routes.get("/api/auth/keys", tags=["keys"], summary="The signing keys and their states")(list_keys)
+    routes.get(
+        "/.well-known/jwks.json",
+        tags=["keys"],
+        summary="The public keys (RFC 7517)",
+        **described("get_public_keys", JWKS),
+    )(jwks)
+    routes.get(
+        "/api/auth/keys", tags=["keys"], summary="The signing keys and their states", **described("list_keys", KEYS)
+    )(list_keys)
     routes.post(
-        "/api/auth/keys/rotate", tags=["keys"], summary="Rotate now; the old key still verifies for its grace period"
+        "/api/auth/keys/rotate",
+        tags=["keys"],
+        summary="Rotate now; the old key still verifies for its grace period",
+        **described("rotate_keys", KEYS),
     )(rotate)
-    routes.post("/api/auth/keys/{kid}/revoke", tags=["keys"], summary="Revoke a key and its tokens at once")(revoke)
+    routes.post(
+        "/api/auth/keys/{kid}/revoke",
+        tags=["keys"],
+        summary="Revoke a key and its tokens at once",
+        **described("revoke_key", KEYS),
+    )(revoke)
     return routes
 
 

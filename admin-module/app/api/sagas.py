@@ -27,13 +27,14 @@ from artstore.contracts.sagas import (
     UploadCommit,
     UploadSaga,
 )
+from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import DEFAULT_LIMIT
-from artstore.http.openapi import TEXT_SCHEMA, UUID_SCHEMA, answer, object_schema, operation
+from artstore.http.openapi import TEXT_SCHEMA, UUID_SCHEMA, answer, described, object_schema, operation
 from artstore.logs import request_id
 
 from ..core.context import context_of
@@ -41,6 +42,7 @@ from ..elements.registry import ELEMENT_ID
 from ..sagas.query import SagaFilter, list_sagas, load_saga
 from ..sagas.saga import SagaState
 from ..sagas.upload import Abort, Commit
+from .documents import SAGAS
 from .parameters import Cursor, Limit, allow_only, answer_page, parse_cursor, uuid_cursor
 
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
@@ -75,9 +77,13 @@ def router() -> APIRouter:
     tags: list[Any] = ["sagas"]
     asked = allow_only("state", "kind", "element", "hanging")
     routes.get(
-        "/api/sagas", tags=tags, summary="Sagas, newest first, with the reason why they hang", dependencies=[asked]
+        "/api/sagas",
+        tags=tags,
+        summary="Sagas, newest first, with the reason why they hang",
+        dependencies=[asked],
+        **described("list_sagas", SAGAS),
     )(list_all)
-    routes.get("/api/sagas/{saga_id}", tags=tags, summary="One saga")(show)
+    routes.get("/api/sagas/{saga_id}", tags=tags, summary="One saga", **described("get_saga", SAGA))(show)
     return routes
 
 

@@ -11,19 +11,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.audit.access_denied import LOGIN, record_denial
+from artstore.contracts.schemas import component
 from artstore.contracts.tokens import INTERNAL_WRITES, Permission
 from artstore.errors import ArtStoreError, InvalidScope, Malformed, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
-from artstore.http.openapi import PROBLEM_RESPONSE, TEXT_SCHEMA, answer, object_schema, operation
+from artstore.http.openapi import PROBLEM_RESPONSE, REQUEST_ID, TEXT_SCHEMA, answer, object_schema, operation
 from artstore.http.problems import problem_response
 from artstore.limits.gate import TOKEN_PATH, Limits
 
 from ..core.context import Context, context_of
 from ..identity.accounts import Account
-from ..identity.credentials import FORM, GRANT_TYPE, JSON, Credentials, OAuthError, is_well_formed, parse_credentials
+from ..identity.credentials import (
+    CLIENT_ID,
+    FORM,
+    GRANT_TYPE,
+    JSON,
+    Credentials,
+    OAuthError,
+    is_well_formed,
+    parse_credentials,
+)
 from ..identity.issue import LoginRefused, narrow
+from ..identity.secrets import MAX_SECRET_CHARS
 
 MAX_BODY_BYTES = 8192
 MAX_NAME_CHARS = 128
@@ -121,10 +132,25 @@ def _no_store(response: Response) -> Response:
     return response
 
 
-_CREDENTIALS = {"client_id": TEXT_SCHEMA, "client_secret": TEXT_SCHEMA}
-_SCOPE = {"scope": {"type": "string", "description": "Permissions for the token, separated by spaces; by default all"}}
-_FORM = object_schema({"grant_type": {"type": "string", "enum": [GRANT_TYPE]}}, {**_CREDENTIALS, **_SCOPE})
-_TOKEN = object_schema(
+_CREDENTIALS = {
+    "client_id": {"type": "string", "pattern": f"^{CLIENT_ID.pattern}$"},
+    "client_secret": {"type": "string", "minLength": 1, "maxLength": MAX_SECRET_CHARS},
+}
+_ONE_SCOPE = f"({'|'.join(SCOPES)})"
+_SCOPE = {
+    "scope": {
+        "type": "string",
+        "pattern": f"^({_ONE_SCOPE}( {_ONE_SCOPE})*)?$",
+        "description": "Permissions for the token, separated by spaces; by default all",
+    }
+}
+_LOGIN = component("ClientCredentials", object_schema(_CREDENTIALS, _SCOPE))
+_FORM = component(
+    "TokenForm",
+    object_schema({"grant_type": {"type": "string", "enum": [GRANT_TYPE]}, **_CREDENTIALS}, _SCOPE)
+    | {"description": "Without client_id and client_secret when they are in HTTP Basic"},
+)
+_TOKEN: dict[str, Any] = object_schema(
     {
         "access_token": TEXT_SCHEMA,
         "token_type": {"type": "string", "enum": ["Bearer"]},
@@ -132,17 +158,21 @@ _TOKEN = object_schema(
     },
     {"scope": {"type": "string", "description": "The token's permissions, when the request has a scope"}},
 )
-_OAUTH_ERROR = object_schema({"error": TEXT_SCHEMA}, {"error_description": TEXT_SCHEMA})
+_TOKEN = component("AccessToken", _TOKEN)
+_OAUTH_ERROR = component("OAuthError", object_schema({"error": TEXT_SCHEMA}, {"error_description": TEXT_SCHEMA}))
 
 
 _TEXTS = {"type": "array", "items": TEXT_SCHEMA}
 _URI = {"type": "string", "format": "uri"}
-_METADATA = object_schema(
-    {
-        **dict.fromkeys(("issuer", "token_endpoint", "jwks_uri"), _URI),
-        **dict.fromkeys(("grant_types_supported", "response_types_supported", "scopes_supported"), _TEXTS),
-        "token_endpoint_auth_methods_supported": _TEXTS,
-    }
+_METADATA = component(
+    "AuthorizationServer",
+    object_schema(
+        {
+            **dict.fromkeys(("issuer", "token_endpoint", "jwks_uri"), _URI),
+            **dict.fromkeys(("grant_types_supported", "response_types_supported", "scopes_supported"), _TEXTS),
+            "token_endpoint_auth_methods_supported": _TEXTS,
+        }
+    ),
 )
 
 
@@ -156,7 +186,8 @@ _GIVE_TOKEN = operation(
     "An access token for client credentials: JSON, or the form of RFC 6749 with or without Basic",
     operation_id="give_token",
     tag="tokens",
-    body={JSON: object_schema(_CREDENTIALS, _SCOPE), FORM: _FORM},
+    parameters=[REQUEST_ID],
+    body={JSON: _LOGIN, FORM: _FORM},
     responses={
         "200": answer("The token", _TOKEN),
         "400": _refusal("The request is malformed"),

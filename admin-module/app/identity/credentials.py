@@ -84,6 +84,9 @@ def _from_form(authorization: str | None, body: bytes) -> Credentials:
         raise OAuthError("invalid_request", "grant_type is missing")
     if grant_type != GRANT_TYPE:
         raise OAuthError("unsupported_grant_type", f"only {GRANT_TYPE} is supported")
+    # as with JSON, the old token of a client that fetches a new one is ignored
+    if authorization is not None and authorization.partition(" ")[0].lower() == "bearer" and "client_secret" in fields:
+        authorization = None
     if authorization is not None:
         if "client_secret" in fields:
             raise OAuthError("invalid_request", "the client authenticates in two ways at once")

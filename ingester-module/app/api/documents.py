@@ -6,14 +6,14 @@ from typing import Any
 
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
 from artstore.contracts.idempotency import MAX_KEY_CHARS
-from artstore.contracts.schemas import FILENAME, METADATA, RECORD, SAGA, TAGS
+from artstore.contracts.schemas import FILENAME, METADATA, RECORD, RETENTION, SAGA, TAGS, component
 from artstore.http.openapi import BYTES_SCHEMA, PROBLEM_RESPONSE, answer, header
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
-    "tags": {"type": "string", "description": "JSON array of strings, or one tag"},
-    "metadata": {"type": "string", "contentMediaType": "application/json", "description": "JSON object"},
-    "retention": {"type": "string", "enum": ["permanent", "temporary"], "default": "permanent"},
+    "tags": {**TAGS, "description": "The field repeated for each tag; or once, as a JSON array of strings"},
+    "metadata": METADATA,
+    "retention": RETENTION,
     "ttl_days": {
         "type": "integer",
         "minimum": 1,
@@ -22,41 +22,46 @@ FIELD_SCHEMAS: dict[str, Any] = {
     },
 }
 
-FORM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["file"],
-    "properties": {**FIELD_SCHEMAS, "file": BYTES_SCHEMA},
+QUERY_SCHEMAS: dict[str, Any] = {
+    **FIELD_SCHEMAS,
+    "metadata": {"type": "string", "contentMediaType": "application/json", "description": "JSON object"},
 }
+
+FORM_SCHEMA = component(
+    "UploadForm", {"type": "object", "required": ["file"], "properties": {**FIELD_SCHEMAS, "file": BYTES_SCHEMA}}
+)
 UPLOAD_DESCRIPTION = """Either a form, its parts in any order, or any other content type: then the body is the file, named by \
 `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter; `tags` may be \
 repeated, and be a plain word instead of JSON. Digests are checked; a digest in a form's own header may be that of the whole \
 body or of the file."""
 CREATE_DESCRIPTION = """The id is a UUID of version 4 or 7, and is used once: 412 when the file exists, 409 when it was deleted, \
 or while another upload under the id is running. To repeat a request whose answer was lost is safe."""
-CHANGES_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "filename": FILENAME,
-        "tags": TAGS,
-        "metadata": METADATA,
-        "ttl_days": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_TTL_DAYS,
-            "description": "of a temporary file: it expires this many days after the request",
-        },
-        "retention": {
-            "type": "string",
-            "enum": ["permanent"],
-            "description": "makes a temporary file permanent; asked alone, and answered 202 while the file moves",
+CHANGES_SCHEMA = component(
+    "FileChanges",
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {
+            "filename": FILENAME,
+            "tags": TAGS,
+            "metadata": METADATA,
+            "ttl_days": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_TTL_DAYS,
+                "description": "of a temporary file: it expires this many days after the request",
+            },
+            "retention": {
+                "type": "string",
+                "enum": ["permanent"],
+                "description": "makes a temporary file permanent; asked alone, and answered 202 while the file moves",
+            },
         },
     },
-}
+)
 REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
 
-DIGEST_HEADERS = [header(name) for name in ("Content-Digest", "Repr-Digest", "Content-MD5")]
-IF_MATCH = header("If-Match", 'The revision to change, "<revision>"; 412 when the file is at a different one')
 IDEMPOTENCY_KEY = header(
     "Idempotency-Key",
     "Any value unique to this request, such as a UUID. A request that is repeated under its key within 24 hours runs once, "

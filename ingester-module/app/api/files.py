@@ -8,12 +8,12 @@ from starlette.responses import Response
 
 from artstore.auth.access import principal_of
 from artstore.contracts.media_type import canonical_type
-from artstore.contracts.schemas import RECORD
+from artstore.contracts.schemas import MEDIA_TYPE, RECORD
 from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
 from artstore.http.data_routes import file_id_of
 from artstore.http.json import parse_json
 from artstore.http.lists import read_parameters
-from artstore.http.openapi import BYTES_SCHEMA, answer, header, query, route
+from artstore.http.openapi import BYTES_SCHEMA, DIGEST_HEADERS, IF_MATCH, answer, header, query, route
 from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..changes.asked import AskedChanges
@@ -31,11 +31,9 @@ from ..uploads.upload import UploadOperation
 from .documents import (
     CHANGES_SCHEMA,
     CREATE_DESCRIPTION,
-    DIGEST_HEADERS,
-    FIELD_SCHEMAS,
     FORM_SCHEMA,
     IDEMPOTENCY_KEY,
-    IF_MATCH,
+    QUERY_SCHEMAS,
     QUEUED_ANSWER,
     RECORD_ANSWER,
     REDIRECT_ANSWERS,
@@ -146,7 +144,7 @@ FILE_ROUTES = [
         transfer=True,
         description=UPLOAD_DESCRIPTION,
         parameters=[
-            *(query(name, schema=schema) for name, schema in FIELD_SCHEMAS.items()),
+            *(query(name, schema=schema) for name, schema in QUERY_SCHEMAS.items()),
             *DIGEST_HEADERS,
             IDEMPOTENCY_KEY,
         ],
@@ -162,7 +160,7 @@ FILE_ROUTES = [
         description=CREATE_DESCRIPTION,
         parameters=[
             header("If-None-Match", "`*`", {"type": "string", "enum": ["*"]}, required=True),
-            *(query(name, schema=schema) for name, schema in FIELD_SCHEMAS.items()),
+            *(query(name, schema=schema) for name, schema in QUERY_SCHEMAS.items()),
             *DIGEST_HEADERS,
             IDEMPOTENCY_KEY,
         ],
@@ -193,7 +191,11 @@ FILE_ROUTES = [
         keyed({"200": RECORD_ANSWER}),
         transfer=True,
         parameters=[
-            query("content_type", "The file's new content type, which the header Content-Type does not change"),
+            query(
+                "content_type",
+                "The file's new content type, which the header Content-Type does not change",
+                {"type": "string", "pattern": MEDIA_TYPE},
+            ),
             IF_MATCH,
             *DIGEST_HEADERS,
             IDEMPOTENCY_KEY,

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from artstore.contracts.schemas import RECORD
+from artstore.contracts.schemas import MEDIA_TYPE, RECORD, component, page
 from artstore.http.lists import DEFAULT_LIMIT, MAX_LIMIT
-from artstore.http.openapi import BYTES_SCHEMA, TEXT_SCHEMA, UUID_SCHEMA, answer, header, operation, query
+from artstore.http.openapi import (
+    BYTES_CONTENT,
+    CURSOR,
+    TEXT_SCHEMA,
+    UUID_SCHEMA,
+    answer,
+    header,
+    object_schema,
+    operation,
+    query,
+)
 
 from ..search.feed import MAX_WAIT_S
 from ..search.parse import DEFAULT_SORT, SORTS
@@ -15,7 +25,9 @@ _HEADERS = {
     "X-ArtStore-Source": "The level that answered",
     "X-ArtStore-Degraded": "The dependencies that are unavailable",
 }
-_SIZE = {"type": "integer", "minimum": 0}
+_SIZE = {"type": "integer", "format": "int64", "minimum": 0}
+_TEXT = {"type": "string", "maxLength": 250, "pattern": "^[^\\x00]*$"}
+_WORD = {**_TEXT, "minLength": 1}
 _TIME = {"type": "string", "format": "date-time"}
 _ORDERS = [order for sort in SORTS for order in (sort, f"-{sort}")]
 
@@ -24,26 +36,31 @@ def _integer(least: int, most: int, default: int) -> dict[str, Any]:
     return {"type": "integer", "minimum": least, "maximum": most, "default": default}
 
 
-def _page(items: dict[str, Any], next_cursor: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": ["items", "next_cursor"],
-        "properties": {"items": {"type": "array", "items": items}, "next_cursor": next_cursor},
-    }
-
-
 LIST_FILES = operation(
-    "Files by their attributes, in pages that do not shift while files are uploaded",
+    operation_id="list_files",
+    summary="Files by their attributes, in pages that do not shift while files are uploaded",
     parameters=[
-        query("filename", "Part of the name, ignoring case"),
-        query("tag", "May be repeated: the file has all of them"),
-        query("content_type", "Type and subtype, with any parameters of the file; with parameters exactly these"),
-        query("owner", "The client_id that uploaded the file"),
+        query("filename", "Part of the name, ignoring case", _WORD),
+        query("tag", "May be repeated: the file has all of them", {"type": "array", "items": _WORD}),
+        query(
+            "content_type",
+            "Type and subtype, with any parameters of the file; with parameters exactly these",
+            {**_WORD, "pattern": MEDIA_TYPE},
+        ),
+        query("owner", "The client_id that uploaded the file", _WORD),
         {
-            **query("metadata", "metadata.KEY=VALUE: the value under KEY, as text, number, true, false or null"),
+            **query(
+                "metadata",
+                "Any number of parameters metadata.KEY=VALUE: the file's metadata have VALUE under KEY, as text, number, "
+                "true, false or null",
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": "^metadata\\.[^\\x00]{1,100}$"},
+                    "additionalProperties": _TEXT,
+                },
+            ),
             "style": "form",
             "explode": True,
-            "schema": {"type": "object", "maxProperties": 0},
         },
         query("created_from", "Inclusive", _TIME),
         query("created_to", "Exclusive", _TIME),
@@ -53,28 +70,35 @@ LIST_FILES = operation(
             "sort", "With - before it: descending", {"type": "string", "enum": _ORDERS, "default": f"-{DEFAULT_SORT}"}
         ),
         query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
-        query("cursor", "`next_cursor` of the previous page"),
+        query("cursor", "`next_cursor` of the previous page", CURSOR),
     ],
     responses={
         "200": answer(
             "A page; next_cursor is null on the last one",
-            _page(RECORD, {"type": ["string", "null"]}),
+            page("FilePage", RECORD),
             headers=_HEADERS,
         )
     },
 )
 
-_CHANGE = {
-    "type": "object",
-    "required": ["change", "file_id", "revision", "at", "file"],
-    "properties": {
-        "change": {"type": "string", "enum": ["created", "updated", "deleted"]},
-        "file_id": UUID_SCHEMA,
-        "revision": {"type": "integer", "minimum": 1, "description": "The last one, if the file is deleted"},
-        "at": _TIME,
-        "file": {"oneOf": [RECORD, {"type": "null"}], "description": "The present record; null if it is deleted"},
+_CHANGE = component(
+    "Change",
+    {
+        "type": "object",
+        "required": ["change", "file_id", "revision", "at", "file"],
+        "properties": {
+            "change": {"type": "string", "enum": ["created", "updated", "deleted"]},
+            "file_id": UUID_SCHEMA,
+            "revision": {"type": "integer", "minimum": 1, "description": "The last one, if the file is deleted"},
+            "at": _TIME,
+            "file": {"oneOf": [RECORD, {"type": "null"}], "description": "The present record; null if it is deleted"},
+        },
     },
-}
+)
+_CHANGES = component(
+    "ChangePage",
+    object_schema({"items": {"type": "array", "items": _CHANGE}, "next_cursor": TEXT_SCHEMA}),
+)
 LIST_CHANGES = operation(
     "Every creation, update and deletion, once and in an order that never changes",
     operation_id="list_changes",
@@ -83,15 +107,16 @@ LIST_CHANGES = operation(
         "changes that are kept. 410 `cursor_expired`: list the files, then start without `since`."
     ),
     parameters=[
-        query("since", "`next_cursor` of the previous answer"),
+        query("since", "`next_cursor` of the previous answer", CURSOR),
         query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
         query("wait_s", "Seconds to wait for a change when there is none", _integer(0, MAX_WAIT_S, 0)),
     ],
-    responses={"200": answer("Changes, and where to continue", _page(_CHANGE, TEXT_SCHEMA), headers=_HEADERS)},
+    responses={"200": answer("Changes, and where to continue", _CHANGES, headers=_HEADERS)},
 )
 
 GET_FILE = operation(
-    "A file's attributes; the ETag is the revision",
+    operation_id="get_file",
+    summary="A file's attributes; the ETag is the revision",
     parameters=[header("If-None-Match", "304 when the file is still at this revision")],
     responses={
         "200": answer("The record", RECORD, headers=_HEADERS),
@@ -106,20 +131,22 @@ _CONDITIONS = [
     header("If-Unmodified-Since", "412 when changed since; ignored beside If-Match"),
 ]
 GET_CONTENT = operation(
-    "A file's bytes, whole or one range; the strong ETag is the checksum",
+    operation_id="get_content",
+    summary="A file's bytes, whole or one range; the strong ETag is the checksum",
     parameters=[
         header("Range", "One range of bytes; several, or a malformed one, are ignored"),
         header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
         *_CONDITIONS,
     ],
     responses={
-        "200": answer("The file", BYTES_SCHEMA, media_type="*/*", headers=_HEADERS),
-        "206": answer("The range", BYTES_SCHEMA, media_type="*/*", headers=_HEADERS),
+        "200": {**answer("The file", headers=_HEADERS), "content": BYTES_CONTENT},
+        "206": {**answer("The range", headers=_HEADERS), "content": BYTES_CONTENT},
         "304": answer("Not changed", headers=_HEADERS),
     },
 )
 HEAD_CONTENT = operation(
-    "The headers of the file's bytes",
+    operation_id="head_content",
+    summary="The headers of the file's bytes",
     parameters=_CONDITIONS,
     responses={
         "200": answer("As GET, without the body", headers=_HEADERS),

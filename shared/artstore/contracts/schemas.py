@@ -1,23 +1,70 @@
-"""OpenAPI schemas of a file's attributes and of a saga, for the modules that answer with them."""
+"""OpenAPI schemas that several operations or modules share. Each is defined once under a name in COMPONENTS, which
+generated clients make a type of; operations refer to it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from artstore.contracts.files import MAX_FILENAME_BYTES, MAX_TAG_BYTES, MAX_TAGS
+from artstore.contracts.files import MAX_FILENAME_BYTES, MAX_TAG_BYTES, MAX_TAGS, Retention
 from artstore.contracts.sagas import SagaKind
 
-FILENAME: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_FILENAME_BYTES}
+COMPONENTS: dict[str, dict[str, Any]] = {}
+"""By name. A document contains those that its operations refer to."""
+
+
+def component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Defines the schema under this name; returns the reference to it."""
+    if COMPONENTS.setdefault(name, schema) != schema:
+        raise ValueError(f"two schemas have the name {name}")
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def page(name: str, items: dict[str, Any], **more: dict[str, Any]) -> dict[str, Any]:
+    """Defines the page of a list; `more` are further members that it always has."""
+    properties = {
+        "items": {"type": "array", "items": items},
+        "next_cursor": {"type": ["string", "null"], "description": "`cursor` of the next page; null on the last one"},
+        **more,
+    }
+    return component(name, {"type": "object", "required": list(properties), "properties": properties})
+
+
+MEDIA_TYPE = "^[!#$&^_.+A-Za-z0-9-]+/[!#$&^_.+A-Za-z0-9-]+(;.*)?$"
+"""A pattern for content types; parameters are looked at more closely."""
+FILENAME: dict[str, Any] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_FILENAME_BYTES,
+    "pattern": "^[^/\\\\\\x00-\\x1f\\x7f-\\x9f]+$",
+    "description": f"At most {MAX_FILENAME_BYTES} bytes of UTF-8, without path separators and control characters",
+}
 TAGS: dict[str, Any] = {
     "type": "array",
     "maxItems": MAX_TAGS,
-    "items": {"type": "string", "minLength": 1, "maxLength": MAX_TAG_BYTES},
+    "items": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MAX_TAG_BYTES,
+        "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
+        "description": f"At most {MAX_TAG_BYTES} bytes of UTF-8, without control characters",
+    },
 }
-METADATA: dict[str, Any] = {"type": "object"}
-
-RECORD: dict[str, Any] = {
+METADATA: dict[str, Any] = {
     "type": "object",
-    "description": "The file's attr.json",
+    "additionalProperties": True,
+    "description": "Any JSON object; a file's attributes take at most 4 KiB together",
+}
+RETENTION = component(
+    "Retention",
+    {
+        "type": "string",
+        "enum": list(get_args(Retention)),
+        "description": "`permanent`, the default, or `temporary`: may be changed and deleted, and expires",
+    },
+)
+_RECORD: dict[str, Any] = {
+    "type": "object",
+    "description": "A file's attributes, as in its attr.json",
     "properties": {
         "schema_version": {"type": "integer"},
         "file_id": {"type": "string", "format": "uuid"},
@@ -32,16 +79,17 @@ RECORD: dict[str, Any] = {
         "owner": {"type": "string"},
         "tags": TAGS,
         "metadata": METADATA,
-        "retention": {"type": "string", "enum": ["permanent", "temporary"]},
+        "retention": RETENTION,
         "expires_at": {"type": ["string", "null"], "format": "date-time"},
     },
 }
-RECORD["required"] = list(RECORD["properties"])
+_RECORD["required"] = list(_RECORD["properties"])
+RECORD = component("FileRecord", _RECORD)
 """attr.json always has all of these; later versions may add others."""
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TEXT_OR_NULL: dict[str, Any] = {"type": ["string", "null"]}
-SAGA: dict[str, Any] = {
+_SAGA: dict[str, Any] = {
     "type": "object",
     "description": "A saga: what has become of a change that waits for its element, or of an upload",
     "properties": {
@@ -64,4 +112,5 @@ SAGA: dict[str, Any] = {
         "problem": {"type": ["object", "null"], "description": "the problem document of a refusal"},
     },
 }
-SAGA["required"] = list(SAGA["properties"])
+_SAGA["required"] = list(_SAGA["properties"])
+SAGA = component("Saga", _SAGA)

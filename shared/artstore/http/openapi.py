@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from artstore.auth.access import ENDPOINTS
+from artstore.contracts.schemas import COMPONENTS, component
 from artstore.contracts.tokens import Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
 from artstore.http.data_routes import DataRoute, Handler
@@ -16,26 +18,36 @@ from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES
 from artstore.limits.gate import TOKEN_PATH
 
 SERVER = {"url": "/", "description": "The address that this document comes from, without a gateway's prefix"}
-PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "request_id"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string", "enum": sorted(BY_CODE)},
-        "request_id": {"type": "string"},
+PROBLEM = component(
+    "Problem",
+    {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code", "request_id"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string", "enum": sorted(BY_CODE)},
+            "request_id": {"type": "string"},
+        },
     },
-}
+)
 PROBLEM_RESPONSE: dict[str, Any] = {
     "description": "RFC 9457 problem document",
-    "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    "content": {PROBLEM_JSON: {"schema": PROBLEM}},
 }
+PROBLEM_HEAD = {"description": "The status of a problem; HEAD has no document"}
 
 TEXT_SCHEMA: dict[str, Any] = {"type": "string"}
 BYTES_SCHEMA: dict[str, Any] = {"type": "string", "format": "binary"}
+BYTES_CONTENT: dict[str, Any] = {name: {"schema": BYTES_SCHEMA} for name in ("application/octet-stream", "*/*")}
+"""Bytes of any type. Generators read the first entry; the second is what the response may say."""
 UUID_SCHEMA: dict[str, Any] = {"type": "string", "format": "uuid"}
+CURSOR: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": 2048, "pattern": "^[A-Za-z0-9_-]+$"}
+"""Opaque; only a value that the list has returned is accepted."""
+MAX_JSON_INTEGER = 2**53 - 1
+"""The largest integer that every JSON parser reads exactly (RFC 8259 §6)."""
 NAME_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1}
 PATH_SCHEMAS = dict.fromkeys(("file_id", "account_id", "saga_id"), UUID_SCHEMA)
 
@@ -90,7 +102,16 @@ def route(
 
 
 def query(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:
+    """A parameter of the query; an array is given as one parameter for each item."""
     return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def struct_schema(model: type[msgspec.Struct]) -> dict[str, Any]:
+    """The reference to the schema of a struct that is answered as it is, which is defined under its name."""
+    _, parts = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
+    for name, schema in parts.items():
+        component(name, {key: value for key, value in schema.items() if key != "title"})
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def header(
@@ -99,6 +120,31 @@ def header(
     """A request header."""
     made = {"name": name, "in": "header", "description": description, "schema": schema}
     return {**made, "required": True} if required else made
+
+
+REQUEST_ID = header(
+    "X-Request-ID",
+    "An id that the answer and the log repeat; without one, one is made",
+    {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+)
+DIGEST_HEADERS = [
+    header(
+        name,
+        "The digest of the content, sha-256=:BASE64: or sha-512=:BASE64:; 400 `digest_mismatch` when it differs",
+        {"type": "string", "pattern": "^sha-(256=:[A-Za-z0-9+/]{43}=|512=:[A-Za-z0-9+/]{86}==):$"},
+    )
+    for name in ("Content-Digest", "Repr-Digest")
+] + [
+    header(
+        "Content-MD5", "The MD5 of the content, in base64", {"type": "string", "pattern": "^[A-Za-z0-9+/]{21}[AQgw]==$"}
+    )
+]
+_REVISION_TAG = '(W/)?"[1-9][0-9]{0,8}"'
+IF_MATCH = header(
+    "If-Match",
+    'The revision to change, "<revision>"; 412 when the file is at a different one',
+    {"type": "string", "pattern": f"^([*]|{_REVISION_TAG}(, {_REVISION_TAG})*)$"},
+)
 
 
 def answer(
@@ -117,6 +163,18 @@ def answer(
     return made
 
 
+def described(
+    operation_id: str, schema: Mapping[str, Any] | None = None, status: int = 200, also: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of a FastAPI route: its operation id, its status, the schema of its answer; `also` are other
+    media types of this answer with their schemas."""
+    made: dict[str, Any] = {"operation_id": operation_id, "status_code": status}
+    if schema is not None:
+        content = {name: {"schema": one} for name, one in {"application/json": schema, **(also or {})}.items()}
+        made["responses"] = {status: {"content": content}}
+    return made
+
+
 def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute]) -> Callable[[], dict[str, Any]]:
     """A function for `app.openapi`; it builds the document at the first call."""
     made: dict[str, Any] = {}
@@ -126,11 +184,11 @@ def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute])
             made.update(get_openapi(title=app.title, version=app.version, routes=app.routes))
             for route in data_routes:
                 made["paths"].setdefault(route.path, {}).update(route.openapi)
-            components = made.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
             made["servers"] = [SERVER]
-            components["securitySchemes"] = _security_schemes(audience)
             _complete(made["paths"], audience)
+            components = made.setdefault("components", {})
+            components["schemas"] = _shared_schemas(made["paths"], components.get("schemas", {}))
+            components["securitySchemes"] = _security_schemes(audience)
         return made
 
     return openapi
@@ -148,6 +206,29 @@ def _security_schemes(audience: Audience) -> dict[str, Any]:
     }
 
 
+def _shared_schemas(paths: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The schemas that `paths` refer to, and those that these refer to."""
+    found: dict[str, Any] = {}
+    waiting = [paths]
+    while waiting:
+        for name in _names_in(waiting.pop()):
+            if name not in found:
+                found[name] = own[name] if name in own else COMPONENTS[name]
+                waiting.append(found[name])
+    return dict(sorted(found.items()))
+
+
+def _names_in(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference.rpartition("/")[2]
+        for inner in part.values():
+            yield from _names_in(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _names_in(inner)
+
+
 def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
     for path, operations in paths.items():
         for method, operation in operations.items():
@@ -157,7 +238,7 @@ def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
                 operation["x-permission"] = needed.value
             responses = operation.setdefault("responses", {})
             responses.pop("422", None)
-            responses["default"] = PROBLEM_RESPONSE
+            responses["default"] = PROBLEM_HEAD if method == "head" else PROBLEM_RESPONSE
             named = {parameter["name"] for parameter in operation.get("parameters", [])}
             for part in (segment[1:-1] for segment in path.split("/") if segment.startswith("{")):
                 if part not in named:

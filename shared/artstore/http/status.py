@@ -42,18 +42,26 @@ class Exposition:
 def status_router(audience: Audience, registry: CollectorRegistry) -> APIRouter:
     router = new_router(audience)
 
-    @router.get("/health/live", tags=["status"], summary="200 while the process runs")
+    @router.get("/health/live", tags=["status"], summary="200 while the process runs", operation_id="get_live")
     async def live() -> Response:
         return JsonResponse({"status": "live"})
 
-    @router.get("/health/ready", tags=["status"], summary="200, or 503 with the checks that fail")
+    @router.get(
+        "/health/ready", tags=["status"], summary="200, or 503 with the checks that fail", operation_id="get_ready"
+    )
     async def ready(request: Request) -> Response:
         health = request.app.state.runtime.health
         return JsonResponse(health.report(), 200 if health.ready else 503)
 
     shown = Exposition(registry)
 
-    @router.get("/metrics", tags=["status"], summary="Prometheus exposition", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        tags=["status"],
+        summary="Prometheus exposition",
+        operation_id="get_metrics",
+        response_class=PlainTextResponse,
+    )
     async def metrics() -> Response:
         return Response(shown.current(time.monotonic()), media_type=CONTENT_TYPE)
 

@@ -14,6 +14,7 @@ from artstore.contracts.elements import ModeChange, RebuildOrder
 from artstore.contracts.tokens import Audience
 from artstore.errors import Unavailable
 from artstore.http.json import JsonResponse
+from artstore.http.openapi import described
 
 from ..core.context import context_of
 from ..upkeep.upkeep import Upkeep
@@ -21,15 +22,24 @@ from ..upkeep.upkeep import Upkeep
 
 def router() -> APIRouter:
     routes = new_router(Audience.STORAGE)
-    routes.get("/api/element", tags=["element"], summary="Mode, capacity, version")(show)
-    routes.post("/api/element/mode", tags=["element"], summary="Change to the next mode: rw to ro, ro to ar")(
-        change_mode
-    )
+    routes.get("/api/element", tags=["element"], summary="Mode, capacity, version", **described("get_element"))(show)
     routes.post(
-        "/api/element/rebuild", tags=["element"], status_code=202, summary="Reconcile the catalog with the disk"
+        "/api/element/mode",
+        tags=["element"],
+        summary="Change to the next mode: rw to ro, ro to ar",
+        **described("change_mode"),
+    )(change_mode)
+    routes.post(
+        "/api/element/rebuild",
+        tags=["element"],
+        summary="Reconcile the catalog with the disk",
+        **described("rebuild", None, 202),
     )(rebuild)
     routes.post(
-        "/api/element/verify", tags=["element"], status_code=202, summary="Compare every file with its checksum"
+        "/api/element/verify",
+        tags=["element"],
+        summary="Compare every file with its checksum",
+        **described("verify", None, 202),
     )(verify)
     return routes
 

@@ -8,23 +8,45 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.contracts.schemas import FILENAME, METADATA, TAGS, component, page
+from artstore.contracts.schemas import RECORD as RECORD_SCHEMA
 from artstore.contracts.storage import FILES_HEADER, MOVED_HEADER, NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
-from artstore.http.openapi import BYTES_SCHEMA, UUID_SCHEMA, answer, header, query, route
+from artstore.http.openapi import BYTES_SCHEMA, DIGEST_HEADERS, IF_MATCH, UUID_SCHEMA, answer, header, query, route
 
 from ..core.context import context_of
 from . import files
 from .copy import copy_file
 from .put_group import put_group
 
+CHANGES = component(
+    "StoredFileChanges",
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {
+            "filename": FILENAME,
+            "tags": TAGS,
+            "metadata": METADATA,
+            "expires_at": {"type": "string", "format": "date-time"},
+            "moving_to": {"type": "string"},
+        },
+    },
+)
 FILE = "/api/files/{file_id}"
 CONTENT = "/api/files/{file_id}/content"
-RECORD = answer("attr.json", {"type": "object"})
+RECORD = answer("attr.json", RECORD_SCHEMA)
 BYTES = {"application/octet-stream": BYTES_SCHEMA}
-DIGEST_HEADERS = [header("Repr-Digest"), header("Content-MD5")]
-IF_MATCH = header("If-Match")
+DIGESTS = [one for one in DIGEST_HEADERS if one["name"] != "Content-Digest"]
+SAGA = {"type": "string", "format": "uuid", "pattern": "^[0-9a-f-]{36}$"}
+NEW_FILE = {"type": "string", "minLength": 1, "description": "The new file's attributes as percent-encoded JSON"}
+FILE_IDS = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(,[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})*$",
+}
 PARTS = {"200": "All of it", "206": "A part"}
 
 
@@ -56,7 +78,7 @@ def _route(
         summary,
         responses,
         transfer=described.get("body") is BYTES or (method == "GET" and path == CONTENT),
-        operation_id=f"{method.lower()}_{handler.__name__}",
+        operation_id="head_content" if method == "HEAD" else handler.__name__,
         **described,
     )
 
@@ -67,8 +89,12 @@ ROUTES = [
         FILE,
         files.put_file,
         "Store a file for a saga; durable when answered",
-        {"201": RECORD, "200": answer("The same saga had put the file already", {"type": "object"})},
-        parameters=[header(SAGA_HEADER, required=True), header(NEW_FILE_HEADER, required=True), *DIGEST_HEADERS],
+        {"201": RECORD, "200": answer("The same saga had put the file already", RECORD_SCHEMA)},
+        parameters=[
+            header(SAGA_HEADER, schema=SAGA, required=True),
+            header(NEW_FILE_HEADER, schema=NEW_FILE, required=True),
+            *DIGESTS,
+        ],
         body=BYTES,
     ),
     _route(
@@ -95,7 +121,7 @@ ROUTES = [
         "Change attributes; absent ones are kept",
         {"200": RECORD},
         parameters=[IF_MATCH],
-        body={"application/json": {"type": "object"}},
+        body={"application/json": CHANGES},
     ),
     _route(
         "DELETE",
@@ -103,7 +129,7 @@ ROUTES = [
         files.delete_file,
         "Delete a file; with a saga id, only if that saga put it",
         {"204": answer("The file does not exist any more")},
-        parameters=[header(SAGA_HEADER), header(MOVED_HEADER), IF_MATCH],
+        parameters=[header(SAGA_HEADER, schema=SAGA), header(MOVED_HEADER), IF_MATCH],
     ),
     _route(
         "GET",
@@ -111,7 +137,7 @@ ROUTES = [
         files.get_content,
         "The bytes, or one range of them",
         {name: answer(text, BYTES_SCHEMA, media_type="application/octet-stream") for name, text in PARTS.items()},
-        parameters=[header("Range"), header("If-Range"), IF_MATCH],
+        parameters=[header("Range"), header("If-Range"), header("If-Match", "The checksum")],
     ),
     _route(
         "HEAD",
@@ -119,7 +145,7 @@ ROUTES = [
         files.get_content,
         "Length, type and ETag of the bytes",
         {"200": answer("No body")},
-        parameters=[IF_MATCH],
+        parameters=[header("If-Match", "The checksum")],
     ),
     _route(
         "PUT",
@@ -127,7 +153,7 @@ ROUTES = [
         files.put_content,
         "Replace the bytes",
         {"200": RECORD},
-        parameters=[IF_MATCH, *DIGEST_HEADERS],
+        parameters=[IF_MATCH, *DIGESTS],
         body=BYTES,
     ),
     _route(
@@ -136,14 +162,14 @@ ROUTES = [
         files.get_contents,
         "Several small files, in MessagePack",
         {"200": answer("One item for each id", BYTES_SCHEMA, media_type="application/msgpack")},
-        parameters=[header(FILES_HEADER, required=True)],
+        parameters=[header(FILES_HEADER, schema=FILE_IDS, required=True)],
     ),
     _route(
         "GET",
         "/api/files",
         files.get_files,
         "The files on this element's disk, in the order of its folders",
-        {"200": RECORD},
+        {"200": answer("A page", page("StoredFilePage", RECORD_SCHEMA))},
         parameters=[
             query("limit", schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
             query("cursor", schema=UUID_SCHEMA),
