@@ -16,7 +16,7 @@ import msgspec
 import orjson
 from msgspec import structs
 
-from artstore.catalog.write import ENTRY_COLUMNS, UPSERT_ENTRIES, FileEntry, row_fault, row_of
+from artstore.catalog.write import FileEntry, row_fault, row_of
 from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes
 from artstore.contracts.idempotency import uploaded
@@ -56,47 +56,9 @@ _ABORT = f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_e
     RETURNING saga_id::text"""
 
 
-def _commit_statement(*, keyed: bool) -> str:
-    """One statement, and so one durable transaction in one round trip. Each part waits for the one whose rows it reads.
-
-    Without keys the parts about them are left out, because they would only cost.
-    """
-    # 1. lock the idempotency keys; an upload whose key was taken over is not committed
-    held = """held AS (
-        SELECT saga_id FROM idempotency_keys
-        WHERE saga_id = ANY(ARRAY(SELECT upload FROM given WHERE answer_status IS NOT NULL)) ORDER BY saga_id FOR UPDATE
-    ),"""
-    # 2. commit the sagas that may still be committed; their rows stay locked too. A saga that began before $3 may have
-    #    been undone and purged since, so it is committed only while its row exists
-    committed = f"""committed AS (
-        INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_element_id, owner)
-        SELECT upload, 'upload', 'committed', file_id, storage_element_id, owner FROM given
-        WHERE (upload >= $3::uuid OR EXISTS (SELECT FROM sagas WHERE sagas.saga_id = upload))
-            {"AND (answer_status IS NULL OR upload IN (SELECT saga_id FROM held))" if keyed else ""}
-        ORDER BY upload
-        ON CONFLICT (saga_id) DO UPDATE SET state = 'committed', updated_at = now(),
-            abandoned = {_ABANDONED}, storage_element_id = excluded.storage_element_id,
-            due_at = CASE WHEN {_ABANDONED} = '{{}}' THEN NULL ELSE now() END
-        WHERE kept.state = ANY($2::text[]) AND kept.file_id = excluded.file_id
-        RETURNING kept.saga_id
-    )"""
-    # 3. make their files available
-    entries = "entries AS (SELECT given.* FROM given JOIN committed ON committed.saga_id = upload)"
-    # 4. store the answers of the keys
-    answered = """, answered AS (
-        UPDATE idempotency_keys AS kept
-        SET status = answer_status, headers = answer_headers, body = convert_to(attributes, 'UTF8')
-        FROM entries WHERE kept.saga_id = upload AND kept.status IS NULL
-    )"""
-    return f"""WITH given AS (
-        SELECT * FROM jsonb_to_recordset($1::jsonb) AS given(upload uuid, answer_status integer, answer_headers jsonb,
-            {ENTRY_COLUMNS})
-    ), {held if keyed else ""} {committed}, {entries} {answered if keyed else ""}, available AS ({UPSERT_ENTRIES})
-    SELECT saga_id::text, true AS committed FROM committed
-    {"UNION ALL SELECT saga_id::text, false FROM held" if keyed else ""}"""
-
-
-_COMMIT, _COMMIT_KEYED = _commit_statement(keyed=False), _commit_statement(keyed=True)
+# A function, made by a migration, so that no statement on `files` has a part that writes another table. One durable
+# transaction in one round trip.
+_COMMIT = "SELECT saga_id::text, committed FROM commit_uploads($1::jsonb, $2::text[], $3::uuid)"
 _STATES = "SELECT saga_id::text, state, file_id::text FROM sagas WHERE saga_id = ANY($1::uuid[])"
 
 
@@ -198,10 +160,9 @@ class UploadSagas:
             rows = orjson.dumps([_row(commit) for commit in commits]).decode()
             states = _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED)
             oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
-            statement = _COMMIT_KEYED if any(commit.keyed for commit in commits) else _COMMIT
             failpoint("admin.commit_prepared")
             # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
-            answered = await self._database.fetch(statement, rows, states, oldest)
+            answered = await self._database.fetch(_COMMIT, rows, states, oldest)
             failpoint("admin.committed")
         except (asyncpg.PostgresError, InvalidFields, TypeError, ValueError) as error:
             fault = row_fault(error)
