@@ -141,3 +141,24 @@ def test_any_form_is_stored_whole_or_refused(client: httpx.Client, system: Syste
         assert found == [answer.json()]
     else:
         assert (answer.status_code in (400, 413, 415, 422, 431), found) == (True, []), answer.text
+
+
+def test_a_client_that_waits_for_100_learns_that_the_file_exists(client: httpx.Client, system: System) -> None:
+    path, token = f"/api/files/{uuid7()}", client.headers["authorization"].removeprefix("Bearer ")
+    fields = ["if-none-match: *", "expect: 100-continue", "content-length: 1000000"]
+    created = client.put(f"{system.url('ingester')}{path}", content=b"x", headers={"if-none-match": "*"})
+    assert (created.status_code, created.headers["location"]) == (201, path)
+    [answer] = exchange(system, "ingester", request("PUT", path, token, fields)[0])
+    assert (answer.status, answer.interim) == (412, 0)
+
+
+def test_new_content_keeps_the_type_that_was_guessed_from_the_name(client: httpx.Client, system: System) -> None:
+    url = f"{system.url('ingester')}/api/files"
+    asked = {"filename": "a.odt", "retention": "temporary"}
+    record = client.post(f"{url}/upload", params=asked, content=b"x").json()
+    assert record["content_type"] == "application/vnd.oasis.opendocument.text"
+    for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/octet-stream"}):
+        changed = client.put(f"{url}/{record['file_id']}/content", content=b"y", headers=headers)
+        assert (changed.status_code, changed.json()["content_type"]) == (200, record["content_type"])
+    changed = client.put(f"{url}/{record['file_id']}/content", params={"content_type": "a/b"}, content=b"z")
+    assert (changed.json()["content_type"], changed.json()["revision"]) == ("a/b", 5)
