@@ -17,9 +17,9 @@ class Settings(ModuleSettings, DiscoverySettings, TransferSettings):
     cache_memory_ttl_s: Seconds = 300
     """How long an entry of level 1 is used. It bounds the age of an answer while Redis, PostgreSQL and the element
     are all unavailable."""
-    content_cache_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    content_cache_bytes: Annotated[int, Field(ge=0)] = 32 << 20
     """Memory for the contents of files of up to 64 KiB that were read lately, and of larger ones that were read again, up
-    to 1 MiB and a 64th of this memory; 0 for none. They are used without asking the element for CACHE_MEMORY_TTL_S.
+    to 1 MiB and a 32nd of this memory; 0 for none. They are used without asking the element for CACHE_MEMORY_TTL_S.
     Larger ones that clients are reading may take as much again."""
     catalog_timeout_s: Seconds = 1.5
     """How long a lookup waits for PostgreSQL before it asks the elements."""

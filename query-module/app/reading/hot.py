@@ -39,7 +39,7 @@ log = get_logger("query.hot")
 
 MAX_HOT_BYTES = 1 << 20
 """A larger content is never kept: its digest would delay other requests for longer than a millisecond."""
-MIN_ENTRIES = 64
+MIN_ENTRIES = 32
 """The memory has space for this many of the largest contents that are kept."""
 MAX_READ_ONCE = 10_000
 """Checksums of larger contents that were read at least once."""
