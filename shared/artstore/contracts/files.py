@@ -132,9 +132,10 @@ def _to_json(value: object) -> bytes:
 
 def encode(attributes: Attributes) -> bytes:
     """attr.json: UTF-8, sorted keys, no spaces. Raises InvalidFields over MAX_ATTRIBUTES_BYTES."""
-    fields = {name: getattr(attributes, name) for name in _KNOWN}
+    fields = msgspec.structs.asdict(attributes)
+    unknown = fields.pop("unknown")
     try:
-        encoded = orjson.dumps({**attributes.unknown, **fields}, option=orjson.OPT_SORT_KEYS)
+        encoded = orjson.dumps({**unknown, **fields} if unknown else fields, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # integers over 64 bits, lone surrogates
         raise InvalidFields(f"the attributes are not JSON: {error}") from error
     if len(encoded) > MAX_ATTRIBUTES_BYTES:
