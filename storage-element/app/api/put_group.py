@@ -42,12 +42,16 @@ async def put_group(request: Request) -> Response:
         context.files.operations.labels("put", error.code).inc(len(puts))
         raise
     results = await context.store.complete(_put_all(context, puts))
-    log.info("files of a group put", request_ids=[put.request_id for put in puts])
+    request_ids = [put.request_id for put in puts]
+    if request_ids != [request_id.get()]:  # else the line of this request names it
+        log.info("files of a group put", request_ids=request_ids)
     return Response(encode_group(results), media_type=PUT_GROUP_TYPE)
 
 
 async def _put_all(context: Context, puts: Sequence[GroupedPut]) -> list[GroupedResult]:
-    """At once, so that they share the sync of the log and the group of the catalog."""
+    """At once, so that they share the sync of the log and the group of the catalog. A single one needs no further task."""
+    if len(puts) == 1:
+        return [await _put_one(context, puts[0])]
     return await asyncio.gather(*(_put_one(context, put) for put in puts))
 
 
