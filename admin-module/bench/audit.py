@@ -38,7 +38,7 @@ TEXT = orjson.dumps(METADATA).decode()
 def made(key: Ed25519PrivateKey, head: ChainHead, count: int) -> Iterator[tuple[Any, ...]]:
     moment = datetime.now(UTC)
     for number in range(count):
-        event = Event("account.update", "bench", f"service-accounts/{number}", metadata=METADATA)
+        event = Event("account:update", "bench", str(number), metadata=METADATA)
         signed: Signed = sign_event(event, service="admin", chain=ADMIN_CHAIN, after=head, moment=moment, key=key)
         head = ChainHead(signed["seq"], hash_of(signed))
         values = {**signed, "timestamp": moment, "hash": head.hash, "metadata": TEXT}

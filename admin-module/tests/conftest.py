@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import jwt
 import pytest
 from redis.asyncio import Redis
 
@@ -63,6 +64,11 @@ class Admin:
             answer = await self.client.post("/api/auth/token", json=credentials)
             self.tokens[client_id] = answer.json()["access_token"]
         return self.tokens[client_id]
+
+    async def account_id(self, client_id: str) -> str:
+        """The `sub` of its tokens."""
+        claims = jwt.decode(await self.token(client_id), options={"verify_signature": False})
+        return str(claims["sub"])
 
     async def call(self, method: str, path: str, *, by: str = "boss", **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {await self.token(by)}", **options.pop("headers", {})}

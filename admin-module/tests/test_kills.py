@@ -122,7 +122,7 @@ async def test_a_killed_writer_loses_no_event_and_writes_none_twice(
     admin = await own_admin()
 
     async def there() -> list[Any]:
-        params = {"action": "access.denied"}
+        params = {"action": "access:denied"}
         found: list[Any] = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
         return found
 

@@ -16,7 +16,7 @@ from artstore.errors import Unavailable
 from artstore.metrics import exposition, new_registry
 from artstore.tasks import Tasks
 
-DENIED = Event("access.denied", "-", "/api/files", "denied", {"address": "192.0.2.1"})
+DENIED = Event("access:denied", "-", "/api/files", "denied", {"address": "192.0.2.1"})
 
 
 def counts(events: list[Event]) -> int:
@@ -84,7 +84,7 @@ async def test_many_unauthenticated_denials_are_few_events_and_a_metric(tmp_path
 
 
 async def test_each_denial_of_an_account_is_an_event_of_its_own(writer: AuditWriter, tmp_path: Path) -> None:
-    event = Event("access.denied", "reader", "/api/files", "denied", {})
+    event = Event("access:denied", "reader", "/api/files", "denied", {})
     await asyncio.gather(*(writer.record_denial(event) for _ in range(500)))
     assert len(lines(tmp_path)) == 500
 
@@ -92,7 +92,7 @@ async def test_each_denial_of_an_account_is_an_event_of_its_own(writer: AuditWri
 async def test_denials_of_accounts_are_counted_while_nothing_can_be_written(
     writer: AuditWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    event = Event("access.denied", "reader", "/api/files", "denied", {})
+    event = Event("access:denied", "reader", "/api/files", "denied", {})
     monkeypatch.setattr("artstore.audit.writer.MAX_WAITING", 0)
     for _ in range(7):
         await writer.record_denial(event)

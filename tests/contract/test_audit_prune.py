@@ -65,6 +65,6 @@ def test_the_audit_log_of_a_running_system_is_archived_sealed_and_pruned(
     export.write_bytes(answer.content)
     checked = run("audit", "verify", archive, str(export), check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    [event] = client.get(f"{system.url('admin')}/api/audit", params={"action": "audit.prune"}).json()["items"]
+    [event] = client.get(f"{system.url('admin')}/api/audit", params={"action": "audit:prune"}).json()["items"]
     assert event["metadata"]["events"] > 0
     assert json.loads(Path(archive).read_text().splitlines()[0])["type"] == "archive"

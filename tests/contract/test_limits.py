@@ -135,7 +135,7 @@ def test_the_audit_log_names_the_address_that_the_proxy_names(system: System, cl
         assert stranger.get(f"{system.url('query')}/api/files").status_code == 401
         wrong = {"client_id": "admin", "client_secret": "?"}
         assert stranger.post(f"{system.url('admin')}/api/auth/token", json=wrong).status_code == 401
-    missing = {"access.denied", "auth.token"}
+    missing = {"access:denied", "auth:token"}
     for _ in range(100):
         for action in sorted(missing):
             events = client.get(f"{system.url('admin')}/api/audit", params={"action": action, "result": "denied"})

@@ -53,9 +53,9 @@ def test_every_service_writes_what_it_refuses_and_what_it_destroys(fleet: Fleet)
     seen: list[Any] = []
 
     def complete() -> bool:
-        denied = {event["service"] for event in events(fleet, action="access.denied")}
-        deleted = events(fleet, action="file.delete", resource=f"files/{file_id}")
-        modes = {event["service"] for event in events(fleet, action="element.mode")}
+        denied = {event["service"] for event in events(fleet, action="access:denied")}
+        deleted = events(fleet, action="file:delete", resource=file_id)
+        modes = {event["service"] for event in events(fleet, action="element:mode")}
         seen[:] = [denied, deleted, modes]
         return denied >= {"admin", "se-01", "ingester", "query"} and bool(deleted) and modes == {"admin", "se-02"}
 
@@ -82,12 +82,12 @@ def test_no_event_is_lost_while_postgresql_is_away_and_the_writer_dies(fleet: Fl
     for name in ("query", "ingester"):
         fleet.stop(name, signal.SIGKILL)
     fleet.start_postgres()
-    before = len(events_when_back(fleet, action="access.denied", service="query"))
+    before = len(events_when_back(fleet, action="access:denied", service="query"))
     for name in ("query", "ingester"):
         fleet.start(name)
-    eventually(lambda: len(events(fleet, action="access.denied", service="query")) >= before + 3, wait_s=30)
+    eventually(lambda: len(events(fleet, action="access:denied", service="query")) >= before + 3, wait_s=30)
     if acknowledged:
-        eventually(lambda: events(fleet, action="file.delete", resource=f"files/{file_id}"), wait_s=30)
+        eventually(lambda: events(fleet, action="file:delete", resource=file_id), wait_s=30)
     fleet.ready("query", "ingester")
     assert fleet.call("GET", "admin-1", "/api/audit/verify").json()["findings"] == []
 
@@ -244,7 +244,7 @@ def test_no_secret_is_in_any_log(fleet: Fleet) -> None:
 
 def test_an_event_whose_place_was_taken_by_a_forged_one_is_not_lost(fleet: Fleet) -> None:
     """The last test of this fleet: the log is spoilt by it. The place of the event that keeps it is taken as well."""
-    chain = events(fleet, service="query", action="access.denied")[0]["chain"]
+    chain = events(fleet, service="query", action="access:denied")[0]["chain"]
     sql(
         fleet,
         f"""INSERT INTO audit_events (chain, seq, prev, "timestamp", service, action, user_id, resource, result, metadata,
@@ -254,9 +254,9 @@ def test_an_event_whose_place_was_taken_by_a_forged_one_is_not_lost(fleet: Fleet
             generate_series(1, 2) AS more""",
     )
     assert httpx.get(f"{fleet.url('query')}/api/files/mallory").status_code == 401
-    (displaced,) = eventually(lambda: events(fleet, action="audit.displaced"))
+    (displaced,) = eventually(lambda: events(fleet, action="audit:displaced"))
     true = displaced["metadata"]["event"]
-    assert (true["action"], true["resource"]) == ("access.denied", "/api/files/mallory")
+    assert (true["action"], true["resource"]) == ("access:denied", "mallory")
     assert displaced["seq"] == true["seq"] + 2
     key = sql(fleet, f"SELECT public_key FROM audit_keys WHERE chain = '{chain}'")[0]["public_key"]
     assert is_signed_by(true, Ed25519PublicKey.from_public_bytes(key))

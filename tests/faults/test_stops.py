@@ -157,7 +157,7 @@ def record_at(clients: Clients, file_id: str, revision: int) -> dict[str, Any] |
 
 
 def is_audited(clients: Clients, file_id: str) -> bool:
-    page = clients.fleet.call("GET", "admin-1", "/api/audit?service=ingester&limit=1000", clients.token).json()
+    page = clients.fleet.call("GET", "admin-1", "/api/audit?action=file:delete&limit=1000", clients.token).json()
     return any(file_id in event["resource"] for event in page["items"])
 
 

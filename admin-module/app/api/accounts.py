@@ -122,7 +122,7 @@ async def create(request: Request, new: NewAccount) -> Response:
     )
     async with context.database.begin() as conn:
         await stored.insert_account(conn, account)
-        await context.auditor.record(conn, _event(request, "account.create", account, _shown(account)))
+        await context.auditor.record(conn, _event(request, "account:create", account, _shown(account)))
     location = {"location": f"/api/service-accounts/{account_id}", "cache-control": "no-store"}
     return JsonResponse({**_view(account), "client_secret": secret}, 201, location)
 
@@ -157,7 +157,7 @@ async def change(request: Request, account_id: UUID, wanted: AccountChange) -> R
             await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
         was, became = _shown(before), _shown(after)
         changed = {name: [was[name], became[name]] for name in became if was[name] != became[name]}
-        await context.auditor.record(conn, _event(request, "account.update", after, {"changed": changed}))
+        await context.auditor.record(conn, _event(request, "account:update", after, {"changed": changed}))
     if revokes_tokens(before, after):
         await context.keyring.changed()
     return JsonResponse(_view(after))
@@ -171,7 +171,7 @@ async def delete(request: Request, account_id: UUID) -> Response:
             await stored.check_an_admin_remains(conn, account_id)
         await stored.delete_account(conn, account_id)
         await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
-        await context.auditor.record(conn, _event(request, "account.delete", account, _shown(account)))
+        await context.auditor.record(conn, _event(request, "account:delete", account, _shown(account)))
     await context.keyring.changed()
     return Response(status_code=204)
 
@@ -194,7 +194,7 @@ async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRota
         await stored.update_account(conn, account)
         if not grace_s:
             await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
-        await context.auditor.record(conn, _event(request, "account.rotate_secret", account, {"grace_s": grace_s}))
+        await context.auditor.record(conn, _event(request, "account:rotate-secret", account, {"grace_s": grace_s}))
     if not grace_s:
         await context.keyring.changed()
     return JsonResponse({**_view(account), "client_secret": secret}, headers={"cache-control": "no-store"})
@@ -225,8 +225,7 @@ def _shown(account: Account) -> dict[str, Any]:
 
 
 def _event(request: Request, action: str, account: Account, metadata: dict[str, Any]) -> Event:
-    resource = f"service-accounts/{account.account_id}"
-    return Event(action, principal_of(request).client_id, resource, metadata=metadata)
+    return Event(action, principal_of(request).subject, str(account.account_id), metadata=metadata)
 
 
 def _is_admin(account: Account, now: datetime) -> bool:

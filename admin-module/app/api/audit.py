@@ -168,12 +168,12 @@ async def list_seals(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cur
 
 
 async def seal(request: Request, wanted: SealRequest) -> Response:
-    made = await context_of(request).seals.seal(wanted.checkpoint, wanted.sha256, principal_of(request).client_id)
+    made = await context_of(request).seals.seal(wanted.checkpoint, wanted.sha256, principal_of(request).subject)
     return JsonResponse(made, 201)
 
 
 async def prune(request: Request, wanted: PruneRequest) -> Response:
-    return JsonResponse(await context_of(request).seals.prune(wanted.seal, principal_of(request).client_id))
+    return JsonResponse(await context_of(request).seals.prune(wanted.seal, principal_of(request).subject))
 
 
 def _row_id(cursor: str) -> int:

@@ -63,7 +63,7 @@ def _to_change_request(given: QueueChange) -> ChangeRequest:
         0 < len(revisions) <= MAX_REVISIONS and all(0 < one < 2**31 for one in revisions)
     ):
         raise InvalidFields(f"if_revisions must be 1 to {MAX_REVISIONS} revisions", fields=["if_revisions"])
-    wanted: dict[str, Any] = {"if_revisions": revisions}
+    wanted: dict[str, Any] = {"if_revisions": revisions, "account": given.account or given.owner}
     if given.kind is SagaKind.UPDATE and given.changes is not None:
         check_changes(given.changes)
         if given.changes == Changes():
@@ -88,6 +88,7 @@ _CHANGE = object_schema(
         "owner": {"type": "string", "maxLength": MAX_OWNER_CHARS},
     },
     {
+        "account": {"type": "string", "maxLength": MAX_OWNER_CHARS},
         "changes": {"type": ["object", "null"]},
         "targets": {"type": ["array", "null"], "items": {"type": "string"}},
         "if_revisions": {"type": ["array", "null"], "items": {"type": "integer"}, "maxItems": MAX_REVISIONS},

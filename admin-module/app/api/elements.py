@@ -142,7 +142,7 @@ async def register(request: Request, new: NewElement) -> Response:
     context = context_of(request)
     async with context.database.begin() as conn:
         element = await registry.register(conn, new.id, new.url, new.mode, new.priority)
-        event = _event(request, "element.register", new.id, {"url": element.url, "priority": element.priority})
+        event = _event(request, "element:register", new.id, {"url": element.url, "priority": element.priority})
         await context.auditor.record(conn, event)
     context.publisher.wake()
     return JsonResponse(element, 201, {"location": f"/api/storage-elements/{new.id}"})
@@ -158,7 +158,7 @@ async def change(request: Request, element_id: str, wanted: ElementChange) -> Re
     async with context.database.begin() as conn:
         element = await registry.change(conn, element_id, url=wanted.url, priority=wanted.priority)
         given = wanted.model_dump(exclude_none=True)
-        await context.auditor.record(conn, _event(request, "element.update", element_id, given))
+        await context.auditor.record(conn, _event(request, "element:update", element_id, given))
     context.publisher.wake()
     return JsonResponse(element)
 
@@ -167,7 +167,7 @@ async def delete(request: Request, element_id: str) -> Response:
     context = context_of(request)
     async with context.database.begin() as conn:
         await registry.remove(conn, element_id)
-        await context.auditor.record(conn, _event(request, "element.delete", element_id, {}))
+        await context.auditor.record(conn, _event(request, "element:delete", element_id, {}))
     context.publisher.wake()
     return Response(status_code=204)
 
@@ -179,7 +179,7 @@ async def report(request: Request, element_id: str) -> Response:
     announced = await read_json(request, ElementReport)
     if announced.id != element_id:
         raise InvalidFields("the report is for a different element", fields=["id"])
-    if (caller := principal_of(request).client_id) != element_id:
+    if (caller := principal_of(request)).client_id != element_id:
         refusal = Forbidden("an account may report only for the element with its own id")
         await record_denial(request, refusal, caller)
         raise refusal
@@ -193,9 +193,8 @@ async def report(request: Request, element_id: str) -> Response:
             await make_due(conn, element_id)
         if reported.refused_anew and reported.refusal is not None:
             metadata = {"code": reported.refusal.code, "root_id": announced.root_id, "url": announced.url}
-            refused = Event(
-                "element.refuse-root", element_id, f"storage-elements/{element_id}", "denied", metadata=metadata
-            )
+            by = principal_of(request).subject
+            refused = Event("element:refuse-root", by, element_id, "denied", metadata)
             await context.auditor.record(conn, refused)
         if reported.element is not None and reported.audited:
             await context.auditor.record(conn, _announced(request, reported, reported.element, announced))
@@ -218,14 +217,14 @@ async def accept_root(request: Request, element_id: str) -> Response:
     context = context_of(request)
     async with context.database.begin() as conn:
         element, changed = await reports.accept_root(conn, element_id)
-        await context.auditor.record(conn, _event(request, "element.accept-root", element_id, changed))
+        await context.auditor.record(conn, _event(request, "element:accept-root", element_id, changed))
     context.publisher.wake()
     return JsonResponse(element)
 
 
 async def change_mode(request: Request, element_id: str, wanted: ModeChange) -> Response:
     context = context_of(request)
-    done = await context.commands.change_mode(element_id, wanted.mode, principal_of(request).client_id)
+    done = await context.commands.change_mode(element_id, wanted.mode, principal_of(request))
     if not isinstance(done, Element):
         context.saga_worker.wake()
         return accepted(done)
@@ -242,7 +241,7 @@ async def verify(request: Request, element_id: str) -> Response:
 
 
 async def _run(request: Request, element_id: str, task: str, order: dict[str, Any]) -> Response:
-    answer = await context_of(request).commands.run(element_id, task, order, principal_of(request).client_id)
+    answer = await context_of(request).commands.run(element_id, task, order, principal_of(request).subject)
     return JsonResponse(answer.body, answer.status)
 
 
@@ -251,8 +250,8 @@ def _announced(request: Request, reported: Reported, element: Element, announced
     metadata: dict[str, Any] = {"mode": element.mode.value, "url": element.url, "before": before}
     if announced.mode_forced:
         metadata["forced"] = True
-    return _event(request, "element.announce", element.id, metadata)
+    return _event(request, "element:announce", element.id, metadata)
 
 
 def _event(request: Request, action: str, element_id: str, metadata: dict[str, Any]) -> Event:
-    return Event(action, principal_of(request).client_id, f"storage-elements/{element_id}", metadata=metadata)
+    return Event(action, principal_of(request).subject, element_id, metadata=metadata)

@@ -62,14 +62,14 @@ async def list_keys(request: Request) -> Response:
 
 async def rotate(request: Request) -> Response:
     context = context_of(request)
-    await context.keyring.rotate_now(principal_of(request).client_id)
+    await context.keyring.rotate_now(principal_of(request).subject)
     return _listed(context)
 
 
 async def revoke(request: Request, kid: Kid) -> Response:
     """For a key that may have leaked. This may revoke the caller's own token too."""
     context = context_of(request)
-    await context.keyring.revoke(kid, principal_of(request).client_id)
+    await context.keyring.revoke(kid, principal_of(request).subject)
     return _listed(context)
 
 

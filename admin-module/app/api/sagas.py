@@ -150,6 +150,8 @@ def check_subject(saga: UploadSaga | QueueChange) -> None:
     check_id("file_id", saga.file_id)
     if len(saga.owner) > MAX_OWNER_CHARS or "\x00" in saga.owner:
         raise InvalidFields("owner must be a client_id", fields=["owner"])
+    if isinstance(saga, QueueChange) and (len(saga.account) > MAX_OWNER_CHARS or "\x00" in saga.account):
+        raise InvalidFields("account must be an account's id", fields=["account"])
 
 
 def check_id(name: str, given: str) -> None:

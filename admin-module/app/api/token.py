@@ -10,7 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.audit.access_denied import LOGIN, record_denial
+from artstore.audit.access_denied import record_refused_login
 from artstore.contracts.schemas import component
 from artstore.contracts.tokens import INTERNAL_WRITES, Permission
 from artstore.errors import ArtStoreError, InvalidScope, Malformed, Unavailable
@@ -112,7 +112,7 @@ async def _login(request: Request, context: Context, credentials: Credentials) -
     except LoginRefused as error:
         shown = credentials.client_id.encode("ascii", "backslashreplace").decode()
         name = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_NAME_CHARS]
-        await record_denial(request, error, name, action=LOGIN, reason=error.reason, account=error.account)
+        await record_refused_login(request, error, name, reason=error.reason, account_id=error.account)
         await limits.fail_login(request, name)
         raise
     # Before the signature, which is the expensive part of a login.

@@ -128,7 +128,7 @@ class Seals:
                 raise Conflict("another seal was created at the same time")
             await conn.execute(_INSERT, {"number": seal["number"], "body": canonical(seal).decode()})
             metadata = {"checkpoint": seal["checkpoint"]["number"], **seal["archive"]}
-            await self._auditor.record(conn, Event("audit.seal", by, str(seal["number"]), metadata=metadata))
+            await self._auditor.record(conn, Event("audit:seal", by, str(seal["number"]), metadata=metadata))
             failpoint("admin.audit_seal_written")
 
     async def prune(self, number: int, by: str) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Seals:
                 await conn.execute(text("RESET ROLE"))
             if events + checkpoints:
                 metadata = {"events": events, "checkpoints": checkpoints}
-                await self._auditor.record(conn, Event("audit.prune", by, str(seal["number"]), metadata=metadata))
+                await self._auditor.record(conn, Event("audit:prune", by, str(seal["number"]), metadata=metadata))
                 failpoint("admin.audit_prune_written")
             return events + checkpoints
 

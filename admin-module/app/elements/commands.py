@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from artstore.audit.event import Event
+from artstore.auth.tokens import Principal
 from artstore.clock import uuid7
 from artstore.contracts.elements import ONLINE, Element, ElementReport, Mode
 from artstore.contracts.sagas import SagaKind
@@ -39,7 +40,7 @@ class ElementCommands:
     def __init__(self, database: Database, peers: Peers, auditor: Auditor, timeout_s: float) -> None:
         self._database, self._peers, self._auditor, self._timeout_s = database, peers, auditor, timeout_s
 
-    async def change_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
+    async def change_mode(self, element_id: str, mode: Mode, by: Principal) -> Element | dict[str, Any]:
         """The element in its new mode; or, while it is away, the saga that will apply the change.
 
         Asking for the present mode changes nothing. Raises NotFound, the element's refusal, and Conflict for
@@ -55,11 +56,11 @@ class ElementCommands:
                 await self._ask(element, "mode", {"mode": mode.value})
                 # 3. the registry follows; after a crash before this point, the element's next report brings
                 #    the mode
-                return await self._note_mode(element_id, mode, by)
+                return await self._note_mode(element_id, mode, by.subject)
             except (Unavailable, BadGateway) as error:
                 log.warning("element unavailable, mode change queued", element_id=element_id, error=error.detail)
             except ArtStoreError as error:
-                await self._note_failure(element_id, "mode", {"mode": mode.value}, by, error)
+                await self._note_failure(element_id, "mode", {"mode": mode.value}, by.subject, error)
                 raise
         return await self._queue_mode(element_id, mode, by)
 
@@ -72,7 +73,7 @@ class ElementCommands:
         except ArtStoreError as error:
             await self._note_failure(element_id, task, order, by, error)
             raise
-        await self._auditor.note(Event(f"element.{task}", by, f"storage-elements/{element_id}"))
+        await self._auditor.note(Event(f"element:{task}", by, element_id))
         return answer
 
     async def find_serving(self, announced: ElementReport) -> str | None:
@@ -104,11 +105,11 @@ class ElementCommands:
     async def _note_mode(self, element_id: str, mode: Mode, by: str) -> Element:
         async with self._database.begin() as conn:
             element = await record_mode(conn, element_id, mode)
-            event = Event("element.mode", by, f"storage-elements/{element_id}", metadata={"mode": mode.value})
+            event = Event("element:mode", by, element_id, metadata={"mode": mode.value})
             await self._auditor.record(conn, event)
         return element
 
-    async def _queue_mode(self, element_id: str, mode: Mode, by: str) -> Element | dict[str, Any]:
+    async def _queue_mode(self, element_id: str, mode: Mode, by: Principal) -> Element | dict[str, Any]:
         """Checked against the mode that the element will have by then. Modes only go forward, so a refusal is
         final."""
         async with self._database.begin() as conn:
@@ -117,10 +118,11 @@ class ElementCommands:
             waiting = await find_last_queued(conn, element_id)
             if not check_change(Mode(waiting["wanted"]["mode"]) if waiting else element.mode, mode):
                 return waiting or element
-            change = ChangeRequest(str(uuid7()), SagaKind.MODE, None, element_id, by, {"mode": mode.value})
+            wanted = {"mode": mode.value, "account": by.subject}
+            change = ChangeRequest(str(uuid7()), SagaKind.MODE, None, element_id, by.client_id, wanted)
             saga = await queue_change(conn, change)
             metadata = {"mode": mode.value, "saga_id": change.saga_id}
-            event = Event("element.mode", by, f"storage-elements/{element_id}", "queued", metadata)
+            event = Event("element:queue-mode", by.subject, element_id, metadata=metadata)
             await self._auditor.record(conn, event)
         return saga
 
@@ -128,4 +130,4 @@ class ElementCommands:
         self, element_id: str, what: str, body: dict[str, Any], by: str, error: ArtStoreError
     ) -> None:
         metadata = {**body, "code": error.code}
-        await self._auditor.note(Event(f"element.{what}", by, f"storage-elements/{element_id}", "failed", metadata))
+        await self._auditor.note(Event(f"element:{what}", by, element_id, "failure", metadata))

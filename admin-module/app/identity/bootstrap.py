@@ -97,9 +97,8 @@ async def make_first_accounts(
             async with database.begin() as conn:
                 await insert_account(conn, account)
                 await record_bootstrapped(conn, {first.client_id})
-                resource = f"service-accounts/{account.account_id}"
                 metadata = {"client_id": account.client_id, "role": account.role.value, "bootstrap": True}
-                await auditor.record(conn, Event("account.create", ISSUER, resource, metadata=metadata))
+                await auditor.record(conn, Event("account:create", ISSUER, str(account.account_id), metadata=metadata))
         except Conflict:
             continue
         log.info("account created", client_id=account.client_id, role=account.role.value)

@@ -164,6 +164,6 @@ class Keyring:
 
 
 def _rotated(due: Plan, by: str | None, revoked: str | None) -> Event:
-    resource = "signing-keys" if revoked is None else f"signing-keys/{revoked}"
-    action = "keys.rotate" if revoked is None else "keys.revoke"
-    return Event(action, by or ISSUER, resource, metadata=summary(due))
+    """The resource is the key that was revoked, or the one that signs from now on."""
+    action = "key:rotate" if revoked is None else "key:revoke"
+    return Event(action, by or ISSUER, revoked or due.activate or "-", metadata=summary(due))

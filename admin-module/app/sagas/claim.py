@@ -133,6 +133,11 @@ class ClaimedSaga:
     old: bool
     """The saga began before the catalog's generation, so the catalog may lack its outcome."""
 
+    @property
+    def account(self) -> str:
+        """For the audit log. The owner's name, for a change that an earlier version has queued."""
+        return str(self.wanted.get("account") or self.owner)
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimScope:

@@ -16,7 +16,7 @@ from artstore.catalog.tables import AVAILABLE
 from artstore.catalog.write import FileEntry, upsert_files
 from artstore.contracts.elements import ONLINE
 from artstore.contracts.files import Attributes, Changes
-from artstore.contracts.storage import MOVED_HEADER, SAGA_HEADER, CopyOrder, read_attributes
+from artstore.contracts.storage import ACCOUNT_HEADER, MOVED_HEADER, SAGA_HEADER, CopyOrder, read_attributes
 from artstore.database import Database
 from artstore.errors import (
     ArtStoreError,
@@ -96,7 +96,8 @@ class Mover:
             if allowed is not None and now.revision not in allowed:
                 raise RevisionMismatch(f"the file is at revision {now.revision}", revision=now.revision)
         await require_held(self._database, saga)
-        headers, body = {"if-match": f'"{now.revision}"'}, msgspec.json.encode(Changes(moving_to=target))
+        headers = {"if-match": f'"{now.revision}"', ACCOUNT_HEADER: saga.account}
+        body = msgspec.json.encode(Changes(moving_to=target))
         try:
             path = f"/api/files/{saga.file_id}"
             marked = await source.call("PATCH", path, body=body, headers=headers, timeout_s=self._timeout_s)

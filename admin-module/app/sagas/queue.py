@@ -42,7 +42,7 @@ _MOVES = text(
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
     """`file_id` is None for a change of the element. `wanted` is {"changes", "if_revisions"}, for a move {"targets",
-    "if_revisions"}, for an element {"mode"}."""
+    "if_revisions"}, for an element {"mode"}; with the "account" for the audit log."""
 
     saga_id: str
     kind: SagaKind

@@ -1,5 +1,5 @@
-"""Applies a queued change: read the file, ask the element, then close the saga and record it in the audit log
-in one transaction.
+"""Applies a queued change: read the file, ask the element, then close the saga. A refusal, or a new mode, is recorded in
+the audit log in the same transaction; the element records the change of a file that it makes.
 
 A crash at any point leaves the saga queued, and the next attempt sees from the file what was already applied.
 A worker that was merely paused finds its claim gone or the revision changed, so it cannot apply an old change
@@ -20,7 +20,7 @@ from artstore.audit.event import Event
 from artstore.contracts.elements import Mode
 from artstore.contracts.files import Changes
 from artstore.contracts.sagas import SagaKind
-from artstore.contracts.storage import read_attributes
+from artstore.contracts.storage import ACCOUNT_HEADER, read_attributes
 from artstore.database import Database
 from artstore.errors import ArtStoreError, NotFound, RevisionMismatch, Unavailable
 from artstore.failpoints import failpoint
@@ -108,7 +108,7 @@ class QueuedChanges:
             failpoint("admin.change_looked")
             await require_held(self._database, saga)
             failpoint("admin.change_held")
-            headers = {"if-match": f'"{now.revision}"'}
+            headers = {"if-match": f'"{now.revision}"', ACCOUNT_HEADER: saga.account}
             try:
                 await peer.call("PATCH", path, body=body, headers=headers, timeout_s=self._call_timeout_s)
                 return
@@ -119,7 +119,7 @@ class QueuedChanges:
     async def _delete(self, saga: ClaimedSaga, peer: Peer) -> None:
         """A file that does not exist counts as deleted, because file ids are never reused."""
         tags = ", ".join(f'"{revision}"' for revision in saga.wanted["if_revisions"] or ())
-        headers = {"if-match": tags} if tags else {}
+        headers = {ACCOUNT_HEADER: saga.account} | ({"if-match": tags} if tags else {})
         try:
             path = f"/api/files/{saga.file_id}"
             await peer.call("DELETE", path, headers=headers, timeout_s=self._call_timeout_s)
@@ -143,18 +143,19 @@ class QueuedChanges:
                 return False
             if refusal is None and saga.kind is SagaKind.MODE:
                 await record_mode(conn, saga.storage_element_id, Mode(saga.wanted["mode"]))
-            await self._auditor.record(conn, _event(saga, refusal))
+            if refusal is not None or saga.kind in (SagaKind.MODE, SagaKind.MOVE):  # an element records other changes
+                await self._auditor.record(conn, _event(saga, refusal))
         if saga.kind is SagaKind.MODE:
             self._mode_changed()
         return True
 
 
 def _event(saga: ClaimedSaga, refusal: ArtStoreError | None) -> Event:
-    resource = f"files/{saga.file_id}" if saga.file_id else f"storage-elements/{saga.storage_element_id}"
-    metadata: dict[str, Any] = {"saga_id": saga.saga_id}
+    metadata: dict[str, Any] = {"saga_id": saga.saga_id, "storage_element": saga.storage_element_id}
     if saga.kind is SagaKind.MODE:
         metadata["mode"] = saga.wanted["mode"]
     if refusal is not None:
         metadata["code"] = refusal.code
-    action = "element.mode" if saga.kind is SagaKind.MODE else f"file.{saga.kind.value}"
-    return Event(action, saga.owner, resource, "ok" if refusal is None else "failed", metadata)
+    action = "element:mode" if saga.kind is SagaKind.MODE else f"file:{saga.kind.value}"
+    resource = saga.file_id or saga.storage_element_id
+    return Event(action, saga.account, resource, "success" if refusal is None else "failure", metadata)

@@ -159,7 +159,7 @@ async def test_a_change_is_audited_with_old_and_new_values(admin: Any) -> None:
     account = await make(admin, role="USER")
     await admin.call("PATCH", f"{BASE}/{account['id']}", json={"role": "READONLY"})
     (event,) = (await admin.call("GET", "/api/audit", by="watcher", params={"limit": 1})).json()["items"]
-    assert (event["action"], event["resource"]) == ("account.update", f"service-accounts/{account['id']}")
+    assert (event["action"], event["resource"]) == ("account:update", account["id"])
     assert event["metadata"]["changed"]["role"] == ["USER", "READONLY"]
 
 

@@ -34,7 +34,7 @@ async def test_a_part_of_the_log_is_archived_sealed_and_pruned_and_the_rest_veri
     actions = [
         one["action"] for one in (await log.admin.call("GET", "/api/audit", params={"limit": "1000"})).json()["items"]
     ]
-    assert {"audit.seal", "audit.prune"} <= set(actions)
+    assert {"audit:seal", "audit:prune"} <= set(actions)
     gap = log.run_offline("a1.ndjson", "now.ndjson")
     assert (gap.returncode, "deleted: seals" in gap.stdout) == (1, True)
 

@@ -199,7 +199,7 @@ async def test_the_export_is_checked_offline(client: Any, attacked: Any, tmp_pat
 
 
 async def test_a_part_of_the_log_is_exported_and_checked_for_what_it_says(client: Any, tmp_path: Path) -> None:
-    params = {"format": "ndjson", "action": "account.create", "since": "2020-01-01T00:00:00Z"}
+    params = {"format": "ndjson", "action": "account:create", "since": "2020-01-01T00:00:00Z"}
     part = (await client[0].get("/api/audit", params=params)).content
     checked = check_offline(tmp_path, part)
     assert (checked.returncode, "of a part of the log" in checked.stdout) == (0, True)

@@ -37,7 +37,7 @@ def signed_chain(count: int) -> tuple[bytes, list[Signed]]:
     key, head, events = Ed25519PrivateKey.generate(), ChainHead(), []
     raw = key.public_key().public_bytes_raw()
     for number in range(count):
-        event = Event("file.delete", "boss", f"files/{number}")
+        event = Event("file:delete", "boss", str(number))
         moment, chain = datetime.now(UTC), f"query:{fingerprint(raw)}"
         events.append(sign_event(event, service="query", chain=chain, after=head, moment=moment, key=key))
         head = head_after(events[-1])
@@ -66,14 +66,14 @@ async def write_chain(database_url: str, count: int) -> None:
 
 
 async def deleted_and_recorded(admin: Any) -> tuple[int, int]:
-    """The number of events missing from the chains, and the number recorded in `audit.prune` events."""
+    """The number of events missing from the chains, and the number recorded in `audit:prune` events."""
     [gone] = await admin.sql(
         """SELECT sum(missing)::bigint AS events FROM (
         SELECT max(seq) - count(*) AS missing FROM audit_events GROUP BY chain) AS chains"""
     )
     [told] = await admin.sql(
         """SELECT coalesce(sum((metadata ->> 'events')::bigint), 0)::bigint AS events
-        FROM audit_events WHERE action = 'audit.prune'"""
+        FROM audit_events WHERE action = 'audit:prune'"""
     )
     return gone["events"], told["events"]
 

@@ -45,7 +45,11 @@ async def test_a_mode_change_goes_to_the_element_and_then_into_the_registry(admi
     assert element["bodies"] == [{"mode": "ro"}]
     assert element["authorization"].startswith("Bearer ey")
     (event,) = (await admin.call("GET", "/api/audit", params={"limit": 1})).json()["items"]
-    assert (event["action"], event["user_id"], event["metadata"]) == ("element.mode", "boss", {"mode": "ro"})
+    assert (event["action"], event["user_id"], event["metadata"]) == (
+        "element:mode",
+        await admin.account_id("boss"),
+        {"mode": "ro"},
+    )
 
 
 async def test_a_mode_that_the_element_refuses_is_refused_with_its_words(admin: Any, element: Any) -> None:
@@ -54,7 +58,7 @@ async def test_a_mode_that_the_element_refuses_is_refused_with_its_words(admin: 
     assert answer.json()["detail"] == "rw goes to ro only"
     assert (await admin.call("GET", "/api/storage-elements/se-01")).json()["mode"] == "rw"
     (event,) = (await admin.call("GET", "/api/audit", params={"limit": 1})).json()["items"]
-    assert (event["action"], event["result"]) == ("element.mode", "failed")
+    assert (event["action"], event["result"]) == ("element:mode", "failure")
 
 
 async def test_an_unknown_element_or_mode_is_refused(admin: Any) -> None:
@@ -93,10 +97,14 @@ async def test_an_element_that_is_away_takes_its_mode_later(admin: Any, element:
 
     await eventually(changed)
     assert element["bodies"] == [{"mode": "ro"}]
-    params = {"resource": "storage-elements/se-01", "action": "element.mode", "limit": "2"}
+    params = {"resource": "se-01", "user_id": await admin.account_id("boss"), "limit": "2"}
     events = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
-    assert [(event["result"], event["user_id"]) for event in events] == [("ok", "boss"), ("queued", "boss")]
-    assert events[0]["metadata"] == {"mode": "ro", "saga_id": queued.json()["saga_id"]}
+    assert [(event["action"], event["result"]) for event in events] == [
+        ("element:mode", "success"),
+        ("element:queue-mode", "success"),
+    ]
+    made = {"mode": "ro", "saga_id": queued.json()["saga_id"], "storage_element": "se-01"}
+    assert events[0]["metadata"] == made
 
 
 async def test_a_queued_mode_is_closed_while_its_element_reports(admin: Any, element: Any, eventually: Any) -> None:

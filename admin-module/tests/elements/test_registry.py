@@ -88,10 +88,12 @@ async def test_an_element_reports_only_of_itself(admin: Any, eventually: Any) ->
     assert [answer.status_code for answer in (other, mixed, operator)] == [403, 422, 403]
 
     async def denied() -> Any:
-        params = {"action": "access.denied", "user_id": "se-01"}
+        params = {"action": "access:denied", "user_id": await admin.account_id("se-01")}
         return (await admin.call("GET", "/api/audit", params=params)).json()["items"]
 
-    assert (await eventually(denied))[0]["resource"] == "/api/storage-elements/se-02/report"
+    event = (await eventually(denied))[0]
+    assert (event["resource"], event["metadata"]["client_id"]) == ("se-02", "se-01")
+    assert event["metadata"]["path"] == "/api/storage-elements/se-02/report"
 
 
 async def test_a_mode_or_url_changed_by_a_report_is_audited(admin: Any) -> None:
@@ -99,9 +101,9 @@ async def test_a_mode_or_url_changed_by_a_report_is_audited(admin: Any) -> None:
     first, moved = "http://127.0.0.1:18020", "http://127.0.0.1:18021"
     for mode, url in (("edit", first), ("edit", first), ("rw", first), ("rw", moved), ("rw", moved)):
         await announce(admin, "se-02", mode=mode, url=url)
-    params = {"action": "element.announce", "resource": "storage-elements/se-02", "limit": 3}
+    params = {"action": "element:announce", "resource": "se-02", "limit": 3}
     events = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
-    assert {(event["user_id"], event["result"]) for event in events} == {("se-02", "ok")}
+    assert {(event["user_id"], event["result"]) for event in events} == {(await admin.account_id("se-02"), "success")}
     seen = [(event["metadata"]["mode"], event["metadata"]["url"], event["metadata"]["before"]) for event in events]
     assert seen[:2] == [
         ("rw", moved, {"mode": "rw", "url": first}),
@@ -147,8 +149,8 @@ async def test_an_element_is_registered_changed_and_removed(admin: Any) -> None:
     assert (await admin.call("DELETE", "/api/storage-elements/se-88")).status_code == 204
     assert (await admin.call("GET", "/api/storage-elements/se-88")).status_code == 404
     events = (await admin.call("GET", "/api/audit", params={"limit": 10})).json()["items"]
-    of_it = [event["action"] for event in events if event["resource"] == "storage-elements/se-88"]
-    assert of_it == ["element.delete", "element.update", "element.register"]
+    of_it = [event["action"] for event in events if event["resource"] == "se-88"]
+    assert of_it == ["element:delete", "element:update", "element:register"]
 
 
 async def test_an_element_that_holds_files_is_not_removed(admin: Any) -> None:

@@ -25,7 +25,7 @@ async def accept(admin: Any, by: str = "boss") -> Any:
 
 
 async def audited(admin: Any, action: str) -> list[Any]:
-    params = {"action": action, "resource": "storage-elements/se-02", "limit": 50}
+    params = {"action": action, "resource": "se-02", "limit": 50}
     items: list[Any] = (await admin.call("GET", "/api/audit", params=params)).json()["items"]
     return items
 
@@ -45,7 +45,7 @@ async def test_the_life_of_a_root_at_the_registry(own_admin: Any) -> None:
     assert "root_refused" in element["away_reason"]
     assert (element["refused"]["code"], element["refused"]["root_id"]) == ("root_refused", "")
     await speak(admin, "", 0, "p1")
-    assert len(await audited(admin, "element.refuse-root")) == 1
+    assert len(await audited(admin, "element:refuse-root")) == 1
 
     # The disk is back: as before, without a word of the operator
     assert (await speak(admin, "root-a", 2, "p2")).json()["status"] == "online"
@@ -66,8 +66,8 @@ async def test_the_life_of_a_root_at_the_registry(own_admin: Any) -> None:
     assert (await accept(admin)).json()["root_id"] == "root-b"
     assert (await speak(admin, "root-b", 1, "p3", fenced=True)).json()["status"] == "online"
     assert (await speak(admin, "root-a", 9, "p2")).json()["code"] == "root_refused"
-    (event,) = await audited(admin, "element.accept-root")
-    assert event["user_id"] == "boss"
+    (event,) = await audited(admin, "element:accept-root")
+    assert event["user_id"] == await admin.account_id("boss")
     assert event["metadata"]["before"] == {"root_id": "root-a", "incarnation": 2, "files": 4}
 
 
@@ -103,6 +103,6 @@ async def test_the_registry_refuses_a_mode_that_goes_back(own_admin: Any) -> Non
     assert (await speak(admin, "root-a", 1, "p0", mode="ar", mode_forced=False)).json()["mode"] == "ar"
     assert (await speak(admin, "root-a", 2, "p1", mode="rw", mode_forced=False)).json()["mode"] == "ar"
     assert (await speak(admin, "root-a", 3, "p2", mode="rw", mode_forced=True)).json()["mode"] == "rw"
-    forced, first = await audited(admin, "element.announce")
+    forced, first = await audited(admin, "element:announce")
     assert (forced["metadata"]["mode"], forced["metadata"]["forced"]) == ("rw", True)
     assert "forced" not in first["metadata"]

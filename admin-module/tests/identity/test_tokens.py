@@ -45,10 +45,10 @@ async def test_refused_logins_are_audited_without_the_secret(admin: Any, eventua
         await stranger.post("/api/auth/token", json={"client_id": "mallory", "client_secret": "guess-guess"})
 
     async def recorded() -> Any:
-        return (await admin.call("GET", "/api/audit", params={"user_id": "mallory"})).json()["items"]
+        return (await admin.call("GET", "/api/audit", params={"resource": "mallory"})).json()["items"]
 
     events = await eventually(recorded)
-    assert [(event["action"], event["result"]) for event in events] == [("auth.token", "denied")]
+    assert [(event["action"], event["user_id"], event["result"]) for event in events] == [("auth:token", "-", "denied")]
     assert "guess-guess" not in str(events)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from artstore.contracts.storage import CONFIRMED_REASON
+from artstore.contracts.storage import ACCOUNT_HEADER, CONFIRMED_REASON
 from artstore.errors import ArtStoreError, Conflict, NotFound, RevisionMismatch
 
 REMOVED: list[tuple[str, str]] = []
@@ -31,6 +31,8 @@ class RemoteElement:
     """Files that it refuses to remove for any saga."""
     changed: list[str] = field(default_factory=list)
     """"PATCH [1]" and the like, as they were made."""
+    accounts: list[str] = field(default_factory=list)
+    """On whose behalf the changes were sent."""
     lose_answers: int = 0
     """This many changes are applied without an answer."""
     asked: int = 0
@@ -61,6 +63,7 @@ class RemoteElement:
 
     async def _change(self, request: web.Request) -> web.Response:
         self.asked += 1
+        self.accounts.append(request.headers[ACCOUNT_HEADER])
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.01)

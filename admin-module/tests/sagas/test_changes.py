@@ -42,20 +42,16 @@ async def finished(admin: Any, eventually: Any, saga_id: str) -> dict[str, Any]:
     return saga
 
 
-async def test_a_change_is_made_and_audited(admin: Any, element: Any, eventually: Any) -> None:
+async def test_a_change_is_made_on_behalf_of_its_account(admin: Any, element: Any, eventually: Any) -> None:
     remote = await element("se-01")
     file_id = put_file(remote)
     updated = await queue(admin, change(file_id, changes={"tags": ["new"]}))
     assert (await finished(admin, eventually, updated))["state"] == "committed"
     assert (remote.files[file_id]["tags"], remote.files[file_id]["revision"]) == (["new"], 2)
-    deleted = await queue(admin, change(file_id))
+    deleted = await queue(admin, change(file_id, account="the id of boss"))
     assert (await finished(admin, eventually, deleted))["state"] == "committed"
     assert file_id not in remote.files
-    events = (await admin.call("GET", "/api/audit", params={"resource": f"files/{file_id}"})).json()["items"]
-    assert [(event["action"], event["user_id"], event["result"], event["metadata"]) for event in events] == [
-        ("file.delete", "boss", "ok", {"saga_id": deleted}),
-        ("file.update", "boss", "ok", {"saga_id": updated}),
-    ]
+    assert remote.accounts == ["boss", "the id of boss"], "the owner where an earlier ingester named no account"
 
 
 async def test_the_same_request_again_is_the_same_saga(admin: Any, element: Any, eventually: Any) -> None:
@@ -124,8 +120,9 @@ async def test_a_refusal_is_kept_and_the_next_change_goes_on(admin: Any, element
     assert (await finished(admin, eventually, unknown))["problem"]["code"] == "not_found"
     gone = await queue(admin, change(str(uuid7())))
     assert (await finished(admin, eventually, gone))["state"] == "committed", "what is not there is deleted"
-    event = (await admin.call("GET", "/api/audit", params={"resource": f"files/{file_id}"})).json()["items"][1]
-    assert (event["result"], event["metadata"]) == ("failed", {"saga_id": outdated, "code": "revision_mismatch"})
+    event = (await admin.call("GET", "/api/audit", params={"resource": file_id})).json()["items"][0]
+    assert (event["action"], event["result"]) == ("file:update", "failure")
+    assert event["metadata"] == {"saga_id": outdated, "storage_element": "se-01", "code": "revision_mismatch"}
 
 
 async def test_hanging_sagas_are_listed_with_their_reason(admin: Any, element: Any, eventually: Any) -> None:

@@ -65,12 +65,12 @@ async def patch_file(request: Request) -> Response:
     context = context_of(request)
     key = key_of(request)
     with context.files.operation("update"):
-        file_id, owner, condition = file_id_of(request), _owner(request), _condition(request)
+        file_id, caller, condition = file_id_of(request), principal_of(request), _condition(request)
         asked = await _read_changes(request, context)
         change = (
-            MakePermanent(context, file_id, owner, condition)
+            MakePermanent(context, file_id, caller, condition)
             if asked.makes_permanent
-            else Patch(context, file_id, owner, condition, asked, context.clock.now())
+            else Patch(context, file_id, caller, condition, asked, context.clock.now())
         )
         return await run_or_replay(context.keys, key, change)
 
@@ -84,7 +84,7 @@ async def replace_content(request: Request) -> Response:
             raise UnsupportedMediaType("new content must be sent as the raw body, not as a form")
         body = open_raw(request, context.limits, context.clock)
         asked = read_parameters(request.query_params.multi_items(), {"content_type": _media_type})
-        replace = Replace(context, file_id, _owner(request), condition, body, asked.get("content_type"))
+        replace = Replace(context, file_id, principal_of(request), condition, body, asked.get("content_type"))
         return await run_or_replay(context.keys, key, replace)
 
 
@@ -92,7 +92,7 @@ async def delete_file(request: Request) -> Response:
     context = context_of(request)
     key = key_of(request)
     with context.files.operation("delete"):
-        delete = Delete(context, file_id_of(request), _owner(request), _condition(request))
+        delete = Delete(context, file_id_of(request), principal_of(request), _condition(request))
         return await run_or_replay(context.keys, key, delete)
 
 
@@ -124,10 +124,6 @@ def _media_type(value: str) -> str:
         return canonical_type(value)
     except InvalidFields:
         raise ValueError("must be a media type such as application/pdf") from None
-
-
-def _owner(request: Request) -> str:
-    return principal_of(request).client_id
 
 
 def _condition(request: Request, *, of_content: bool = False) -> Precondition:

@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from artstore.audit.event import Event
+from artstore.auth.tokens import Principal
 from artstore.clock import uuid7
 from artstore.contracts.elements import AWAY, Element
 from artstore.contracts.files import EMPTY_CHANGE, Changes
 from artstore.contracts.idempotency import GONE, Answer, accepted
 from artstore.contracts.sagas import QueueChange, SagaKind
+from artstore.contracts.storage import ACCOUNT_HEADER
 from artstore.errors import BadGateway, InvalidFields, NotFound, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
@@ -45,11 +46,18 @@ class Change(ABC):
     key: HeldKey | None = None
     """Set while the change runs under an Idempotency-Key."""
 
-    def __init__(self, context: Context, file_id: str, owner: str, condition: Precondition) -> None:
-        self.context, self.file_id, self.owner, self.condition = context, file_id, owner, condition
+    def __init__(self, context: Context, file_id: str, caller: Principal, condition: Precondition) -> None:
+        self.context, self.file_id, self.condition = context, file_id, condition
+        self.owner, self.account = caller.client_id, caller.subject
         self.saga_id = str(uuid7())
         """The saga that holds the change while it is queued. To queue it twice under one id queues it
         once."""
+
+    @property
+    def on_behalf(self) -> dict[str, str]:
+        """The header that names the account for the audit log: the element records the change that it makes, so that
+        the event exists also when this process dies."""
+        return {ACCOUNT_HEADER: self.account}
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -116,6 +124,7 @@ class Change(ABC):
             file_id=self.file_id,
             storage_element_id=element.id,
             owner=self.owner,
+            account=self.account,
             changes=self.changes,
             targets=self.find_targets(),
             if_revisions=None if revisions is None else list(revisions),
@@ -130,14 +139,9 @@ class Delete(Change):
     def fingerprint(self) -> str:
         return fingerprint_of("DELETE", self.file_id, self.condition.revisions)
 
-    async def run(self) -> Answer:
-        answer = await super().run()
-        if answer is GONE:  # admin records the event of a queued deletion when it makes it
-            await self._audit()
-        return answer
-
     async def ask(self, location: Location) -> Answer:
-        await self.context.elements.delete(location.element, self.file_id, self.condition.header())
+        headers = self.condition.header() | self.on_behalf
+        await self.context.elements.delete(location.element, self.file_id, headers)
         return GONE
 
     async def resume(self, key: HeldKey) -> Answer:
@@ -145,10 +149,4 @@ class Delete(Change):
         try:
             return await self.run()
         except NotFound:
-            await self._audit()
             return GONE
-
-    async def _audit(self) -> None:
-        """A crash before this leaves an unacknowledged deletion without an event; a repeat under the key
-        records it."""
-        await self.context.audit.record(Event("file.delete", self.owner, f"files/{self.file_id}"))

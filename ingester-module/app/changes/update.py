@@ -9,6 +9,7 @@ from datetime import datetime
 
 import msgspec
 
+from artstore.auth.tokens import Principal
 from artstore.contracts.elements import Element
 from artstore.contracts.files import Attributes, Changes, is_applied
 from artstore.contracts.idempotency import Answer, changed
@@ -91,10 +92,16 @@ class Patch(Update):
     changes: Changes
 
     def __init__(
-        self, context: Context, file_id: str, owner: str, condition: Precondition, asked: AskedChanges, now: datetime
+        self,
+        context: Context,
+        file_id: str,
+        caller: Principal,
+        condition: Precondition,
+        asked: AskedChanges,
+        now: datetime,
     ) -> None:
         """Raises InvalidFields."""
-        super().__init__(context, file_id, owner, condition)
+        super().__init__(context, file_id, caller, condition)
         self._asked, self.changes = asked, asked.to_changes(now)
 
     def fingerprint(self) -> str:
@@ -105,7 +112,8 @@ class Patch(Update):
         return changed(answer.body, answer.headers["etag"])
 
     async def send(self, element: Element, condition: Mapping[str, str]) -> PeerAnswer:
-        return await self.context.elements.patch(element, self.file_id, condition, msgspec.json.encode(self.changes))
+        headers = {**condition, **self.on_behalf}
+        return await self.context.elements.patch(element, self.file_id, headers, msgspec.json.encode(self.changes))
 
     async def was_made(self, now: Attributes) -> bool:
         return is_applied(now, self.changes)
@@ -123,12 +131,12 @@ class Replace(Update):
         self,
         context: Context,
         file_id: str,
-        owner: str,
+        caller: Principal,
         condition: Precondition,
         body: Body,
         content_type: str | None,
     ) -> None:
-        super().__init__(context, file_id, owner, condition)
+        super().__init__(context, file_id, caller, condition)
         self.body, self._content_type = body, content_type
 
     def fingerprint(self) -> str:
@@ -158,7 +166,9 @@ class Replace(Update):
     async def send(self, element: Element, condition: Mapping[str, str]) -> PeerAnswer:
         if not self.body.replayable:
             raise Unavailable("the file was changed while its new content was sent: send the request again")
-        headers = {"content-type": self._content_type, **condition} if self._content_type else condition
+        headers = {**condition, **self.on_behalf}
+        if self._content_type:
+            headers["content-type"] = self._content_type
         return await self.context.elements.replace(element, self.file_id, headers, self.body)
 
     async def was_made(self, now: Attributes) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from artstore.audit.writer import AuditWriter
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
 from artstore.auth.verifier import open_verifier
@@ -41,7 +40,6 @@ class Context:
     claims: Claims
     keys: Keys
     files: FileMetrics
-    audit: AuditWriter
     limits: BodyLimits
     clock: Clock
     query_url: str | None
@@ -87,7 +85,6 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             claims=Claims(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
-            audit=runtime.audit,
             limits=settings.body_limits,
             clock=runtime.clock,
             query_url=settings.query_url,

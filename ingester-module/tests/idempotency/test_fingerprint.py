@@ -11,7 +11,9 @@ from app.changes.conditional import Precondition
 from app.changes.update import Patch, Replace
 from app.uploads.body import Body, UploadRequest
 from app.uploads.upload import UploadOperation
+from artstore.auth.tokens import Principal
 from artstore.clock import Clock
+from artstore.contracts.tokens import Role
 
 FIELDS = {
     "tags": '["a", "b"]',
@@ -22,6 +24,7 @@ FIELDS = {
 
 
 NO_CONTEXT: Any = None
+SOMEBODY = Principal("somebody", "0190-somebody", Role.USER, frozenset(), 0.0, 0.0)
 
 
 def opened(
@@ -32,11 +35,11 @@ def opened(
 
 
 def of_upload(opened: UploadRequest) -> str:
-    return UploadOperation(NO_CONTEXT, opened, "somebody").fingerprint()
+    return UploadOperation(NO_CONTEXT, opened, SOMEBODY.client_id).fingerprint()
 
 
 def of_patch(changes: AskedChanges, file_id: str = "id", revisions: tuple[int, ...] | None = None) -> str:
-    return Patch(NO_CONTEXT, file_id, "somebody", Precondition(revisions), changes, datetime.now(UTC)).fingerprint()
+    return Patch(NO_CONTEXT, file_id, SOMEBODY, Precondition(revisions), changes, datetime.now(UTC)).fingerprint()
 
 
 def test_equal_requests_in_different_notation_have_one_fingerprint() -> None:
@@ -71,9 +74,9 @@ def test_requests_of_different_routes_files_and_conditions_differ() -> None:
     for file_id in ("one", "two"):
         for revisions in (None, (1,), (2,), (1, 2)):
             condition = Precondition(revisions)
-            fingerprints.append(Delete(NO_CONTEXT, file_id, "somebody", condition).fingerprint())
+            fingerprints.append(Delete(NO_CONTEXT, file_id, SOMEBODY, condition).fingerprint())
             for content_type in (None, "text/plain"):
-                replace = Replace(NO_CONTEXT, file_id, "somebody", condition, body, content_type)
+                replace = Replace(NO_CONTEXT, file_id, SOMEBODY, condition, body, content_type)
                 fingerprints.append(replace.fingerprint())
             changes = (AskedChanges(), AskedChanges(tags=[]), AskedChanges(metadata={}))
             fingerprints += [of_patch(each, file_id, revisions) for each in changes]

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from starlette.requests import HTTPConnection
 
 from artstore.audit.event import Event
 from artstore.audit.writer import AuditWriter
+from artstore.auth.tokens import Principal
 from artstore.errors import ArtStoreError
-from artstore.limits.addresses import as_caller
 from artstore.limits.gate import Limits
 from artstore.logs import request_id
 
 UNKNOWN = "-"
-LOGIN = "auth.token"
+LOGIN = "auth:token"
 
 
 async def record_denial(
     connection: HTTPConnection,
     error: ArtStoreError,
-    client_id: str = UNKNOWN,
-    *,
-    action: str = "access.denied",
-    reason: str | None = None,
-    account: str | None = None,
+    caller: Principal | None = None,
 ) -> None:
     """Records who was refused, what, and from which address. Never raises: a failed record does not change
-    the refusal.
+    the refusal. Denials without a caller are aggregated by address."""
+    user_id, named = (UNKNOWN, None) if caller is None else (caller.subject, caller.client_id)
+    metadata = _metadata(connection, error, error.detail, named)
+    ids = list(connection.scope.get("path_params", {}).values())
+    resource = str(ids[0]) if len(ids) == 1 else connection.url.path
+    event = Event("access:denied", user_id, resource, "denied", {"path": connection.url.path, **metadata})
+    await _record(connection, event, _address(connection) if caller is None else None)
 
-    `reason` is for auditors, where it says more than the answer to the caller. The action LOGIN is refused
-    before the caller has authenticated: it is aggregated by address, and by `account` when that account
-    exists.
-    """
-    audit = cast(AuditWriter, connection.app.state.runtime.audit)
-    limits = cast(Limits, connection.app.state.limits)
-    address = limits.find_client(connection.scope)
-    authenticated = client_id != UNKNOWN and action != LOGIN
+
+async def record_refused_login(
+    connection: HTTPConnection, error: ArtStoreError, client_id: str, *, reason: str, account_id: str | None
+) -> None:
+    """`reason` is for auditors: it says more than the answer to the caller. `account_id` is set if the account exists.
+    Aggregated by address and account, because the caller has not authenticated."""
+    metadata = _metadata(connection, error, reason, client_id)
+    event = Event(LOGIN, account_id or UNKNOWN, account_id or client_id, "denied", metadata)
+    await _record(connection, event, " ".join(filter(None, (account_id, _address(connection)))))
+
+
+def _metadata(connection: HTTPConnection, error: ArtStoreError, reason: str, client_id: str | None) -> dict[str, Any]:
     metadata = {
         "method": connection.scope.get("method", UNKNOWN),
         "code": error.code,
-        "reason": reason or error.detail,
-        "address": str(address or UNKNOWN),
+        "reason": reason,
+        "address": str(cast(Limits, connection.app.state.limits).find_client(connection.scope) or UNKNOWN),
         "request_id": request_id.get(),
     }
-    caller = None if authenticated else " ".join(filter(None, (account, as_caller(address))))
-    await audit.record_denial(Event(action, client_id, connection.url.path, "denied", metadata), caller)
+    return metadata if client_id is None else {**metadata, "client_id": client_id}
+
+
+def _address(connection: HTTPConnection) -> str:
+    return cast(Limits, connection.app.state.limits).address_of(connection.scope)
+
+
+async def _record(connection: HTTPConnection, event: Event, caller: str | None) -> None:
+    await cast(AuditWriter, connection.app.state.runtime.audit).record_denial(event, caller)

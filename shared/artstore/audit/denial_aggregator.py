@@ -75,4 +75,4 @@ def with_count(event: Event, count: int) -> Event:
 def _summary(caller: str, tally: _Tally) -> Event:
     if caller != OTHERS and tally.sample is not None:
         return with_count(tally.sample, tally.count)
-    return Event("access.denied", "-", "-", "denied", {"address": OTHERS, "count": tally.count})
+    return Event("access:denied", "-", "-", "denied", {"address": OTHERS, "count": tally.count})

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import rfc8785
@@ -33,13 +33,13 @@ and seals are signed in the same way."""
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An action to record. `result` is `ok`, `denied` or `failed`; `metadata` holds text, integers, booleans,
-    lists and objects."""
+    """An action to record. `action` is `noun:verb`; `user_id` is the account's id, or the name of the service that acts by
+    itself; `resource` is the bare id. `metadata` holds text, integers, booleans, lists and objects."""
 
     action: str
     user_id: str
     resource: str
-    result: str = "ok"
+    result: Literal["success", "denied", "failure"] = "success"
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -43,7 +43,7 @@ MAX_HELD = 10_000
 """Pairs of account and action whose denials are counted in memory while they cannot be recorded."""
 SHIP_BATCH_EVENTS = 500
 SHIP_EVERY_S = 1.0
-DISPLACED = "audit.displaced"
+DISPLACED = "audit:displaced"
 EMPTY_FROM_BYTES = 64 * 1024
 """Shipped events stay in the file until it has this size: removing them costs two syncs."""
 
@@ -209,7 +209,7 @@ class AuditWriter:
             log.error("audit event displaced", displaced=true)
             if again:  # numbers were taken in advance: do not race with the attacker
                 await asyncio.sleep(SHIP_EVERY_S)
-            await self.record(Event(DISPLACED, "-", f"{true['chain']}/{true['seq']}", "failed", {"event": true}))
+            await self.record(Event(DISPLACED, "-", f"{true['chain']}/{true['seq']}", "failure", {"event": true}))
 
 
 def open_writer(

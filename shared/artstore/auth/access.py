@@ -120,7 +120,7 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
     await connection.app.state.limits.admit(connection, principal)
     if needed not in principal.permissions:
         refusal = Forbidden(f"the permission {needed.value} is required", permission=needed.value)
-        await record_denial(connection, refusal, principal.client_id)
+        await record_denial(connection, refusal, principal)
         raise refusal
 
 

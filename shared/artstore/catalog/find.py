@@ -88,6 +88,8 @@ def saga_view(row: Any) -> dict[str, Any]:
     wanted = row["wanted"]
     if wanted is not None and "changes" in wanted:
         wanted = {**wanted, "changes": orjson.loads(wanted["changes"])}
+    if wanted is not None:
+        wanted = {name: value for name, value in wanted.items() if name != "account"}  # for the audit log
     return {
         **row,
         "saga_id": str(row["saga_id"]),

@@ -108,6 +108,8 @@ class QueueChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     file_id: str
     storage_element_id: str
     owner: str
+    account: str = ""
+    """The id of the owner's account, for the audit log."""
     changes: Changes | None = None
     """For an update."""
     targets: list[str] | None = None

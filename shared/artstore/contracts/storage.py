@@ -28,6 +28,9 @@ SMALL_FILE_BYTES = 64 << 10
 """An element writes a file up to this size into the record of its log, which saves a sync, and gives its bytes together
 with those of others. Larger contents are streamed one by one."""
 SAGA_HEADER = "x-artstore-saga"
+ACCOUNT_HEADER = "x-artstore-account"
+"""In PATCH, PUT of the content and DELETE: the id of the account that changes the file. The element records the change in
+the audit log under it, so that the event exists also when its caller dies."""
 CONFIRMED_REASON = "confirmed"
 """`reason` of the 409 to a compensation: the file is acknowledged, or it does not belong to this saga."""
 GIVEN_UP_REASON = "given_up"

@@ -70,9 +70,8 @@ async def change_mode(request: Request, wanted: ModeChange) -> Response:
     element = context_of(request).element
     was = element.mode
     if await element.change_mode(wanted.mode):
-        resource = f"storage-elements/{element.id}"
         metadata = {"was": was.value, "mode": wanted.mode.value}
-        changed = Event("element.mode", principal_of(request).client_id, resource, metadata=metadata)
+        changed = Event("element:mode", principal_of(request).subject, element.id, metadata=metadata)
         await request.app.state.runtime.audit.record(changed)
         await element.announce_now()
     return JsonResponse(element.report())

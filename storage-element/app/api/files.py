@@ -8,9 +8,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.auth.access import principal_of
 from artstore.contracts.files import Attributes, Changes, NewFile, check_new_file, encode
 from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import (
+    ACCOUNT_HEADER,
     FILES_HEADER,
     MAX_FILES_READ,
     MOVED_HEADER,
@@ -80,7 +82,9 @@ async def patch_file(request: Request) -> Response:
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
         changes = await read_json(Request(request.scope, limited_receive(request)), Changes)
-        attributes = await patch(context.store, file_id, changes, await _if_revision(request, context.store, file_id))
+        attributes = await patch(
+            context.store, file_id, changes, await _if_revision(request, context.store, file_id), _account(request)
+        )
         await context.invalidation.invalidate(file_id, attributes.revision, "update")
     return _record(attributes, 200)
 
@@ -94,6 +98,7 @@ async def put_content(request: Request) -> Response:
             file_id,
             await _if_revision(request, context.store, file_id),
             canonical_type(stated) if (stated := request.headers.get("content-type")) else None,
+            _account(request),
             expected_digests(request),
         )
         attributes = await rewrite(context.store, order, body_of(request, context.limits))
@@ -116,7 +121,8 @@ async def delete_file(request: Request) -> Response:
             if moved_to is None:
                 context.element.require(Operation.DELETE)
             if_revision = await _if_revision(request, context.store, file_id)
-            last = await delete(context.store, file_id, if_revision, moved_to=moved_to)
+            account = "" if moved_to is not None else _account(request)  # a moved file is not deleted
+            last = await delete(context.store, file_id, if_revision, account, moved_to=moved_to)
             await context.invalidation.invalidate(file_id, last, "delete")
     return Response(status_code=204)
 
@@ -180,6 +186,11 @@ async def get_files(request: Request) -> Response:
 def _file_id(request: Request) -> str:
     """In lower case, whatever the case in the path."""
     return check_file_id(request.path_params["file_id"].lower())
+
+
+def _account(request: Request) -> str:
+    """The account for the audit log: the one that the caller acts for, or else the caller."""
+    return request.headers.get(ACCOUNT_HEADER) or principal_of(request).subject
 
 
 def _required(request: Request, name: str) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 
 from starlette.requests import Request
 
+from artstore.audit.event import Event
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
 from artstore.auth.verifier import open_verifier
@@ -35,7 +36,7 @@ from ..store.open import StoreSettings, open_store
 from ..store.paths import Paths
 from ..store.pending import settle_all
 from ..store.space import Reserve
-from ..store.store import Limits, Store
+from ..store.store import FileChange, Limits, Store
 from ..store.wal.ring import WalLimits
 from ..upkeep.generation import CatalogGeneration
 from ..upkeep.journal import Journal
@@ -159,6 +160,7 @@ class StoreParts:
                 bucket.backend if bucket is not None else None,
                 progress=serving.progress,
                 require_confirmed=confirmed,
+                record_change=self._record_change,
             )
         )
         rows = Rows(self.database, self.outbox, settings.storage_element_id, confirmed)
@@ -187,6 +189,15 @@ class StoreParts:
         runtime.tasks.every("root", CHECK_ROOT_EVERY_S, watch.check)
         runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_answered)
         runtime.tasks.start("upkeep", self._start_tasks(store, upkeep))
+
+    async def _record_change(self, change: FileChange) -> None:
+        metadata = {
+            "file_size": change.size_bytes,
+            "storage_element": self.settings.storage_element_id,
+            "revision": change.revision,
+        }
+        event = Event(f"file:{change.action}", change.account, change.file_id, metadata=metadata)
+        await self.runtime.audit.record(event)
 
     async def _start_tasks(self, store: Store, upkeep: Upkeep) -> None:
         """Not before admin has accepted the root, which may be a copy."""

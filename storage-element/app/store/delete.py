@@ -19,14 +19,16 @@ from .wal.log import OpenIntent
 from .wal.records import Intent, Kind, Step
 
 
-async def delete(store: Store, file_id: str, if_revision: int | None = None, *, moved_to: str | None = None) -> int:
+async def delete(
+    store: Store, file_id: str, if_revision: int | None = None, account: str = "", *, moved_to: str | None = None
+) -> int:
     """Permanent when it returns the revision of the delete, which is above any revision the file had. Needs no free space.
     `moved_to`: the element that has the file now; a file that moves is deleted by no other caller.
 
     Raises NotFound, RevisionMismatch, Conflict, FileDamaged, Unavailable, ElementFailed.
     """
     store.disk_health.require_writable()
-    return await store.complete(DeleteOperation(store, file_id).run(if_revision, moved_to))
+    return await store.complete(DeleteOperation(store, file_id, account).run(if_revision, moved_to))
 
 
 async def compensate(store: Store, file_id: str, saga_id: str) -> None:
@@ -45,8 +47,8 @@ async def compensate(store: Store, file_id: str, saga_id: str) -> None:
 
 
 class DeleteOperation:
-    def __init__(self, store: Store, file_id: str) -> None:
-        self.store, self.file_id = store, file_id
+    def __init__(self, store: Store, file_id: str, account: str = "") -> None:
+        self.store, self.file_id, self.account = store, file_id, account
 
     async def run(self, if_revision: int | None, moved_to: str | None) -> int:
         async with self.store.locks.hold(self.file_id):
@@ -89,7 +91,15 @@ class DeleteOperation:
         attributes = find_in(encoded, file_id)
         revision = attributes.revision + 1 if attributes is not None else 1
         # 1 WAL, twice: from its sync on the file is deleted, and replay of an earlier put does not bring it back
-        record = Intent(Kind.DELETE, file_id, saga_id, revision=revision, replaced=store.files.identify(file_id))
+        record = Intent(
+            Kind.DELETE,
+            file_id,
+            saga_id,
+            revision=revision,
+            replaced=store.files.identify(file_id),
+            account=self.account,
+            size_bytes=attributes.size_bytes if attributes is not None else 0,
+        )
         intent = store.begin(record, partial(store.files.remove, file_id), copies=2)
         try:
             # 4 attr.json, then data, in the same thread hop
@@ -103,7 +113,7 @@ class DeleteOperation:
         except OSError as error:
             await self._refused(intent, error)
         failpoint("delete.removed")
-        # 5, 6 and 7: the row and the event; while the catalog is unavailable, the intent stays open
+        # The audit log, then 5, 6 and 7: the row and the event; while the catalog is unavailable, the intent stays open
         await settle(store, file_id, intent)
         failpoint("delete.settled")
         return revision

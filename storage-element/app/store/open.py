@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from .progress import Progress
 from .recover import recover
 from .settle_late import keep_settling, settle_late_rows
 from .space import Reserve, Space, Usage
-from .store import Limits, Store, Threads
+from .store import FileChange, Limits, Store, Threads
 from .wal.log import Wal
 from .wal.replay import read_log
 from .wal.ring import WalLimits
@@ -67,6 +67,7 @@ async def open_store(
     *,
     progress: Progress | None = None,
     require_confirmed: Callable[[], None] | None = None,
+    record_change: Callable[[FileChange], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Store]:
     """A recovered store. The root must be locked. `files` None: on this root's disk. Raises OSError when the disk fails."""
     disk_health, usage = DiskHealth(), Usage()
@@ -86,6 +87,7 @@ async def open_store(
     )
     store.progress = progress or store.progress
     store.require_confirmed = require_confirmed or store.require_confirmed
+    store.record_change = record_change or store.record_change
     try:
         store.progress.begin("reading the log")
         read = await asyncio.to_thread(read_log, paths.wal, clock.unix_s())

@@ -18,9 +18,9 @@ from .attributes import find_in
 from .catalog import RowRefused
 from .get import find_attributes
 from .progress import Progress
-from .store import PendingWork, Store
+from .store import FileChange, PendingWork, Store
 from .wal.log import OpenIntent
-from .wal.records import PUTS
+from .wal.records import PUTS, Kind
 
 log = get_logger("element.store")
 
@@ -63,9 +63,32 @@ async def make_pending_change(store: Store, file_id: str) -> None:
 
 
 async def settle(store: Store, file_id: str, intent: OpenIntent) -> bool:
-    """Bring the catalog's row in line with the disk, then close the intent. False: `settle_all` does it later."""
+    """Record the change in the audit log, bring the catalog's row in line with the disk, then close the intent.
+
+    False: `settle_all` writes the row later. Raises Unavailable when the audit log cannot take the change, which is made but
+    must not be acknowledged yet; `settle_all` records it.
+    """
     store.unsettled.setdefault(file_id, []).append(intent)
+    await _record(store, intent)
     return await _settle(store, file_id) is SettleOutcome.SETTLED
+
+
+async def _record(store: Store, opened: OpenIntent) -> None:
+    """Puts and undecided rewrites are left out."""
+    record = opened.record
+    if not record.account or opened.recorded:
+        return
+    if record.kind is Kind.DELETE:
+        change = FileChange("delete", record.file_id, record.account, record.revision, record.size_bytes)
+    else:
+        encoded = opened.decided.attributes if opened.decided is not None else record.attributes
+        attributes = find_in(encoded, record.file_id) if encoded else None
+        if attributes is None:
+            return
+        change = FileChange("update", record.file_id, record.account, attributes.revision, attributes.size_bytes)
+    await store.record_change(change)
+    opened.recorded = True
+    failpoint("settle.recorded")
 
 
 async def settle_all(store: Store, progress: Progress | None = None) -> None:
@@ -95,6 +118,8 @@ async def _settle(store: Store, file_id: str) -> SettleOutcome:
     waiting = store.unsettled[file_id]
     try:
         await make_pending_change(store, file_id)
+        for opened in waiting:
+            await _record(store, opened)
         encoded = await store.query(find_attributes, store, file_id)
         attributes = find_in(encoded, file_id) if encoded is not None else None
         if attributes is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -76,6 +76,21 @@ class PendingWork:
     removes: bool
 
 
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """A change for the audit log. After a crash it may be given again, with the same revision."""
+
+    action: Literal["update", "delete"]
+    file_id: str
+    account: str
+    revision: int
+    size_bytes: int
+
+
+async def _record_nothing(_change: FileChange) -> None:
+    """For tests and tools, which have no audit log."""
+
+
 @dataclass(slots=True)
 class Findings:
     """Counters of what was found and stopped nothing; shown as metrics."""
@@ -138,6 +153,8 @@ class Store:
     require_confirmed: Callable[[], None] = _confirmed_always
     """Raises Unavailable while the registry has not accepted this root, or its disk is missing: then a file that is not found
     may still exist, and nothing outside the root may follow from the root's content."""
+    record_change: Callable[[FileChange], Awaitable[None]] = _record_nothing
+    """Returns when the audit log has the change durably. Raises Unavailable."""
     compensated: dict[str, None] = field(default_factory=dict)
     checkpointing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One checkpoint at a time: the log's thread has one place for it."""

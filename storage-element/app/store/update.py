@@ -31,13 +31,15 @@ class RewriteOrder:
     file_id: str
     if_revision: int | None = None
     content_type: str | None = None
+    account: str = ""
+    """For the audit log."""
     expected: Expected = field(default_factory=Expected)
 
 
-async def patch(store: Store, file_id: str, changes: Changes, if_revision: int | None) -> Attributes:
+async def patch(store: Store, file_id: str, changes: Changes, if_revision: int | None, account: str = "") -> Attributes:
     """Durable when it returns. Raises NotFound, RevisionMismatch, InvalidFields, StorageFull, ElementFailed."""
     store.disk_health.require_writable()
-    return await store.complete(PatchOperation(store, file_id).run(changes, if_revision))
+    return await store.complete(PatchOperation(store, file_id, account).run(changes, if_revision))
 
 
 async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
@@ -50,8 +52,8 @@ async def rewrite(store: Store, order: RewriteOrder, body: Body) -> Attributes:
 class UpdateOperation:
     """The steps that patch and rewrite have in common."""
 
-    def __init__(self, store: Store, file_id: str) -> None:
-        self.store, self.file_id = store, file_id
+    def __init__(self, store: Store, file_id: str, account: str) -> None:
+        self.store, self.file_id, self.account = store, file_id, account
         self.temp = store.files.temps.new(file_id)
 
     async def _load(self, if_revision: int | None, *, may_move: bool = False) -> Attributes:
@@ -69,7 +71,7 @@ class UpdateOperation:
         after it, only a failed disk can be the reason."""
         store = self.store
         replaced = store.files.identify(self.file_id)
-        record = Intent(kind, self.file_id, None, encoded, self.temp, attributes.revision, replaced)
+        record = Intent(kind, self.file_id, None, encoded, self.temp, attributes.revision, replaced, self.account)
         intent = store.begin(record, work, data)
         try:
             await intent.durable
@@ -96,7 +98,8 @@ class UpdateOperation:
         store.wal.close_intent(intent)
 
     async def _settle(self, intent: OpenIntent) -> None:
-        """5 and 6: catalog row and change event; 7: closed. While the catalog is unavailable, the intent stays open."""
+        """The audit log, then 5 and 6: catalog row and change event; 7: closed. While the catalog is unavailable, the
+        intent stays open."""
         await settle(self.store, self.file_id, intent)
         failpoint("update.settled")
 
@@ -126,7 +129,7 @@ class RewriteOperation(UpdateOperation):
     """New bytes, small in the log's frame or large in a temp."""
 
     def __init__(self, store: Store, order: RewriteOrder, body: Body) -> None:
-        super().__init__(store, order.file_id)
+        super().__init__(store, order.file_id, order.account)
         self.order = order
         self.body = IncomingBody(store, order.file_id, body, order.expected)
 
@@ -156,7 +159,14 @@ class RewriteOperation(UpdateOperation):
         # 1 WAL: an intent, so that a temp left by a crash has an owner
         replaced = store.files.identify(self.file_id)
         intent = store.wal.begin(
-            Intent(Kind.REWRITE_LARGE, self.file_id, temp=self.temp, revision=old.revision + 1, replaced=replaced)
+            Intent(
+                Kind.REWRITE_LARGE,
+                self.file_id,
+                temp=self.temp,
+                revision=old.revision + 1,
+                replaced=replaced,
+                account=self.account,
+            )
         )
         try:
             await intent.durable

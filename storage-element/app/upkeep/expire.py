@@ -1,7 +1,7 @@
 """Expiry: delete temporary files whose `expires_at` has passed, by the same protocol as a user's delete.
 
 The catalog only proposes files. The attr.json at the moment of the delete decides, so an update in between
-wins.
+wins. The audit log names the element as the account.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def _expire_one(store: Store, file_id: str, now: datetime) -> ExpireOutcom
         attributes, _ = await load_attributes(store, file_id)
         if not has_expired(attributes, now):
             return ExpireOutcome.NOT_DUE
-        await delete(store, file_id, attributes.revision)
+        await delete(store, file_id, attributes.revision, account=store.element_id)
     except (NotFound, RevisionMismatch):
         return ExpireOutcome.NOT_DUE
     except (ArtStoreError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -83,7 +84,7 @@ def confirmed_files(path: Path, until_ns: int) -> set[str]:
 def histories(path: Path) -> dict[str, list[State]]:
     """Per file every state that was acknowledged, in order, the first of them absent."""
     found: dict[str, list[State]] = {}
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         _, what, file_id, state = msgspec.json.decode(line, type=tuple[int, str, str, State])
         if what == "done":
             found.setdefault(file_id, [ABSENT]).append(state)
@@ -94,6 +95,16 @@ def refused_in(path: Path) -> dict[str, State]:
     """Per file the state that was answered with an error, and undone."""
     lines = (msgspec.json.decode(line, type=tuple[int, str, str, State]) for line in path.read_bytes().splitlines())
     return {file_id: state for _, what, file_id, state in lines if what == "refused"}
+
+
+def missing_records(path: Path, recorded: Path, revisions: Mapping[str, int], *, deletes: bool) -> set[str]:
+    """The changes that were made and that the audit log did not get: each revision after the first, and each file that is
+    gone after it was there. `deletes`: files are removed by deletes only."""
+    got = set(recorded.read_text().splitlines()) if recorded.exists() else set()
+    updates = {f"update {file_id} {nth}" for file_id, last in revisions.items() for nth in range(2, last + 1)}
+    deleted = {line.split()[1] for line in got if line.startswith("delete")}
+    gone = histories(path).keys() - revisions.keys() - deleted if deletes else set()
+    return (updates - got) | {f"delete {file_id}" for file_id in gone}
 
 
 class KeptCatalog(RememberingCatalog):

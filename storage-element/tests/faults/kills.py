@@ -20,16 +20,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from app.store.store import FileChange
 from artstore import failpoints
 
 from ..store.support import opened
 from .invariants import check_invariants
-from .journal import Journal, KeptCatalog, allowed_states
-from .work import SCENARIOS, Work, catalog_of, confirmed_of, journal_of
+from .journal import Journal, KeptCatalog, allowed_states, missing_records
+from .work import SCENARIOS, Work, catalog_of, confirmed_of, journal_of, recorded_of
 
 SEGMENT_BYTES = 128 << 10
 KILLED = -signal.SIGKILL
 CASE_TIMEOUT_S = 60
+COMPENSATING = frozenset({"compensated", "settled_late"})
+"""Scenarios in which files disappear also by compensations, which the audit log does not record."""
 
 Moment = tuple[str, int]
 """The nth time that a point is reached."""
@@ -76,44 +79,56 @@ def run_case(case: Case) -> Outcome:
         if case.in_recovery is None and kills:
             copy_root(root, folder / "probe")
             probe_log = folder / "probe-hits"
-            require(in_child(partial(_recover, folder / "probe"), None, probe_log), 0)
+            require(in_child(partial(_recover, folder / "probe", case.scenario), None, probe_log), 0)
             again = tuple(moments_in(probe_log))
         in_recovery = 0
         for nth, moment in enumerate(again):
             copied = folder / f"copy-{nth}"
             copy_root(root, copied)
-            in_recovery += int(in_child(partial(_recover, copied), moment, log).status == KILLED)
-            require(in_child(partial(_recover, copied), None, log), 0, case, moment)
+            in_recovery += int(in_child(partial(_recover, copied, case.scenario), moment, log).status == KILLED)
+            require(in_child(partial(_recover, copied, case.scenario), None, log), 0, case, moment)
             shutil.rmtree(copied)
-        require(in_child(partial(_recover, root), None, log), 0, case)
+        require(in_child(partial(_recover, root, case.scenario), None, log), 0, case)
         return Outcome(kills, in_recovery, set(log.read_text().split()))
 
 
 def _work(root: Path, scenario: str) -> None:
     async def run() -> None:
         catalog = KeptCatalog(catalog_of(root))
-        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
+        record = partial(_record, recorded_of(root))
+        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES, record_change=record) as store:
             await SCENARIOS[scenario](Work(store, Journal(journal_of(root)), catalog))
 
     asyncio.run(run())
 
 
-def _recover(root: Path) -> None:
+def _recover(root: Path, scenario: str) -> None:
     """Opens, settles and checks. Also what is killed in the middle of it: then the check is not reached."""
 
     async def run() -> None:
         catalog = KeptCatalog(catalog_of(root))
-        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES) as store:
-            check_invariants(
+        record = partial(_record, recorded_of(root))
+        async with opened(root, catalog, segment_bytes=SEGMENT_BYTES, record_change=record) as store:
+            found = check_invariants(
                 root,
                 allowed=allowed_states(journal_of(root)),
                 catalog=catalog.revisions(),
                 open_intents=len(store.wal.open) + len(store.unsettled),
             )
+            revisions = {file_id: state[1] for file_id, state in found.items() if state is not None}
+            missing = missing_records(
+                journal_of(root), recorded_of(root), revisions, deletes=scenario not in COMPENSATING
+            )
+            assert not missing, f"not in the audit log: {missing}"
             if confirmed_of(root).exists():
                 assert not store.unconfirmed.keys() & set(confirmed_of(root).read_text().split())
 
     asyncio.run(run())
+
+
+async def _record(path: Path, change: FileChange) -> None:
+    with path.open("a") as file:
+        file.write(f"{change.action} {change.file_id} {change.revision}\n")
 
 
 def copy_root(root: Path, target: Path) -> None:
@@ -124,7 +139,7 @@ def copy_root(root: Path, target: Path) -> None:
             there.mkdir(parents=True)
             for name in names:
                 shutil.copyfile(f"{folder}/{name}", there / name)
-    for of in (journal_of, catalog_of, confirmed_of):
+    for of in (journal_of, catalog_of, confirmed_of, recorded_of):
         if of(root).exists():
             shutil.copyfile(of(root), of(target))
 

@@ -25,6 +25,7 @@ from ..store.support import MAX_BYTES, RememberingCatalog, body_of, chunks_of, n
 from .journal import ABSENT, Journal, KeptCatalog, Notes, State, state_of
 
 SMALL_BYTES, LARGE_BYTES = 700, 70_000
+ACCOUNT = "0190-account"
 
 
 def journal_of(root: Path) -> Path:
@@ -33,6 +34,11 @@ def journal_of(root: Path) -> Path:
 
 def catalog_of(root: Path) -> Path:
     return root.with_suffix(".catalog")
+
+
+def recorded_of(root: Path) -> Path:
+    """The changes that the audit log got: lines of action, file id and revision."""
+    return root.with_suffix(".recorded")
 
 
 def confirmed_of(root: Path) -> Path:
@@ -76,7 +82,7 @@ class Work:
         content, revision = self._content[file_id]
         changes = Changes(tags=[f"revision {revision + 1}"])
         if await self._attempt(
-            file_id, state_of(content, revision + 1), lambda: patch(self.store, file_id, changes, None)
+            file_id, state_of(content, revision + 1), lambda: patch(self.store, file_id, changes, None, ACCOUNT)
         ):
             self._content[file_id] = (content, revision + 1)
 
@@ -84,14 +90,16 @@ class Work:
         if file_id not in self._content:
             return
         content, revision = self.bytes(size), self._content[file_id][1] + 1
-        order = RewriteOrder(file_id, expected=expected or Expected())
+        order = RewriteOrder(file_id, account=ACCOUNT, expected=expected or Expected())
         if await self._attempt(
             file_id, state_of(content, revision), lambda: rewrite(self.store, order, body_of(content))
         ):
             self._content[file_id] = (content, revision)
 
     async def delete(self, file_id: str) -> None:
-        if file_id in self._content and await self._attempt(file_id, ABSENT, lambda: delete(self.store, file_id)):
+        if file_id in self._content and await self._attempt(
+            file_id, ABSENT, lambda: delete(self.store, file_id, account=ACCOUNT)
+        ):
             del self._content[file_id]
 
     async def compensate(self, file_id: str, saga_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from app.store.open import StoreSettings, locked_root, open_store
 from app.store.put import PutOrder, PutResult, put
 from app.store.receive import Body
 from app.store.space import Reserve
-from app.store.store import Store
+from app.store.store import FileChange, Store
 from app.store.wal.ring import WalLimits
 from artstore.clock import Clock, uuid7
 from artstore.contracts.files import Attributes, NewFile, decode
@@ -69,13 +69,19 @@ class RememberingCatalog:
 
 
 @asynccontextmanager
-async def opened(root: Path, catalog: Catalog | None = None, *, segment_bytes: int = 1 << 20) -> AsyncIterator[Store]:
+async def opened(
+    root: Path,
+    catalog: Catalog | None = None,
+    *,
+    segment_bytes: int = 1 << 20,
+    record_change: Callable[[FileChange], Awaitable[None]] | None = None,
+) -> AsyncIterator[Store]:
     settings = StoreSettings(
         element_id="se-01", root=str(root), reserve=TEST_RESERVE, wal=WalLimits(segment_bytes=segment_bytes)
     )
     async with (
         locked_root(str(root)) as paths,
-        open_store(paths, settings, catalog or RememberingCatalog(), Clock()) as store,
+        open_store(paths, settings, catalog or RememberingCatalog(), Clock(), record_change=record_change) as store,
     ):
         yield store
 

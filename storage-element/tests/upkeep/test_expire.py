@@ -12,6 +12,7 @@ import pytest
 
 from app.store.delete import delete
 from app.store.put import PutOrder, put
+from app.store.store import FileChange
 from app.upkeep.expire import expire, has_expired
 from app.upkeep.journal import Journal
 from app.upkeep.orphans import OrphanState, OrphanSweep
@@ -46,9 +47,14 @@ def temporary(expires_at: datetime) -> NewFile:
 async def test_only_expired_files_are_deleted_and_only_if_the_mode_allows(
     own_neighbours: Neighbours, tmp_path: Path
 ) -> None:
+    recorded: list[FileChange] = []
+
+    async def record(change: FileChange) -> None:
+        recorded.append(change)
+
     async with (
         inside_rows(own_neighbours) as (rows, catalog),
-        opened(tmp_path, catalog) as store,
+        opened(tmp_path, catalog, record_change=record) as store,
         catalog_of(own_neighbours) as sql,
     ):
         file_ids = {name: str(uuid7()) for name in ("over", "just", "later", "longer", "pending")}
@@ -65,6 +71,8 @@ async def test_only_expired_files_are_deleted_and_only_if_the_mode_allows(
         text = attributes.read_text().replace(rfc3339(NOW - timedelta(seconds=1)), rfc3339(NOW + timedelta(days=1)))
         attributes.write_text(text)
         assert await expire(store, rows, ALLOWED[Mode.EDIT], NOW) == 2
+        deleted = {FileChange("delete", file_ids[name], "se-01", 2, 5) for name in ("over", "just")}
+        assert set(recorded) == deleted
         left = {path.name.removesuffix(".attr.json") for path in (tmp_path / "files").rglob("*.attr.json")}
         assert left == {file_ids["later"], file_ids["longer"], file_ids["pending"], permanent}
         assert set(await sql.states()) == left

@@ -180,9 +180,7 @@ async def _audit(fleet: Fleet, clients: Sequence[Client], token: str) -> list[st
         return [f"audit cannot be verified: {answer.status_code} {answer.text[:300]}"]
     problems = [f"audit: {finding}" for finding in answer.json()["findings"]]
     written = {
-        row["resource"] for row in await rows(fleet, "SELECT resource FROM audit_events WHERE action = 'file.delete'")
+        row["resource"] for row in await rows(fleet, "SELECT resource FROM audit_events WHERE action = 'file:delete'")
     }
     deleted = {file_id for one in clients for file_id in one.deleted}
-    return problems + [
-        f"nobody wrote of the delete of {file_id}" for file_id in deleted if f"files/{file_id}" not in written
-    ]
+    return problems + [f"nobody wrote of the delete of {file_id}" for file_id in deleted if file_id not in written]

@@ -49,6 +49,8 @@ class OpenIntent:
     decided: Mark | None = None
     confirmed: bool = False
     undone: bytes = b""
+    recorded: bool = False
+    """The audit log has the change. Not known after a start: then it is recorded again."""
     work: Callable[[], None] | None = None
     """To be run by the operation once the intent is durable, unless the log's thread runs it."""
 

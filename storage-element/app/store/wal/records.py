@@ -44,6 +44,10 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """The new revision; for a delete the one after the file's last."""
     replaced: tuple[FileIdentity, ...] = ()
     """The attr.json and data that it replaces or deletes. Replay touches no others: a person may have restored them."""
+    account: str = ""
+    """The account that updates or deletes, for the audit log; empty: nothing is recorded."""
+    size_bytes: int = 0
+    """The size of the file that is deleted, for the audit log."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
