@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ FIELDS = {
 }
 
 
-NO_CONTEXT: Any = None
+NO_CONTEXT: Any = SimpleNamespace(sagas=None)
 SOMEBODY = Principal("somebody", "0190-somebody", Role.USER, frozenset(), 0.0, 0.0)
 
 
