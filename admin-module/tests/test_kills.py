@@ -61,6 +61,18 @@ async def test_a_killed_commit_is_atomic(own_admin: Any, point: str, found: str)
     assert [row["state"] for row in rows] == ["available"]
 
 
+@pytest.mark.parametrize(("point", "made"), [("admin.commit_prepared", False), ("admin.committed", True)])
+async def test_a_killed_commit_of_a_batch_is_atomic(own_admin: Any, point: str, made: bool) -> None:
+    armed, sagas = await own_admin(ARTSTORE_POINT=f"{point}:kill"), [new_saga() for _ in range(300)]
+    body = {"sagas": [{"saga_id": saga["saga_id"], "attributes": record(saga)} for saga in sagas]}
+    await killed_by(armed, armed.call("POST", "/api/sagas/commit-batch", by="ingester", json=body))
+    admin = await own_admin()
+    count = "SELECT count(*) AS files FROM files WHERE state = 'available'"
+    assert (await admin.sql(count))[0]["files"] == (300 if made else 0)
+    assert (await admin.call("POST", "/api/sagas/commit-batch", by="ingester", json=body)).status_code == 200
+    assert (await admin.sql(count))[0]["files"] == 300
+
+
 @pytest.fixture
 async def element() -> AsyncIterator[tuple[str, list[str]]]:
     """(url, the files it was asked to remove)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from artstore.contracts.sagas import (
     MAX_GROUP,
     AbortUploads,
     BeginUploads,
+    CommitBatch,
     CommitUploads,
     QueueChange,
     SagaResult,
@@ -73,35 +74,39 @@ class Sagas:
         except Conflict as refusal:
             raise given_up(saga.saga_id, refusal) from refusal
 
+    async def begin_all(self, sagas: Sequence[UploadSaga]) -> float:
+        """Begins the sagas of a batch or renews their leases. Returns the lease. Raises Unavailable.
+
+        A saga that is refused was undone: the commit of its batch will be refused too.
+        """
+        lease_s = LEASE_S
+        for some in _groups_of(sagas):
+            for result in await self._begin(some):
+                if isinstance(result, SagaResult):
+                    lease_s = result.lease_s or LEASE_S
+        return lease_s
+
     async def commit(self, commit: UploadCommit) -> None:
         """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
-        try:
-            async with asyncio.timeout(COMMIT_WITHIN_S):
-                await self._commit_with_retries(commit)
-        except TimeoutError as error:
-            raise Unavailable("admin does not answer the commit", away=ADMIN) from error
+        await _commit_with_retries(commit.saga_id, lambda: self._commits.add(commit))
 
-    async def _commit_with_retries(self, commit: UploadCommit) -> None:
-        for pause_s in COMMIT_PAUSES_S:
-            try:
-                await self._commit_once(commit)
-                return
-            except GivenUp:
-                raise
-            except (Unavailable, Overloaded) as error:
-                log.warning("commit not answered", saga_id=commit.saga_id, error=error.detail)
-            await asyncio.sleep(pause_s)
-        await self._commit_once(commit)
+    async def commit_batch(self, batch: CommitBatch) -> None:
+        """All of its files, or none. Durable on return. Raises as `commit`."""
+        body = msgspec.json.encode(batch)
 
-    async def _commit_once(self, commit: UploadCommit) -> None:
-        try:
-            await self._commits.add(commit)
-        except Conflict as refusal:
-            raise given_up(commit.saga_id, refusal) from refusal
+        async def ask() -> object:
+            return await self._admin.call("POST", "/api/sagas/commit-batch", body=body, timeout_s=self._timeout_s)
+
+        await _commit_with_retries(batch.sagas[0].saga_id, ask)
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
         self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
+
+    def abandon_all(self, sagas: Sequence[UploadSaga], reason: str) -> None:
+        """As `abandon`, for the sagas of a batch."""
+        for some in _groups_of(sagas):
+            self._tasks.start(f"abort:{some[0].saga_id}", self._abort_all(some, reason))
 
     async def queue(self, change: QueueChange) -> bytes:
         """Returns the saga as JSON, once it is durable. Raises admin's refusal, or Unavailable after a second attempt."""
@@ -117,14 +122,10 @@ class Sagas:
         return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
-        for pause_s in (*ABORT_PAUSES_S, None):
-            try:
-                await self._aborts.add((reason, saga))
-                return
-            except ArtStoreError as error:
-                log.warning("saga not aborted", saga_id=saga.saga_id, error=error.detail, again=pause_s is not None)
-            if pause_s is not None:
-                await asyncio.sleep(pause_s)
+        await _abort_with_retries(saga, lambda: self._aborts.add((reason, saga)))
+
+    async def _abort_all(self, sagas: list[UploadSaga], reason: str) -> None:
+        await _abort_with_retries(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))
 
     async def _begin(self, sagas: list[UploadSaga]) -> Sequence[_Result]:
         return await self._ask("/api/sagas/uploads", msgspec.json.encode(BeginUploads(sagas=sagas)), len(sagas))
@@ -151,6 +152,39 @@ class Sagas:
         if len(results) != count:
             raise BadGateway(f"admin was asked about {count} sagas and answered about {len(results)}")
         return [result if result.problem is None else _refusal(result.problem) for result in results]
+
+
+async def _commit_with_retries(saga_id: str, attempt: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(COMMIT_WITHIN_S):
+            for pause_s in COMMIT_PAUSES_S:
+                try:
+                    await attempt()
+                    return
+                except (Unavailable, Overloaded) as error:
+                    log.warning("commit not answered", saga_id=saga_id, error=error.detail)
+                await asyncio.sleep(pause_s)
+            await attempt()
+    except Conflict as refusal:
+        raise given_up(saga_id, refusal) from refusal
+    except TimeoutError as error:
+        raise Unavailable("admin does not answer the commit", away=ADMIN) from error
+
+
+async def _abort_with_retries(saga: UploadSaga, attempt: Callable[[], Awaitable[object]]) -> None:
+    for pause_s in (*ABORT_PAUSES_S, None):
+        try:
+            await attempt()
+            return
+        except ArtStoreError as error:
+            log.warning("saga not aborted", saga_id=saga.saga_id, error=error.detail, again=pause_s is not None)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+
+
+def _groups_of(sagas: Sequence[UploadSaga]) -> Iterator[list[UploadSaga]]:
+    for at in range(0, len(sagas), MAX_GROUP):
+        yield list(sagas[at : at + MAX_GROUP])
 
 
 def _refusal(problem: dict[str, Any]) -> ArtStoreError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -10,6 +10,7 @@ import aiohttp
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
 from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, GroupedPut, encode_new_file, read_attributes
+from artstore.errors import ArtStoreError
 from artstore.http.digests import Digest, digest_headers
 from artstore.logs import request_id
 from artstore.peers.client import Peer, PeerAnswer
@@ -63,6 +64,10 @@ class Elements:
         }
         return (await self._send(element, "PUT", f"/api/files/{file_id}", headers, body)).body
 
+    async def put_all(self, element: Element, puts: Sequence[GroupedPut]) -> Sequence[bytes | ArtStoreError]:
+        """As `PutGroups.put_all`."""
+        return await self._groups_of(element).put_all(self._peer(element), puts)
+
     async def _put_small(
         self, element: Element, file_id: str, saga_id: str, new: NewFile, body: Body, settle_late: bool
     ) -> bytes:
@@ -78,10 +83,13 @@ class Elements:
             trace_headers(),
             settle_late,
         )
+        return await self._groups_of(element).put(self._peer(element), put)
+
+    def _groups_of(self, element: Element) -> PutGroups:
         groups = self._groups.get(element.id)
         if groups is None:
             groups = self._groups[element.id] = PutGroups(timeout_s=self._call_timeout_s)
-        return await groups.put(self._peer(element), put)
+        return groups
 
     async def replace(self, element: Element, file_id: str, headers: Mapping[str, str], body: Body) -> PeerAnswer:
         return await self._send(element, "PUT", f"/api/files/{file_id}/content", headers, body)

@@ -10,6 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
+from .api.batch import BATCH_ROUTES
 from .api.files import FILE_ROUTES
 from .api.sagas import SAGA_ROUTES
 from .core.config import Settings
@@ -22,7 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="ArtStore ingester",
         settings=settings,
         open_context=partial(open_context, settings),
-        data_routes=[*FILE_ROUTES, *SAGA_ROUTES],
+        data_routes=[*FILE_ROUTES, *BATCH_ROUTES, *SAGA_ROUTES],
     )
 
 

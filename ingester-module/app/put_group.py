@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from artstore.contracts.storage import (
-    MAX_PUT_GROUP,
     PUT_GROUP_PATH,
     PUT_GROUP_TYPE,
     GroupedPut,
@@ -25,6 +24,8 @@ from artstore.peers.client import Peer
 from artstore.peers.faults import PeerFault, is_at_fault
 from artstore.peers.pools import MAX_TRANSFERS
 
+FILES_PER_REQUEST = 32
+"""So many files of any size and description fit in MAX_PUT_GROUP_BYTES."""
 REQUESTS_AT_ONCE = 2
 """While the element syncs one group, it receives the next."""
 
@@ -41,7 +42,7 @@ class PutGroups:
 
     def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._group: Group[_Waiting, bytes] = Group(self._send, max_items=MAX_PUT_GROUP, parallel=REQUESTS_AT_ONCE)
+        self._group: Group[_Waiting, bytes] = Group(self._send, max_items=FILES_PER_REQUEST, parallel=REQUESTS_AT_ONCE)
         self._files = 0
         self._failure: ArtStoreError | None = None
         self._failed_s = -math.inf
@@ -55,6 +56,11 @@ class PutGroups:
             return await self._group.add(_Waiting(peer, put, asyncio.get_running_loop().time()))
         finally:
             self._files -= 1
+
+    async def put_all(self, peer: Peer, puts: Sequence[GroupedPut]) -> Sequence[bytes | ArtStoreError]:
+        """Files of one batch, at most MAX_PUT_GROUP, in a request of their own: attr.json or the element's error for each.
+        Raises an error that concerns all of them."""
+        return await self._ask(peer, puts)
 
     async def _send(self, waiting: list[_Waiting]) -> Sequence[bytes | ArtStoreError]:
         peer = waiting[-1].peer
@@ -74,7 +80,7 @@ class PutGroups:
             return stale, self._failure
         return stale, Unavailable(f"{peer.name} did not take the file in time", away=peer.name)
 
-    async def _ask(self, peer: Peer, puts: list[GroupedPut]) -> list[bytes | ArtStoreError]:
+    async def _ask(self, peer: Peer, puts: Sequence[GroupedPut]) -> list[bytes | ArtStoreError]:
         try:
             answer = await peer.call(
                 "POST",

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from app.put_group import REQUESTS_AT_ONCE, PutGroups
-from artstore.contracts.storage import MAX_PUT_GROUP, SMALL_FILE_BYTES
+from app.put_group import FILES_PER_REQUEST, REQUESTS_AT_ONCE, PutGroups
+from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.errors import ArtStoreError, ElementFailed, InternalError, InvalidFields, StorageFull, Unavailable
 from artstore.testing.fakes import FakeElement
 
@@ -66,11 +66,11 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def test_files_that_come_while_others_are_sent_share_a_request(fleet: Fleet) -> None:
     async with held(fleet) as element:
-        uploads = await waiting(fleet, *(f"{number}" for number in range(MAX_PUT_GROUP + 3)))
+        uploads = await waiting(fleet, *(f"{number}" for number in range(FILES_PER_REQUEST + 3)))
     answers = [await one for one in uploads]
     assert {answer.status for answer in answers} == {201}
-    assert [len(group) for group in element.groups] == [1, 1, MAX_PUT_GROUP, 3]
-    assert len({put.request_id for group in element.groups for put in group}) == MAX_PUT_GROUP + 5
+    assert [len(group) for group in element.groups] == [1, 1, FILES_PER_REQUEST, 3]
+    assert len({put.request_id for group in element.groups for put in group}) == FILES_PER_REQUEST + 5
     for answer in answers:
         assert element.files[answer.json["file_id"]][1] == answer.json
 

@@ -1,6 +1,7 @@
 """CPU of one upload by process, and the rate: `python -m bench.upload [ROUNDS] [SECONDS]`, a whole fleet, 4 KiB bodies.
 
-The load comes from this process, over one connection per concurrent upload, and its own CPU is printed too.
+The load comes from this process, over one connection per concurrent upload, and its own CPU is printed too. Then the same
+for each file of batches, which one client sends one after the other.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 
 from support.fleet import Fleet, running_fleet
 
 BODY_BYTES = 4096
 CONCURRENCIES = (1, 16, 64)
+BATCHES = (100, 1000)
 SETTLE_S = 1.5
 """After a round: events of the outbox are published, and connections are idle."""
+Load = Callable[[float], Coroutine[object, object, int]]
+"""Uploads for some seconds, and returns the number of files."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -26,9 +31,14 @@ def main(rounds: int = 3, seconds: float = 4) -> None:
     with running_fleet() as fleet:
         processes = _processes(fleet)
         asyncio.run(_load(fleet, 16, 2))  # connections, prepared statements, imports
-        for concurrency in CONCURRENCIES:
-            taken = [_round(fleet, processes, concurrency, seconds) for _ in range(rounds)]
-            print(f"\n{concurrency} at once: {statistics.median(one['rate'] for one in taken):.0f} uploads/s")
+        loads: dict[str, Load] = {f"{number} at once": partial(_load, fleet, number) for number in CONCURRENCIES}
+        loads |= {f"batches of {number}": partial(_load_batches, fleet, number) for number in BATCHES}
+        results: dict[str, list[dict[str, float]]] = {name: [] for name in loads}
+        for _ in range(rounds):
+            for name, load in loads.items():
+                results[name].append(_round(processes, load, seconds))
+        for name, taken in results.items():
+            print(f"\n{name}: {statistics.median(one['rate'] for one in taken):.0f} files/s")
             services = [name for name in taken[0] if name not in ("rate", "load generator")]
             total = statistics.median(sum(one[name] for name in services) for one in taken)
             for name in services:
@@ -45,14 +55,12 @@ def _processes(fleet: Fleet) -> dict[str, Callable[[], float]]:
     return cpu
 
 
-def _round(
-    fleet: Fleet, processes: Mapping[str, Callable[[], float]], concurrency: int, seconds: float
-) -> dict[str, float]:
+def _round(processes: Mapping[str, Callable[[], float]], load: Load, seconds: float) -> dict[str, float]:
     """µs of CPU per upload by process, and the rate."""
     time.sleep(SETTLE_S)
     before = {name: cpu() for name, cpu in processes.items()}
     began_s = time.monotonic()
-    uploads = asyncio.run(_load(fleet, concurrency, seconds))
+    uploads = asyncio.run(load(seconds))
     took_s = time.monotonic() - began_s
     used = {name: (cpu() - before[name]) / uploads * 1e6 for name, cpu in processes.items()}
     return {"rate": uploads / took_s, **used}
@@ -80,6 +88,28 @@ async def _load(fleet: Fleet, concurrency: int, seconds: float) -> int:
         writer.close()
 
     await asyncio.gather(*(one_after_the_other() for _ in range(concurrency)))
+    return uploads
+
+
+async def _load_batches(fleet: Fleet, files: int, seconds: float) -> int:
+    part = b'--X\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = b"".join(part + os.urandom(BODY_BYTES) + b"\r\n" for _ in range(files)) + b"--X--\r\n"
+    head = (
+        f"POST /api/files/batch HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {fleet.token()}\r\n"
+        f"content-type: multipart/form-data; boundary=X\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    until_s = time.monotonic() + seconds
+    uploads = 0
+    reader, writer = await asyncio.open_connection("127.0.0.1", fleet.ports["ingester"], limit=1 << 24)
+    while time.monotonic() < until_s:
+        writer.write(head.encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        results = await reader.readexactly(length)
+        assert results.count(b'"status":201') == files, results[:500]
+        uploads += files
+    writer.close()
     return uploads
 
 

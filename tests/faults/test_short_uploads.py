@@ -88,6 +88,23 @@ def test_an_ingester_killed_before_its_commit_leaves_nothing(fleet: Fleet, struc
     assert eventually(lambda: saga_state(fleet, row["file_id"])) in ("compensating", "compensated")
 
 
+def test_an_ingester_killed_before_the_commit_of_a_batch_leaves_nothing(fleet: Fleet, struck: str) -> None:
+    start(fleet, struck, "batch.transferred:kill")
+    tag = secrets.token_hex(8)
+    part = '--X\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    parts = [
+        part.format("attributes", f'{{"tags": ["{tag}"]}}') + part.format("file", "x" * size)
+        for size in (1, 2, 100_000)
+    ]
+    headers = {"content-type": "multipart/form-data; boundary=X"}
+    with pytest.raises(httpx.TransportError):
+        fleet.call("POST", struck, "/api/files/batch", content="".join([*parts, "--X--\r\n"]), headers=headers)
+    records = fleet.folder / "se-02" / "files"
+    eventually(lambda: len(sql(fleet, "SELECT 1 FROM files WHERE state = 'pending' AND tags @> $1", [tag])) == 3)
+    eventually(lambda: not sql(fleet, "SELECT 1 FROM files WHERE tags @> $1", [tag]))
+    eventually(lambda: not any(tag in one.read_text() for one in records.rglob("*.attr.json")))
+
+
 def test_a_commit_after_the_undo_is_refused(fleet: Fleet, struck: str) -> None:
     start(fleet, struck, "upload.transferred:pause")
     upload = Upload(fleet, struck)

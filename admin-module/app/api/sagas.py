@@ -16,9 +16,11 @@ from starlette.responses import Response
 from artstore.auth.guard import new_router
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES, decode, is_id
 from artstore.contracts.sagas import (
+    MAX_BATCH_FILES,
     MAX_GROUP,
     AbortUploads,
     BeginUploads,
+    CommitBatch,
     CommitUploads,
     QueueChange,
     SagaKind,
@@ -46,6 +48,8 @@ from .documents import SAGAS
 from .parameters import Cursor, Limit, allow_only, answer_page, parse_cursor, uuid_cursor
 
 MAX_BODY_BYTES = 2 * MAX_GROUP * MAX_ATTRIBUTES_BYTES
+MAX_BATCH_BYTES = 3 * MAX_BATCH_FILES * MAX_ATTRIBUTES_BYTES
+"""The records of the files, and the answer of a key, which holds them too."""
 MAX_OWNER_CHARS = 256
 MAX_REASON_CHARS = 200
 
@@ -63,6 +67,23 @@ async def begin(request: Request) -> Response:
 async def commit(request: Request) -> Response:
     given = (await _read(request, CommitUploads)).sagas
     return await _each(given, _to_commit, context_of(request).uploads.commit)
+
+
+async def commit_batch(request: Request) -> Response:
+    body = limited_receive(request, MAX_BATCH_BYTES)
+    given = await read_json(Request(request.scope, body), CommitBatch)
+    if not 1 <= len(given.sagas) <= MAX_BATCH_FILES:
+        raise InvalidFields(f"a batch must hold 1 to {MAX_BATCH_FILES} sagas", fields=["sagas"])
+    if len({saga.saga_id for saga in given.sagas}) < len(given.sagas):
+        raise InvalidFields("a batch must hold each saga once", fields=["sagas"])
+    if given.key is not None:
+        check_id("saga_id", given.key.saga_id)
+    try:
+        commits = [_to_commit(saga) for saga in given.sagas]
+    except ValueError as error:
+        raise InvalidFields(str(error), fields=["sagas"]) from error
+    await context_of(request).uploads.commit_batch(commits, given.key)
+    return JsonResponse({"committed": len(commits)})
 
 
 async def abort(request: Request) -> Response:
@@ -171,6 +192,19 @@ SAGA_SCHEMA = object_schema(
 COMMIT_SCHEMA = object_schema(
     {"saga_id": UUID_SCHEMA, "attributes": {"type": "object"}}, {"keyed": {"type": "boolean", "default": False}}
 )
+_KEY = object_schema({"saga_id": UUID_SCHEMA, "answer": {"type": "object"}})
+_BATCH = operation(
+    "Commit all uploads of a batch, or none",
+    operation_id="commit_batch",
+    tag="sagas",
+    body={
+        "application/json": object_schema(
+            {"sagas": {"type": "array", "minItems": 1, "maxItems": MAX_BATCH_FILES, "items": COMMIT_SCHEMA}},
+            {"key": {"anyOf": [_KEY, {"type": "null"}]}},
+        )
+    },
+    responses={"200": answer("All are committed", object_schema({"committed": {"type": "integer"}}))},
+)
 _RESULT = object_schema({"saga_id": TEXT_SCHEMA, "state": TEXT_SCHEMA}, {"problem": {"type": ["object", "null"]}})
 _RESULTS = object_schema({"results": {"type": "array", "items": _RESULT}})
 
@@ -193,5 +227,6 @@ _ABORT = _operation("abort_uploads", "Undo uploads", SAGA_SCHEMA, reason=TEXT_SC
 ROUTES = [
     DataRoute("/api/sagas/uploads", ["POST"], begin, _BEGIN),
     DataRoute("/api/sagas/commit", ["POST"], commit, _operation("commit_uploads", "Commit uploads", COMMIT_SCHEMA)),
+    DataRoute("/api/sagas/commit-batch", ["POST"], commit_batch, {"post": _BATCH}),
     DataRoute("/api/sagas/abort", ["POST"], abort, _ABORT),
 ]

@@ -15,18 +15,21 @@ import asyncpg
 import msgspec
 import orjson
 from msgspec import structs
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.write import FileEntry, row_fault, row_of
 from artstore.clock import Clock, first_uuid7
 from artstore.contracts.files import Attributes
-from artstore.contracts.idempotency import uploaded
-from artstore.contracts.sagas import SagaResult, UploadSaga
+from artstore.contracts.idempotency import batch_uploaded, uploaded
+from artstore.contracts.sagas import BatchKey, SagaResult, UploadSaga
 from artstore.database import ASYNC_COMMIT, Database
 from artstore.errors import ArtStoreError, Conflict, InvalidFields
 from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
 
+from .idempotency import keep_answers, require_key
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting, advance
 
 MAX_BATCH_REQUESTS = 16
@@ -106,6 +109,50 @@ class UploadSagas:
         """Durable on return: the files are in the catalog. Raises DatabaseUnavailable."""
         return await self._commits.add(commits)
 
+    async def commit_batch(self, commits: list[Commit], key: BatchKey | None) -> None:
+        """Durable on return: all files are in the catalog. Raises Conflict when a saga was undone or the key belongs to another
+        attempt, InvalidFields with `faults` by saga id when PostgreSQL refuses rows, and DatabaseUnavailable; then none is."""
+        failpoint("admin.commit_prepared")
+        # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
+        try:
+            async with self._database.begin() as connection:
+                await self._commit_all(connection, commits, key)
+        except (DBAPIError, InvalidFields, TypeError, ValueError) as error:
+            if row_fault(error) is None:
+                raise
+            faults = await self._find_faults(commits)
+            raise InvalidFields("the catalog refuses the attributes", fields=["metadata"], faults=faults) from error
+        failpoint("admin.committed")
+
+    async def _commit_all(self, connection: AsyncConnection, commits: list[Commit], key: BatchKey | None) -> None:
+        if key is not None and await require_key(connection, key.saga_id) is not None:
+            return  # a repeat of a commit that was made
+        rows = await connection.exec_driver_sql(_COMMIT, self._commit_values(commits))
+        done = {row.saga_id for row in rows if row.committed}
+        if others := {commit.saga_id for commit in commits} - done:
+            states = await connection.exec_driver_sql(_STATES, (list(others),))
+            made = {row.saga_id for row in states if row.state == SagaState.COMMITTED}
+            if made != others or done:
+                raise Conflict(f"{len(others - made)} of {len(commits)} uploads can no longer be committed")
+        if key is not None:
+            await keep_answers(connection, {key.saga_id: batch_uploaded(bytes(key.answer))})
+
+    async def _find_faults(self, commits: list[Commit]) -> dict[str, str]:
+        """Why PostgreSQL refuses rows, by saga id. Halves the commits and writes nothing."""
+        try:
+            async with self._database.begin() as connection:
+                await connection.exec_driver_sql(_COMMIT, self._commit_values(commits))
+                await connection.rollback()
+            return {}
+        except (DBAPIError, InvalidFields, TypeError, ValueError) as error:
+            fault = row_fault(error)
+            if fault is None:
+                raise
+            if len(commits) == 1:
+                return {commits[0].saga_id: fault}
+        middle = len(commits) // 2
+        return {**await self._find_faults(commits[:middle]), **await self._find_faults(commits[middle:])}
+
     async def abort(self, abort: Abort) -> list[SagaResult]:
         """Durable on return, so that no commit can follow. The saga worker does the compensation."""
         sagas = {saga.saga_id: saga for saga in abort.sagas}
@@ -157,12 +204,10 @@ class UploadSagas:
     async def _write(self, commits: list[Commit], written: _Written) -> None:
         """One durable transaction. A group with a row that PostgreSQL refuses is halved until the row is alone."""
         try:
-            rows = orjson.dumps([_row(commit) for commit in commits]).decode()
-            states = _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED)
-            oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
+            values = self._commit_values(commits)
             failpoint("admin.commit_prepared")
             # A crash before its end leaves nothing of the commit, a crash after it leaves everything.
-            answered = await self._database.fetch(_COMMIT, rows, states, oldest)
+            answered = await self._database.fetch(_COMMIT, *values)
             failpoint("admin.committed")
         except (asyncpg.PostgresError, InvalidFields, TypeError, ValueError) as error:
             fault = row_fault(error)
@@ -177,6 +222,12 @@ class UploadSagas:
             return
         written.held |= {row["saga_id"] for row in answered}
         written.committed |= {row["saga_id"] for row in answered if row["committed"]}
+
+    def _commit_values(self, commits: Iterable[Commit]) -> tuple[str, list[str], str]:
+        """The parameters of _COMMIT."""
+        rows = orjson.dumps([_row(commit) for commit in commits]).decode()
+        oldest = str(first_uuid7(self._clock.unix_s() - KEEP_FINISHED_S))
+        return rows, _changed_by(SagaEvent.COMMIT, SagaState.COMMITTED), oldest
 
     async def _advance(self, statement: str, sagas: Iterable[UploadSaga], states: list[str], value: object) -> set[str]:
         """The ids of the sagas that the statement changed or created."""

@@ -124,6 +124,10 @@ class HeldKey:
             except Unavailable as error:
                 log.warning("key not renewed", saga_id=self.saga_id, error=error.detail)
 
+    async def release(self) -> None:
+        """Frees the key: the request had no effect. Raises DatabaseUnavailable; then the key's lease ends."""
+        await self._store.release(self._scope, self.saga_id)
+
     async def give_up(self, failure: BaseException) -> None:
         """Frees the key when the failed request certainly had no effect, else ends the lease: a repeat may
         continue."""

@@ -47,15 +47,15 @@ class KeyedOperation(Protocol):
 async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) -> Response:
     """Raises what the operation raises and, with a key, KeyInUse, KeyReused, DatabaseUnavailable."""
     if key is None:
-        return _response(await operation.run())
+        return response_of(await operation.run())
     # The claim. A crash after it: the lease ends, and a repeat takes over.
     acquired = await keys.acquire(Scope(operation.owner, key), operation.fingerprint(), operation.file_id)
     if isinstance(acquired, Answer):
         if operation.body is not None:
             await _require_same(operation, operation.body, acquired)
-        return _response(acquired, replayed=True)
+        return response_of(acquired, replayed=True)
     async with keys.hold(acquired):
-        return _response(await operation.run_under(acquired))
+        return response_of(await operation.run_under(acquired))
 
 
 async def content_of(body: Body) -> tuple[str, int]:
@@ -90,6 +90,6 @@ async def _require_same(operation: KeyedOperation, body: Body, answer: Answer) -
         raise KeyReused("the fields after the file differ from those of the first request under this key")
 
 
-def _response(answer: Answer, *, replayed: bool = False) -> Response:
+def response_of(answer: Answer, *, replayed: bool = False) -> Response:
     headers = {**answer.headers, REPLAYED: "true"} if replayed else answer.headers
     return Response(answer.body or None, answer.status, headers)

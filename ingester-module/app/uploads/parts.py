@@ -38,7 +38,7 @@ ONCE = frozenset(
 MAX_AROUND_FILE_BYTES = 256 * 1024
 """Preamble, fields, part headers and epilogue together."""
 
-_Event: TypeAlias = MultipartSegment | bytes | None
+Event: TypeAlias = MultipartSegment | bytes | None
 """From the parser: the head of a part, its bytes, None at its end. b"" is added here for the end of the body."""
 
 
@@ -66,8 +66,8 @@ class FormBody:
         """Raises Malformed without a usable boundary."""
         self.fields = fields
         self._reader = reader
-        self._parser = _parser(content_type)
-        self._events: Iterator[_Event] = iter(())
+        self._parser = parser_of(content_type)
+        self._events: Iterator[Event] = iter(())
         self._parts = 0
         self._max_file_bytes = max_file_bytes
         self._file_bytes = 0
@@ -110,7 +110,7 @@ class FormBody:
         return b""
 
     def _file_part(self, segment: MultipartSegment) -> FilePart:
-        headers = _headers_of(segment)
+        headers = headers_of(segment)
         digests = digests_in(headers)
         self._check.expect(digests)
         self._length_bytes = _length(headers.get("content-length"))
@@ -145,10 +145,10 @@ class FormBody:
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise Malformed(f"a form may have at most {MAX_PARTS} parts")
-        _refuse_encoded(_headers_of(event))
+        refuse_encoded(headers_of(event))
         return event
 
-    async def _next_event(self) -> _Event:
+    async def _next_event(self) -> Event:
         while True:
             try:
                 for event in self._events:
@@ -170,7 +170,7 @@ class FormBody:
                 raise Malformed(f"the form cannot be read: {error.args[0]}") from error
 
 
-def _parser(content_type: str) -> PushMultipartParser:
+def parser_of(content_type: str) -> PushMultipartParser:
     if len(content_type) > MAX_HEADER_BYTES:
         raise TooManyHeaders(f"Content-Type is longer than {MAX_HEADER_BYTES} bytes")
     boundary = parse_options_header(content_type)[1].get("boundary", "")
@@ -184,7 +184,7 @@ def _parser(content_type: str) -> PushMultipartParser:
         raise Malformed(f"the boundary is not usable: {error}") from error
 
 
-def _headers_of(segment: MultipartSegment) -> dict[str, str]:
+def headers_of(segment: MultipartSegment) -> dict[str, str]:
     """By lower-case name, as UTF-8. Raises Malformed when one of ONCE is repeated."""
     headers: dict[str, str] = {}
     for name, value in segment.headerlist:
@@ -195,7 +195,7 @@ def _headers_of(segment: MultipartSegment) -> dict[str, str]:
     return headers
 
 
-def _refuse_encoded(headers: dict[str, str]) -> None:
+def refuse_encoded(headers: dict[str, str]) -> None:
     """Raises UnsupportedMediaType, because encoded bytes would be stored without decoding."""
     transfer = headers.get("content-transfer-encoding", "").lower()
     if transfer not in PLAIN_ENCODINGS:

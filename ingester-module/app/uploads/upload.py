@@ -169,7 +169,7 @@ class UploadOperation:
                 return await self._copy(element, saga, record)
 
             # 6. Commit. A crash just before it: undone as above. Just after: the file exists, unacknowledged.
-            self._check_record(record, saga)
+            check_record(record, saga, self.body.sent_bytes)
             with span("upload.commit"):
                 keyed, attributes = self._key is not None, msgspec.Raw(record)
                 await sagas.commit(UploadCommit(saga_id=saga.saga_id, attributes=attributes, keyed=keyed))
@@ -182,7 +182,7 @@ class UploadOperation:
     async def _copy(self, element: Element, saga: UploadSaga, record: bytes) -> bytes:
         """Stores the file again, under ids and a saga of its own, with the bytes that `element` has got, and has admin undo
         `saga`. The ingester keeps no bytes meanwhile. A crash leaves two uncommitted uploads, or one and a file."""
-        self._check_record(record, saga)
+        check_record(record, saga, self.body.sent_bytes)
         await self._next_attempt()
 
         async def store_copy() -> bytes:
@@ -206,15 +206,6 @@ class UploadOperation:
             if refusal.fields.get("reason") == GIVEN_UP_REASON:
                 raise given_up(saga.saga_id, refusal) from refusal
             raise
-
-    def _check_record(self, record: bytes, saga: UploadSaga) -> None:
-        """Raises BadGateway unless the element's answer describes the file that was sent."""
-        try:
-            stored = msgspec.json.decode(record, type=_Stored)
-        except msgspec.MsgspecError as error:
-            raise BadGateway(f"{saga.storage_element_id} answered something other than attr.json") from error
-        if stored != _Stored(saga.file_id, saga.storage_element_id, self.body.sent_bytes):
-            raise BadGateway(f"{saga.storage_element_id} stored a different file than the one it was sent")
 
     async def _next_attempt(self) -> None:
         self.saga_id = str(uuid7())
@@ -252,6 +243,16 @@ def _require_place(context: Context, retention: Retention | None, size_bytes: in
             return
     if refused is not None:
         raise refused
+
+
+def check_record(record: bytes, saga: UploadSaga, size_bytes: int) -> None:
+    """Raises BadGateway unless the element's answer describes the file that was sent."""
+    try:
+        stored = msgspec.json.decode(record, type=_Stored)
+    except msgspec.MsgspecError as error:
+        raise BadGateway(f"{saga.storage_element_id} answered something other than attr.json") from error
+    if stored != _Stored(saga.file_id, saga.storage_element_id, size_bytes):
+        raise BadGateway(f"{saga.storage_element_id} stored a different file than the one it was sent")
 
 
 async def under_lease(

@@ -50,6 +50,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/storage-elements/{element_id}/accept-root": P.ELEMENTS_WRITE,
         "POST /api/sagas/uploads": P.SAGAS_WRITE,
         "POST /api/sagas/commit": P.SAGAS_WRITE,
+        "POST /api/sagas/commit-batch": P.SAGAS_WRITE,
         "POST /api/sagas/abort": P.SAGAS_WRITE,
         "POST /api/sagas/changes": P.SAGAS_WRITE,
         "POST /api/sagas/claims": P.SAGAS_WRITE,
@@ -86,6 +87,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
     Audience.INGESTER: {
         **PUBLIC,
         "POST /api/files/upload": P.FILES_WRITE,
+        "POST /api/files/batch": P.FILES_WRITE,
         "GET /api/files/{file_id}": P.FILES_READ,
         "GET /api/files/{file_id}/content": P.FILES_READ,
         "PATCH /api/files/{file_id}": P.FILES_WRITE,

@@ -25,6 +25,11 @@ def uploaded(file_id: str, record: bytes) -> Answer:
     return Answer(status=201, headers=headers, body=record)
 
 
+def batch_uploaded(results: bytes) -> Answer:
+    """The 200 of a batch; `results` is its body."""
+    return Answer(status=200, headers={"content-type": "application/json"}, body=results)
+
+
 def changed(record: bytes, etag: str) -> Answer:
     """The 200 of a change; `record` is the new attr.json."""
     return Answer(status=200, headers={"content-type": "application/json", "etag": etag}, body=record)

@@ -11,6 +11,8 @@ from artstore.contracts.files import Changes
 
 MAX_GROUP = 256
 """Sagas in one begin, commit or abort request."""
+MAX_BATCH_FILES = 1000
+"""Files of one batch, which are committed together."""
 
 
 class SagaKind(enum.StrEnum):
@@ -56,6 +58,20 @@ class CommitUploads(msgspec.Struct, frozen=True, kw_only=True):
     """POST /api/sagas/commit."""
 
     sagas: list[UploadCommit]
+
+
+class BatchKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The Idempotency-Key of a batch: its row must name `saga_id`, and gets `answer`, the body of the 200."""
+
+    saga_id: str
+    answer: msgspec.Raw
+
+
+class CommitBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /api/sagas/commit-batch: all of these uploads in one transaction, or none of them."""
+
+    sagas: list[UploadCommit]
+    key: BatchKey | None = None
 
 
 class AbortUploads(msgspec.Struct, frozen=True, kw_only=True):

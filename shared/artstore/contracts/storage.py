@@ -87,10 +87,11 @@ def decode_reads(body: bytes) -> list[FileRead | ReadRefused | None]:
 
 PUT_GROUP_PATH = "/api/files/put-group"
 PUT_GROUP_TYPE = "application/octet-stream"
-MAX_PUT_GROUP = 32
+MAX_PUT_GROUP = 128
 """Files of one request."""
 MAX_PUT_GROUP_BYTES = 4 << 20
-"""The whole request: files of SMALL_FILE_BYTES with descriptions of up to 64 KiB. Larger files are streamed alone."""
+"""The whole request: 32 files of SMALL_FILE_BYTES with descriptions of up to 64 KiB, or a MiB of contents with
+MAX_PUT_GROUP descriptions of up to 24 KiB. Larger files are streamed alone."""
 
 
 class GroupedPut(msgspec.Struct, frozen=True, array_like=True):

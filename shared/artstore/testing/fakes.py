@@ -23,12 +23,13 @@ from aiohttp import web
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import MAKE_ROOT, Capacity, Element, ElementReport, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, NewFile, encode
-from artstore.contracts.idempotency import Answer, accepted, uploaded
+from artstore.contracts.idempotency import Answer, accepted, batch_uploaded, uploaded
 from artstore.contracts.sagas import (
     AbortClaim,
     AbortUploads,
     BeginUploads,
     Claimed,
+    CommitBatch,
     CommitUploads,
     QueueChange,
     SagaResult,
@@ -56,6 +57,7 @@ from artstore.errors import (
     ArtStoreError,
     Conflict,
     DigestMismatch,
+    InvalidFields,
     Malformed,
     NotFound,
     Quarantined,
@@ -131,6 +133,7 @@ class FakeAdmin(Fake):
         self.requests = 0
         self.begun: list[UploadSaga] = []
         self.committed: list[UploadCommit] = []
+        self.batches: list[CommitBatch] = []
         self.aborted: list[UploadSaga] = []
         self.queued: list[dict[str, Any]] = []
         self.claimed: dict[str, str] = {}
@@ -145,6 +148,7 @@ class FakeAdmin(Fake):
             web.post("/api/storage-elements/{element_id}/report", self._report),
             web.post("/api/sagas/uploads", self._begin),
             web.post("/api/sagas/commit", self._commit),
+            web.post("/api/sagas/commit-batch", self._commit_batch),
             web.post("/api/sagas/abort", self._abort),
             web.post("/api/sagas/changes", self._queue),
             web.post("/api/sagas/claims", self._claim),
@@ -195,6 +199,20 @@ class FakeAdmin(Fake):
             self.committed.append(saga)
             results.append(SagaResult(saga_id=saga.saga_id, state="committed"))
         return _results(results)
+
+    async def _commit_batch(self, request: web.Request) -> web.Response:
+        batch = msgspec.json.decode(await self._body(request), type=CommitBatch)
+        if self.refuse_commit is not None:
+            raise self.refuse_commit
+        faults = {saga.saga_id: "no" for saga in batch.sagas if b'"refused"' in bytes(saga.attributes)}
+        if faults:
+            raise InvalidFields("the catalog refuses the attributes", fields=["metadata"], faults=faults)
+        key = batch.key
+        if key is not None and not await self._keep(key.saga_id, batch_uploaded(bytes(key.answer))):
+            raise Conflict("the key belongs to a different saga")
+        self.committed.extend(batch.sagas)
+        self.batches.append(batch)
+        return _json({"committed": len(batch.sagas)})
 
     async def _abort(self, request: web.Request) -> web.Response:
         sagas = msgspec.json.decode(await self._body(request), type=AbortUploads).sagas

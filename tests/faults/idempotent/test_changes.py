@@ -18,7 +18,9 @@ VERBS = ("PATCH", "PUT", "DELETE")
 POINTS = {"key.claimed": False, "key.pinned": False, "change.made": False, "key.answered": True}
 """Failpoints of a first attempt in the ingester; True: its answer is kept by then, and a repeat only replays it."""
 STRIKES = [(verb, point) for verb in VERBS for point in POINTS if (verb, point) != ("DELETE", "key.pinned")]
-ELSEWHERE = {"key.taken_over", "key.moved", "upload.transferred", "upload.committed"}
+ELSEWHERE = {
+    "key.taken_over", "key.moved", "upload.transferred", "upload.committed", "batch.transferred", "batch.committed",
+}  # fmt: skip
 """Points of uploads and of goings-on, which have tests of their own."""
 NEW = b"new content " * 9000
 
