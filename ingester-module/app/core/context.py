@@ -17,6 +17,7 @@ from artstore.database import Database, open_database
 from artstore.discovery import Discovery
 from artstore.errors import ADMIN
 from artstore.http.body import BodyLimits
+from artstore.invalidate import Invalidation
 from artstore.metrics import FileMetrics
 from artstore.peers.breaker import Breakers
 from artstore.peers.session import open_peers
@@ -38,6 +39,7 @@ class Context:
     elements: Elements
     sagas: Sagas
     claims: Claims
+    invalidation: Invalidation
     keys: Keys
     files: FileMetrics
     limits: BodyLimits
@@ -83,6 +85,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             elements=elements,
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             claims=Claims(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
+            invalidation=Invalidation(redis, runtime.registry),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
             limits=settings.body_limits,

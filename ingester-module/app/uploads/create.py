@@ -70,9 +70,12 @@ class CreateOperation(UploadOperation):
             raise
         try:
             failpoint("create.claimed")
-            return await self._store(element, new)
+            record = await self._store(element, new)
         except TransferFailed as failure:
             raise for_client(failure) from None
+        # Readers may remember that there is no such file. A crash before this leaves it to the event of the commit.
+        await self._context.invalidation.invalidate(self.file_id, 1, "put", element_id=element.id)
+        return record
 
 
 def require_new(conditions: Sequence[str]) -> None:

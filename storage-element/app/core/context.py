@@ -18,6 +18,7 @@ from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.errors import ADMIN, Unavailable
 from artstore.http.body import BodyLimits
+from artstore.invalidate import Invalidation
 from artstore.logs import get_logger
 from artstore.metrics import FileMetrics
 from artstore.outbox import Outbox
@@ -28,7 +29,6 @@ from artstore.runtime import Runtime
 
 from ..catalog import PostgresCatalog
 from ..element import Announced, Element
-from ..invalidate import Invalidation
 from ..serving import Serving
 from ..startup import RootSettings, Startup
 from ..store.backends.s3_claim import find_bound_root_id, require_backend
@@ -114,7 +114,10 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             element=element,
             serving=serving,
             invalidation=Invalidation(
-                redis, settings.storage_element_id, lambda file_id: is_unsettled(context, file_id), runtime.registry
+                redis,
+                runtime.registry,
+                element_id=settings.storage_element_id,
+                is_unsettled=lambda file_id: is_unsettled(context, file_id),
             ),
             files=runtime.files,
             limits=settings.body_limits,

@@ -24,7 +24,7 @@ from artstore.contracts.events import ACK_CHANNEL, FILES_CHANNEL, Change, FileCh
 from artstore.logs import get_logger
 from artstore.redis import TRUST_S, CountedRedis
 
-log = get_logger("element.invalidate")
+log = get_logger("artstore.invalidate")
 
 ACKNOWLEDGE_WAIT_S = 0.5
 """The longest that a change waits for readers. A reader that hangs delays each change this long."""
@@ -32,28 +32,35 @@ RETRY_EVERY_S = 0.25
 
 
 class Invalidation:
-    """`is_unsettled`: whether the catalog lacks the file's latest change.
+    """`element_id` is this process, if it is an element. `is_unsettled`: whether the catalog lacks the file's latest change.
 
     `result` of the metric is `heard` when all readers acknowledged, `silent` when one did not in time, `away`
     when Redis is unavailable.
     """
 
     def __init__(
-        self, redis: CountedRedis, element_id: str, is_unsettled: Callable[[str], bool], registry: CollectorRegistry
+        self,
+        redis: CountedRedis,
+        registry: CollectorRegistry,
+        *,
+        element_id: str = "",
+        is_unsettled: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._redis, self._element_id, self._is_unsettled = redis, element_id, is_unsettled
         self._results = Counter(
             "readers_told_total", "Changes by how readers were invalidated first", ["result"], registry=registry
         )
 
-    async def invalidate(self, file_id: str, revision: int, change: Change) -> None:
+    async def invalidate(self, file_id: str, revision: int, change: Change, *, element_id: str = "") -> None:
         """Returns once every query instance has dropped the file, or after ACKNOWLEDGE_WAIT_S: the outbox
         follows.
 
         While Redis is unavailable, returns once no instance trusts its caches: at most TRUST_S later, and at
         once when Redis has been unavailable for that long.
         """
-        event = FileChanged(file_id=file_id, revision=revision, change=change, storage_element_id=self._element_id)
+        event = FileChanged(
+            file_id=file_id, revision=revision, change=change, storage_element_id=element_id or self._element_id
+        )
         began_s = time.monotonic()
         while (result := await self._try(event)) == "away":
             failing_since_s = self._redis.failing_since_s
