@@ -88,7 +88,7 @@ class Sagas:
 
     async def commit(self, commit: UploadCommit) -> None:
         """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
-        await _commit_with_retries(commit.saga_id, lambda: self._commits.add(commit))
+        await commit_with_retries(commit.saga_id, lambda: self._commits.add(commit))
 
     async def commit_batch(self, batch: CommitBatch) -> None:
         """All of its files, or none. Durable on return. Raises as `commit`."""
@@ -97,7 +97,7 @@ class Sagas:
         async def ask() -> object:
             return await self._admin.call("POST", "/api/sagas/commit-batch", body=body, timeout_s=self._timeout_s)
 
-        await _commit_with_retries(batch.sagas[0].saga_id, ask)
+        await commit_with_retries(batch.sagas[0].saga_id, ask)
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
@@ -122,10 +122,10 @@ class Sagas:
         return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
-        await _abort_with_retries(saga, lambda: self._aborts.add((reason, saga)))
+        await abort_with_retries(saga, lambda: self._aborts.add((reason, saga)))
 
     async def _abort_all(self, sagas: list[UploadSaga], reason: str) -> None:
-        await _abort_with_retries(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))
+        await abort_with_retries(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))
 
     async def _begin(self, sagas: list[UploadSaga]) -> Sequence[_Result]:
         return await self._ask("/api/sagas/uploads", msgspec.json.encode(BeginUploads(sagas=sagas)), len(sagas))
@@ -154,7 +154,7 @@ class Sagas:
         return [result if result.problem is None else _refusal(result.problem) for result in results]
 
 
-async def _commit_with_retries(saga_id: str, attempt: Callable[[], Awaitable[object]]) -> None:
+async def commit_with_retries(saga_id: str, attempt: Callable[[], Awaitable[object]]) -> None:
     try:
         async with asyncio.timeout(COMMIT_WITHIN_S):
             for pause_s in COMMIT_PAUSES_S:
@@ -171,7 +171,7 @@ async def _commit_with_retries(saga_id: str, attempt: Callable[[], Awaitable[obj
         raise Unavailable("admin does not answer the commit", away=ADMIN) from error
 
 
-async def _abort_with_retries(saga: UploadSaga, attempt: Callable[[], Awaitable[object]]) -> None:
+async def abort_with_retries(saga: UploadSaga, attempt: Callable[[], Awaitable[object]]) -> None:
     for pause_s in (*ABORT_PAUSES_S, None):
         try:
             await attempt()

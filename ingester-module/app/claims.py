@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from artstore.contracts.sagas import AbortClaim, Claimed, UploadCommit, UploadSaga
-from artstore.errors import ADMIN, ArtStoreError, BadGateway, Conflict, Overloaded, Unavailable
-from artstore.logs import get_logger
+from artstore.errors import BadGateway, Conflict
 from artstore.peers.client import Peer
 from artstore.tasks import Tasks
 
-from .admin import ABORT_PAUSES_S, COMMIT_PAUSES_S, COMMIT_WITHIN_S, given_up
-
-log = get_logger("ingester.claims")
+from .admin import abort_with_retries, commit_with_retries, given_up
 
 CLAIMS = "/api/sagas/claims"
 WAIT_FOR_ANOTHER_S = 10.0
@@ -52,13 +48,7 @@ class Claims:
     async def commit(self, commit: UploadCommit) -> None:
         """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
         body = msgspec.json.encode(commit)
-        try:
-            async with asyncio.timeout(COMMIT_WITHIN_S):
-                await self._repeat(lambda: self._call(f"{CLAIMS}/commit", body), COMMIT_PAUSES_S)
-        except Conflict as refusal:
-            raise given_up(commit.saga_id, refusal) from refusal
-        except TimeoutError as error:
-            raise Unavailable("admin does not answer the commit", away=ADMIN) from error
+        await commit_with_retries(commit.saga_id, lambda: self._call(f"{CLAIMS}/commit", body))
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
@@ -66,10 +56,7 @@ class Claims:
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
         body = msgspec.json.encode(AbortClaim(saga=saga, reason=reason))
-        try:
-            await self._repeat(lambda: self._call(f"{CLAIMS}/abort", body), ABORT_PAUSES_S)
-        except ArtStoreError as error:
-            log.warning("claim not given up", saga_id=saga.saga_id, error=error.detail)
+        await abort_with_retries(saga, lambda: self._call(f"{CLAIMS}/abort", body))
 
     async def _claim(self, saga: UploadSaga) -> float:
         answer = await self._call(CLAIMS, msgspec.json.encode(saga))
@@ -77,16 +64,6 @@ class Claims:
             return msgspec.json.decode(answer, type=Claimed).lease_s
         except msgspec.MsgspecError as error:
             raise BadGateway(f"admin's answer about a claim cannot be read: {error}") from error
-
-    async def _repeat(self, ask: Callable[[], Awaitable[object]], pauses_s: tuple[float, ...]) -> None:
-        for pause_s in pauses_s:
-            try:
-                await ask()
-                return
-            except (Unavailable, Overloaded) as error:
-                log.warning("admin does not answer", error=error.detail)
-            await asyncio.sleep(pause_s)
-        await ask()
 
     async def _call(self, path: str, body: bytes) -> bytes:
         return (await self._admin.call("POST", path, body=body, timeout_s=self._timeout_s)).body

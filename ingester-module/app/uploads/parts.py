@@ -103,7 +103,7 @@ class FormBody:
             )
         while (segment := await self._next_segment()) is not None:
             if segment.name == FILE_PART:
-                raise Malformed(f"the form has more than one part {FILE_PART}: a request stores one file")
+                raise Malformed(f"the form has more than one part {FILE_PART}: POST /api/files/batch takes several")
             await self._add(segment)
         self._check.finish()
         self._at_end = True
