@@ -26,8 +26,10 @@ PARALLEL = 2
 """Concurrent transactions: one group is at the server while the next one is sent."""
 
 Item = FileEntry | FileChanged
-_AVAILABLE = """SELECT file_id::text FROM files
-    WHERE file_id = ANY($1::uuid[]) AND storage_element_id = $2 AND state = 'available'"""
+# Not `file_id = ANY($1)`: see artstore.catalog.find.
+_AVAILABLE = """SELECT found.file_id FROM unnest($1::uuid[]) AS wanted(file_id) CROSS JOIN LATERAL (
+        SELECT file_id::text, state, storage_element_id FROM files WHERE files.file_id = wanted.file_id LIMIT 1
+    ) AS found WHERE found.state = 'available' AND found.storage_element_id = $2"""
 
 
 class PostgresCatalog:
