@@ -103,12 +103,12 @@ class PostgresCatalog:
         return [None] * len(items)
 
     async def _write(self, items: list[Item]) -> None:
-        """A pending row of a put need not be durable: admin's commit contains all of it. An update or delete
-        has no saga."""
+        """A pending row of a put need not be durable, because admin's commit contains all of it; a change must be, also
+        while the element does not know yet that the upload is committed."""
         self._require_confirmed()
         entries = [item for item in items if isinstance(item, FileEntry)]
         deleted = [item for item in items if isinstance(item, FileChanged)]
-        durable = bool(deleted) or any(entry.saga_id is None for entry in entries)
+        durable = bool(deleted) or any(entry.saga_id is None or entry.change != "put" for entry in entries)
         if not deleted:
             published = await write_files(self._database, entries, durable=durable)
         else:

@@ -56,7 +56,9 @@ ENTRY_COLUMNS = """file_id uuid, revision integer, state text, saga_id uuid, sto
     created_at timestamptz, updated_at timestamptz, expires_at timestamptz"""
 """The columns of a row as `columns_of` gives them, for jsonb_to_recordset."""
 
-# A pending row never replaces an available one; an available row replaces a pending one of the same revision.
+# A pending row never replaces an available one; an available row replaces a pending one of the same revision. A change on
+# the row's own element is `pending` while that element does not know yet that the upload is committed: the row stays
+# available. A pending row of another element is a file that moves there.
 UPSERT_ENTRIES = """INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename,
                                content_type, size_bytes, owner, tags, metadata, created_at, updated_at, expires_at,
                                checked_at)
@@ -71,7 +73,8 @@ UPSERT_ENTRIES = """INSERT INTO files AS kept (file_id, revision, state, saga_id
         filename = excluded.filename, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
         owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata, created_at = excluded.created_at,
         updated_at = excluded.updated_at, expires_at = excluded.expires_at, checked_at = now()
-    WHERE kept.revision <= excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available')"""
+    WHERE (kept.revision <= excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))
+       OR (kept.revision < excluded.revision AND kept.storage_element_id = excluded.storage_element_id)"""
 """Writes the rows of a FROM item `entries` with the columns ENTRY_COLUMNS."""
 
 # One statement for the whole group: the rows are one JSON document, which the server parses, so there is no per-row

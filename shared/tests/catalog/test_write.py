@@ -104,6 +104,22 @@ async def test_in_whatever_order_notes_come_the_newest_stays_and_pending_never_r
     assert await state(engine, file.file_id) == ("available", 3, None)
 
 
+async def test_a_change_replaces_the_row_also_while_its_element_holds_the_upload_for_unconfirmed(
+    engine: AsyncEngine,
+) -> None:
+    file = new_file()
+    await noted(engine, FileEntry(file, "put"))
+    await noted(engine, FileEntry(replace(file, revision=2), "update", SAGA))
+    assert await state(engine, file.file_id) == ("available", 2, None)
+
+
+async def test_a_pending_copy_on_another_element_replaces_no_available_row(engine: AsyncEngine) -> None:
+    file = new_file()
+    await noted(engine, FileEntry(file, "put"))
+    await noted(engine, FileEntry(replace(file, revision=3, storage_element_id="se-02"), "put", SAGA))
+    assert await state(engine, file.file_id) == ("available", 1, None)
+
+
 async def test_a_repeated_note_changes_nothing(engine: AsyncEngine) -> None:
     file = new_file()
     for _ in range(2):
