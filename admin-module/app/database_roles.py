@@ -50,6 +50,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "claimed_ids": {ADMIN: CHANGE},
     "changes": {ADMIN: CHANGE, QUERY: READ},
     "changes_purged": {ADMIN: CHANGE, QUERY: READ},
+    "file_search": {ADMIN: CHANGE, QUERY: READ},
     "files": {ADMIN: CHANGE, ELEMENT: CHANGE, INGESTER: READ, QUERY: READ},
     "idempotency_keys": {ADMIN: CHANGE, INGESTER: CHANGE},
     "outbox": {ADMIN: CHANGE, ELEMENT: "SELECT, INSERT, DELETE"},
@@ -58,6 +59,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "registry": {ADMIN: CHANGE, ELEMENT: READ},
     "revocations": {ADMIN: CHANGE},
     "sagas": {ADMIN: CHANGE, ELEMENT: READ, INGESTER: READ},
+    "search_progress": {ADMIN: CHANGE, QUERY: READ},
     "signing_keys": {ADMIN: CHANGE},
     "storage_elements": {ADMIN: CHANGE},
 }

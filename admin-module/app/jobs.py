@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from artstore.catalog.search_index import update_index
 from artstore.clock import uuid7
 from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
@@ -34,6 +35,8 @@ AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
 UNDO_ORPHANS_EVERY_S = 60.0
 PURGE_EVERY_S = 60.0
+INDEX_EVERY_S = 0.5
+"""A search by `q` finds a file within about this time after its upload."""
 
 LOOP_PAUSE_S = 0.02
 """Pause between two rounds of a task that waits for work itself; changes in between share the next round."""
@@ -66,6 +69,7 @@ def jobs(context: Context) -> list[Job]:
         Job("resume-sagas", None, context.saga_worker.run),
         Job("count-sagas", COUNT_EVERY_S, context.maintenance.update_metrics),
         Job("sweep-sagas", min(UNDO_ORPHANS_EVERY_S, settings.saga_lease_s), context.maintenance.undo_orphans),
+        Job("index-files", INDEX_EVERY_S, partial(update_index, context.database)),
         Job("purge-sagas", PURGE_EVERY_S, partial(_purge_sagas, context)),
         Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),

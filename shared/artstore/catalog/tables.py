@@ -19,7 +19,7 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR, UUID
 
 metadata = MetaData()
 
@@ -46,6 +46,7 @@ files = Table(
     Column("expires_at", DateTime(timezone=True)),
     Column("checked_at", DateTime(timezone=True), nullable=False, comment="when last seen on disk"),
     Index("files_by_created", "created_at", "file_id"),
+    Index("files_by_updated", "updated_at", "file_id"),
     Index("files_by_filename", "filename", "file_id"),
     Index("files_by_size", "size_bytes", "file_id"),
     Index("files_by_owner", "owner", "created_at"),
@@ -166,6 +167,41 @@ changes = Table(
 )
 """The change feed. A trigger on `files` writes it, so that no writer of the catalog can forget to."""
 
+PENDING_LIST = {"gin_pending_list_limit": "1024"}
+"""KiB. A search reads the pending list of an index from end to end."""
+file_search = Table(
+    "file_search",
+    metadata,
+    Column("file_id", UUID(as_uuid=False), primary_key=True),
+    Column("revision", Integer, nullable=False, comment="the revision of the file that is indexed"),
+    Column("words", TSVECTOR, nullable=False, comment="stems with positions, and whole words"),
+    Column("name_grams", ARRAY(Integer), nullable=False, comment="hashed trigrams of the name"),
+    Column("created_at", DateTime(timezone=True), nullable=False, comment="of the file: the usual order of a list"),
+    Index("file_search_by_words", "words", postgresql_using="gin", postgresql_with=PENDING_LIST),
+    Index("file_search_by_name_grams", "name_grams", postgresql_using="gin", postgresql_with=PENDING_LIST),
+)
+"""Admin's to write (artstore.catalog.search_index), within about a second after the change of the file."""
+
+search_progress = Table(
+    "search_progress",
+    metadata,
+    Column("txid", BigInteger, nullable=False, comment="the last change that is indexed"),
+    Column("position", BigInteger, nullable=False),
+    Column("walked_to", UUID(as_uuid=False), comment="all rows are being indexed, up to here; null: done"),
+)
+"""One row."""
+
+SEARCH = (
+    "CREATE TEXT SEARCH DICTIONARY artstore_english (TEMPLATE = pg_catalog.snowball, LANGUAGE = english)",
+    "CREATE TEXT SEARCH DICTIONARY artstore_russian (TEMPLATE = pg_catalog.snowball, LANGUAGE = russian)",
+    "CREATE TEXT SEARCH CONFIGURATION artstore (COPY = pg_catalog.russian)",
+    "ALTER TEXT SEARCH CONFIGURATION artstore ALTER MAPPING REPLACE pg_catalog.english_stem WITH artstore_english",
+    "ALTER TEXT SEARCH CONFIGURATION artstore ALTER MAPPING REPLACE pg_catalog.russian_stem WITH artstore_russian",
+    """INSERT INTO search_progress (txid, position, walked_to)
+    VALUES (0, 0, '00000000-0000-0000-0000-000000000000')""",
+)
+"""Stems Russian and English words. No stop words: names consist of short words, and phrases need each."""
+
 RECORD_CHANGES = (
     """CREATE FUNCTION record_change() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
     DECLARE changed record;
@@ -246,5 +282,5 @@ REFILL = (
 is brought to the same or a higher revision of the same file of the same owner on the same element. Only a row
 that was added here may be taken back, within ten minutes. The events go to one channel."""
 
-for statement in ("INSERT INTO changes_purged (txid, position) VALUES (0, 0)", *RECORD_CHANGES, *REFILL):
+for statement in ("INSERT INTO changes_purged (txid, position) VALUES (0, 0)", *RECORD_CHANGES, *REFILL, *SEARCH):
     event.listen(metadata, "after_create", DDL(statement))  # type: ignore[no-untyped-call]
