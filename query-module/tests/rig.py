@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from app.core.config import Settings
 from app.core.context import Context
 from app.main import create_app
+from artstore.catalog.search_index import is_behind, update_index
 from artstore.catalog.tables import metadata
 from artstore.catalog.write import FileEntry, upsert_files
 from artstore.contracts.elements import SNAPSHOT_KEY, Mode
@@ -56,6 +57,15 @@ class Rig:
         """Writes the catalog as an element or admin does, without announcing a change."""
         async with self.engine.begin() as connection:
             await upsert_files(connection, [FileEntry(attributes, change, saga_id) for attributes in files])
+
+    async def index(self) -> None:
+        """Indexes what is noted, as admin does. Changes become visible when older transactions have ended."""
+
+        async def up_to_date() -> bool:
+            await update_index(self.context.database)
+            return not await is_behind(self.context.database)
+
+        await until(up_to_date)
 
     async def catalog(self) -> list[str]:
         async with self.engine.begin() as connection:

@@ -20,6 +20,7 @@
     ├── FileDamaged 500          │
     ├── BadGateway 502           ├── Unavailable 503
     ├── ElementFailed 503        ├── Overloaded 503
+    ├── SearchTooSlow 503        │
     └── StorageFull 507
 
 An error crosses the wire as RFC 9457 `application/problem+json` and is raised again in the calling module as the same
@@ -342,6 +343,13 @@ class Unavailable(ArtStoreError):
 
     status, code, title = 503, "unavailable", "A dependency is unavailable"
     remedy = "Try again after `Retry-After`; docs/operations/outages.md says what still works."
+
+
+class SearchTooSlow(ArtStoreError):
+    """PostgreSQL took too long for this search and gave it up. Other requests are not affected."""
+
+    status, code, title = 503, "search_too_slow", "The search takes too long"
+    remedy = "Add a word of three or more letters, a tag, an owner or a range of time; leave out `count`."
 
 
 class ElementFailed(ArtStoreError):

@@ -40,6 +40,12 @@ LIST_FILES = operation(
     operation_id="list_files",
     summary="Files by their attributes, in pages that do not shift while files are uploaded",
     parameters=[
+        query(
+            "q",
+            "Words of name, tags and values of metadata, all of them, in any form; the last one may be incomplete. "
+            '"A phrase", -excluded',
+            _WORD,
+        ),
         query("filename", "Part of the name, ignoring case", _WORD),
         query("tag", "May be repeated: the file has all of them", {"type": "array", "items": _WORD}),
         query(
@@ -71,11 +77,12 @@ LIST_FILES = operation(
         ),
         query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
         query("cursor", "`next_cursor` of the previous page", CURSOR),
+        query("count", "Adds `total`, the number of files on all pages", {"type": "boolean", "default": False}),
     ],
     responses={
         "200": answer(
             "A page; next_cursor is null on the last one",
-            page("FilePage", RECORD),
+            page("FilePage", RECORD, sometimes={"total": {**_SIZE, "description": "With count=true"}}),
             headers=_HEADERS,
         )
     },

@@ -35,6 +35,8 @@ _REVALIDATE = (b"cache-control", b"private, no-cache")
 _JSON = (b"content-type", b"application/json")
 CATALOG = "catalog"
 """A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
+SEARCH = "search"
+"""A search by `q` may lack files: the index of words is being built, or is late."""
 CACHES = (REDIS, DATABASE)
 """Health checks whose failure removes a cache, change events or lists. An element is named by the handler that needs it."""
 
@@ -75,10 +77,14 @@ async def list_files(request: Request) -> Response:
     with context.files.operation("list"):
         page = await search(context.database, parse(request.query_params.multi_items()))
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
-    body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + b"}"
+    total = b"" if page.total is None else b',"total":%d' % page.total
+    body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + total + b"}"
     headers = {SOURCE_HEADER: "database"}
-    if not context.discovery.catalog_complete:
-        headers[DEGRADED_HEADER] = CATALOG
+    late = [] if context.discovery.catalog_complete else [CATALOG]
+    if not page.complete:
+        late.append(SEARCH)
+    if late:
+        headers[DEGRADED_HEADER] = ", ".join(late)
     return JsonResponse(body, headers=headers)
 
 

@@ -17,6 +17,8 @@ from artstore.contracts.media_type import canonical_type
 from artstore.errors import InvalidFields
 from artstore.http import lists
 
+from .text_query import TextQuery, parse_text
+
 MAX_VALUE_BYTES = 1024
 MAX_FILTERS = 32
 DEFAULT_SORT = "created_at"
@@ -41,6 +43,7 @@ class Cursor:
 class Search:
     """The file has all tags and metadata; times are inclusive from, exclusive to."""
 
+    q: TextQuery | None = None
     filename: str | None = None
     tags: tuple[str, ...] = ()
     content_type: str | None = None
@@ -54,6 +57,7 @@ class Search:
     descending: bool = True
     limit: int = lists.DEFAULT_LIMIT
     cursor: Cursor | None = None
+    count: bool = False
 
 
 def parse(parameters: Iterable[tuple[str, str]]) -> Search:
@@ -115,8 +119,6 @@ def _read(name: str, value: str, found: dict[str, Any]) -> None:
             raise ValueError("must be one of " + ", ".join(SORTS) + ", or one of them with - before it")
     elif name in _READERS:
         found[name] = _READERS[name](value)
-    elif name == "q":
-        raise ValueError("full-text search is not available; filename finds part of the name")
     else:
         raise ValueError("unknown parameter")
 
@@ -139,6 +141,12 @@ def _text(value: str) -> str:
     if not value:
         raise ValueError("must not be empty")
     return value
+
+
+def _flag(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return value == "true"
 
 
 def _media_type(value: str) -> str:
@@ -172,6 +180,7 @@ def _sort_value(sort: str, value: Any) -> SortValue:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
+    "q": parse_text,
     "filename": _text,
     "content_type": _media_type,
     "owner": _text,
@@ -181,4 +190,5 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "size_max": lists.integer(0, MAX_SIZE),
     "limit": lists.limit,
     "cursor": _cursor,
+    "count": _flag,
 }

@@ -21,5 +21,5 @@ async def started(postgres: PostgresServer, valkey: ValkeyServer, signer: Signer
 @pytest.fixture
 async def rig(started: Rig) -> Rig:
     async with started.engine.begin() as connection:
-        await connection.execute(text("TRUNCATE files"))
+        await connection.execute(text("TRUNCATE files, file_search"))
     return started

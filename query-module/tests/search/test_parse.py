@@ -30,6 +30,7 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
         ([("created_to", "2026-01-01T03:00:00+03:00")], Search(created_to=MOMENT)),
         ([("created_to", "2026-01-01T03:00:00 03:00")], Search(created_to=MOMENT)),
         ([("size_min", "0"), ("size_max", "9223372036854775807")], Search(size_min=0, size_max=2**63 - 1)),
+        ([("count", "true")], Search(count=True)),
         ([("sort", "filename")], Search(sort="filename", descending=False)),
         ([("sort", "-size_bytes")], Search(sort="size_bytes", descending=True)),
     ],
@@ -41,7 +42,8 @@ def test_parameters_are_parsed(parameters: list[tuple[str, str]], expected: Sear
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("q", "text"),
+        ("q", ""),
+        ("count", "1"),
         ("unknown", "x"),
         ("Limit", "1"),
         ("metadata.", "x"),

@@ -144,7 +144,16 @@ async def test_an_uncommitted_upload_is_not_listed(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"q": "text"}, {"limit": 0}, {"limit": 1001}, {"colour": "red"}, {"cursor": "x"}, {"sort": "x"}]
+    "wrong",
+    [
+        {"q": ""},
+        {"count": "yes"},
+        {"limit": 0},
+        {"limit": 1001},
+        {"colour": "red"},
+        {"cursor": "x"},
+        {"sort": "x"},
+    ],
 )
 async def test_unknown_parameters_are_refused(rig: Rig, wrong: Parameters) -> None:
     answer = await rig.client.get("/api/files", params=wrong)

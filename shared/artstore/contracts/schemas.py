@@ -19,14 +19,17 @@ def component(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def page(name: str, items: dict[str, Any], **more: dict[str, Any]) -> dict[str, Any]:
-    """Defines the page of a list; `more` are further members that it always has."""
+def page(
+    name: str, items: dict[str, Any], *, sometimes: dict[str, Any] | None = None, **more: dict[str, Any]
+) -> dict[str, Any]:
+    """Defines the page of a list; `more` are further members that it always has, `sometimes` those that it may have."""
     properties = {
         "items": {"type": "array", "items": items},
         "next_cursor": {"type": ["string", "null"], "description": "`cursor` of the next page; null on the last one"},
         **more,
     }
-    return component(name, {"type": "object", "required": list(properties), "properties": properties})
+    every = {**properties, **(sometimes or {})}
+    return component(name, {"type": "object", "required": list(properties), "properties": every})
 
 
 MEDIA_TYPE = "^[!#$&^_.+A-Za-z0-9-]+/[!#$&^_.+A-Za-z0-9-]+(;.*)?$"
