@@ -37,6 +37,8 @@ ABORT_PAUSES_S = (0.5, 2.0)
 """Admin undoes a saga without an abort when its lease ends."""
 QUEUE_PAUSE_S = 0.3
 
+COMMITTED = "committed"
+"""The state of a saga whose file exists."""
 LEASE_S = 300.0
 """Used when admin states no lease."""
 
@@ -69,8 +71,15 @@ class Sagas:
 
     async def begin(self, saga: UploadSaga) -> float:
         """Begins the saga or renews its lease. Returns the lease in seconds. Raises Unavailable, GivenUp."""
+        return (await self._begun(saga)).lease_s or LEASE_S
+
+    async def begin_unless_committed(self, saga: UploadSaga) -> bool:
+        """As `begin`. True if an earlier attempt has committed the saga."""
+        return (await self._begun(saga)).state == COMMITTED
+
+    async def _begun(self, saga: UploadSaga) -> SagaResult:
         try:
-            return (await self._begins.add(saga)).lease_s or LEASE_S
+            return await self._begins.add(saga)
         except Conflict as refusal:
             raise given_up(saga.saga_id, refusal) from refusal
 

@@ -13,6 +13,7 @@ from artstore.service import build_app, serve
 from .api.batch import BATCH_ROUTES
 from .api.files import FILE_ROUTES
 from .api.sagas import SAGA_ROUTES
+from .api.uploads import UPLOAD_ROUTES
 from .core.config import Settings
 from .core.context import open_context
 
@@ -23,7 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="ArtStore ingester",
         settings=settings,
         open_context=partial(open_context, settings),
-        data_routes=[*FILE_ROUTES, *BATCH_ROUTES, *SAGA_ROUTES],
+        data_routes=[*FILE_ROUTES, *BATCH_ROUTES, *SAGA_ROUTES, *UPLOAD_ROUTES],
     )
 
 

@@ -17,6 +17,8 @@
     ├── UnsupportedMediaType 415 ├── RangeNotSatisfiable 416
     ├── InvalidFields 422        ├── RateLimited 429
     ├── TooManyHeaders 431       ├── InternalError 500
+    ├── TusVersionMismatch 412   ├── UploadLocked 423
+    ├── TooManyUploads 429       ├── ChecksumMismatch 460
     ├── FileDamaged 500          │
     ├── BadGateway 502           ├── Unavailable 503
     ├── ElementFailed 503        ├── Overloaded 503
@@ -244,6 +246,16 @@ class TooLarge(ArtStoreError):
     remedy = "Stay below the limit that `detail` states."
 
 
+class TusVersionMismatch(ArtStoreError):
+    """A request to a resumable upload does not state the version of the tus protocol that is spoken here."""
+
+    status, code, title = 412, "tus_version", "Unsupported version of the tus protocol"
+    remedy = "Send `Tus-Resumable: 1.0.0`."
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "tus-version": "1.0.0"}
+
+
 class UriTooLong(ArtStoreError):
     """The request target exceeds 8 KiB."""
 
@@ -283,6 +295,13 @@ class InvalidFields(ArtStoreError):
     remedy = "Correct the fields that `detail` explains."
 
 
+class UploadLocked(ArtStoreError):
+    """Another request is sending bytes to this resumable upload, or completing it."""
+
+    status, code, title = 423, "upload_locked", "Upload in use"
+    remedy = "Ask for the offset with HEAD, which ends a broken-off PATCH, then continue from there."
+
+
 class KeyReused(ArtStoreError):
     """The key belongs to a request with another content."""
 
@@ -297,11 +316,25 @@ class RateLimited(ArtStoreError):
     remedy = "Wait for `Retry-After`; an operator can raise `rate_per_minute` of the account."
 
 
+class TooManyUploads(ArtStoreError):
+    """The account, or the storage element, has too many unfinished resumable uploads."""
+
+    status, code, title = 429, "too_many_uploads", "Too many unfinished uploads"
+    remedy = "Finish or delete uploads that were begun; abandoned ones expire."
+
+
 class TooManyHeaders(ArtStoreError):
     """The request has more than 64 header fields, or more than 32 KiB of them."""
 
     status, code, title = 431, "too_many_headers", "Header fields too large"
     remedy = "Send fewer or shorter headers."
+
+
+class ChecksumMismatch(ArtStoreError):
+    """The bytes of a PATCH do not match its `Upload-Checksum`. They were discarded, and the offset stays."""
+
+    status, code, title = 460, "checksum_mismatch", "Checksum mismatch"
+    remedy = "Send the same bytes again from the same offset."
 
 
 class InternalError(ArtStoreError):

@@ -66,6 +66,9 @@ EXPOSED_HEADERS = (
         "RateLimit-Policy",
     ),
     *("Repr-Digest", "Retry-After"),
+    *("Tus-Checksum-Algorithm", "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version"),
+    *("Upload-Defer-Length", "Upload-Expires", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
+    "X-ArtStore-File-Id",
     *("X-ArtStore-Degraded", "X-ArtStore-Source", "X-Request-ID"),
 )
 """Response headers that scripts of an allowed origin may read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ CHECKS = [
 ]
 """Not `ignored_auth`: so many wrong tokens from one address are rightly answered 429; test_tokens.py forges them one by one."""
 TIMEOUT_S = 120
+HOOKS = Path(__file__).parents[1] / "support" / "schemathesis_hooks.py"
 
 
 @pytest.mark.parametrize(
@@ -50,5 +52,6 @@ def test_a_service_does_what_its_document_says(system: System, tmp_path: Path, s
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS)},
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

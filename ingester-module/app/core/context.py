@@ -28,6 +28,7 @@ from ..admin import Sagas
 from ..claims import Claims
 from ..elements import Elements
 from ..idempotency.keys import Keys
+from ..resumable.elements import UploadElements
 from .config import Settings
 
 
@@ -37,6 +38,7 @@ class Context:
     database: Database
     discovery: Discovery
     elements: Elements
+    uploads: UploadElements
     sagas: Sagas
     claims: Claims
     invalidation: Invalidation
@@ -83,6 +85,11 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             database=database,
             discovery=discovery,
             elements=elements,
+            uploads=UploadElements(
+                peers,
+                idle_timeout_s=settings.element_idle_timeout_s,
+                call_timeout_s=settings.element_call_timeout_s,
+            ),
             sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             claims=Claims(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
             invalidation=Invalidation(redis, runtime.registry),

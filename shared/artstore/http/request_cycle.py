@@ -1,8 +1,8 @@
 """One request and its response, as the ASGI application sees them.
 
-uvicorn's class with five additions: a complete response is written at once, 100 Continue is sent only if content is
-still to come, a response that leaves much content unread ends the connection, pipelined requests stay unread until
-their turn, and the connection decides how it closes.
+uvicorn's class with six additions: content that arrived before the client disconnected is given first, a complete
+response is written at once, 100 Continue is sent only if content is still to come, a response that leaves much content
+unread ends the connection, pipelined requests stay unread until their turn, and the connection decides how it closes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RequestCycle(RequestResponseCycle):
                 self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
-        if self.disconnected or self.response_complete:
+        if self.response_complete or (self.disconnected and not self.body):
             return {"type": "http.disconnect"}
         message = {"type": "http.request", "body": bytes(self.body), "more_body": self.more_body}
         self.body = bytearray()

@@ -10,14 +10,43 @@ from starlette.responses import Response
 
 from artstore.contracts.schemas import FILENAME, METADATA, TAGS, component, page
 from artstore.contracts.schemas import RECORD as RECORD_SCHEMA
-from artstore.contracts.storage import FILES_HEADER, MOVED_HEADER, NEW_FILE_HEADER, PUT_GROUP_PATH, SAGA_HEADER
+from artstore.contracts.storage import (
+    ACCOUNT_HEADER,
+    FILES_HEADER,
+    MOVED_HEADER,
+    NEW_FILE_HEADER,
+    PUT_GROUP_PATH,
+    SAGA_HEADER,
+)
+from artstore.contracts.uploads import (
+    CHECKSUM_HEADER,
+    INTERRUPT,
+    LENGTH_HEADER,
+    MAX_OFFSET,
+    OFFSET_HEADER,
+    UPLOADS_PATH,
+    Complete,
+    NewUpload,
+    Settle,
+    UploadState,
+)
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
-from artstore.http.openapi import BYTES_SCHEMA, DIGEST_HEADERS, IF_MATCH, UUID_SCHEMA, answer, header, query, route
+from artstore.http.openapi import (
+    BYTES_SCHEMA,
+    DIGEST_HEADERS,
+    IF_MATCH,
+    UUID_SCHEMA,
+    answer,
+    header,
+    query,
+    route,
+    struct_schema,
+)
 
 from ..core.context import context_of
-from . import files
+from . import files, uploads
 from .copy import copy_file
 from .put_group import put_group
 
@@ -39,6 +68,11 @@ CHANGES = component(
 FILE = "/api/files/{file_id}"
 CONTENT = "/api/files/{file_id}/content"
 RECORD = answer("attr.json", RECORD_SCHEMA)
+UPLOAD = UPLOADS_PATH + "/{upload_id}"
+ACCOUNT = header(ACCOUNT_HEADER, "The `sub` of the account whose upload it is", required=True)
+STATE = answer("The upload", struct_schema(UploadState))
+NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
+UPLOAD_ID = {"name": "upload_id", "in": "path", "required": True, "schema": UUID_SCHEMA}
 BYTES = {"application/octet-stream": BYTES_SCHEMA}
 DIGESTS = [one for one in DIGEST_HEADERS if one["name"] != "Content-Digest"]
 SAGA = {"type": "string", "format": "uuid", "pattern": "^[0-9a-f-]{36}$"}
@@ -174,5 +208,63 @@ ROUTES = [
             query("limit", schema={"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}),
             query("cursor", schema=UUID_SCHEMA),
         ],
+    ),
+    _route(
+        "POST",
+        UPLOADS_PATH,
+        uploads.create_upload,
+        "Begin a resumable upload, whose bytes wait on this element",
+        {"201": STATE},
+        parameters=[ACCOUNT],
+        body={"application/json": struct_schema(NewUpload)},
+    ),
+    _route(
+        "GET",
+        UPLOAD,
+        uploads.show_upload,
+        "Its durable offset; with `interrupt` a running PATCH is ended first",
+        {"200": STATE},
+        parameters=[UPLOAD_ID, ACCOUNT, query(INTERRUPT, schema={"type": "boolean"})],
+    ),
+    _route(
+        "PATCH",
+        UPLOAD,
+        uploads.append_upload,
+        "Append bytes; durable when answered",
+        {"200": STATE},
+        parameters=[
+            UPLOAD_ID,
+            ACCOUNT,
+            header(OFFSET_HEADER, schema=NUMBER, required=True),
+            header(LENGTH_HEADER, schema=NUMBER),
+            header(CHECKSUM_HEADER),
+        ],
+        body=BYTES,
+    ),
+    _route(
+        "DELETE",
+        UPLOAD,
+        uploads.remove_upload,
+        "Remove it",
+        {"204": answer("Removed")},
+        parameters=[UPLOAD_ID, ACCOUNT],
+    ),
+    _route(
+        "POST",
+        UPLOAD + "/complete",
+        uploads.complete_upload,
+        "Make the file, for a saga; durable when answered",
+        {"201": RECORD, "200": answer("The same saga had made the file already", RECORD_SCHEMA)},
+        parameters=[UPLOAD_ID, ACCOUNT],
+        body={"application/json": struct_schema(Complete)},
+    ),
+    _route(
+        "POST",
+        UPLOAD + "/settle",
+        uploads.settle_upload,
+        "Its saga was committed, or given up",
+        {"200": STATE},
+        parameters=[UPLOAD_ID, ACCOUNT],
+        body={"application/json": struct_schema(Settle)},
     ),
 ]

@@ -34,10 +34,12 @@ RELAY_STALL_S = 3600.0
 slow download; a module that reads nothing for this long has lost its client or hangs."""
 
 
-def body_of(request: Request, limits: BodyLimits) -> Body:
-    """Raises TooLarge, Malformed. Nothing has been read yet, so a refused sender has sent nothing."""
+def body_of(request: Request, limits: BodyLimits, max_bytes: int | None = None) -> Body:
+    """Raises TooLarge, Malformed. Nothing has been read yet, so a refused sender has sent nothing. `max_bytes` replaces the
+    limit of a file."""
     rate = limits.rate.relayed() if principal_of(request).role is Role.SERVICE else limits.rate
-    return Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limits.max_file_bytes)
+    limit = limits.max_file_bytes if max_bytes is None else max_bytes
+    return Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limit)
 
 
 def expected_digests(request: Request) -> Expected:

@@ -67,6 +67,9 @@ class Settings(ModuleSettings, UploadSettings):
     """Interval between verifications of all files; 0: only on request."""
     storage_sweep_grace_s: Seconds = 86400
     """Age at which half files, temporary files and unfinished S3 uploads without an owner are removed."""
+    storage_upload_ttl_s: Annotated[float, Field(gt=0, le=6 * 86400)] = 86400
+    """How long a resumable upload is kept after its last PATCH, and the record of a finished one. At most six days: admin
+    forgets finished sagas after seven."""
     storage_sweep_dry_run: bool = False
     """Report what would be removed, and remove nothing."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,18 +37,20 @@ from ..store.paths import Paths
 from ..store.pending import settle_all
 from ..store.space import Reserve
 from ..store.store import FileChange, Limits, Store
+from ..store.unfinished import Uploads
 from ..store.wal.ring import WalLimits
 from ..upkeep.generation import CatalogGeneration
 from ..upkeep.journal import Journal
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
-from .metrics import show_serving, show_store
+from .metrics import show_serving, show_store, show_uploads
 from .s3 import open_bucket
 
 log = get_logger("element")
 
 SETTLE_EVERY_S = 2.0
+EXPIRE_UPLOADS_EVERY_S = 60.0
 CHECK_ROOT_EVERY_S = 0.5
 
 
@@ -58,6 +60,7 @@ class Parts:
 
     store: Store
     upkeep: Upkeep
+    uploads: Uploads
 
 
 @dataclass(slots=True)
@@ -81,6 +84,11 @@ class Context:
     def upkeep(self) -> Upkeep:
         """Raises Unavailable until the store is open."""
         return self._parts().upkeep
+
+    @property
+    def uploads(self) -> Uploads:
+        """Raises Unavailable until the store is open."""
+        return self._parts().uploads
 
     def _parts(self) -> Parts:
         if self.parts is None:
@@ -166,6 +174,8 @@ class StoreParts:
                 record_change=self._record_change,
             )
         )
+        uploads = Uploads(store, settings.storage_upload_ttl_s)
+        await store.scan_in_thread(uploads.load)
         rows = Rows(self.database, self.outbox, settings.storage_element_id, confirmed)
         if bucket is not None:
             bucket.watch(settings, runtime, store, rows)
@@ -183,7 +193,8 @@ class StoreParts:
         opened.callback(serving.close)
         opened.push_async_callback(upkeep.confirm.last_round)  # runs first, while the element still serves
         show_store(store, upkeep, runtime, settings.storage_element_id)
-        self.context.parts = Parts(store, upkeep)
+        show_uploads(uploads, runtime)
+        self.context.parts = Parts(store, upkeep, uploads)
         element.take_store(store, generation)
         serving.open = True
         # Not required for readiness: files are still read.
@@ -191,7 +202,7 @@ class StoreParts:
         watch = RootWatch(serving, element)
         runtime.tasks.every("root", CHECK_ROOT_EVERY_S, watch.check)
         runtime.tasks.every("announce", settings.element_announce_every_s, element.announce_until_answered)
-        runtime.tasks.start("upkeep", self._start_tasks(store, upkeep))
+        runtime.tasks.start("upkeep", self._start_tasks(store, upkeep, partial(_expire_uploads, uploads, rows)))
 
     async def _record_change(self, change: FileChange) -> None:
         metadata = {
@@ -202,11 +213,17 @@ class StoreParts:
         event = Event(f"file:{change.action}", change.account, change.file_id, metadata=metadata)
         await self.runtime.audit.record(event)
 
-    async def _start_tasks(self, store: Store, upkeep: Upkeep) -> None:
+    async def _start_tasks(self, store: Store, upkeep: Upkeep, expire_uploads: Callable[[], Awaitable[None]]) -> None:
         """Not before admin has accepted the root, which may be a copy."""
         await self.context.element.confirmed.wait()
         self.runtime.tasks.every("settle", SETTLE_EVERY_S, partial(settle_all, store))
+        self.runtime.tasks.every("expire-uploads", EXPIRE_UPLOADS_EVERY_S, expire_uploads)
         await upkeep.begin()
+
+
+async def _expire_uploads(uploads: Uploads, rows: Rows) -> None:
+    """By the clock of this element and by PostgreSQL's: one wrong clock removes nothing."""
+    await uploads.expire(await rows.agreed_now(uploads.store.clock))
 
 
 class RootWatch:

@@ -13,6 +13,7 @@ from artstore.runtime import Runtime
 
 from ..serving import Serving
 from ..store.store import Store
+from ..store.unfinished import Uploads
 from ..upkeep.journal import Problem
 from ..upkeep.upkeep import Upkeep
 
@@ -92,3 +93,12 @@ def show_serving(serving: Serving, runtime: Runtime) -> None:
 def show_store(store: Store, upkeep: Upkeep, runtime: Runtime, element_id: str) -> None:
     runtime.registry.register(StoreCollector(store, upkeep))
     runtime.files.space_used.labels(element_id).set_function(lambda: store.usage.bytes_used)
+
+
+def show_uploads(uploads: Uploads, runtime: Runtime) -> None:
+    unfinished = Gauge("element_unfinished_uploads", "Resumable uploads not completed yet", registry=runtime.registry)
+    unfinished.set_function(lambda: uploads.unfinished)
+    staged = Gauge(
+        "element_unfinished_upload_bytes", "Bytes on the disk of resumable uploads", registry=runtime.registry
+    )
+    staged.set_function(lambda: uploads.store.space.staged_bytes)

@@ -72,6 +72,20 @@ def create(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
 
+def open_existing(path: str) -> int:
+    """Open a file for writing at any position. The caller owns the descriptor."""
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def truncate(fd: int, size_bytes: int) -> None:
+    os.ftruncate(fd, size_bytes)
+
+
+def link(source: str, target: str) -> None:
+    """A second name for the same file. `target` must not exist."""
+    os.link(source, target)
+
+
 def write_all(fd: int, pieces: Sequence[bytes], offset: int | None = None) -> int:
     """Write all bytes, in as many system calls as needed, at `offset` or at the descriptor's position."""
     written = 0

@@ -9,6 +9,8 @@ from artstore.contracts.files import is_id
 from artstore.errors import Malformed
 
 ATTRIBUTES_SUFFIX = ".attr.json"
+RECORD_SUFFIX = ".json"
+"""Ends the name of the record of an unfinished upload."""
 FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
 
 
@@ -73,6 +75,11 @@ class Paths:
         return f"{self.root}/upkeep"
 
     @property
+    def uploads(self) -> str:
+        """Unfinished resumable uploads: the bytes, and a record beside them."""
+        return f"{self.root}/uploads"
+
+    @property
     def element(self) -> str:
         return f"{self.root}/element.json"
 
@@ -92,6 +99,12 @@ class Paths:
     def temp(self, name: str) -> str:
         return f"{self.root}/tmp/{name}"
 
+    def upload(self, upload_id: str) -> str:
+        return f"{self.root}/uploads/{upload_id}"
+
+    def upload_record(self, upload_id: str) -> str:
+        return f"{self.root}/uploads/{upload_id}{RECORD_SUFFIX}"
+
     def moved_between(self) -> tuple[str, ...]:
         """Folders that must be on one file system: files move between them by rename, and one syncfs covers them."""
         first_level = (f"{self.root}/files/{name}" for name in FAN_OUT)
@@ -102,6 +115,7 @@ class Paths:
             self.unreadable_frames,
             self.quarantine,
             self.upkeep,
+            self.uploads,
             *first_level,
         )
 

@@ -46,7 +46,7 @@ class PutResult:
     """False: the same saga had put the file already, and nothing was done."""
 
 
-async def put(store: Store, order: PutOrder, body: Body) -> PutResult:
+async def put(store: Store, order: PutOrder, body: Body | IncomingBody) -> PutResult:
     """Durable when it returns. Raises Conflict, DigestMismatch, TooLarge, Malformed, StorageFull, Unavailable, ElementFailed."""
     operation = PutOperation(store, order, body)
     return await store.complete(operation.run(), operation.body)
@@ -57,9 +57,11 @@ class PutOperation:
 
     __slots__ = ("body", "catalog_asked", "counted", "described", "encoded", "file_id", "order", "store", "temp")
 
-    def __init__(self, store: Store, order: PutOrder, body: Body) -> None:
+    def __init__(self, store: Store, order: PutOrder, body: Body | IncomingBody) -> None:
         self.store, self.order, self.file_id = store, order, order.file_id
-        self.body = IncomingBody(store, order.file_id, body, order.expected, order.saga_id)
+        if isinstance(body, Body):
+            body = IncomingBody(store, order.file_id, body, order.expected, order.saga_id)
+        self.body = body
         self.temp = store.files.temps.new(order.file_id)
         self.described: Attributes | None = None
         """The attributes, once the whole body is known."""

@@ -147,6 +147,8 @@ class Space:
         self._local_files = local_files
         self.reserve = reserve
         self.in_flight_bytes = 0
+        self.staged_bytes = 0
+        """The data of unfinished uploads, which `usage` does not count."""
         self.spent_bytes = 0
         """Written since the disk was measured last."""
         self._measured = DiskSpace(0, 0)
@@ -160,7 +162,8 @@ class Space:
             # A bucket reports no size: without a quota, a put is bounded by the disk that buffers its body.
             total = self._quota_bytes or self._usage.bytes_used + free
         if self._quota_bytes is not None and self._quota_bytes <= total:
-            return DiskSpace(self._quota_bytes, min(free, max(0, self._quota_bytes - self._usage.bytes_used)), inodes)
+            used = self._usage.bytes_used + self.staged_bytes
+            return DiskSpace(self._quota_bytes, min(free, max(0, self._quota_bytes - used)), inodes)
         return DiskSpace(total, free, inodes)
 
     def available_bytes(self) -> int:

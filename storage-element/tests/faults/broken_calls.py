@@ -24,7 +24,9 @@ from .journal import Journal, KeptCatalog, allowed_states
 from .kills import SEGMENT_BYTES, scratch
 from .work import SCENARIOS, Work, catalog_of, journal_of
 
-COUNTED = frozenset({"open", "writev", "pwritev", "fdatasync", "fsync", "rename", "unlink", "mkdir", "syncfs"})
+COUNTED = frozenset(
+    {"open", "writev", "pwritev", "fdatasync", "fsync", "rename", "unlink", "mkdir", "syncfs", "link", "ftruncate"}
+)
 WRITES = frozenset({"writev", "pwritev"})
 CASE_TIMEOUT_S = 120
 LIBC = ctypes.CDLL(None, use_errno=True)

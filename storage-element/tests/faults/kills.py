@@ -7,6 +7,7 @@ The roots are in memory (/dev/shm) where that exists: a killed process loses not
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -20,13 +21,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from app.store.store import FileChange
+from app.store.store import FileChange, Store
+from app.store.unfinished import Uploads
 from artstore import failpoints
 
 from ..store.support import opened
 from .invariants import check_invariants
 from .journal import Journal, KeptCatalog, allowed_states, missing_records
-from .work import SCENARIOS, Work, catalog_of, confirmed_of, journal_of, recorded_of
+from .work import (
+    SCENARIOS,
+    TTL_S,
+    Work,
+    append_to,
+    catalog_of,
+    confirmed_of,
+    journal_of,
+    offset_of,
+    recorded_of,
+    uploaded_of,
+)
 
 SEGMENT_BYTES = 128 << 10
 KILLED = -signal.SIGKILL
@@ -120,6 +133,7 @@ def _recover(root: Path, scenario: str) -> None:
                 journal_of(root), recorded_of(root), revisions, deletes=scenario not in COMPENSATING
             )
             assert not missing, f"not in the audit log: {missing}"
+            await continue_uploads(root, store, catalog)
             if confirmed_of(root).exists():
                 assert not store.unconfirmed.keys() & set(confirmed_of(root).read_text().split())
 
@@ -131,6 +145,27 @@ async def _record(path: Path, change: FileChange) -> None:
         file.write(f"{change.action} {change.file_id} {change.revision}\n")
 
 
+async def continue_uploads(root: Path, store: Store, catalog: KeptCatalog) -> None:
+    """Nothing acknowledged of an upload is lost, and it can be completed from where it is, under its own ids or new ones."""
+    uploads = Uploads(store, TTL_S)
+    uploads.load()
+    assert not store.findings.damaged
+    content = uploaded_of(root).read_bytes() if uploaded_of(root).exists() else b""
+    acknowledged = int(offset_of(root).read_text() or 0) if offset_of(root).exists() else 0
+    work = Work(store, Journal(journal_of(root)), catalog)
+    records = [json.loads(path.read_bytes()) for path in (root / "uploads").glob("*.json")]
+    assert not acknowledged or any(record["offset"] >= acknowledged for record in records), "the upload is gone"
+    for record in records if content else ():
+        upload = uploads.find(record["upload_id"], "account")
+        if not record["committed"]:
+            kept = (root / "uploads" / upload.id).read_bytes()[: record["offset"]]
+            assert kept == content[: record["offset"]]
+            await append_to(uploads, upload, content[record["offset"] :])
+            assert await work.complete(uploads, upload, content)
+    data = {path.name for path in (root / "uploads").iterdir() if path.suffix != ".json"}
+    assert data == (set() if content else {record["upload_id"] for record in records})
+
+
 def copy_root(root: Path, target: Path) -> None:
     """Only files; the store creates empty folders again."""
     for folder, _, names in os.walk(root):
@@ -139,7 +174,7 @@ def copy_root(root: Path, target: Path) -> None:
             there.mkdir(parents=True)
             for name in names:
                 shutil.copyfile(f"{folder}/{name}", there / name)
-    for of in (journal_of, catalog_of, confirmed_of, recorded_of):
+    for of in (journal_of, catalog_of, confirmed_of, recorded_of, uploaded_of, offset_of):
         if of(root).exists():
             shutil.copyfile(of(root), of(target))
 

@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 
+from app.store.append import AppendOrder, append
 from app.store.checkpoint import checkpoint
 from app.store.delete import compensate, delete
+from app.store.finish import complete
 from app.store.get import load_attributes
 from app.store.pending import settle_all
 from app.store.put import PutOrder, put
 from app.store.receive import Body, Expected
 from app.store.settle_late import settle_late_rows
 from app.store.store import Store
+from app.store.unfinished import Upload, Uploads
 from app.store.update import RewriteOrder, patch, rewrite
 from artstore.clock import uuid7
 from artstore.contracts.files import Changes
-from artstore.errors import ArtStoreError, Malformed
+from artstore.contracts.uploads import Checksum, NewUpload
+from artstore.errors import ArtStoreError, ChecksumMismatch, Malformed
 
 from ..store.support import MAX_BYTES, RememberingCatalog, body_of, chunks_of, new_file
 from .journal import ABSENT, Journal, KeptCatalog, Notes, State, state_of
 
 SMALL_BYTES, LARGE_BYTES = 700, 70_000
 ACCOUNT = "0190-account"
+TTL_S = 86_400
 
 
 def journal_of(root: Path) -> Path:
@@ -39,6 +46,16 @@ def catalog_of(root: Path) -> Path:
 def recorded_of(root: Path) -> Path:
     """The changes that the audit log got: lines of action, file id and revision."""
     return root.with_suffix(".recorded")
+
+
+def uploaded_of(root: Path) -> Path:
+    """The whole content of a resumable upload."""
+    return root.with_suffix(".uploaded")
+
+
+def offset_of(root: Path) -> Path:
+    """How much of it was acknowledged."""
+    return root.with_suffix(".offset")
 
 
 def confirmed_of(root: Path) -> Path:
@@ -57,6 +74,21 @@ class Work:
     def know(self, file_id: str, content: bytes, revision: int) -> None:
         """A file from before."""
         self._content[file_id] = (content, revision)
+
+    async def complete(self, uploads: Uploads, upload: Upload, content: bytes) -> bool:
+        """Ends with the record saying so, as after the commit of its saga."""
+        record, state = upload.record, state_of(content, 1)
+        assert record.file_id is not None
+        assert record.saga_id is not None
+        file_id, saga_id = record.file_id, record.saga_id
+        if not await self._attempt(file_id, state, lambda: complete(uploads, upload, saga_id, lambda _: None)):
+            return False
+        try:
+            await uploads.settle(upload, saga_id, committed=True)
+        except ArtStoreError:
+            return False
+        self._content[file_id] = (content, 1)
+        return True
 
     def bytes(self, size: int) -> bytes:
         return self._random.randbytes(size)
@@ -182,7 +214,9 @@ async def refused(work: Work) -> None:
         await work.put(size)
         work.catalog.away = work.catalog.fails_after = False
         await settle_all(work.store)
-    await work.put(LARGE_BYTES, body=Body(_cut_off(), stated_bytes=LARGE_BYTES, max_bytes=MAX_BYTES))
+    await work.put(
+        LARGE_BYTES, body=Body(_cut_off(os.urandom(LARGE_BYTES - 1)), stated_bytes=LARGE_BYTES, max_bytes=MAX_BYTES)
+    )
     await work.rewrite(kept, LARGE_BYTES, Expected(sha256=bytes(32)))
     await attempt_checkpoint(work.store)
 
@@ -260,6 +294,42 @@ async def settled_late(work: Work) -> None:
     await settle_all(work.store)
 
 
+async def resumable(work: Work) -> None:
+    """An upload in three requests, the second of which breaks off; a wrong checksum; a put that is undone; a removal."""
+    assert isinstance(work.catalog, KeptCatalog)
+    root, content = Path(work.store.files.paths.root), work.bytes(LARGE_BYTES)
+    uploads, known = Uploads(work.store, TTL_S), NewUpload(new=new_file(), length=LARGE_BYTES)
+    try:
+        upload = await uploads.create("account", known)
+        uploaded_of(root).write_bytes(content)
+        await append_to(uploads, upload, content[:30_000])
+        offset_of(root).write_text(str(upload.record.offset))
+        for broken, checksum in ((_cut_off(content[30_000:50_000]), None), (chunks_of(b"wrong"), Checksum("md5", b""))):
+            with suppress(Malformed, ChecksumMismatch):
+                order = AppendOrder(upload.record.offset, checksum=checksum)
+                await append(uploads, upload, order, partial(_body, broken))
+        await append_to(uploads, upload, content[upload.record.offset :])
+        offset_of(root).write_text(str(upload.record.offset))
+        removed = await uploads.create("account", known)
+        await append_to(uploads, removed, content[:100])
+        await uploads.remove(removed)
+        work.catalog.away = True
+        await work.complete(uploads, upload, content)
+        work.catalog.away = False
+        await settle_all(work.store)
+        await work.complete(uploads, upload, content)
+    except ArtStoreError:
+        work.catalog.away = False  # the disk refuses
+
+
+async def append_to(uploads: Uploads, upload: Upload, content: bytes) -> None:
+    await append(uploads, upload, AppendOrder(upload.record.offset), partial(_body, chunks_of(content)))
+
+
+def _body(chunks: AsyncIterator[bytes], max_bytes: int) -> Body:
+    return Body(chunks, stated_bytes=None, max_bytes=max_bytes)
+
+
 SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "small": small,
     "large": large,
@@ -269,10 +339,11 @@ SCENARIOS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "undone_beside_checkpoints": undone_beside_checkpoints,
     "unsettled": unsettled,
     "settled_late": settled_late,
+    "resumable": resumable,
 }
 
 
-async def _cut_off() -> AsyncIterator[bytes]:
-    async for chunk in chunks_of(os.urandom(LARGE_BYTES - 1)):
+async def _cut_off(content: bytes) -> AsyncIterator[bytes]:
+    async for chunk in chunks_of(content):
         yield chunk
     raise Malformed("the body was cut off")
