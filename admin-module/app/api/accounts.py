@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,13 +29,13 @@ from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
 from .documents import ACCOUNT, ACCOUNTS, NEW_ACCOUNT
-from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor, uuid_cursor
+from .parameters import WHOLE, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor, uuid_cursor
 
 DEFAULT_GRACE_S = 24 * 3600
 """How long the old secret stays valid after a rotation when the request does not say."""
 MAX_GRACE_S = 30 * 24 * 3600
 MAX_RATE_PER_MINUTE = 1_000_000
-RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
+RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE), WHOLE]
 Description = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
@@ -61,7 +61,7 @@ class AccountChange(BaseModel):
     permissions: list[Permission] = []
     name: Name = ""
     description: Description = ""
-    suspended: bool = False
+    suspended: StrictBool = False
     rate_per_minute: RateLimit | None = None
     expires_at: Timestamp | None = None
 
@@ -70,7 +70,7 @@ class SecretRotation(BaseModel):
     """`grace_s`: how long the old secret stays valid. 0 ends it at once and revokes the account's tokens."""
 
     model_config = ConfigDict(extra="forbid")
-    grace_s: Annotated[int, Field(ge=0, le=MAX_GRACE_S)] | None = None
+    grace_s: Annotated[int, Field(ge=0, le=MAX_GRACE_S), WHOLE] | None = None
 
 
 def router() -> APIRouter:

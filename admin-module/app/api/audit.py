@@ -15,18 +15,18 @@ from artstore.auth.guard import new_router
 from artstore.contracts.tokens import Audience
 from artstore.http.json import JsonResponse, page
 from artstore.http.lists import DEFAULT_LIMIT
-from artstore.http.openapi import TEXT_SCHEMA, described
+from artstore.http.openapi import MAX_JSON_INTEGER, TEXT_SCHEMA, described
 
 from ..audit.checkpoints import find_checkpoint, list_checkpoints
 from ..audit.read import Filters, list_events
 from ..audit.seals import NDJSON, export
 from ..core.context import context_of
 from .documents import EVENTS, PRUNED, REPORT, SEAL, SIGNED
-from .parameters import Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
+from .parameters import WHOLE, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor
 
 Filter = Annotated[str | None, Query(max_length=500, pattern=r"^[^\x00]*$")]
 FILTERS = tuple(field.name for field in fields(Filters))
-MAX_ROW_ID = 2**63 - 1
+MAX_ROW_ID = MAX_JSON_INTEGER
 
 
 def router() -> APIRouter:
@@ -87,7 +87,7 @@ class SealRequest(BaseModel):
     """`sha256`: the digest of the caller's archive up to this checkpoint."""
 
     model_config = ConfigDict(extra="forbid")
-    checkpoint: Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
+    checkpoint: Annotated[int, Field(ge=1, le=MAX_ROW_ID), WHOLE]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -95,7 +95,7 @@ class PruneRequest(BaseModel):
     """`seal`: the number of the newest seal."""
 
     model_config = ConfigDict(extra="forbid")
-    seal: Annotated[int, Field(ge=1, le=MAX_ROW_ID)]
+    seal: Annotated[int, Field(ge=1, le=MAX_ROW_ID), WHOLE]
 
 
 def filters(

@@ -40,12 +40,12 @@ from ..elements.reports import Reported
 from ..sagas.claim import make_due
 from .changes import accepted
 from .documents import ELEMENT, ELEMENT_ANSWER, ELEMENTS, MODE_ANSWERS, UPKEEP
-from .parameters import Cursor, Limit, allow_only, parse_cursor, split_page
+from .parameters import WHOLE, Cursor, Limit, allow_only, parse_cursor, split_page
 
 log = get_logger("admin.elements")
 
-Priority = Annotated[int, Field(ge=0, le=1_000_000)]
-Url = Annotated[str, Field(max_length=MAX_URL_CHARS)]
+Priority = Annotated[int, Field(ge=0, le=1_000_000), WHOLE]
+Url = Annotated[str, Field(max_length=MAX_URL_CHARS, pattern=r"^https?://[A-Za-z0-9.:\[\]-]+/?$")]
 
 
 class NewElement(BaseModel):

@@ -32,6 +32,17 @@ def _timestamp(value: Any) -> datetime:
 Timestamp = Annotated[datetime, BeforeValidator(_timestamp)]
 
 
+def _whole(value: Any) -> Any:
+    """pydantic would take "5" and true too."""
+    if isinstance(value, str | bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+WHOLE = BeforeValidator(_whole)
+"""For an integer in a JSON body; 5.0 is one (JSON Schema 2020-12)."""
+
+
 def allow_only(*names: str) -> Any:
     """A dependency that raises InvalidFields for query parameters other than `limit`, `cursor` and `names`,
     and for repeated ones."""

@@ -43,6 +43,7 @@ _ATTRIBUTES: dict[str, Any] = {
 }
 _FORM: dict[str, Any] = {
     "type": "object",
+    "additionalProperties": False,
     "required": ["file"],
     "properties": {
         "attributes": {"type": "array", "maxItems": MAX_BATCH_FILES, "items": _ATTRIBUTES},

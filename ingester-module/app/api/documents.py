@@ -11,7 +11,12 @@ from artstore.http.openapi import BYTES_SCHEMA, PROBLEM_RESPONSE, answer, header
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
-    "tags": {**TAGS, "description": "The field repeated for each tag; or once, as a JSON array of strings"},
+    "tags": {
+        **TAGS,
+        # what begins as JSON is read as JSON, and a comma could mean several tags
+        "items": {**TAGS["items"], "pattern": '^[^\\s,\\[{"\\x00-\\x1f\\x7f-\\x9f][^,\\x00-\\x1f\\x7f-\\x9f]*$'},
+        "description": "The field repeated for each tag; or once, as a JSON array of strings",
+    },
     "metadata": METADATA,
     "retention": RETENTION,
     "ttl_days": {
@@ -28,7 +33,13 @@ QUERY_SCHEMAS: dict[str, Any] = {
 }
 
 FORM_SCHEMA = component(
-    "UploadForm", {"type": "object", "required": ["file"], "properties": {**FIELD_SCHEMAS, "file": BYTES_SCHEMA}}
+    "UploadForm",
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["file"],
+        "properties": {**FIELD_SCHEMAS, "file": BYTES_SCHEMA},
+    },
 )
 UPLOAD_DESCRIPTION = """Either a form, its parts in any order, or any other content type: then the body is the file, named by \
 `filename` or Content-Disposition, else by its id. A field may be given once, as a part or as a query parameter; `tags` may be \

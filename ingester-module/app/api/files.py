@@ -145,6 +145,7 @@ FILE_ROUTES = [
             IDEMPOTENCY_KEY,
         ],
         body={"multipart/form-data": FORM_SCHEMA, "application/octet-stream": BYTES_SCHEMA},
+        encoding={"metadata": {"contentType": "application/json"}},
     ),
     route(
         "PUT",

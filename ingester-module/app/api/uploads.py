@@ -234,7 +234,10 @@ UPLOAD_ROUTES = [
         {"200": answer("As HEAD"), "204": answer("As PATCH or DELETE")},
         tag="uploads",
         transfer=True,
-        parameters=[TUS, header("X-HTTP-Method-Override", schema={"type": "string", "enum": [*_OVERRIDDEN]})],
+        parameters=[
+            TUS,
+            header("X-HTTP-Method-Override", schema={"type": "string", "enum": [*_OVERRIDDEN]}, required=True),
+        ],
     ),
     route(
         "DELETE",

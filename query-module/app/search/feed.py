@@ -142,7 +142,7 @@ def decode_position(cursor: str) -> Position:
 
 
 _READERS: dict[str, lists.Reader] = {
-    "since": lambda value: decode_position(value) if value else None,
+    "since": decode_position,
     "limit": lists.limit,
     "wait_s": lists.integer(0, MAX_WAIT_S),
 }

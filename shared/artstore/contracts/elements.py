@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StrictBool
 
 CONFIG_CHANNEL = "storage-elements:config"
 """Redis channel: the whole Snapshot as JSON after each change."""
@@ -41,7 +41,7 @@ class RebuildOrder(BaseModel):
     """As ModeChange."""
 
     model_config = ConfigDict(extra="forbid")
-    force: bool = False
+    force: StrictBool = False
     """Rebuild even if the disk looks empty, or most of the catalog's rows would be deleted."""
 
 

@@ -32,7 +32,7 @@ def page(
     return component(name, {"type": "object", "required": list(properties), "properties": every})
 
 
-MEDIA_TYPE = "^[!#$&^_.+A-Za-z0-9-]+/[!#$&^_.+A-Za-z0-9-]+(;.*)?$"
+MEDIA_TYPE = "^[!#$&^_.+A-Za-z0-9-]+/[!#$&^_.+A-Za-z0-9-]+(;[ -~]*)?$"
 """A pattern for content types; parameters are looked at more closely."""
 FILENAME: dict[str, Any] = {
     "type": "string",

@@ -66,8 +66,10 @@ def operation(
     tag: str = "files",
     parameters: Sequence[Mapping[str, Any]] = (),
     body: Mapping[str, Any] | None = None,
+    encoding: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """One operation of a data route. `body` has a schema for each media type."""
+    """One operation of a data route. `body` has a schema for each media type, `encoding` the parts of a form that are
+    not plain text."""
     made: dict[str, Any] = {"tags": [tag], "summary": summary, "responses": dict(responses)}
     if operation_id:
         made["operationId"] = operation_id
@@ -77,6 +79,8 @@ def operation(
         made["parameters"] = list(parameters)
     if body:
         made["requestBody"] = {"required": True, "content": {name: {"schema": body[name]} for name in body}}
+        if encoding and "multipart/form-data" in body:
+            made["requestBody"]["content"]["multipart/form-data"]["encoding"] = encoding
     return made
 
 
@@ -143,7 +147,7 @@ _REVISION_TAG = '(W/)?"[1-9][0-9]{0,8}"'
 IF_MATCH = header(
     "If-Match",
     'The revision to change, "<revision>"; 412 when the file is at a different one',
-    {"type": "string", "pattern": f"^([*]|{_REVISION_TAG}(, {_REVISION_TAG})*)$"},
+    {"type": "string", "examples": ['"1"'], "pattern": f"^([*]|{_REVISION_TAG}(, {_REVISION_TAG})*)$"},
 )
 
 

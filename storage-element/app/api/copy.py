@@ -7,7 +7,8 @@ import dataclasses
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.contracts.storage import CopyOrder, read_attributes
+from artstore.contracts.files import Attributes, decode
+from artstore.contracts.storage import CopyOrder
 from artstore.errors import Malformed, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import file_id_of
@@ -42,7 +43,7 @@ async def copy_file(request: Request) -> Response:
         file_id = file_id_of(request)
         context.element.require(Operation.CREATE)
         order = await read_json(Request(request.scope, limited_receive(request)), CopyOrder)
-        attributes = read_attributes(bytes(order.record), order.source_id)
+        attributes = _attributes_in(order)
         if attributes.file_id != file_id or attributes.moving_to != context.store.element_id:
             raise Malformed("the record does not belong to a file that moves to this element")
         if file_id in context.store.receiving:  # for an earlier request, whose caller has stopped waiting
@@ -58,3 +59,10 @@ async def copy_file(request: Request) -> Response:
             body = Body(chunks, stated_bytes=attributes.size_bytes, max_bytes=attributes.size_bytes)
             result = await put(context.store, wanted, body)
     return JsonResponse(result.encoded, 201 if result.created else 200, {"etag": f'"{result.attributes.revision}"'})
+
+
+def _attributes_in(order: CopyOrder) -> Attributes:
+    try:
+        return decode(bytes(order.record))
+    except ValueError as error:
+        raise Malformed(f"the record cannot be read: {error}") from error

@@ -34,12 +34,16 @@ from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.lists import MAX_LIMIT
 from artstore.http.openapi import (
+    BYTES_CONTENT,
     BYTES_SCHEMA,
     DIGEST_HEADERS,
     IF_MATCH,
+    NAME_SCHEMA,
+    TEXT_SCHEMA,
     UUID_SCHEMA,
     answer,
     header,
+    object_schema,
     query,
     route,
     struct_schema,
@@ -65,11 +69,23 @@ CHANGES = component(
         },
     },
 )
+COPY_ORDER = component(
+    "CopyOrder",
+    object_schema(
+        {
+            "saga_id": UUID_SCHEMA,
+            "source_id": TEXT_SCHEMA,
+            "source_url": TEXT_SCHEMA,
+            "token": TEXT_SCHEMA,
+            "record": RECORD_SCHEMA,
+        }
+    ),
+)
 FILE = "/api/files/{file_id}"
 CONTENT = "/api/files/{file_id}/content"
 RECORD = answer("attr.json", RECORD_SCHEMA)
 UPLOAD = UPLOADS_PATH + "/{upload_id}"
-ACCOUNT = header(ACCOUNT_HEADER, "The `sub` of the account whose upload it is", required=True)
+ACCOUNT = header(ACCOUNT_HEADER, "The `sub` of the account whose upload it is", NAME_SCHEMA, required=True)
 STATE = answer("The upload", struct_schema(UploadState))
 NUMBER = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
 UPLOAD_ID = {"name": "upload_id", "in": "path", "required": True, "schema": UUID_SCHEMA}
@@ -144,8 +160,8 @@ ROUTES = [
         FILE + "/copy",
         copy_file,
         "Put a file for a saga as another element has it; durable when answered",
-        {"201": RECORD, "200": answer("The same saga had put the file already", {"type": "object"})},
-        body={"application/json": {"type": "object"}},
+        {"201": RECORD, "200": answer("The same saga had put the file already", RECORD_SCHEMA)},
+        body={"application/json": COPY_ORDER},
     ),
     _route("GET", FILE, files.get_file, "attr.json as stored", {"200": RECORD}),
     _route(
@@ -170,7 +186,7 @@ ROUTES = [
         CONTENT,
         files.get_content,
         "The bytes, or one range of them",
-        {name: answer(text, BYTES_SCHEMA, media_type="application/octet-stream") for name, text in PARTS.items()},
+        {name: answer(text) | {"content": BYTES_CONTENT} for name, text in PARTS.items()},
         parameters=[header("Range"), header("If-Range"), header("If-Match", "The checksum")],
     ),
     _route(
