@@ -50,7 +50,7 @@ from .s3 import open_bucket
 log = get_logger("element")
 
 SETTLE_EVERY_S = 2.0
-EXPIRE_UPLOADS_EVERY_S = 60.0
+EXPIRE_UPLOADS_EVERY_S = 10.0
 CHECK_ROOT_EVERY_S = 0.5
 
 
@@ -222,8 +222,11 @@ class StoreParts:
 
 
 async def _expire_uploads(uploads: Uploads, rows: Rows) -> None:
-    """By the clock of this element and by PostgreSQL's: one wrong clock removes nothing."""
-    await uploads.expire(await rows.agreed_now(uploads.store.clock))
+    """By the clock of this element and by PostgreSQL's: one wrong clock removes nothing. PostgreSQL is asked only when
+    something is due."""
+    uploads.release_idle()
+    if uploads.is_any_due(uploads.store.clock.now()):
+        await uploads.expire(await rows.agreed_now(uploads.store.clock))
 
 
 class RootWatch:

@@ -220,14 +220,21 @@ class Uploads:
         async with self.hold(upload):
             await self._remove(upload)
 
+    def release_idle(self) -> None:
+        """Give back the space of uploads without a request for RESERVED_FOR_S."""
+        idle_since_s = self.store.clock.monotonic_s() - RESERVED_FOR_S
+        for upload in self._by_id.values():
+            if upload.used_s < idle_since_s and not upload.lock.locked():
+                upload.reservation.release()
+
+    def is_any_due(self, now: datetime) -> bool:
+        return any(parse_rfc3339(upload.record.expires_at) <= now for upload in self._by_id.values())
+
     async def expire(self, now: datetime) -> None:
         """One round. `now` is the earlier of two clocks (`Rows.agreed_now`)."""
-        idle_since_s = self.store.clock.monotonic_s() - RESERVED_FOR_S
         for upload in list(self._by_id.values()):
             if upload.lock.locked() or upload.id not in self._by_id or self.store.disk_health.failure is not None:
                 continue
-            if upload.used_s < idle_since_s:
-                upload.reservation.release()
             if parse_rfc3339(upload.record.expires_at) <= now:
                 async with self.hold(upload):
                     await self._remove(upload)

@@ -139,7 +139,7 @@ async def test_missing_bytes_are_reserved_and_given_back(place: Place, tmp_path:
         await send(uploads, upload, bytes(1000))
         assert (store.space.in_flight_bytes, store.space.staged_bytes) == ((1 << 20) - 1000, 1000)
         upload.used_s -= unfinished.RESERVED_FOR_S + 1
-        await uploads.expire(datetime.now(UTC))
+        uploads.release_idle()
         assert store.space.in_flight_bytes == 0, "not for a client that is silent for an hour"
         await send(uploads, upload, b"x")
         assert store.space.in_flight_bytes == (1 << 20) - 1001
@@ -152,6 +152,7 @@ async def test_an_upload_expires_and_a_damaged_record_stays(place: Place, tmp_pa
     async with opened_at(tmp_path / "root", place) as store:
         uploads = loaded(store)
         upload, kept = await begin(uploads, 10), await begin(uploads, 10)
+        assert not uploads.is_any_due(datetime.now(UTC) + timedelta(seconds=TTL_S - 60))
         await uploads.expire(datetime.now(UTC) + timedelta(seconds=TTL_S - 60))
         assert uploads.unfinished == 2
         await uploads.remove(kept)
