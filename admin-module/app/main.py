@@ -10,7 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
-from .api import accounts, audit, changes, client_ids, elements, keys, sagas, token
+from .api import accounts, audit, changes, client_ids, elements, keys, links, sagas, token
 from .core.config import Settings
 from .jobs import open_with_jobs
 
@@ -22,7 +22,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         open_context=partial(open_with_jobs, settings),
         routers=[keys.router(), accounts.router(), elements.router(), sagas.router(), audit.router()],
-        data_routes=[*token.ROUTES, *sagas.ROUTES, *client_ids.ROUTES, *changes.ROUTES],
+        data_routes=[*token.ROUTES, *links.ROUTES, *sagas.ROUTES, *client_ids.ROUTES, *changes.ROUTES],
     )
 
 

@@ -10,7 +10,7 @@ from artstore.config import load_settings
 from artstore.contracts.tokens import Audience
 from artstore.service import build_app, serve
 
-from .api.files import ROUTES
+from .api import files, links
 from .core.config import Settings
 from .core.context import open_context
 
@@ -21,7 +21,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="ArtStore query",
         settings=settings,
         open_context=partial(open_context, settings),
-        data_routes=ROUTES,
+        data_routes=[*files.ROUTES, *links.ROUTES],
     )
 
 

@@ -212,6 +212,21 @@ class ModuleSettings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClie
     """Settings of every module but admin."""
 
 
+class PublicUrlSettings(BaseSettings):
+    """For a service whose answers name an address that clients reach."""
+
+    model_config = BEHAVIOUR
+
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")] | None = None
+    """Address at which clients reach the system, such as `https://files.example.org`: signed links begin with it, and
+    `/.well-known/oauth-authorization-server` names it. Without it the address that the request names is used."""
+
+    @field_validator("public_url")
+    @classmethod
+    def _without_slash(cls, value: str | None) -> str | None:
+        return value.rstrip("/") if value else value
+
+
 class DiscoverySettings(BaseSettings):
     """The registry of elements, while neither Redis nor admin answers."""
 

@@ -138,6 +138,19 @@ class Forbidden(ArtStoreError):
     remedy = "Use an account with the permission that `detail` names, or have its role changed."
 
 
+class LinkRefused(ArtStoreError):
+    """A signed link has expired, was revoked, or was not signed by this system."""
+
+    status, code, title = 403, "link_refused", "Link not valid"
+    remedy = "Ask the program that gave you the link for a new one."
+    link: Any = None
+    """For the audit log: what a link was for that was valid once. The answer does not say it."""
+
+    def of(self, link: object) -> LinkRefused:
+        self.link = link
+        return self
+
+
 class NotFound(ArtStoreError):
     """The file, account, element, saga or path does not exist."""
 

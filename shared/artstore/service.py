@@ -191,7 +191,9 @@ def _check_listed(audience: Audience, router: APIRouter) -> None:
 def _plain_route(audience: Audience, routes: Sequence[DataRoute]) -> PlainRoute:
     """One route per path, so that the answer to a wrong method lists all methods in Allow."""
     by_method = {
-        method: PlainHandler(route.handler, permission_for(audience, method, route.path), route.honours, route.transfer)
+        method: PlainHandler(
+            route.handler, permission_for(audience, method, route.path), route.honours, route.transfer, route.admit
+        )
         for route in routes
         for method in route.methods
     }

@@ -312,7 +312,7 @@ def test_only_these_endpoints_are_open_to_everybody() -> None:
         "GET /.well-known/jwks.json",
     }
     api = {name for table in ENDPOINTS.values() for name, needed in table.items() if needed is None and "/api/" in name}
-    assert api == {"POST /api/auth/token"}
+    assert api == {"POST /api/auth/token", "GET /api/links/{link}", "HEAD /api/links/{link}"}
 
 
 async def test_a_cancelled_request_is_not_swallowed() -> None:

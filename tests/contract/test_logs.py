@@ -37,11 +37,16 @@ def sent(system: System, client: httpx.Client) -> set[str]:
         httpx.get(f"{url}/api/{token}", headers={"cookie": f"session={wrong}"})
     uploaded = client.post(f"{system.url('ingester')}/api/files/upload?filename=a", content=b"a")
     client.get(f"{system.url('query')}/api/files/{uploaded.json()['file_id']}/content")
+    made = client.post(f"{system.url('query')}/api/files/{uploaded.json()['file_id']}/links", json={"ttl_s": 60})
+    url = made.json()["url"]
+    link = url.rpartition("/")[2]
+    for followed in (url, f"{url}x", f"{url}/x", f"{url}?x"):
+        httpx.get(followed)
     accounts = client.get(f"{admin}/api/service-accounts?limit=1000").json()["items"]
     account_id = next(one["id"] for one in accounts if one["client_id"] == account["client_id"])
     rotated = client.post(f"{admin}/api/service-accounts/{account_id}/rotate-secret", json={}).json()
     client.post(f"{admin}/api/service-accounts", json={"client_secret": wrong})
-    return {account["client_secret"], rotated["client_secret"], token, wrong}
+    return {account["client_secret"], rotated["client_secret"], token, wrong, link}
 
 
 def test_no_log_holds_a_secret(system: System, sent: set[str]) -> None:

@@ -154,7 +154,7 @@ async def change(request: Request, account_id: UUID, wanted: AccountChange) -> R
             await stored.check_an_admin_remains(conn, account_id)
         await stored.update_account(conn, after)
         if revokes_tokens(before, after):
-            await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
+            await revoke_account(conn, account_id, context.clock.unix_s())
         was, became = _shown(before), _shown(after)
         changed = {name: [was[name], became[name]] for name in became if was[name] != became[name]}
         await context.auditor.record(conn, _event(request, "account:update", after, {"changed": changed}))
@@ -170,7 +170,7 @@ async def delete(request: Request, account_id: UUID) -> Response:
         if account.role is Role.ADMIN:
             await stored.check_an_admin_remains(conn, account_id)
         await stored.delete_account(conn, account_id)
-        await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
+        await revoke_account(conn, account_id, context.clock.unix_s())
         await context.auditor.record(conn, _event(request, "account:delete", account, _shown(account)))
     await context.keyring.changed()
     return Response(status_code=204)
@@ -193,7 +193,7 @@ async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRota
         )
         await stored.update_account(conn, account)
         if not grace_s:
-            await revoke_account(conn, account_id, context.clock.unix_s(), context.settings.access_token_lifetime_s)
+            await revoke_account(conn, account_id, context.clock.unix_s())
         await context.auditor.record(conn, _event(request, "account:rotate-secret", account, {"grace_s": grace_s}))
     if not grace_s:
         await context.keyring.changed()

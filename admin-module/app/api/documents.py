@@ -55,7 +55,8 @@ _KEY = component(
         }
     ),
 )
-KEYS = page("SigningKeyPage", _KEY)
+_LINK_KEY = object_schema({"kid": TEXT_SCHEMA, "since": _TIME})
+KEYS = page("SigningKeyPage", _KEY, link_key={"oneOf": [_LINK_KEY, {"type": "null"}]})
 JWKS = object_schema({"keys": {"type": "array", "items": {"type": "object"}}})
 
 SAGAS = page("SagaPage", SAGA)

@@ -13,10 +13,11 @@ from artstore.auth.guard import new_router
 from artstore.clock import rfc3339
 from artstore.contracts.tokens import Audience
 from artstore.errors import DATABASE, Unavailable
-from artstore.http.json import JsonResponse, page
+from artstore.http.json import JsonResponse
 from artstore.http.openapi import described
 
 from ..core.context import Context, context_of
+from ..identity.keyring import KeyKind
 from .documents import JWKS, KEYS
 
 JWKS_MAX_AGE_S = 15
@@ -37,7 +38,7 @@ def router() -> APIRouter:
     routes.post(
         "/api/auth/keys/rotate",
         tags=["keys"],
-        summary="Rotate now; the old key still verifies for its grace period",
+        summary="Rotate now: the old key of tokens still verifies for its grace period, all links end",
         **described("rotate_keys", KEYS),
     )(rotate)
     routes.post(
@@ -60,9 +61,10 @@ async def list_keys(request: Request) -> Response:
     return _listed(context_of(request))
 
 
-async def rotate(request: Request) -> Response:
+async def rotate(request: Request, kind: KeyKind | None = None) -> Response:
+    """Without `kind` both the key of tokens and the key of links."""
     context = context_of(request)
-    await context.keyring.rotate_now(principal_of(request).subject)
+    await context.keyring.rotate_now(tuple(KeyKind) if kind is None else (kind,), principal_of(request).subject)
     return _listed(context)
 
 
@@ -78,4 +80,6 @@ def _listed(context: Context) -> Response:
         {"kid": key.kid, "state": key.state.value, "since": rfc3339(key.since), "bits": key.public_key.key_size}
         for key in context.keyring.keys
     ]
-    return page(items, None)
+    link_key = context.keyring.link_key
+    links = None if link_key is None else {"kid": link_key.kid, "since": rfc3339(link_key.since)}
+    return JsonResponse({"items": items, "next_cursor": None, "link_key": links})

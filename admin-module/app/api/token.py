@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
@@ -13,11 +12,12 @@ from starlette.responses import Response
 from artstore.audit.access_denied import record_refused_login
 from artstore.contracts.schemas import component
 from artstore.contracts.tokens import INTERNAL_WRITES, Permission
-from artstore.errors import ArtStoreError, InvalidScope, Malformed, Unavailable
+from artstore.errors import ArtStoreError, InvalidScope, Unavailable
 from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import PROBLEM_RESPONSE, REQUEST_ID, TEXT_SCHEMA, answer, object_schema, operation
+from artstore.http.origin import origin_of
 from artstore.http.problems import problem_response
 from artstore.limits.gate import TOKEN_PATH, Limits
 
@@ -40,7 +40,6 @@ MAX_BODY_BYTES = 8192
 MAX_NAME_CHARS = 128
 """Longest client_id written to the audit log, since callers can send any text."""
 SCOPES = sorted(permission.value for permission in frozenset(Permission) - INTERNAL_WRITES)
-_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
 
@@ -74,7 +73,7 @@ async def give_token(request: Request) -> Response:
 async def show_metadata(request: Request) -> Response:
     """RFC 8414. `issuer` is an address, as the RFC demands, although the tokens' `iss` is a name: a client looks at no
     token, and the modules that verify tokens know the name."""
-    base = context_of(request).settings.public_url or _origin_of(request)
+    base = origin_of(request, context_of(request).settings.public_url)
     metadata = {
         "issuer": base,
         "token_endpoint": f"{base}{TOKEN_PATH}",
@@ -85,14 +84,6 @@ async def show_metadata(request: Request) -> Response:
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
     }
     return JsonResponse(metadata, headers={"cache-control": "no-cache"})
-
-
-def _origin_of(request: Request) -> str:
-    """The address at which the client sees this service, as far as the request names it."""
-    host = request.headers.get("host", "")
-    if not _HOST.fullmatch(host):
-        raise Malformed("Host must be a name or an address, with or without a port")
-    return f"{request.url.scheme}://{host}"
 
 
 def _authorization(request: Request) -> str | None:

@@ -11,7 +11,14 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
-from artstore.config import BEHAVIOUR, DatabaseSettings, RedisSettings, Seconds, ServiceSettings
+from artstore.config import (
+    BEHAVIOUR,
+    DatabaseSettings,
+    PublicUrlSettings,
+    RedisSettings,
+    Seconds,
+    ServiceSettings,
+)
 from artstore.contracts.elements import AWAY_AFTER_S
 from artstore.contracts.tokens import EXPIRES_IN_S
 from artstore.safe_secrets import check_private
@@ -47,7 +54,7 @@ class SchemaSettings(BaseSettings):
         return value
 
 
-class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings):
+class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings, PublicUrlSettings):
     """Environment names are the field names in upper case."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -57,9 +64,6 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
     secret_hash_key: SecretStr
     """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes
     invalid."""
-    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")] | None = None
-    """Address at which clients reach admin, such as `https://files.example.org`: named in
-    `/.well-known/oauth-authorization-server`. Without it the address that the request names is used."""
     bootstrap_accounts_file: Path | None = None
     """JSON list of accounts that are created at the start if their client_id is missing."""
     signing_key_rotate_every_s: Seconds = 24 * 3600
@@ -96,11 +100,6 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
             read_first_accounts(value)
             check_private(value, "BOOTSTRAP_ACCOUNTS_FILE")
         return value
-
-    @field_validator("public_url")
-    @classmethod
-    def _without_slash(cls, value: str | None) -> str | None:
-        return value.rstrip("/") if value else value
 
     @field_validator("key_encryption_key", "secret_hash_key")
     @classmethod

@@ -63,6 +63,11 @@ _BY_CLIENT_IDS = text(
     LEFT JOIN revocations ON kind = 'account' AND revocations.name = CAST(account_id AS text)
     WHERE client_id = ANY(CAST(:client_ids AS text[]))"""
 )
+_BY_ID_REVOKED = text(
+    f"""SELECT {_COLUMNS}, void_through FROM accounts
+    LEFT JOIN revocations ON kind = 'account' AND revocations.name = CAST(account_id AS text)
+    WHERE account_id = CAST(:account_id AS uuid)"""
+)
 _BY_ID = text(f"SELECT {_COLUMNS} FROM accounts WHERE account_id = :account_id")
 _BY_ID_LOCKED = text(f"SELECT {_COLUMNS} FROM accounts WHERE account_id = :account_id FOR UPDATE")
 _PAGE = text(
@@ -96,6 +101,12 @@ async def find_accounts(conn: AsyncConnection, client_ids: Sequence[str]) -> dic
     """By client_id. Unknown ones are missing from the result."""
     rows = await conn.execute(_BY_CLIENT_IDS, {"client_ids": list(client_ids)})
     return {account.client_id: account for account in map(_account, rows.mappings())}
+
+
+async def find_account(conn: AsyncConnection, account_id: str) -> Account | None:
+    """With `void_through`. `account_id` must be a UUID."""
+    row = (await conn.execute(_BY_ID_REVOKED, {"account_id": account_id})).mappings().first()
+    return None if row is None else _account(row)
 
 
 async def load_account(conn: AsyncConnection, account_id: UUID, *, for_update: bool = False) -> Account:

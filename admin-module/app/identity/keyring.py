@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+from collections.abc import Collection
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from redis.asyncio import Redis
@@ -21,12 +23,18 @@ from artstore.tasks import OutageLog
 
 from ..audit.chain import Auditor
 from ..core.redis import announce_key_change, store_jwks
+from .links import LinkKey, load_link_key, rotate_link_key
 from .revocations import load_revocations, revoke_key
 from .rotation import KeyState, Plan, Schedule
 from .secrets import KeyCipher
 from .signing import Signer, StoredKey, jwks, load_keys, make_keys, rotate, summary, to_signer
 
 log = get_logger("admin.keyring")
+
+
+class KeyKind(enum.StrEnum):
+    TOKENS = "tokens"
+    LINKS = "links"
 
 
 class Keyring:
@@ -50,7 +58,8 @@ class Keyring:
         self._prepared_keys: list[RSAPrivateKey] = []
         self._loading = asyncio.Lock()
         self._loaded_s = float("-inf")
-        self.jwks = jwks([], self._revoked)
+        self._link_key: LinkKey | None = None
+        self.jwks = jwks([], {}, self._revoked)
 
     def signer(self) -> Signer:
         """The active key. Raises Unavailable before the first load."""
@@ -61,6 +70,10 @@ class Keyring:
     @property
     def keys(self) -> list[StoredKey]:
         return list(self._keys.values())
+
+    @property
+    def link_key(self) -> LinkKey | None:
+        return self._link_key
 
     async def find(self, kid: str) -> RSAPublicKey | None:
         """An unknown kid may come from another admin's rotation, so it causes a reload, at most one per
@@ -85,17 +98,24 @@ class Keyring:
     async def keep(self) -> None:
         """The periodic task: rotate due keys, load, publish."""
         due = await self.rotate_due(force=False, by=None)
-        await (self.refresh() if due.empty else self.changed())
+        made = self._link_key is None and await self._rotate_link_key(force=False, by=None)
+        await (self.refresh() if due.empty and not made else self.changed())
 
-    async def rotate_now(self, by: str) -> None:
-        """Rotate for an operator. Tokens of the old key stay valid for its grace period."""
-        await self.rotate_due(force=True, by=by)
+    async def rotate_now(self, kinds: Collection[KeyKind], by: str) -> None:
+        """Rotate for an operator. Tokens of the old key stay valid for its grace period; links do not."""
+        if KeyKind.TOKENS in kinds:
+            await self.rotate_due(force=True, by=by)
+        if KeyKind.LINKS in kinds:
+            await self._rotate_link_key(force=True, by=by)
         await self.changed()
 
     async def revoke(self, kid: str, by: str) -> None:
         """Emergency: revoke the key's tokens at once on all services; the next key signs from now on. Raises
         NotFound."""
-        await self.rotate_due(revoke=kid, by=by)
+        if self._link_key is not None and kid == self._link_key.kid:
+            await self._rotate_link_key(force=True, by=by)
+        else:
+            await self.rotate_due(revoke=kid, by=by)
         await self.changed()
 
     async def changed(self) -> None:
@@ -139,16 +159,26 @@ class Keyring:
                 return due
             self._prepared_keys += await make_keys(missing)
 
+    async def _rotate_link_key(self, *, force: bool, by: str | None) -> bool:
+        async with self._database.begin() as conn:
+            metadata = await rotate_link_key(conn, self._cipher, force=force)
+            if metadata is not None:
+                event = Event("key:rotate", by or ISSUER, metadata["active"], metadata=metadata)
+                await self._auditor.record(conn, event)
+        return metadata is not None
+
     async def _load(self) -> None:
         async with self._database.begin() as conn:
             stored, revoked = await load_keys(conn), await load_revocations(conn)
+            self._link_key = await load_link_key(conn, self._cipher)
         self._loaded_s = self._clock.monotonic_s()
         active = next((key for key in stored if key.state is KeyState.ACTIVE), None)
         if active is not None and (self._signer is None or self._signer.kid != active.kid):
             self._signer = to_signer(active, self._cipher)
         self._keys = {key.kid: key for key in stored}
         self._revoked = revoked
-        self.jwks = jwks(stored, revoked)
+        links = {} if self._link_key is None else {self._link_key.kid: self._link_key.public_key}
+        self.jwks = jwks(stored, links, revoked)
 
     async def _publish(self) -> None:
         """Stores a signed copy in Redis for verifiers that cannot reach admin. The next round retries after a

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.auth.revocations import Revocations
+from artstore.contracts.tokens import MAX_LINK_S
 
 from .accounts import Account
 
@@ -44,9 +45,9 @@ def revokes_tokens(before: Account, after: Account) -> bool:
     return suspended or sooner or other
 
 
-async def revoke_account(conn: AsyncConnection, account_id: UUID, now_s: float, token_lifetime_s: float) -> None:
-    """Revokes every token issued to the account until now."""
-    kept = timedelta(seconds=token_lifetime_s) + CLOCKS_DIFFER
+async def revoke_account(conn: AsyncConnection, account_id: UUID, now_s: float) -> None:
+    """Revokes every token issued to the account until now, and every link."""
+    kept = timedelta(seconds=MAX_LINK_S) + CLOCKS_DIFFER
     await conn.execute(_REVOKE, {"kind": "account", "name": str(account_id), "void_through": int(now_s), "kept": kept})
 
 
@@ -62,7 +63,7 @@ async def load_revocations(conn: AsyncConnection) -> Revocations:
 
 
 async def forget_revocations(conn: AsyncConnection, now: datetime) -> None:
-    """Delete revocations whose tokens have all expired by PostgreSQL's clock and ours: one wrong clock makes
+    """Delete revocations whose tokens and links have all expired by PostgreSQL's clock and ours: one wrong clock makes
     no token valid."""
     await conn.execute(_FORGET, {"now": now})
 

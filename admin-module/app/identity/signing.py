@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.auth.keys import base64url, thumbprint, to_jwk
+from artstore.auth.keys import LINKS, base64url, thumbprint, to_jwk, to_link_jwk
 from artstore.auth.revocations import MEMBER, Revocations
 from artstore.contracts.tokens import ALGORITHM, TOKEN_TYPE
 from artstore.errors import NotFound
@@ -43,7 +44,9 @@ ROTATION_LOCK = 0x6172_7473_0002
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 _NOW = text("SELECT now()")
-_ALL = text("SELECT kid, state, since, public_key, private_sealed FROM signing_keys ORDER BY since, kid")
+_ALL = text(
+    "SELECT kid, state, since, public_key, private_sealed FROM signing_keys WHERE state <> 'links' ORDER BY since, kid"
+)
 _INSERT = text(
     """INSERT INTO signing_keys (kid, state, since, public_key, private_sealed)
     VALUES (:kid, :state, now(), :public_key, :private_sealed)"""
@@ -130,9 +133,15 @@ def to_signer(key: StoredKey, cipher: KeyCipher) -> Signer:
     return Signer(key.kid, private_key, base64url(header).encode())
 
 
-def jwks(keys: Iterable[StoredKey], revoked: Revocations) -> bytes:
-    """RFC 7517: the keys that sign, have signed or will sign; and the revocations (auth/revocations.py)."""
-    return orjson.dumps({"keys": [to_jwk(key.kid, key.public_key) for key in keys], MEMBER: revoked.members()})
+def jwks(keys: Iterable[StoredKey], links: Mapping[str, Ed25519PublicKey], revoked: Revocations) -> bytes:
+    """RFC 7517: the keys that sign, have signed or will sign; those of links; and the revocations (auth/revocations.py)."""
+    return orjson.dumps(
+        {
+            "keys": [to_jwk(key.kid, key.public_key) for key in keys],
+            LINKS: [to_link_jwk(kid, key) for kid, key in links.items()],
+            MEMBER: revoked.members(),
+        }
+    )
 
 
 def summary(due: Plan) -> dict[str, Any]:

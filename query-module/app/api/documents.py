@@ -1,10 +1,11 @@
-"""The OpenAPI operations of the routes in `files.py`."""
+"""The OpenAPI operations of the routes in `files.py` and `links.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD, component, page
+from artstore.contracts.tokens import MAX_LINK_S
 from artstore.http.lists import DEFAULT_LIMIT, MAX_LIMIT
 from artstore.http.openapi import (
     BYTES_CONTENT,
@@ -137,26 +138,59 @@ _CONDITIONS = [
     header("If-Modified-Since", "304 when not changed since; ignored beside If-None-Match"),
     header("If-Unmodified-Since", "412 when changed since; ignored beside If-Match"),
 ]
+_CONTENT_PARAMETERS = [
+    header("Range", "One range of bytes; several, or a malformed one, are ignored"),
+    header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
+    *_CONDITIONS,
+]
+_CONTENT_ANSWERS = {
+    "200": {**answer("The file", headers=_HEADERS), "content": BYTES_CONTENT},
+    "206": {**answer("The range", headers=_HEADERS), "content": BYTES_CONTENT},
+    "304": answer("Not changed", headers=_HEADERS),
+}
+_HEAD_ANSWERS = {
+    "200": answer("As GET, without the body", headers=_HEADERS),
+    "304": answer("Not changed", headers=_HEADERS),
+}
 GET_CONTENT = operation(
     operation_id="get_content",
     summary="A file's bytes, whole or one range; the strong ETag is the checksum",
-    parameters=[
-        header("Range", "One range of bytes; several, or a malformed one, are ignored"),
-        header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
-        *_CONDITIONS,
-    ],
-    responses={
-        "200": {**answer("The file", headers=_HEADERS), "content": BYTES_CONTENT},
-        "206": {**answer("The range", headers=_HEADERS), "content": BYTES_CONTENT},
-        "304": answer("Not changed", headers=_HEADERS),
-    },
+    parameters=_CONTENT_PARAMETERS,
+    responses=_CONTENT_ANSWERS,
 )
 HEAD_CONTENT = operation(
     operation_id="head_content",
     summary="The headers of the file's bytes",
     parameters=_CONDITIONS,
-    responses={
-        "200": answer("As GET, without the body", headers=_HEADERS),
-        "304": answer("Not changed", headers=_HEADERS),
-    },
+    responses=_HEAD_ANSWERS,
+)
+
+_LINK_REQUEST = component(
+    "LinkRequest",
+    object_schema(
+        {},
+        {
+            "ttl_s": _integer(1, MAX_LINK_S, 3600),
+            "disposition": {"type": "string", "enum": ["attachment", "inline"], "default": "attachment"},
+        },
+    ),
+)
+_LINK = component("Link", object_schema({"url": {"type": "string", "format": "uri"}, "expires_at": _TIME}))
+MAKE_LINK = operation(
+    operation_id="make_link",
+    summary="A link that reads the file's bytes without a token, until it expires",
+    body={"application/json": _LINK_REQUEST},
+    responses={"201": answer("The link", _LINK, headers=_HEADERS)},
+)
+GET_LINK = operation(
+    operation_id="read_link",
+    summary="A file's bytes by a signed link, without a token; as a download in all else",
+    parameters=_CONTENT_PARAMETERS,
+    responses=_CONTENT_ANSWERS,
+)
+HEAD_LINK = operation(
+    operation_id="head_link",
+    summary="The headers of the file's bytes by a signed link",
+    parameters=_CONDITIONS,
+    responses=_HEAD_ANSWERS,
 )

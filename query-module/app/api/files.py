@@ -60,15 +60,20 @@ async def get_file(request: Request) -> Response:
 
 
 async def get_content(request: Request) -> Response:
+    return (await read_content(request, file_id_of(request)))[1]
+
+
+async def read_content(request: Request, file_id: str) -> tuple[Found, Response]:
+    """The answer to a download, whatever allows it."""
     context = context_of(request)
     try:
         conditions = conditions_in(request.scope["headers"])
-        found, answer = await context.content.answer(file_id_of(request), request.method, conditions)
+        found, answer = await context.content.answer(file_id, request.method, conditions)
     except ArtStoreError as error:  # Content counts downloads whose answer has begun
         context.files.operations.labels("download", error.code).inc()
         raise
     answer.raw_headers += _origin(found)
-    return answer
+    return found, answer
 
 
 async def list_files(request: Request) -> Response:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from artstore.auth.client import open_account
 from artstore.auth.tokens import TokenVerifier
-from artstore.auth.verifier import open_verifier
+from artstore.auth.verifier import open_keys
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
 from artstore.discovery import Discovery
@@ -21,6 +21,7 @@ from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
+from ..links import Links
 from ..reading.attributes import AttributesLevel
 from ..reading.catalog import CatalogLevel
 from ..reading.content import Content
@@ -46,6 +47,7 @@ class Context:
     discovery: Discovery
     files: FileMetrics
     feed: Feed
+    links: Links
 
 
 def context_of(request: Request) -> Context:
@@ -65,7 +67,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             open_peers(breakers, open_account(settings, runtime, breakers, required=True))
         )
         admin = peers.to(ADMIN, settings.admin_url)
-        verifier = open_verifier(runtime, settings, Audience.QUERY, admin, redis)
+        keys = open_keys(runtime, settings, admin, redis)
         discovery = Discovery(
             runtime,
             redis,
@@ -110,4 +112,14 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", POLL_INTERVAL_S, feed.poll)
-        yield Context(verifier, database, lookup, invalidation, content, discovery, runtime.files, feed)
+        yield Context(
+            TokenVerifier(keys, Audience.QUERY, runtime.clock),
+            database,
+            lookup,
+            invalidation,
+            content,
+            discovery,
+            runtime.files,
+            feed,
+            Links(keys, admin, runtime.audit, runtime.clock, settings.public_url),
+        )

@@ -19,6 +19,8 @@ _ACCEPT_RANGES = (b"accept-ranges", b"bytes")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 """Shared by the heads of all files, which stay in memory."""
 
+_DISPOSITION = b"content-disposition"
+_SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|application/pdf|text/plain|audio/[^;]+|video/[^;]+)(;|$)")
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
@@ -30,6 +32,15 @@ def content_disposition(filename: str) -> str:
     approximation = _UNSAFE_IN_QUOTES.sub("_", filename)
     exact = quote(filename.encode(errors="replace"), safe=_ATTR_CHAR)
     return f"attachment; filename=\"{approximation}\"; filename*=UTF-8''{exact}"
+
+
+def as_inline(fields: list[tuple[bytes, bytes]], content_type: str) -> list[tuple[bytes, bytes]]:
+    """The headers with `inline` for `attachment`, if a browser may show the type: HTML, SVG and the like run scripts."""
+    if not _SHOWN.match(content_type):
+        return fields
+    return [
+        (name, value.replace(b"attachment", b"inline", 1) if name == _DISPOSITION else value) for name, value in fields
+    ]
 
 
 def repr_digest(checksum: str) -> str:

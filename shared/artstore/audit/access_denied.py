@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from artstore.audit.event import Event
 from artstore.audit.writer import AuditWriter
 from artstore.auth.tokens import Principal
-from artstore.errors import ArtStoreError
+from artstore.errors import ArtStoreError, LinkRefused
 from artstore.limits.gate import Limits
 from artstore.logs import request_id
 
@@ -40,6 +40,13 @@ async def record_refused_login(
     metadata = _metadata(connection, error, reason, client_id)
     event = Event(LOGIN, account_id or UNKNOWN, account_id or client_id, "denied", metadata)
     await _record(connection, event, " ".join(filter(None, (account_id, _address(connection)))))
+
+
+async def record_denied_link(connection: HTTPConnection, error: LinkRefused) -> None:
+    """The link itself, a secret, is not recorded. Aggregated by address, apart from other denials."""
+    user_id, resource = (UNKNOWN, UNKNOWN) if error.link is None else (error.link.account, error.link.file_id)
+    event = Event("link:use", user_id, resource, "denied", _metadata(connection, error, error.detail, None))
+    await _record(connection, event, f"link {_address(connection)}")
 
 
 def _metadata(connection: HTTPConnection, error: ArtStoreError, reason: str, client_id: str | None) -> dict[str, Any]:

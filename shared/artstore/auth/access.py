@@ -29,6 +29,7 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/auth/token": None,
         "GET /.well-known/jwks.json": None,
         "GET /.well-known/oauth-authorization-server": None,
+        "POST /api/auth/links": P.STORAGE_READ,  # who may read any file at an element may also hand it on
         "GET /api/auth/keys": P.KEYS_READ,
         "POST /api/auth/keys/rotate": P.KEYS_WRITE,
         "POST /api/auth/keys/{kid}/revoke": P.KEYS_WRITE,
@@ -117,6 +118,9 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "GET /api/files/{file_id}": P.FILES_READ,
         "GET /api/files/{file_id}/content": P.FILES_READ,
         "HEAD /api/files/{file_id}/content": P.FILES_READ,
+        "POST /api/files/{file_id}/links": P.FILES_READ,
+        "GET /api/links/{link}": None,
+        "HEAD /api/links/{link}": None,
     },
 }
 

@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 import jwt
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey, RSAPublicNumbers
 from jwt.api_jws import PyJWS
 
 from artstore.atomic_file import replace_file
 from artstore.auth.revocations import Revocations
 from artstore.clock import Clock
-from artstore.contracts.tokens import ALGORITHM, EXPIRES_IN_S
+from artstore.contracts.tokens import ALGORITHM, MAX_LINK_S
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 
@@ -33,8 +34,11 @@ REFETCH_EVERY_S = 10.0
 CHANGE_PAUSE_S = 0.2
 """Pause between a change notice and the refetch: the other admin instances get the notice at the same time
 and need to reload."""
-MAX_LIFETIME_S = 2 * EXPIRES_IN_S
-"""Upper bound of a token's lifetime: older revocations of accounts are dropped."""
+MAX_LIFETIME_S = MAX_LINK_S + 3600
+"""Upper bound of the lifetime of tokens and links: older revocations of accounts are dropped."""
+LINKS = "links"
+"""The member of the JWKS document with the keys that verify links, as JWKs of RFC 8037. It is not in `keys`, because they
+sign no token."""
 MIN_KEY_BITS = 2048
 MAX_KEYS = 16
 COPY_TYPE = "artstore-jwks"
@@ -83,6 +87,17 @@ def parse_jwks(document: bytes) -> dict[str, RSAPublicKey]:
     return keys
 
 
+def parse_link_keys(document: bytes) -> dict[str, Ed25519PublicKey]:
+    """The keys of LINKS by `kid`. Raises ValueError, KeyError or TypeError for a malformed one."""
+    listed = orjson.loads(document).get(LINKS, [])
+    return {jwk["kid"]: Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"])) for jwk in listed[:MAX_KEYS]}
+
+
+def to_link_jwk(kid: str, key: Ed25519PublicKey) -> dict[str, str]:
+    """RFC 8037 §2."""
+    return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "kid": kid, "x": base64url(key.public_bytes_raw())}
+
+
 def _from_jwk(jwk: Any) -> RSAPublicKey | None:
     try:
         if (jwk["kty"], jwk.get("alg", "RS256"), jwk.get("use", "sig")) != ("RSA", "RS256", "sig"):
@@ -104,16 +119,23 @@ class RemoteKeys:
     ) -> None:
         self._sources, self._file, self._clock, self._signed_copy = sources, file, clock, signed_copy
         self._keys: dict[str, RSAPublicKey] = {}
+        self._link_keys: dict[str, Ed25519PublicKey] = {}
         self._revoked = Revocations()
         self._tried_s = float("-inf")
         self._refetch: asyncio.Task[None] | None = None
 
     async def find(self, kid: str) -> RSAPublicKey | None:
-        if kid not in self._keys and self._clock.monotonic_s() - self._tried_s >= REFETCH_EVERY_S:
-            await self._shared_refetch()
-        elif kid not in self._keys and self._refetch is not None:
-            await asyncio.shield(self._refetch)
+        if kid not in self._keys:
+            await self._refetch_if_due()
         return self._keys.get(kid)
+
+    async def find_link_key(self, kid: str) -> Ed25519PublicKey | None:
+        if kid not in self._link_keys:
+            await self._refetch_if_due()
+        return self._link_keys.get(kid)
+
+    def is_link_revoked(self, kid: str, account: str, issued_at_s: int) -> bool:
+        return kid not in self._link_keys or self._revoked.covers(kid, account, issued_at_s)
 
     def valid(self, kid: str, subject: str, issued_at_s: float) -> bool:
         return kid in self._keys and not self._revoked.covers(kid, subject, issued_at_s)
@@ -134,6 +156,12 @@ class RemoteKeys:
             await self._shared_refetch()
         if not self._keys:
             raise ConnectionError("no signing keys are known yet")
+
+    async def _refetch_if_due(self) -> None:
+        if self._clock.monotonic_s() - self._tried_s >= REFETCH_EVERY_S:
+            await self._shared_refetch()
+        elif self._refetch is not None:
+            await asyncio.shield(self._refetch)
 
     async def _shared_refetch(self) -> None:
         if self._refetch is None:
@@ -170,10 +198,10 @@ class RemoteKeys:
 
     def _adopt(self, source: str, document: bytes) -> bool:
         try:
-            keys = parse_jwks(document)
+            keys, link_keys = parse_jwks(document), parse_link_keys(document)
             self._revoked.take(document, self._clock.unix_s() - MAX_LIFETIME_S)
-        except (ValueError, AttributeError, TypeError):
-            keys = {}
+        except (ValueError, AttributeError, TypeError, KeyError):
+            keys, link_keys = {}, {}
         keys = {kid: key for kid, key in keys.items() if kid not in self._revoked.keys}
         if not keys:
             log.warning("signing keys unusable", source=source)
@@ -181,6 +209,7 @@ class RemoteKeys:
         if keys.keys() != self._keys.keys():
             log.info("signing keys adopted", source=source, kids=sorted(keys))
         self._keys = keys
+        self._link_keys = {kid: key for kid, key in link_keys.items() if kid not in self._revoked.keys}
         return True
 
     def _save(self, document: bytes) -> None:
@@ -202,7 +231,11 @@ def _uint(value: int) -> str:
 
 
 def _int(text: str) -> int:
-    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
+    return int.from_bytes(_bytes(text), "big")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def sign_jwks(document: bytes, kid: str, key: RSAPrivateKey) -> bytes:

@@ -25,7 +25,11 @@ LISTEN_PAUSE_S = 1.0
 def open_verifier(
     runtime: Runtime, settings: AdminClientSettings, audience: Audience, admin: Peer, redis: Redis
 ) -> TokenVerifier:
-    """Opens the verifier and adds the health check `signing_keys`, which fails while no key is known."""
+    return TokenVerifier(open_keys(runtime, settings, admin, redis), audience, runtime.clock)
+
+
+def open_keys(runtime: Runtime, settings: AdminClientSettings, admin: Peer, redis: Redis) -> RemoteKeys:
+    """Opens admin's keys and adds the health check `signing_keys`, which fails while no key is known."""
 
     async def from_admin() -> bytes | None:
         try:
@@ -49,4 +53,4 @@ def open_verifier(
         LISTEN_PAUSE_S,
     )
     runtime.health.add("signing_keys", keys.check, timeout_s=2 * FETCH_TIMEOUT_S)
-    return TokenVerifier(keys, audience, runtime.clock)
+    return keys

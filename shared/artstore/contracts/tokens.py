@@ -58,6 +58,8 @@ class Permission(enum.StrEnum):
     ELEMENTS_REPORT = "elements:report"
 
 
+MAX_LINK_S = 7 * 24 * 3600
+"""The longest time for which a signed link may be valid."""
 INTERNAL_WRITES = frozenset({Permission.STORAGE_WRITE, Permission.SAGAS_WRITE, Permission.ELEMENTS_REPORT})
 """Files are written only through sagas, so no user role has these, not even ADMIN."""
 

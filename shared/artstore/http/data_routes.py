@@ -15,11 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from artstore.auth.tokens import Principal
 from artstore.contracts.files import canonical_id
 from artstore.contracts.tokens import Permission
 from artstore.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
+Admit = Callable[[Request], Awaitable[Principal]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class DataRoute:
     honours: frozenset[str] = frozenset()
     transfer: bool = False
     """The route carries a file's bytes, so the request counts as one of the account's transfers."""
+    admit: Admit | None = None
+    """Of a public route whose path is the credential: checks it, and returns the account behind it."""
 
 
 def file_id_of(request: Request) -> str:
@@ -51,12 +55,13 @@ def file_id_of(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlainHandler:
-    """A handler with the permission it needs; `honours` and `transfer` as in DataRoute."""
+    """A handler with the permission it needs; `honours`, `transfer` and `admit` as in DataRoute."""
 
     handler: Handler
     needed: Permission | None
     honours: frozenset[str]
     transfer: bool = False
+    admit: Admit | None = None
 
 
 @dataclass(frozen=True, slots=True)

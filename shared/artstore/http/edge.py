@@ -237,13 +237,17 @@ class Edge:
         request = Request(scope, receive, send)
         try:
             # 4. Token, the account's limits, permission, and the headers that the handler would ignore.
-            await authorize(request, found.needed)
+            if found.admit is not None:
+                principal = await found.admit(request)
+            else:
+                await authorize(request, found.needed)
             request_headers.check(scope["method"], scope["headers"], found.honours)
             # 5. The handler.
             if not found.transfer:
                 await exchange.respond(await found.handler(request), receive, send)
                 return
-            principal = principal_of(request)
+            if found.admit is None:
+                principal = principal_of(request)
             self._limits.begin_transfer(principal)
             try:
                 await exchange.respond(await found.handler(request), receive, send)

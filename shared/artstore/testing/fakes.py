@@ -20,6 +20,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from artstore.auth.links import LinkOrder, SignedLink
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import MAKE_ROOT, Capacity, Element, ElementReport, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, NewFile, encode
@@ -144,6 +145,7 @@ class FakeAdmin(Fake):
         return [
             web.post("/api/auth/token", self._token),
             web.get("/.well-known/jwks.json", self._jwks),
+            web.post("/api/auth/links", self._link),
             web.get("/api/storage-elements", self._list),
             web.post("/api/storage-elements/{element_id}/report", self._report),
             web.post("/api/sagas/uploads", self._begin),
@@ -161,6 +163,12 @@ class FakeAdmin(Fake):
 
     async def _jwks(self, _request: web.Request) -> web.Response:
         return web.Response(body=self.signer.jwks(), content_type="application/json")
+
+    async def _link(self, request: web.Request) -> web.Response:
+        order = msgspec.json.decode(await self._body(request), type=LinkOrder)
+        claims = {"expires_at_ms": order.expires_at_ms, "disposition": order.disposition}
+        link = self.signer.link(order.account, order.file_id, **claims)
+        return _json(SignedLink(link=link, expires_at_ms=order.expires_at_ms), 201)
 
     async def _list(self, _request: web.Request) -> web.Response:
         self.listed += 1

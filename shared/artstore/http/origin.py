@@ -1,0 +1,21 @@
+"""The address at which the client of a request sees this service."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+
+from artstore.errors import Malformed
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
+
+def origin_of(request: Request, public_url: str | None) -> str:
+    """PUBLIC_URL, or else what the request names: only its sender sees the answer. Raises Malformed."""
+    if public_url is not None:
+        return public_url
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        raise Malformed("Host must be a name or an address, with or without a port")
+    return f"{request.url.scheme}://{host}"
