@@ -35,6 +35,21 @@ def download(client: httpx.Client, system: System, file_id: str, **headers: str)
     return client.get(f"{system.url('query')}/api/files/{file_id}/content", headers=headers)
 
 
+def test_a_document_is_found_by_its_words(client: httpx.Client, system: System) -> None:
+    name = f"Договоры_{os.urandom(4).hex()}.pdf"
+    parts: Any = [("tags", (None, '["аренда офиса"]')), ("file", (name, b"x", "application/pdf"))]
+    record = client.post(f"{system.url('ingester')}/api/files/upload", files=parts).json()
+
+    def found(q: str) -> list[Any]:
+        answer = client.get(f"{system.url('query')}/api/files", params={"q": q, "filename": name})
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["items"])
+
+    eventually(lambda: found("договор АРЕНДЫ оф"))
+    assert found("договор АРЕНДЫ оф") == [record]
+    assert found("договор -аренда") == []
+
+
 def test_a_multipart_upload_comes_back_byte_for_byte(client: httpx.Client, system: System) -> None:
     content = os.urandom(200_000)
     answer = client.post(
