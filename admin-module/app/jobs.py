@@ -35,8 +35,9 @@ AWAY_CHECK_EVERY_S = 5.0
 COUNT_EVERY_S = 10.0
 UNDO_ORPHANS_EVERY_S = 60.0
 PURGE_EVERY_S = 60.0
-INDEX_EVERY_S = 0.5
-"""A search by `q` finds a file within about this time after its upload."""
+INDEX_EVERY_S = 1.0
+"""A search by `q` finds a file within about this time after its upload. A longer time costs each upload less CPU, because more
+of them share a batch."""
 
 LOOP_PAUSE_S = 0.02
 """Pause between two rounds of a task that waits for work itself; changes in between share the next round."""
