@@ -23,13 +23,14 @@ FIELD_SCHEMAS: dict[str, Any] = {
         "type": "integer",
         "minimum": 1,
         "maximum": MAX_TTL_DAYS,
+        "examples": [DEFAULT_TTL_DAYS],
         "description": f"with retention=temporary only; {DEFAULT_TTL_DAYS} by default",
     },
 }
 
 QUERY_SCHEMAS: dict[str, Any] = {
     **FIELD_SCHEMAS,
-    "metadata": {"type": "string", "contentMediaType": "application/json", "description": "JSON object"},
+    "metadata": {"type": "string", "description": "JSON object"},
 }
 
 FORM_SCHEMA = component(

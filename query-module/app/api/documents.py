@@ -66,6 +66,7 @@ LIST_FILES = operation(
                     "additionalProperties": _TEXT,
                 },
             ),
+            "example": {},  # else the page /docs invents some
             "style": "form",
             "explode": True,
         },

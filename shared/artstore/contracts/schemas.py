@@ -38,12 +38,14 @@ FILENAME: dict[str, Any] = {
     "type": "string",
     "minLength": 1,
     "maxLength": MAX_FILENAME_BYTES,
+    "examples": ["Report.pdf"],
     "pattern": "^[^/\\\\\\x00-\\x1f\\x7f-\\x9f]+$",
     "description": f"At most {MAX_FILENAME_BYTES} bytes of UTF-8, without path separators and control characters",
 }
 TAGS: dict[str, Any] = {
     "type": "array",
     "maxItems": MAX_TAGS,
+    "examples": [["contract"]],
     "items": {
         "type": "string",
         "minLength": 1,
@@ -55,6 +57,7 @@ TAGS: dict[str, Any] = {
 METADATA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": True,
+    "examples": [{"number": "5"}],
     "description": "Any JSON object; a file's attributes take at most 4 KiB together",
 }
 RETENTION = component(
@@ -62,6 +65,7 @@ RETENTION = component(
     {
         "type": "string",
         "enum": list(get_args(Retention)),
+        "examples": ["temporary"],
         "description": "`permanent`, the default, or `temporary`: may be changed and deleted, and expires",
     },
 )
