@@ -35,7 +35,7 @@ _ORDER = object_schema(
         "disposition": {"type": "string", "enum": ["inline", "attachment"]},
         "expires_at_ms": {"type": "integer"},
     }
-)
+) | {"additionalProperties": False}
 _SIGNED = object_schema({"link": TEXT_SCHEMA, "expires_at_ms": {"type": "integer"}})
 _MAKE = operation(
     "Sign a link to a file on behalf of an account",

@@ -174,7 +174,8 @@ _LINK_REQUEST = component(
             "ttl_s": _integer(1, MAX_LINK_S, 3600),
             "disposition": {"type": "string", "enum": ["attachment", "inline"], "default": "attachment"},
         },
-    ),
+    )
+    | {"additionalProperties": False},
 )
 _LINK = component("Link", object_schema({"url": {"type": "string", "format": "uri"}, "expires_at": _TIME}))
 MAKE_LINK = operation(

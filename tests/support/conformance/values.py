@@ -138,11 +138,10 @@ def _replace_headers(name: str, case: Case[Any]) -> None:
     if FILES_HEADER in headers:
         headers[FILES_HEADER] = str(uuid.uuid4())
     headers.pop(MOVED_HEADER, None)
-    if "Tus-Resumable" in headers:
-        headers.pop("Upload-Checksum", None)
-        if name == "create_upload":
-            headers.pop("Upload-Defer-Length", None)
-            headers.update({"Upload-Length": "0", "Upload-Metadata": "filename YS50eHQ="})
+    headers.pop("Upload-Checksum", None)
+    if "Tus-Resumable" in headers and name == "create_upload":
+        headers.pop("Upload-Defer-Length", None)
+        headers.update({"Upload-Length": "0", "Upload-Metadata": "filename YS50eHQ="})
 
 
 def _replace_members(name: str, body: dict[str, Any]) -> None:
