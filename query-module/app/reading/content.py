@@ -16,7 +16,7 @@ from starlette.responses import Response
 from artstore.contracts.elements import Element
 from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.discovery import Discovery
-from artstore.errors import NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
+from artstore.errors import FileDamaged, NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
 from artstore.http.body import BodyRateLimits
 from artstore.peers.session import Peers
 
@@ -91,7 +91,10 @@ class Content:
             read = await self.small.read(found.record.attributes.file_id, element)
         except NotFound as error:
             raise StaleAttributes(f"{element.id} answered {error.status}") from error
-        return self.small.verify(read, found.record.attributes) if read is not None else None
+        try:
+            return self.small.verify(read, found.record.attributes) if read is not None else None
+        except FileDamaged:
+            return await self.small.read_alone(found.record.attributes, element)
 
     async def _open(
         self, opened: AsyncExitStack, found: Found, chosen: Plan, validators: Validators

@@ -171,6 +171,16 @@ class SmallFiles:
             raise FileDamaged("the stored bytes do not match their checksum", file_id=attributes.file_id)
         raise StaleAttributes("the element has other bytes")
 
+    async def read_alone(self, attributes: Attributes, element: Element) -> bytes:
+        """The bytes of a file that came damaged together with others. The element checks a file that it is asked for alone,
+        and quarantines it. Raises FileDamaged, Quarantined, the element's other errors."""
+        answer = await self._peers.to(element.id, element.url).call(
+            "GET", f"/api/files/{attributes.file_id}/content", timeout_s=self._timeout_s, kind="transfer"
+        )
+        if _checksum_of(answer.body) != attributes.checksum:
+            raise FileDamaged("the stored bytes do not match their checksum", file_id=attributes.file_id)
+        return answer.body
+
     async def _read_together(self, wanted: Sequence[tuple[str, Element]]) -> list[FileRead | BaseException | None]:
         file_ids = list(dict.fromkeys(file_id for file_id, _ in wanted))
         element = wanted[-1][1]  # its URL may have changed

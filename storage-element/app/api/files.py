@@ -148,7 +148,8 @@ async def get_content(request: Request) -> Response:
         if part is not None:
             headers["content-range"] = f"bytes {first}-{last}/{attributes.size_bytes}"
     status = 200 if part is None else 206
-    return FileResponse(opened, status, headers, first, last + 1, send_limits(request, context.limits.rate))
+    limits = send_limits(request, context.limits.rate)
+    return FileResponse(opened, status, headers, first, last + 1, limits, context.upkeep.suspect)
 
 
 async def get_contents(request: Request) -> Response:

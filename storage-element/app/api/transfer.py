@@ -7,7 +7,8 @@ A sender or reader that stalls or is slower than the minimum rate is disconnecte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
-from artstore.errors import Malformed, TooSlow
+from artstore.errors import FileDamaged, Malformed, TooSlow
 from artstore.http.body import BodyLimits, BodyRateLimits, next_chunk, stated_length
 from artstore.http.digests import digests_in
 from artstore.http.sending import BodySender
@@ -29,6 +30,8 @@ log = get_logger("element.sending")
 PIECE_BYTES = 1 << 20
 SLOW_PIECE_BYTES = 64 << 10
 """For a slow client: a piece stays in memory until it is sent."""
+HASH_INLINE_BYTES = 64 << 10
+"""A larger piece is hashed in a thread."""
 RELAY_STALL_S = 3600.0
 """A module that relays bytes enforces the minimum rate for its own client. Its buffers may hold minutes of a
 slow download; a module that reads nothing for this long has lost its client or hangs."""
@@ -65,21 +68,36 @@ def send_limits(request: Request, limits: BodyRateLimits) -> BodyRateLimits:
 
 
 class FileResponse(Response):
-    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is disconnected."""
+    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is disconnected.
+
+    The checksum of a whole file is compared before its last piece is sent. If it does not match, the answer never looks
+    complete, and `suspect` is called with the file's id. Of a part alone it cannot be known.
+    """
 
     def __init__(
-        self, opened: OpenedFile, status: int, headers: Mapping[str, str], first: int, end: int, limits: BodyRateLimits
+        self,
+        opened: OpenedFile,
+        status: int,
+        headers: Mapping[str, str],
+        first: int,
+        end: int,
+        limits: BodyRateLimits,
+        suspect: Callable[[str], None],
     ) -> None:
         super().__init__(status_code=status, headers=headers)
         del self.headers["content-length"]
         self.headers["content-length"] = str(end - first)
         self._opened, self._first, self._end, self._limits = opened, first, end, limits
+        self._suspect = suspect
+        self._sha256 = hashlib.sha256() if end - first == opened.attributes.size_bytes else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            # Read before the head is sent, so that an unreadable file is answered with an error instead of a
-            # truncated body.
+            # Read and checked before the head is sent, so that an unreadable file, or a damaged one of one piece, is
+            # answered with an error instead of a truncated body.
             piece = await self._opened.read(self._first, min(PIECE_BYTES, self._end - self._first))
+            if self._first + len(piece) >= self._end:
+                await self._hash_last(piece)
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             with BodySender(scope, send, self._limits) as sender:
                 await self._send_body(sender, piece)
@@ -94,8 +112,37 @@ class FileResponse(Response):
             position += len(piece)
             if not piece and position < self._end:
                 raise OSError("the file became shorter while it was read")
-            await sender.send(piece, more=position < self._end)
             if position >= self._end:
+                await sender.send(piece, more=False)
                 return
+            hashed = self._hash(piece)  # while the piece is sent
+            try:
+                await sender.send(piece, more=True)
+            finally:
+                await hashed
             most = SLOW_PIECE_BYTES if sender.waits else PIECE_BYTES
             piece = await self._opened.read(position, min(most, self._end - position))
+            if position + len(piece) >= self._end:
+                await self._hash_last(piece)
+
+    async def _hash_last(self, piece: bytes) -> None:
+        """Raises FileDamaged."""
+        await self._hash(piece)
+        attributes = self._opened.attributes
+        if self._sha256 is None or f"sha256:{self._sha256.hexdigest()}" == attributes.checksum:
+            return
+        self._suspect(attributes.file_id)
+        log.error("the bytes of a file do not match its checksum", file_id=attributes.file_id)
+        raise FileDamaged("the stored bytes do not match their checksum", file_id=attributes.file_id)
+
+    def _hash(self, piece: bytes) -> Awaitable[None]:
+        if self._sha256 is None:
+            return _done()
+        if len(piece) <= HASH_INLINE_BYTES:
+            self._sha256.update(piece)
+            return _done()
+        return asyncio.ensure_future(self._opened.store.read_in_thread(self._sha256.update, piece))
+
+
+async def _done() -> None:
+    pass

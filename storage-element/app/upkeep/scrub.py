@@ -140,7 +140,7 @@ class Scrub:
         state.files += 1
         state.bytes_read += opened.attributes.size_bytes
         if not matches:
-            await self._check_locked(state, file_id)
+            await self.check_locked(state, file_id)
 
     async def _matches(self, data: OpenData, attributes: Attributes) -> bool:
         """True if the bytes have the checksum of the attributes, read from the disk and not from the page
@@ -156,7 +156,7 @@ class Scrub:
         await asyncio.sleep(self._throttle.pause_s(max(0, MIN_BYTES - position), self._clock.monotonic_s()))
         return f"sha256:{sha256.hexdigest()}" == attributes.checksum
 
-    async def _check_locked(self, state: ScrubState, file_id: str) -> None:
+    async def check_locked(self, state: ScrubState, file_id: str) -> None:
         """Under the lock nothing changes the file: a second mismatch is damage."""
         async with self._store.locks.hold(file_id):
             try:

@@ -39,6 +39,8 @@ EXPIRE_EVERY_S = 60.0
 UNAVAILABLE_PAUSE_S = 30.0
 SWEEP_EVERY_S = 6 * 3600.0
 CHECK_SCRUB_EVERY_S = 3600.0
+MAX_SUSPECTS = 64
+"""Files that are read again at a time. A further one is found at its next download, or by the scrub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Upkeep:
         self._reconciler = Reconciler(store, rows, self.findings, settings.lease_s, lambda: generation.started_s)
         self.confirm = Confirm(store, generation, self._reconciler, settings.lease_s, announce)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._suspects: set[str] = set()
         self.begun = False
         """`begin` has completed."""
         self.rebuild: RebuildState | None = None
@@ -109,6 +112,21 @@ class Upkeep:
             self.scrub = ScrubState(started_at=self._store.now())
             self._start(SCRUB, self._scrub(self.scrub))
         return self.scrub
+
+    def suspect(self, file_id: str) -> None:
+        """A reader got bytes of this file that do not match its checksum: read it again, and quarantine it if they still
+        do not."""
+        if file_id not in self._suspects and len(self._suspects) < MAX_SUSPECTS:
+            self._suspects.add(file_id)
+            self._tasks.start(f"suspect:{file_id}", self._check_suspect(file_id))
+
+    async def _check_suspect(self, file_id: str) -> None:
+        state = ScrubState(started_at=self._store.now())
+        try:
+            scrub = Scrub(self._store, self._reconciler, self.findings, self._journal, self._store.clock, bytes_per_s=0)
+            await scrub.check_locked(state, file_id)
+        finally:
+            self._suspects.discard(file_id)
 
     def status(self) -> dict[str, Any]:
         """For GET /api/element."""

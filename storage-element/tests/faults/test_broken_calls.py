@@ -22,7 +22,17 @@ def test_any_failing_system_call_ends_in_a_typed_error_and_whole_files() -> None
     run = chosen(cases, SHORT_CASES)
     struck = Counter(in_processes(run_case, run))
     print(f"{len(run)} of {len(cases)} failures injected", struck, "long" if LONG else "short")
-    assert struck.keys() - {None} >= {"open", "writev", "pwritev", "fdatasync", "fsync", "rename", "unlink", "syncfs"}
+    assert struck.keys() - {None} >= {
+        "open",
+        "writev",
+        "pwritev",
+        "fdatasync",
+        "fsync",
+        "rename",
+        "unlink",
+        "syncfs",
+        "link",
+    }
 
 
 def worth_failing(names: list[str]) -> list[tuple[int, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
 
+from app.api.transfer import FileResponse
 from app.store.backends.s3 import S3Backend, attributes_key, data_key
 from app.store.get import open_file
 from app.store.paths import ATTRIBUTES_SUFFIX
@@ -20,7 +24,8 @@ from app.upkeep.reconcile import Reconciler
 from app.upkeep.scrub import Scrub, ScrubState
 from app.upkeep.usage import recount
 from artstore.clock import Clock, uuid7
-from artstore.errors import Quarantined
+from artstore.errors import FileDamaged, Quarantined
+from artstore.http.body import BodyRateLimits
 from artstore.testing.services import S3Server
 
 from ..running import Neighbours
@@ -52,6 +57,63 @@ def remove(store: Store, file_id: str) -> None:
         obstore.delete(store.files.objects.store, attributes_key(file_id))
     else:
         os.unlink(store.files.paths.attributes(file_id))
+
+
+async def test_a_damaged_file_is_never_sent_to_its_end(
+    own_neighbours: Neighbours, tmp_path: Path, place: Place
+) -> None:
+    async with (
+        inside_rows(own_neighbours) as (rows, catalog),
+        opened_at(tmp_path / "se", place, catalog) as store,
+    ):
+        found = FindingLog(store, journal := Journal(store.files.paths))
+        reconciler = Reconciler(store, rows, found, 300.0, lambda: 0.0)
+        suspects: list[str] = []
+
+        async def sent(file_id: str, first: int = 0) -> tuple[list[int], bytes]:
+            """The statuses and bytes that a client gets."""
+            messages: list[Any] = []
+            opened = await open_file(store, file_id)
+            size = opened.attributes.size_bytes
+            answer = FileResponse(opened, 200, {}, first, size, BodyRateLimits(60, 0), suspects.append)
+            try:
+                await answer({"type": "http"}, _nothing, partial(_keep, messages))
+            except FileDamaged:
+                pass
+            return [one["status"] for one in messages if "status" in one], b"".join(
+                one.get("body", b"") for one in messages
+            )
+
+        for size in (1000, 70_000, 1 << 20, 3_000_000):
+            content = os.urandom(size)
+            file_id = (await put_bytes(store, content)).attributes.file_id
+            assert await sent(file_id) == ([200], content)
+            damaged = content[:-1] + bytes([content[-1] ^ 1])
+            write(store, file_id, damaged)
+            statuses, received = await sent(file_id)
+            assert (
+                received == damaged[: size // (1 << 20) * (1 << 20)]
+                if size > 1 << 20
+                else (statuses, received) == ([], b"")
+            )
+            assert suspects == [file_id]
+            assert await sent(file_id, first=1) == ([200], damaged[1:]), "of a part it cannot be known"
+            write(store, file_id, content)
+            scrub = Scrub(store, reconciler, found, journal, Clock(), 0)
+            await scrub.check_locked(ScrubState(started_at=""), suspects.pop())
+            assert await sent(file_id) == ([200], content), "a second reading decides"
+            write(store, file_id, damaged)
+            await scrub.check_locked(ScrubState(started_at=""), file_id)
+            with pytest.raises(Quarantined):
+                await open_file(store, file_id)
+
+
+async def _nothing() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _keep(messages: list[Any], message: Any) -> None:
+    messages.append(message)
 
 
 async def test_upkeep_does_the_same_on_every_backend(own_neighbours: Neighbours, tmp_path: Path, place: Place) -> None:

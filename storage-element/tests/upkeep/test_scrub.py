@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import aiohttp
 import msgspec
+import pytest
 
 from artstore.clock import uuid7
 
@@ -93,3 +95,33 @@ async def test_a_file_unknown_to_the_catalog_is_not_damaged(own_neighbours: Neig
     async with running_element(own_neighbours, tmp_path / "se") as element:
         assert (await element.ask("GET", f"/api/files/{uuid7()}")).status == 404
         assert (await verified(element))["files"] == 0
+
+
+async def test_a_download_that_meets_a_flipped_bit_breaks_off_and_quarantines(
+    own_neighbours: Neighbours, tmp_path: Path
+) -> None:
+    root = tmp_path / "se"
+    async with running_element(own_neighbours, root) as element, catalog_of(own_neighbours) as catalog:
+        for size in (1000, 3_000_000):
+            file_id = (await element.put(os.urandom(size))).json["file_id"]
+            await catalog.commit(file_id)
+            await eventually(lambda: all_confirmed(element))
+            flip_a_bit(data_path(root, file_id), size // 2)
+            path = f"/api/files/{file_id}/content"
+            if size > 1 << 20:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await element.ask("GET", path)
+            else:
+                answer = await element.ask("GET", path)
+                assert (answer.status, answer.json["code"]) == (500, "file_damaged")
+
+            async def quarantined(path: str = path) -> bool:
+                return (await element.ask("GET", path, headers={"range": "bytes=0-1"})).status == 410
+
+            await eventually(quarantined)
+            assert (root / "quarantine" / file_id).exists()
+
+        async def forgotten() -> bool:
+            return not await catalog.states()
+
+        await eventually(forgotten)
