@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 from collections.abc import AsyncIterator
 
 import httpx
@@ -63,6 +64,72 @@ async def test_a_range_outside_the_file_is_refused_with_its_length(rig: Rig) -> 
     answer = await rig.get(f"/api/files/{file.file_id}/content", range="bytes=10-")
     assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
     assert answer.headers["content-range"] == "bytes */10"
+
+
+@pytest.mark.parametrize("size", [1, 10, 65_536, 65_537, MIB, 3 * MIB])
+async def test_any_range_is_the_slice_of_the_bytes(rig: Rig, size: int) -> None:
+    content = CONTENT[:size]
+    path = f"/api/files/{rig.first.put(content).file_id}/content"
+    drawn = random.Random(size)
+    for _ in range(12):
+        first = drawn.randrange(size)
+        last = drawn.choice([first, drawn.randrange(first, size), size - 1, size, 10 * size])
+        asked, part = drawn.choice(
+            [
+                (f"bytes={first}-{last}", content[first : last + 1]),
+                (f"bytes={first}-", content[first:]),
+                (f"bytes=-{first + 1}", content[-first - 1 :]),
+            ]
+        )
+        answer = await rig.get(path, range=asked)
+        assert (answer.status_code, answer.content) == (206, part), asked
+        assert answer.headers["content-range"].startswith("bytes ")
+        assert answer.headers["content-range"].endswith(f"/{size}")
+    assert (await rig.get(path, range=f"bytes={size}-")).status_code == 416
+    assert (await rig.get(path, range="bytes=0-0, 2-3")).content == content
+
+
+@pytest.mark.parametrize(
+    ("content_type", "shown"),
+    [
+        ("image/png", "inline"),
+        ("text/plain; charset=utf-8", "inline"),
+        ("video/mp4", "inline"),
+        ("application/pdf", "inline"),
+        ("text/html", "attachment"),
+        ("image/svg+xml", "attachment"),
+        ("application/xhtml+xml", "attachment"),
+        ("text/xml", "attachment"),
+        ("text/javascript", "attachment"),
+        ("application/octet-stream", "attachment"),
+        ("multipart/x-mixed-replace; boundary=a", "attachment"),
+    ],
+)
+@pytest.mark.parametrize("size", [10, MIB + 1])
+async def test_only_types_that_run_no_scripts_are_shown_inline(
+    rig: Rig, content_type: str, shown: str, size: int
+) -> None:
+    path = f"/api/files/{rig.first.put(CONTENT[:size], content_type=content_type).file_id}/content"
+    for query, how in (("", "attachment"), ("?disposition=attachment", "attachment"), ("?disposition=inline", shown)):
+        answer = await rig.get(path + query)
+        assert (answer.status_code, answer.content) == (200, CONTENT[:size])
+        assert answer.headers["content-disposition"] == content_disposition("Договор №5.pdf").replace("attachment", how)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = answer.headers["content-security-policy"]
+        assert ("sandbox" in policy) == (how == "attachment" or content_type != "application/pdf")
+        head = await rig.client.head(path + query)
+        assert head.headers["content-disposition"] == answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("given", ["", "INLINE", "inline;x", "inline&disposition=inline"])
+async def test_any_other_disposition_is_refused(rig: Rig, given: str) -> None:
+    path = f"/api/files/{rig.first.put(b'x').file_id}/content?disposition={given}"
+    assert (await rig.get(path)).status_code == 422
+
+
+async def test_lists_are_not_stored_by_caches(rig: Rig) -> None:
+    for path in ("/api/files", "/api/changes"):
+        assert (await rig.get(path)).headers["cache-control"] == "no-store"
 
 
 async def test_a_client_with_current_bytes_gets_304(rig: Rig) -> None:

@@ -139,6 +139,11 @@ _CONDITIONS = [
     header("If-Modified-Since", "304 when not changed since; ignored beside If-None-Match"),
     header("If-Unmodified-Since", "412 when changed since; ignored beside If-Match"),
 ]
+_DISPOSITION = query(
+    "disposition",
+    "`inline` lets a browser show images, audio, video, plain text and PDF; other types stay attachments",
+    {"type": "string", "enum": ["attachment", "inline"], "default": "attachment"},
+)
 _CONTENT_PARAMETERS = [
     header("Range", "One range of bytes; several, or a malformed one, are ignored"),
     header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
@@ -156,13 +161,13 @@ _HEAD_ANSWERS = {
 GET_CONTENT = operation(
     operation_id="get_content",
     summary="A file's bytes, whole or one range; the strong ETag is the checksum",
-    parameters=_CONTENT_PARAMETERS,
+    parameters=[_DISPOSITION, *_CONTENT_PARAMETERS],
     responses=_CONTENT_ANSWERS,
 )
 HEAD_CONTENT = operation(
     operation_id="head_content",
     summary="The headers of the file's bytes",
-    parameters=_CONDITIONS,
+    parameters=[_DISPOSITION, *_CONDITIONS],
     responses=_HEAD_ANSWERS,
 )
 

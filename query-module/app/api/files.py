@@ -10,7 +10,7 @@ from functools import wraps
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.errors import DATABASE, REDIS, ArtStoreError
+from artstore.errors import DATABASE, REDIS, ArtStoreError, InvalidFields
 from artstore.health import Health
 from artstore.http.data_routes import DataRoute, Handler, file_id_of
 from artstore.http.json import JsonResponse
@@ -19,6 +19,7 @@ from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..core.context import context_of
 from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client
+from ..reading.headers import DISPOSITIONS, as_inline
 from ..reading.levels import SOURCES
 from ..reading.lookup import Found
 from ..reading.relay import FieldsResponse
@@ -32,6 +33,8 @@ DEGRADED_HEADER = "x-artstore-degraded"
 _DEGRADED = DEGRADED_HEADER.encode()
 _SOURCE_FIELDS = {source: (SOURCE_HEADER.encode(), source.encode()) for source in SOURCES}
 _REVALIDATE = (b"cache-control", b"private, no-cache")
+_NOT_STORED = {"cache-control": "no-store"}
+"""A list is different at the next moment."""
 _JSON = (b"content-type", b"application/json")
 CATALOG = "catalog"
 """A list may lack files: the catalog was restored or lost, and not every element has reconciled it with its disk yet."""
@@ -60,7 +63,11 @@ async def get_file(request: Request) -> Response:
 
 
 async def get_content(request: Request) -> Response:
-    return (await read_content(request, file_id_of(request)))[1]
+    disposition = _disposition(request)
+    found, answer = await read_content(request, file_id_of(request))
+    if disposition == "inline":
+        answer.raw_headers = as_inline(answer.raw_headers, found.record.attributes.content_type)
+    return answer
 
 
 async def read_content(request: Request, file_id: str) -> tuple[Found, Response]:
@@ -76,6 +83,16 @@ async def read_content(request: Request, file_id: str) -> tuple[Found, Response]
     return found, answer
 
 
+def _disposition(request: Request) -> str:
+    """Raises InvalidFields."""
+    if not request.scope["query_string"]:
+        return DISPOSITIONS[0]
+    given = request.query_params.getlist("disposition") or DISPOSITIONS[:1]
+    if len(given) > 1 or given[0] not in DISPOSITIONS:
+        raise InvalidFields(f"disposition must be one of {', '.join(DISPOSITIONS)}", fields=["disposition"])
+    return given[0]
+
+
 async def list_files(request: Request) -> Response:
     """The items are joined as they are stored, because each is JSON already."""
     context = context_of(request)
@@ -84,7 +101,7 @@ async def list_files(request: Request) -> Response:
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
     total = b"" if page.total is None else b',"total":%d' % page.total
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + total + b"}"
-    headers = {SOURCE_HEADER: "database"}
+    headers = {SOURCE_HEADER: "database", **_NOT_STORED}
     late = [] if context.discovery.catalog_complete else [CATALOG]
     if not page.complete:
         late.append(SEARCH)
@@ -99,7 +116,7 @@ async def list_changes(request: Request) -> Response:
         page = await context.feed.read(*parse_feed(request.query_params.multi_items()))
     cursor = encode_position(page.next).encode()
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":"' + cursor + b'"}'
-    return JsonResponse(body, headers={SOURCE_HEADER: "database"})
+    return JsonResponse(body, headers={SOURCE_HEADER: "database", **_NOT_STORED})
 
 
 def _origin(found: Found) -> list[tuple[bytes, bytes]]:

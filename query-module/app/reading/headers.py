@@ -19,8 +19,11 @@ _ACCEPT_RANGES = (b"accept-ranges", b"bytes")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 """Shared by the heads of all files, which stay in memory."""
 
+DISPOSITIONS = ("attachment", "inline")
 _DISPOSITION = b"content-disposition"
 _SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|application/pdf|text/plain|audio/[^;]+|video/[^;]+)(;|$)")
+_PDF_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
+"""Browsers show no PDF in a sandbox, which the edge would add. Scripts in a PDF cannot reach the origin of the page."""
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
@@ -38,9 +41,10 @@ def as_inline(fields: list[tuple[bytes, bytes]], content_type: str) -> list[tupl
     """The headers with `inline` for `attachment`, if a browser may show the type: HTML, SVG and the like run scripts."""
     if not _SHOWN.match(content_type):
         return fields
-    return [
+    shown = [
         (name, value.replace(b"attachment", b"inline", 1) if name == _DISPOSITION else value) for name, value in fields
     ]
+    return [*shown, _PDF_POLICY] if content_type.startswith("application/pdf") else shown
 
 
 def repr_digest(checksum: str) -> str:

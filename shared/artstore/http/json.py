@@ -39,7 +39,7 @@ class JsonResponse(Response):
 
 def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
     """The response of every list: {"items": [...], "next_cursor": text or null}."""
-    return JsonResponse({"items": items, "next_cursor": next_cursor})
+    return JsonResponse({"items": items, "next_cursor": next_cursor}, headers={"cache-control": "no-store"})
 
 
 async def read_json(request: Request, shape: type[T]) -> T:
