@@ -1,4 +1,5 @@
-"""The documents: what is generated from code is current, links lead somewhere, and pages stay readable."""
+"""The documents: what is generated from code is current, links lead somewhere, pages stay readable; and no number of a
+decision or migration is given twice, which happens when two changes are written at the same time."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from pydantic.fields import FieldInfo
 
 from artstore.errors import BY_CODE
@@ -89,3 +92,18 @@ def test_a_page_is_short_and_narrow(page: Path) -> None:
     rows = name_of(page) in ROWS_MAY_BE_WIDE
     wide = [line for line in lines if len(line) > MAX_COLUMNS and not (rows and line.startswith("|"))]
     assert not wide
+
+
+def test_every_decision_has_a_number_of_its_own_and_none_is_left_out() -> None:
+    names = sorted(page.name for page in (ROOT / "docs/decisions").glob("*.md"))
+    assert [name[:5] for name in names] == [f"{number:04}-" for number in range(1, len(names) + 1)], names
+
+
+def test_the_migrations_are_one_line() -> None:
+    """Two heads, or a revision given twice, would keep admin-module from starting."""
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "admin-module/migrations"))
+    revisions = list(ScriptDirectory.from_config(config).walk_revisions())
+    files = list((ROOT / "admin-module/migrations/versions").glob("*.py"))
+    assert [one.revision for one in reversed(revisions)] == [f"{number:04}" for number in range(1, len(files) + 1)]
+    assert all(Path(one.path).name.startswith(f"{one.revision}_") for one in revisions)
