@@ -309,7 +309,7 @@ def test_an_expectation_is_met_or_the_connection_ends(site: Site, door: Door) ->
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/api/files/upload?retention=never", 422), ("POST", "/api/files/upload?tags=x", 422),
+        ("POST", "/api/files/upload?retention=never", 422), ("POST", "/api/files/upload?tags=x,y", 422),
         ("POST", "/api/files/upload?filename=a%2Fb", 422), ("POST", "/api/files/upload?unknown=1", 422),
         ("PUT", "/api/files/00000000-0000-7000-8000-000000000000/content", 404), ("GET", "/api/files/upload", 405),
         ("PATCH", "/api/files/00000000-0000-7000-8000-000000000000?filename=x", 400), ("POST", "/nowhere", 404),
