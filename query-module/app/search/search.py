@@ -61,7 +61,7 @@ INDEX_LATE_S = 10.0
 
 _PROGRESS = text(
     """SELECT txid, position, walked_to IS NULL AS complete,
-        (SELECT reltuples FROM pg_class WHERE oid = to_regclass('files')) AS files, (
+        (SELECT reltuples FROM pg_class WHERE oid = CAST('files' AS regclass)) AS files, (
         SELECT extract(epoch FROM now() - at) FROM changes
         WHERE (changes.txid, changes.position) > (done.txid, done.position) ORDER BY txid, position LIMIT 1) AS late_s
     FROM search_progress AS done"""
