@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import accumulate
 from typing import Any
 
 import asyncpg
@@ -88,15 +89,15 @@ def _make_samples(count: int) -> list[dict[str, Any]]:
     """Words by Zipf's law: a few are in every third file, most are rare."""
     chosen, rare = random.Random(20), rare_words()
     words = [*COMMON, *rare]
-    weights = [1 / (rank + 3) for rank in range(len(words))]
+    weights = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     entries = []
     for number in range(count):
         ending = chosen.choice(ENDINGS)
-        said = chosen.choices(words, weights, k=chosen.randint(2, 5))
+        said = chosen.choices(words, cum_weights=weights, k=chosen.randint(2, 5))
         filename = (
             f"{'_'.join(said).capitalize()} {chosen.randint(2015, 2026)}-{chosen.randint(1, 12):02} №{number}{ending}"
         )
-        tags = chosen.choices(words, weights, k=chosen.randint(0, 3))
+        tags = chosen.choices(words, cum_weights=weights, k=chosen.randint(0, 3))
         metadata = {"number": str(number), "customer": " ".join(chosen.choices(rare, k=2)), "signed": number % 3 == 0}
         entries.append(
             {
