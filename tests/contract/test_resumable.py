@@ -328,11 +328,26 @@ def test_what_the_protocol_forbids_is_refused(uploader: Uploader) -> None:
         ("unknown", uploader.patch(f"/api/uploads/{path[-36:]}", 0, b"a"), 404),
         ("unknown element", uploader.patch(path.rpartition(".")[0] + ".se-99", 0, b"a"), 404),
         ("encoded", uploader.patch(path, 0, b"a", content_encoding="gzip"), 415),
+        ("a part of another upload", uploader.create(1, upload_concat="partial"), 400),
+        ("idempotency key", uploader.create(1, b"a", idempotency_key="k"), 400),
     ]
     assert [(name, answer.status_code) for name, answer, _ in cases] == [(name, status) for name, _, status in cases]
     chunked = uploader.patch(path, 0, iter([bytes(8), bytes(8)]))
     assert chunked.status_code == 413
     assert uploader.offset(path) <= 8
+
+
+@pytest.mark.parametrize("name", ["upload-length", "upload-metadata", "tus-resumable"])
+def test_a_repeated_header_is_refused_because_only_one_of_its_values_could_count(uploader: Uploader, name: str) -> None:
+    fields = [
+        *TUS.items(),
+        ("upload-length", "3"),
+        ("upload-metadata", metadata(filename="a")),
+        ("content-length", "0"),
+    ]
+    again = (name, dict(fields)[name])
+    answer = uploader.http.post(uploader.url + "/api/uploads", headers=[*uploader.http.headers.items(), *fields, again])
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
 
 
 def test_the_file_is_audited_like_any_other(uploader: Uploader, client: httpx.Client, system: System) -> None:

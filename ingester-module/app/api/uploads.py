@@ -11,11 +11,12 @@ from starlette.responses import Response
 from artstore.auth.access import principal_of
 from artstore.contracts.schemas import component
 from artstore.contracts.uploads import MAX_OFFSET, UPLOADS_PATH, UploadState
-from artstore.errors import ArtStoreError, MethodNotAllowed
+from artstore.errors import ArtStoreError, MethodNotAllowed, UnsupportedHeader
 from artstore.http.data_routes import Handler
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import BYTES_SCHEMA, answer, header, object_schema, route
 from artstore.http.problems import problem_response
+from artstore.http.request_headers import RESUMABLE
 
 from ..core.context import context_of
 from ..resumable import receive
@@ -62,6 +63,11 @@ async def show_options(request: Request) -> Response:
 @_tus
 async def create_upload(request: Request) -> Response:
     context = context_of(request)
+    if "idempotency-key" in request.headers:
+        raise UnsupportedHeader(
+            "idempotency-key is not supported here: after a lost answer send HEAD to the upload",
+            header="idempotency-key",
+        )
     with_content = has_content(request)
     place, state = await receive.create(context, request)
     if with_content:
@@ -174,6 +180,7 @@ UPLOAD_ROUTES = [
             {"204": answer("Supported", headers=_CAPABILITIES)},
             tag="uploads",
             operation_id=name,
+            honours=RESUMABLE,
         )
         for path, name in ((UPLOADS_PATH, "show_tus_options"), (UPLOAD, "show_upload_options"))
     ),

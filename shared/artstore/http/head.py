@@ -100,6 +100,13 @@ def _content_range(_scope: Scope, _value: bytes) -> ArtStoreError | None:
     return Malformed("Content-Range is not supported: send the complete content")
 
 
+def _upload_complete(_scope: Scope, value: bytes) -> ArtStoreError | None:
+    """The draft of IETF resumable uploads: `?0` announces that the content is only the begin of a file."""
+    if value.strip(b" \t") == b"?1":
+        return None
+    return Malformed("Upload-Complete must be ?1: a file in parts is sent to /api/uploads by tus 1.0")
+
+
 def _content(scope: Scope, value: bytes) -> ArtStoreError | None:
     if scope["method"] in _WITHOUT_CONTENT and value.strip(b"0") != b"":
         return Malformed(f"{scope['method']} takes no content")
@@ -110,6 +117,8 @@ _SINGLE = frozenset(
     {
         b"host", b"content-type", b"content-disposition", b"content-md5", b"idempotency-key",
         b"range", b"if-range", b"if-modified-since", b"if-unmodified-since",
+        b"tus-resumable", b"upload-length", b"upload-defer-length", b"upload-offset", b"upload-metadata",
+        b"upload-checksum", b"x-http-method-override",
     }
 )  # fmt: skip
 """Fields that are not lists. If one is repeated, each recipient may use a different value. Authorization is
@@ -120,6 +129,7 @@ _RULES = {
     b"content-encoding": _content_encoding,
     b"content-transfer-encoding": _content_transfer_encoding,
     b"content-range": _content_range,
+    b"upload-complete": _upload_complete,
     b"content-length": _content,
     b"transfer-encoding": _content,
 }

@@ -14,7 +14,7 @@ from artstore.contracts.schemas import COMPONENTS, component
 from artstore.contracts.tokens import Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
 from artstore.http.data_routes import DataRoute, Handler
-from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES
+from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES, RESUMABLE
 from artstore.limits.gate import TOKEN_PATH
 
 SERVER = {"url": "/", "description": "The address that this document comes from, without a gateway's prefix"}
@@ -97,12 +97,13 @@ def route(
 ) -> DataRoute:
     """A data route with its operation; `described` as in `operation`, whose id is by default the handler's name.
 
-    The route honours the conditional, range and digest headers among its parameters, and those in `honours`.
+    The route honours the conditional, range, digest and tus headers among its parameters, and those in `honours`.
     """
     described.setdefault("operation_id", handler.__name__)
     stated = {one["name"].lower() for one in described.get("parameters", ()) if one["in"] == "header"}
     made = {method.lower(): operation(summary, responses=responses, **described)}
-    return DataRoute(path, [method], handler, made, honours | stated & (CONDITIONS | RANGES | DIGESTS), transfer)
+    honoured = honours | stated & (CONDITIONS | RANGES | DIGESTS | RESUMABLE)
+    return DataRoute(path, [method], handler, made, honoured, transfer)
 
 
 def query(name: str, description: str = "", schema: Mapping[str, Any] = TEXT_SCHEMA) -> dict[str, Any]:

@@ -14,15 +14,19 @@ from artstore.errors import RevisionMismatch, UnsupportedHeader
 DIGESTS = frozenset({"content-digest", "repr-digest", "content-md5"})
 CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 RANGES = frozenset({"range", "if-range"})
+RESUMABLE = frozenset({"tus-resumable", "upload-concat"})
+"""Of tus 1.0: the content is a part of a file, or none of it yet."""
 
 NOTHING: frozenset[str] = frozenset()
 
 _READING = frozenset({"GET", "HEAD"})
 _REFUSED_ON_READING = frozenset(name.encode() for name in {"if-match", "if-unmodified-since"})
-_REFUSED = frozenset(name.encode() for name in CONDITIONS | RANGES | DIGESTS)
+_REFUSED = frozenset(name.encode() for name in CONDITIONS | RANGES | DIGESTS | RESUMABLE)
 _REMEDIES = {
     "if-unmodified-since": "send If-Match with the revision",
     "if-none-match": "send If-Match with the revision",
+    "tus-resumable": "resumable uploads begin at /api/uploads",
+    "upload-concat": "send the file as one upload",
     "range": "content can only be replaced completely",
 }
 
