@@ -6,6 +6,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,20 @@ def test_ten_uploads_at_once_all_arrive(client: httpx.Client, system: System) ->
     assert len({record["file_id"] for record in records}) == 10
     for record, content in zip(records, contents, strict=True):
         assert download(client, system, record["file_id"]).content == content
+
+
+def test_a_repeat_under_a_key_of_a_file_with_an_id_of_its_client_gets_the_first_answer(
+    client: httpx.Client, system: System
+) -> None:
+    url = f"{system.url('ingester')}/api/files/{uuid.uuid4()}"
+    new, keyed = {"if-none-match": "*"}, {"if-none-match": "*", "idempotency-key": str(uuid.uuid4())}
+    first, again = [client.put(url, content=b"content", headers=keyed) for _ in range(2)]
+    assert (first.status_code, again.status_code, again.content) == (201, 201, first.content), again.text
+    assert again.headers["idempotent-replayed"] == "true"
+    assert client.put(url, content=b"other", headers=keyed).json()["code"] == "idempotency_key_reused"
+    for headers in (new, {**new, "idempotency-key": str(uuid.uuid4())}):
+        refused = client.put(url, content=b"content", headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (412, "revision_mismatch")
 
 
 def test_a_range_is_answered_with_just_that(client: httpx.Client, system: System) -> None:

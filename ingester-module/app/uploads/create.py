@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from artstore.auth.access import principal_of
 from artstore.catalog.tables import AVAILABLE
+from artstore.contracts.idempotency import HEADER as KEY_HEADER
 from artstore.contracts.sagas import UploadSaga
 from artstore.errors import (
     ArtStoreError,
@@ -46,12 +47,16 @@ class CreateOperation(UploadOperation):
 
     @classmethod
     async def open(cls, context: Context, request: Request) -> CreateOperation:
-        """Reads the head of the body, unless the head of the request or the catalog shows that the answer is no."""
+        """Reads the head of the body, unless the head of the request or the catalog shows that the answer is no.
+
+        The catalog is not asked for a request under a key: the file may be of its own first attempt.
+        """
         require_new(request.headers.getlist("if-none-match"))
         file_id = _id_of_client(request)
         if media_type(request) == FORM:
             raise UnsupportedMediaType("a file under an id of yours must be sent as the raw body, not as a form")
-        await _require_unknown(context, file_id)
+        if KEY_HEADER not in request.headers:
+            await _require_unknown(context, file_id)
         upload = await open_upload(request, context.limits, context.clock, admit_in(context))
         return cls(context, upload, principal_of(request).client_id, file_id)
 
