@@ -95,6 +95,7 @@ async def test_any_range_is_the_slice_of_the_bytes(rig: Rig, size: int) -> None:
         ("image/png", "inline"),
         ("text/plain; charset=utf-8", "inline"),
         ("video/mp4", "inline"),
+        ("audio/ogg; codecs=opus", "inline"),
         ("application/pdf", "inline"),
         ("text/html", "attachment"),
         ("image/svg+xml", "attachment"),
@@ -117,6 +118,9 @@ async def test_only_types_that_run_no_scripts_are_shown_inline(
         assert answer.headers["x-content-type-options"] == "nosniff"
         policy = answer.headers["content-security-policy"]
         assert ("sandbox" in policy) == (how == "attachment" or content_type != "application/pdf")
+        is_played = how == "inline" and content_type.startswith(("audio/", "video/"))
+        assert ("media-src 'self'" in policy) == ("allow-same-origin" in policy) == is_played
+        assert "allow-scripts" not in policy
         head = await rig.client.head(path + query)
         assert head.headers["content-disposition"] == answer.headers["content-disposition"]
 

@@ -22,8 +22,11 @@ _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 DISPOSITIONS = ("attachment", "inline")
 _DISPOSITION = b"content-disposition"
 _SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|application/pdf|text/plain|audio/[^;]+|video/[^;]+)(;|$)")
-_PDF_POLICY = (b"content-security-policy", b"frame-ancestors 'none'")
+_POLICY = b"content-security-policy"
+_PDF_POLICY = (_POLICY, b"frame-ancestors 'none'")
 """Browsers show no PDF in a sandbox, which the edge would add. Scripts in a PDF cannot reach the origin of the page."""
+_MEDIA_POLICY = (_POLICY, b"default-src 'none'; media-src 'self'; frame-ancestors 'none'; sandbox allow-same-origin")
+"""A browser's player loads audio and video by a second request, from the page around it. Scripts stay forbidden."""
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """RFC 8187 §3.2.1 leaves these unencoded, beside letters and digits."""
 _UNSAFE_IN_QUOTES = re.compile(r'[^\x20-\x7e]|["\\%]')
@@ -44,7 +47,9 @@ def as_inline(fields: list[tuple[bytes, bytes]], content_type: str) -> list[tupl
     shown = [
         (name, value.replace(b"attachment", b"inline", 1) if name == _DISPOSITION else value) for name, value in fields
     ]
-    return [*shown, _PDF_POLICY] if content_type.startswith("application/pdf") else shown
+    if content_type.startswith("application/pdf"):
+        return [*shown, _PDF_POLICY]
+    return [*shown, _MEDIA_POLICY] if content_type.startswith(("audio/", "video/")) else shown
 
 
 def repr_digest(checksum: str) -> str:
