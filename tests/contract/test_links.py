@@ -49,6 +49,7 @@ def test_a_link_reads_until_its_account_is_suspended(system: System, client: htt
     part = httpx.get(url, headers={"range": "bytes=-5"})
     assert (part.status_code, part.content) == (206, CONTENT[-5:])
     assert httpx.head(url).headers["content-length"] == str(len(CONTENT))
+    assert httpx.get(url[:-4] + "AAAA").status_code == 403  # is counted apart from the refusal below
     path = f"{system.url('admin')}/api/service-accounts/{account['id']}"
     assert client.patch(path, json={"suspended": True}).status_code == 200
     refused = eventually(lambda: (answer := httpx.get(url)).status_code == 403 and answer)

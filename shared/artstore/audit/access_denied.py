@@ -43,10 +43,11 @@ async def record_refused_login(
 
 
 async def record_denied_link(connection: HTTPConnection, error: LinkRefused) -> None:
-    """The link itself, a secret, is not recorded. Aggregated by address, apart from other denials."""
+    """The link itself, a secret, is not recorded. Aggregated by address, apart from other denials; by account and file too
+    where this system has signed the link, so that forged links from the same address hide no use of it."""
     user_id, resource = (UNKNOWN, UNKNOWN) if error.link is None else (error.link.account, error.link.file_id)
     event = Event("link:use", user_id, resource, "denied", _metadata(connection, error, error.detail, None))
-    await _record(connection, event, f"link {_address(connection)}")
+    await _record(connection, event, f"link {user_id} {resource} {_address(connection)}")
 
 
 def _metadata(connection: HTTPConnection, error: ArtStoreError, reason: str, client_id: str | None) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Aggregates denials of callers without valid credentials: anybody can cause them, at the rate the network
 carries.
 
-A caller is an address, together with the account whose secret was wrong if that account exists. Each caller
-costs one event per minute with a count: the first denial is recorded immediately, the following ones at the
-end of the minute. Callers beyond MAX_CALLERS share one event. Denials of authenticated accounts are not
-aggregated here.
+A caller is an address, together with the account whose secret was wrong if that account exists, or with the
+account and file of a refused link that this system has signed. Each caller costs one event per minute with a
+count: the first denial is recorded immediately, the following ones at the end of the minute. Callers beyond
+MAX_CALLERS share one event. Denials of authenticated accounts are not aggregated here.
 """
 
 from __future__ import annotations
