@@ -55,6 +55,9 @@ def test_a_head_too_large_is_refused(system: System, service: str) -> None:
     assert_problem(httpx.get(url, headers={"x-large": "a" * 40_000}), 431, "too_many_headers")
     assert_problem(httpx.get(url + "?" + "a" * 9000), 414, "uri_too_long")
     assert_problem(httpx.get(url + "/a" * 5000), 414, "uri_too_long")
+    for query in ("a=%FF", "a=%ed%a0%80", "%C3=a", "a=%D0&b=%B9"):
+        assert_problem(httpx.get(f"{url}?{query}"), 400, "malformed")
+    assert httpx.get(f"{url}?a=%D0%B9&b=%&c=%zz").status_code == 200
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
 
@@ -58,6 +59,8 @@ def find_head_fault(scope: Scope) -> ArtStoreError | None:
     """The error for any other invalid head; None for a valid one."""
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URL_BYTES:
         return UriTooLong(f"the path and the query are longer than {MAX_URL_BYTES} bytes")
+    if b"%" in scope["query_string"] and not _is_utf8(scope["query_string"]):
+        return Malformed("the query must be percent-encoded UTF-8")
     fields = scope["headers"]
     if len(fields) > MAX_FIELDS:
         return TooManyHeaders(f"the request has more than {MAX_FIELDS} header fields")
@@ -76,6 +79,15 @@ def find_head_fault(scope: Scope) -> ArtStoreError | None:
             if names.count(name) > 1:
                 return Malformed(f"send at most one {name.decode()} field")
     return None
+
+
+def _is_utf8(query: bytes) -> bool:
+    """Other bytes would be read as U+FFFD: a search for another text than the client's."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _expect(scope: Scope, value: bytes) -> ArtStoreError | None:
