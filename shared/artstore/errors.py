@@ -127,8 +127,12 @@ class Unauthenticated(ArtStoreError):
     status, code, title = 401, "unauthenticated", "Valid credentials are required"
     remedy = "Fetch a new token from `POST /api/auth/token`; if that fails, check client id and secret."
 
+    token_refused: bool = False
+    """A token was sent, but is not valid (RFC 6750 §3.1)."""
+
     def headers(self) -> dict[str, str]:
-        return {**super().headers(), "www-authenticate": 'Bearer realm="artstore"'}
+        reason = ', error="invalid_token"' if self.token_refused else ""
+        return {**super().headers(), "www-authenticate": f'Bearer realm="artstore"{reason}'}
 
 
 class Forbidden(ArtStoreError):
@@ -136,6 +140,14 @@ class Forbidden(ArtStoreError):
 
     status, code, title = 403, "forbidden", "Permission denied"
     remedy = "Use an account with the permission that `detail` names, or have its role changed."
+
+    def headers(self) -> dict[str, str]:
+        """With the scope that a token needs (RFC 6750 §3.1), if a permission is missing."""
+        needed = self.fields.get("permission")
+        if needed is None:
+            return super().headers()
+        challenge = f'Bearer realm="artstore", error="insufficient_scope", scope="{needed}"'
+        return {**super().headers(), "www-authenticate": challenge}
 
 
 class LinkRefused(ArtStoreError):

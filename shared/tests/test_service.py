@@ -138,7 +138,9 @@ async def test_a_caller_with_the_permission_is_admitted_and_identified(client: h
 async def test_an_unauthenticated_caller_is_refused(client: httpx.AsyncClient, authorization: str) -> None:
     answer = await client.get("/api/files", headers={"authorization": authorization})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+    is_token = authorization.lower().startswith("bearer ")
+    expected = 'Bearer realm="artstore"' + (', error="invalid_token"' if is_token else "")
+    assert answer.headers["www-authenticate"] == expected
 
 
 async def test_a_token_counts_only_in_the_header_and_only_one(client: httpx.AsyncClient) -> None:
@@ -157,6 +159,7 @@ async def test_a_caller_without_the_permission_is_refused_with_its_name(
     answer = await client.get("/api/files", headers=bearer(role, permissions))
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert answer.json()["permission"] == "files:read"
+    assert 'error="insufficient_scope", scope="files:read"' in answer.headers["www-authenticate"]
 
 
 async def test_every_error_is_a_problem_document(client: httpx.AsyncClient) -> None:
@@ -312,7 +315,13 @@ def test_only_these_endpoints_are_open_to_everybody() -> None:
         "GET /.well-known/jwks.json",
     }
     api = {name for table in ENDPOINTS.values() for name, needed in table.items() if needed is None and "/api/" in name}
-    assert api == {"POST /api/auth/token", "GET /api/links/{link}", "HEAD /api/links/{link}"}
+    assert api == {
+        "POST /api/auth/token",
+        "GET /api/links/{link}",
+        "HEAD /api/links/{link}",
+        "OPTIONS /api/uploads",  # tus clients ask for the extensions before they log in
+        "OPTIONS /api/uploads/{upload_id}",
+    }
 
 
 async def test_a_cancelled_request_is_not_swallowed() -> None:

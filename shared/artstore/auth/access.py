@@ -131,9 +131,12 @@ async def authorize(connection: HTTPConnection, needed: Permission | None) -> No
     if needed is None:
         return
     verifier = cast(TokenVerifier, connection.app.state.context.verifier)
+    token = None
     try:
-        principal = await verifier.verify(bearer_token(connection))
+        token = bearer_token(connection)
+        principal = await verifier.verify(token)
     except Unauthenticated as error:
+        error.token_refused = token is not None
         await record_denial(connection, error)
         raise
     connection.scope.setdefault("state", {})[PRINCIPAL] = principal
