@@ -70,7 +70,7 @@ class ArtStoreError(Exception):
 
     @classmethod
     def default_retry_after_s(cls) -> int | None:
-        return RETRY_AFTER_S if cls.status in (502, 503) else None
+        return RETRY_AFTER_S if cls.status in (429, 502, 503) else None
 
     def to_wire(self, request_id: str = "") -> bytes:
         """The problem document, UTF-8 JSON."""

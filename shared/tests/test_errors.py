@@ -15,6 +15,7 @@ from artstore.errors import (
     RangeNotSatisfiable,
     RateLimited,
     StorageFull,
+    TooManyUploads,
     Unauthenticated,
     Unavailable,
     fault_text,
@@ -87,6 +88,7 @@ def test_no_member_of_a_foreign_document_breaks_the_reader(field: str) -> None:
         (Unavailable(), "retry-after", "5"),
         (BadGateway(), "retry-after", "5"),
         (RateLimited(retry_after_s=3), "retry-after", "3"),
+        (TooManyUploads(), "retry-after", "5"),
         (Unauthenticated(), "www-authenticate", 'Bearer realm="artstore"'),
         (
             Forbidden(permission="files:write"),
