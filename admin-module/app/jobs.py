@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from artstore.catalog.search_index import update_index
+from prometheus_client import Gauge
+
+from artstore.catalog.search_index import measure_lag_s, update_index
 from artstore.clock import uuid7
 from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
@@ -36,8 +38,8 @@ COUNT_EVERY_S = 10.0
 UNDO_ORPHANS_EVERY_S = 60.0
 PURGE_EVERY_S = 60.0
 INDEX_EVERY_S = 1.0
-"""A search by `q` finds a file within about this time after its upload. A longer time costs each upload less CPU, because more
-of them share a batch."""
+"""A search by `q` finds a file within about this time after its upload, while fewer than some thousand files a second are
+written. A longer time costs each upload less CPU, because more of them share a batch."""
 
 LOOP_PAUSE_S = 0.02
 """Pause between two rounds of a task that waits for work itself; changes in between share the next round."""
@@ -58,6 +60,9 @@ def jobs(context: Context) -> list[Job]:
     liveness = Liveness(
         context.database, context.clock, settings.element_away_after_s, context.publisher.wake, context.registry
     )
+    lag = Gauge(
+        "search_index_lag_seconds", "Age of the oldest change that the index of words lacks", registry=context.registry
+    )
     return [
         Job("signing-keys", min(KEYS_CHECK_EVERY_S, settings.signing_key_rotate_every_s / 8), context.keyring.keep),
         Job("signing-keys-changed", None, partial(_follow_key_changes, context)),
@@ -71,6 +76,7 @@ def jobs(context: Context) -> list[Job]:
         Job("count-sagas", COUNT_EVERY_S, context.maintenance.update_metrics),
         Job("sweep-sagas", min(UNDO_ORPHANS_EVERY_S, settings.saga_lease_s), context.maintenance.undo_orphans),
         Job("index-files", INDEX_EVERY_S, partial(update_index, context.database)),
+        Job("measure-index", COUNT_EVERY_S, partial(_measure_index, context, lag)),
         Job("purge-sagas", PURGE_EVERY_S, partial(_purge_sagas, context)),
         Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),
@@ -127,6 +133,10 @@ async def _follow_key_changes(context: Context) -> None:
 async def _forget_revocations(context: Context) -> None:
     async with context.database.begin() as conn:
         await forget_revocations(conn, context.clock.now())
+
+
+async def _measure_index(context: Context, lag: Gauge) -> None:
+    lag.set(await measure_lag_s(context.database))
 
 
 async def _purge_sagas(context: Context) -> None:

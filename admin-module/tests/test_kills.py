@@ -73,6 +73,22 @@ async def test_a_killed_commit_of_a_batch_is_atomic(own_admin: Any, point: str, 
     assert (await admin.sql(count))[0]["files"] == 300
 
 
+async def test_a_killed_indexing_is_repeated(own_admin: Any, eventually: Any) -> None:
+    armed, sagas = await own_admin(ARTSTORE_POINT="admin.index_written:kill"), [new_saga() for _ in range(50)]
+    body = {"sagas": [{"saga_id": saga["saga_id"], "attributes": record(saga)} for saga in sagas]}
+    await armed.call("POST", "/api/sagas/uploads", by="ingester", json={"sagas": sagas})
+    await killed_by(armed, armed.call("POST", "/api/sagas/commit-batch", by="ingester", json=body))
+    assert await armed.sql("SELECT file_id FROM file_search") == []
+    admin = await own_admin()
+
+    async def indexed() -> bool:
+        missing = "SELECT FROM files LEFT JOIN file_search USING (file_id, revision) WHERE words IS NULL"
+        return not await admin.sql(missing)
+
+    await eventually(indexed)
+    assert (await admin.sql("SELECT count(*) AS files FROM file_search"))[0]["files"] == 50
+
+
 @pytest.fixture
 async def element() -> AsyncIterator[tuple[str, list[str]]]:
     """(url, the files it was asked to remove)."""

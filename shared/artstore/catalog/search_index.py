@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.catalog.words import grams_of, texts_of, words_of
 from artstore.database import Database
+from artstore.failpoints import failpoint
 
 BATCH_ROWS = 500
+SLICE_ROWS = 50
+"""The words of so many files are made without a break, 2 ms of Python; requests are served between two slices."""
 PAUSE_S = 0.02
-"""Between two batches, so that uploads find free processor time: at most some 20 000 rows a second."""
+"""Between two batches while no files change: at most some 20 000 rows a second."""
+YIELD_FACTOR = 7
+"""While files change, the pause after a batch is so many times as long as the batch took: uploads come first, and each
+admin spends at most an eighth of the time on the index."""
+MAX_PAUSE_S = 5.0
+"""After a batch that was slow because PostgreSQL hung."""
 FIRST = "00000000-0000-0000-0000-000000000000"
 
 # Set back (the catalog was restored into another server) or passed by the purge, the position has no rows after it.
@@ -33,7 +41,8 @@ _BEHIND = """SELECT 1 FROM search_progress AS done, changes_purged AS purged
 # One admin works at a time; the others find no row.
 _PROGRESS = text(
     """SELECT done.txid, done.position, walked_to::text, purged.txid AS purged_txid, purged.position AS purged_position,
-        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_txid
+        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_txid,
+        COALESCE((SELECT at > now() - interval '2 s' FROM changes ORDER BY txid DESC, position DESC LIMIT 1), false) AS busy
     FROM search_progress AS done, changes_purged AS purged FOR UPDATE OF done SKIP LOCKED"""
 )
 _CHANGED = text(
@@ -53,10 +62,11 @@ _WALK = text(
 )
 _WRITE = text(
     """INSERT INTO file_search AS kept (file_id, revision, words, name_grams, created_at)
-    SELECT file_id, revision, to_tsvector('artstore', array_to_string(words, ' ')) || array_to_tsvector(words), name_grams,
-        created_at
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS entry(file_id uuid, revision integer, words text[], name_grams integer[], created_at timestamptz)
+    SELECT CAST(file_id AS uuid), revision,
+        to_tsvector('artstore', words) || array_to_tsvector(string_to_array(words, ' ')),
+        CAST(name_grams AS integer[]), created_at
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS integer[]), CAST(:words AS text[]), CAST(:grams AS text[]),
+        CAST(:created AS timestamptz[])) AS entry(file_id, revision, words, name_grams, created_at)
     ON CONFLICT (file_id) DO UPDATE
     SET revision = excluded.revision, words = excluded.words, name_grams = excluded.name_grams,
         created_at = excluded.created_at
@@ -66,6 +76,11 @@ _REMOVE = text("DELETE FROM file_search WHERE file_id = ANY(CAST(:ids AS uuid[])
 _STORE = text(
     "UPDATE search_progress SET txid = :txid, position = :position, walked_to = CAST(CAST(:walked_to AS text) AS uuid)"
 )
+_LAG = """SELECT greatest(0, extract(epoch FROM now() - CASE WHEN done.walked_to IS NULL
+        THEN (SELECT at FROM changes WHERE (changes.txid, changes.position) > (done.txid, done.position)
+            ORDER BY txid, position LIMIT 1)
+        ELSE (SELECT created_at FROM files WHERE file_id > done.walked_to ORDER BY file_id LIMIT 1) END))::float8 AS lag_s
+    FROM search_progress AS done"""
 
 
 async def update_index(database: Database) -> int:
@@ -75,12 +90,14 @@ async def update_index(database: Database) -> int:
     """
     total = 0
     while await is_behind(database):
+        began_s = time.monotonic()
         async with database.begin(durable=False) as connection:
-            done = await _update_batch(connection)
-        if not done:  # another admin works, or a transaction that is still open holds the feed back
-            break
+            done, busy = await _update_batch(connection)
         total += done
-        await asyncio.sleep(PAUSE_S)
+        if done < BATCH_ROWS:  # all is done, another admin works, or an open transaction holds the feed back
+            break
+        took_s = time.monotonic() - began_s
+        await asyncio.sleep(min(max(PAUSE_S, YIELD_FACTOR * took_s), MAX_PAUSE_S) if busy else PAUSE_S)
     return total
 
 
@@ -88,10 +105,18 @@ async def is_behind(database: Database) -> bool:
     return bool(await database.fetch(_BEHIND))
 
 
-async def _update_batch(connection: AsyncConnection) -> int:
+async def measure_lag_s(database: Database) -> float:
+    """The age of the oldest change that the index lacks, or of the oldest file that the walk has not reached; 0 if
+    nothing is missing."""
+    ((lag_s,),) = await database.fetch(_LAG)
+    return float(lag_s)
+
+
+async def _update_batch(connection: AsyncConnection) -> tuple[int, bool]:
+    """The number of changes and files that were looked at, and whether files changed in the last seconds."""
     progress = (await connection.execute(_PROGRESS)).one_or_none()
     if progress is None:
-        return 0
+        return 0, False
     txid, position, walked_to = progress.txid, progress.position, progress.walked_to
     if txid >= progress.next_txid:  # the catalog was restored into another server
         txid, position, walked_to = 0, 0, FIRST
@@ -108,7 +133,7 @@ async def _update_batch(connection: AsyncConnection) -> int:
         walked_to = walked[-1].file_id if len(walked) == BATCH_ROWS else None
     if (txid, position, walked_to) != (progress.txid, progress.position, progress.walked_to):
         await connection.execute(_STORE, {"txid": txid, "position": position, "walked_to": walked_to})
-    return len(changed) + len(walked)
+    return len(changed) + len(walked), progress.busy
 
 
 async def _index_files(connection: AsyncConnection, ids: Sequence[str]) -> None:
@@ -121,17 +146,25 @@ async def _index_files(connection: AsyncConnection, ids: Sequence[str]) -> None:
 
 
 async def _write(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
-    if rows:
-        await connection.execute(_WRITE, {"rows": orjson.dumps([_entry(row) for row in rows]).decode()})
-
-
-def _entry(row: Row[Any]) -> dict[str, Any]:
-    metadata = json.loads(row.metadata, parse_int=str, parse_float=str)  # every digit as it was sent
-    words = [word for part in texts_of(row.filename, row.tags, metadata) for word in words_of(part)]
-    return {
-        "file_id": row.file_id,
-        "revision": row.revision,
+    if not rows:
+        return
+    words, grams = [], []
+    for at in range(0, len(rows), SLICE_ROWS):
+        await asyncio.sleep(0)
+        for row in rows[at : at + SLICE_ROWS]:
+            words.append(" ".join(_words(row)))
+            grams.append(f"{{{','.join(map(str, grams_of(row.filename)))}}}")
+    values = {
+        "ids": [row.file_id for row in rows],
+        "revisions": [row.revision for row in rows],
         "words": words,
-        "name_grams": grams_of(row.filename),
-        "created_at": row.created_at,
+        "grams": grams,
+        "created": [row.created_at for row in rows],
     }
+    await connection.execute(_WRITE, values)
+    failpoint("admin.index_written")
+
+
+def _words(row: Row[Any]) -> list[str]:
+    metadata = json.loads(row.metadata, parse_int=str, parse_float=str)  # every digit as it was sent
+    return words_of("\n".join(texts_of(row.filename, row.tags, metadata)))

@@ -19,6 +19,8 @@ GRAM_CHARS = 3
 _WORD = re.compile(r"[^\W_]+")
 _ACCENTS = re.compile("[\u0300-\u036f]+")
 _SHORT_I = "и\u0306"
+_SPECIAL_LOWER = re.compile("[Σİ]")
+"""The letters that `str.lower` maps by their neighbours, or to two characters."""
 
 
 def words_of(text: str) -> list[str]:
@@ -37,8 +39,8 @@ def grams_of(name: str) -> list[int]:
 
     A name that contains another text has all of its trigrams. A text shorter than three characters has none.
     """
-    lower = name.lower() if name.isascii() else "".join(map(_lower, name))
-    grams = {lower[at : at + GRAM_CHARS] for at in range(len(lower) - GRAM_CHARS + 1)}
+    lower = "".join(map(_lower, name)) if _SPECIAL_LOWER.search(name) else name.lower()
+    grams = (lower[at : at + GRAM_CHARS] for at in range(len(lower) - GRAM_CHARS + 1))
     return sorted({crc32(gram.encode("utf-8", "surrogatepass")) - 2**31 for gram in grams})
 
 

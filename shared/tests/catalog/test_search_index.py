@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from artstore.catalog import search_index
-from artstore.catalog.search_index import is_behind, update_index
+from artstore.catalog.search_index import is_behind, measure_lag_s, update_index
 from artstore.catalog.tables import metadata
 from artstore.catalog.write import FileEntry, upsert_files
 from artstore.clock import uuid7
@@ -86,8 +86,10 @@ async def test_creations_changes_and_deletions_are_followed(catalog: Catalog, mo
     await catalog.sql("DELETE FROM files WHERE filename IN ('file 5', 'new')")
     await catalog.write(*files(3))
     assert await catalog.differences() > 0
+    assert await measure_lag_s(catalog.database) > 0
     await catalog.index()
     assert await catalog.differences() == 0
+    assert await measure_lag_s(catalog.database) == 0
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,10 @@ async def test_files_that_are_not_in_the_feed_are_indexed(
     await catalog.index()
     await catalog.sql("DELETE FROM file_search")
     await catalog.write(*files(2))
+    await catalog.sql("UPDATE files SET created_at = created_at - interval '1 hour'")
     await catalog.sql(lost)
+    if "walked_to" in lost:
+        assert await measure_lag_s(catalog.database) > 3600
     await catalog.index()
     assert await catalog.differences() == 0
 
@@ -130,5 +135,31 @@ async def test_several_admins_share_the_work_without_conflict(
     monkeypatch.setattr(search_index, "BATCH_ROWS", 5)
     await catalog.write(*files(40))
     await asyncio.gather(*(update_index(catalog.database) for _ in range(4)))
+    await catalog.index()
+    assert await catalog.differences() == 0
+
+
+async def test_uploads_come_first_and_an_import_is_caught_up_afterwards(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def note_pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(search_index, "BATCH_ROWS", 4)
+    monkeypatch.setattr(search_index, "YIELD_FACTOR", 1e6)
+    await catalog.index()
+    await catalog.sql("DELETE FROM changes")
+    await catalog.write(*files(8))
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "sleep", note_pause)
+        await update_index(catalog.database)
+        assert max(pauses) > search_index.PAUSE_S
+        pauses.clear()
+        await catalog.write(*files(8))
+        await catalog.sql("UPDATE changes SET at = at - interval '1 minute'")
+        await update_index(catalog.database)
+        assert max(pauses) == search_index.PAUSE_S
     await catalog.index()
     assert await catalog.differences() == 0

@@ -40,3 +40,5 @@ def test_a_name_has_all_trigrams_of_its_parts_in_any_case(before: str, part: str
     assert set(grams_of(part)) <= set(grams)
     assert all(-(2**31) <= gram < 2**31 for gram in grams)
     assert set(grams_of("Договор".upper())) == set(grams_of("договор"))
+    assert set(grams_of("ΟΔΟΣ")) <= set(grams_of("ΟΔΟΣΑ"))  # a sigma in lower case depends on what follows it
+    assert len(grams_of("İİİİ")) == 1  # its lower case has two characters
