@@ -78,7 +78,7 @@ def test_an_exit_status_is_described_in_words(status: int, words: str) -> None:
 def test_the_output_of_a_process_goes_to_its_log(tmp_path: Path) -> None:
     process = spawn(command(tmp_path, SLEEP))
     deadline = time.monotonic() + 10
-    while not (log := tmp_path / "part.log").read_text() and time.monotonic() < deadline:
+    while not (log := tmp_path / "part.log").read_text().endswith("\n") and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()
