@@ -21,6 +21,7 @@ from artstore.http.body import BodyLimits, BodyRateLimits, next_chunk, stated_le
 from artstore.http.digests import digests_in
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
+from artstore.tasks import spawn
 
 from ..store.get import OpenedFile
 from ..store.receive import Body, Expected
@@ -141,7 +142,7 @@ class FileResponse(Response):
         if len(piece) <= HASH_INLINE_BYTES:
             self._sha256.update(piece)
             return _done()
-        return asyncio.ensure_future(self._opened.store.read_in_thread(self._sha256.update, piece))
+        return spawn("hash", self._opened.store.read_in_thread(self._sha256.update, piece))
 
 
 async def _done() -> None:
