@@ -147,6 +147,9 @@ def _replace_headers(name: str, case: Case[Any]) -> None:
 def _replace_members(name: str, body: dict[str, Any]) -> None:
     if not _fits(body.get("metadata", {})):
         body["metadata"] = {}
+    for member, value in body.items():  # to a schema 5.0 is an integer; the services require it written as 5
+        if isinstance(value, float) and value.is_integer():
+            body[member] = int(value)
     if "saga_id" in body:
         body["saga_id"] = str(uuid.uuid4())
     if isinstance(body.get("new"), dict):
