@@ -20,6 +20,7 @@ from .pending import defer, require_settled, settle
 from .receive import Body, Expected, IncomingBody
 from .settle_late import may_settle_late, settle_late
 from .store import PendingWork, Store
+from .verified import REMEMBER_FROM_BYTES
 from .wal.log import OpenIntent
 from .wal.records import UNPUBLISHED, Intent, Kind, Step, Unconfirmed
 
@@ -98,6 +99,8 @@ class PutOperation:
                 # 3 and 4 fsync data and attr.json, rename both, fsync the folder: attr.json in its place is the commit point
                 self.body.require_wanted()
                 await store.in_thread(store.files.publish, self.file_id, self.temp, self.encoded)
+                if attributes.size_bytes >= REMEMBER_FROM_BYTES and store.files.nonblocking_reads:
+                    await store.in_thread(store.verified.add_written, self.file_id, store.files)
             else:
                 attributes = self.described
                 if intent.work is not None:

@@ -20,6 +20,7 @@ from .disk_health import DiskHealth
 from .locks import FileLocks, Stoppable
 from .progress import Progress
 from .space import Space, Usage
+from .verified import Verified
 from .wal.log import OpenIntent, Wal
 from .wal.records import Intent, Kind, Unconfirmed
 
@@ -142,6 +143,7 @@ class Store:
     """Files whose saga has not been seen committed: only these may be removed by a compensation."""
     unsettled: dict[str, list[OpenIntent]] = field(default_factory=dict)
     """Files whose catalog row may differ from the disk, with the intents that wait for the row."""
+    verified: Verified = field(default_factory=Verified)
     late: dict[str, LateRow] = field(default_factory=dict)
     """Those of the unsettled files that are settled behind the answer of their put, the earliest first."""
     late_waits: asyncio.Event = field(default_factory=asyncio.Event)

@@ -84,10 +84,14 @@ async def test_a_damaged_file_is_never_sent_to_its_end(
                 one.get("body", b"") for one in messages
             )
 
-        for size in (1000, 70_000, 1 << 20, 3_000_000):
+        for size in (1000, 70_000, 1 << 20, 3_000_000, 9_000_000):
             content = os.urandom(size)
             file_id = (await put_bytes(store, content)).attributes.file_id
             assert await sent(file_id) == ([200], content)
+            data = store.files.open_data(file_id)
+            assert data is not None
+            assert store.verified.has(file_id, data.version()) is (size > 8 << 20), "large data is not hashed again"
+            data.close()
             damaged = content[:-1] + bytes([content[-1] ^ 1])
             write(store, file_id, damaged)
             statuses, received = await sent(file_id)

@@ -13,7 +13,7 @@ the last step may or may not have happened. `undo_put`, `replace_attributes`, `s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,9 @@ class OpenData(Protocol):
 
     @property
     def size_bytes(self) -> int: ...
+
+    def version(self) -> Hashable | None:
+        """Differs once anyone has written to the data. None when that cannot be known."""
 
     def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         """The bytes if they are in memory, without blocking. None: call `read` in a thread."""

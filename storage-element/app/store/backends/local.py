@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from artstore.contracts.files import Attributes
@@ -35,6 +35,10 @@ class LocalData:
 
     fd: int
     size_bytes: int
+
+    def version(self) -> Hashable | None:
+        stat = os.fstat(self.fd)
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         buffer = bytearray(size_bytes)

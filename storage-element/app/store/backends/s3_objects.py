@@ -3,7 +3,7 @@ object in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -148,6 +148,9 @@ class S3Data:
         self._objects, self._key, self._etag = objects, key, etag
         self._window = b""
         self._begins = 0
+
+    def version(self) -> Hashable | None:
+        return self._etag
 
     def read_cached(self, offset: int, size_bytes: int) -> bytes | None:
         if size_bytes == 0 or offset >= self.size_bytes:
