@@ -1,7 +1,7 @@
-"""The services do what their OpenAPI documents say: schemathesis calls every operation with right and wrong data, alone and in
-sequences, and judges the answers with all of its checks.
+"""The services do what their OpenAPI documents say: schemathesis calls every operation with right and wrong data, and judges
+the answers with all of its checks.
 
-CONFORMANCE_S=120 runs it for two minutes per service instead of a few seconds.
+CONFORMANCE_S=120 runs it for two minutes per service instead of a few seconds, also with sequences of calls.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def test_a_service_does_what_its_document_says(tried: System, tmp_path: Path, se
     secret = (tried.keys / f"{account}.secret").read_text() if login else None
     token = tried.token(login.get("client_id"), secret)
     run_s = int(os.environ.get("CONFORMANCE_S", SHORT_S))
+    phases = "examples,coverage,fuzzing"  # the calls of a sequence depend on the answers, and so on the load
     options = {
+        "--phases": f"{phases},stateful" if run_s > SHORT_S else phases,
         "--header": f"Authorization: Bearer {token}",
         "--max-time": str(run_s),
         "--seed": os.environ.get("CONFORMANCE_SEED", "7"),
