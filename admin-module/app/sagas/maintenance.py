@@ -14,11 +14,12 @@ from artstore.logs import get_logger
 
 from ..elements.generations import Generations
 from ..purge import BOTH_CLOCKS, purge, purge_statement
-from .claim import CLAIM_BATCH
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting
 
 log = get_logger("admin.sagas")
 
+FOUND_AT_ONCE = 1024
+"""Pending files in one statement: those of a batch whose ingester died. The worker takes them on in smaller groups."""
 FOUND_AFTER_LEASES = 2
 """A pending file without a live saga counts as orphaned when it is this many leases old."""
 
@@ -30,7 +31,7 @@ _FOUND = text(
         file_id, storage_element_id, owner, now(), 'found_pending' FROM files
     WHERE state = 'pending' AND saga_id IS NOT NULL AND checked_at < now() - make_interval(secs => :older_s)
         AND storage_element_id = ANY(CAST(:reconciled AS text[]))
-    ORDER BY saga_id LIMIT :claims
+    ORDER BY saga_id LIMIT :most
     ON CONFLICT (saga_id) DO UPDATE SET state = 'compensating', due_at = now(), reason = excluded.reason,
         storage_element_id = excluded.storage_element_id, attempts = 0, updated_at = now()
     WHERE kept.state = ANY(CAST(:accepting AS text[])) AND kept.file_id = excluded.file_id RETURNING saga_id"""
@@ -88,7 +89,7 @@ class SagaMaintenance:
             current = await self._generations.load(conn)
             values = {
                 "older_s": self._lease_s * FOUND_AFTER_LEASES,
-                "claims": CLAIM_BATCH,
+                "most": FOUND_AT_ONCE,
                 "accepting": accepting(SagaEvent.FOUND, SagaState.COMPENSATING),
                 "first_saga_id": current.first_saga_id,
                 "reconciled": await self._generations.find_reconciled(conn, current),
