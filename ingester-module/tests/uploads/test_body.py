@@ -405,7 +405,9 @@ async def test_sha512_of_a_raw_body_is_checked_before_its_end_is_sent_on(server:
     right = base64.b64encode(hashlib.sha512(file).digest()).decode()
     assert (await server.raw(file, f"repr-digest: sha-512=:{right}:\r\n")).status == 200
     server.passed_on.clear()
-    assert (await server.raw(file[:-1] + b"?", f"repr-digest: sha-512=:{right}:\r\n")).code == "digest_mismatch"
+    assert (
+        await server.raw(file[:-1] + bytes([file[-1] ^ 1]), f"repr-digest: sha-512=:{right}:\r\n")
+    ).code == "digest_mismatch"
     assert sum(server.passed_on) < len(file)
 
 
