@@ -43,6 +43,9 @@ MARK_AFTER_LEASES = 0.1
 OUTAGE_AFTER_LEASES = 0.25
 """In leases: an older timestamp shows an outage. Longer than MARK_AFTER_LEASES by the time of a slow
 round."""
+OUTAGE_AT_LEAST_S = 3.0
+"""Three rounds of the worker: with a lease of seconds an outage would else be seen in each round, and no lease would
+end."""
 
 log = get_logger("admin.sagas")
 
@@ -168,7 +171,7 @@ async def extend_after_outage(conn: AsyncConnection, lease_s: float) -> None:
     if _was_attended(age_s, lease_s * MARK_AFTER_LEASES):
         return
     age_s = (await conn.execute(_MARK)).scalar_one()
-    if _was_attended(age_s, lease_s * OUTAGE_AFTER_LEASES):
+    if _was_attended(age_s, max(lease_s * OUTAGE_AFTER_LEASES, OUTAGE_AT_LEAST_S)):
         return
     extended = (await conn.execute(_EXTEND, {"lease_s": lease_s})).rowcount
     if extended:
