@@ -58,7 +58,7 @@ _COMPARED = ("content_type", "tags", "metadata", "retention")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _StoredFile:
     """A file that is durable on an element, whose saga is still open."""
 
     saga: UploadSaga
@@ -70,7 +70,7 @@ class BatchOperation:
 
     def __init__(self, context: Context, form: BatchForm, owner: str) -> None:
         self._context, self._form, self._owner = context, form, owner
-        self._results: dict[int, _Stored | ArtStoreError] = {}
+        self._results: dict[int, _StoredFile | ArtStoreError] = {}
         self._open: dict[str, UploadSaga] = {}
         """By id, every saga whose file an element may have."""
         self._begun: set[str] = set()
@@ -222,7 +222,7 @@ class BatchOperation:
             except ArtStoreError as error:
                 outcome = error
         if isinstance(outcome, bytes):
-            self._results[file.index] = _Stored(saga, outcome)
+            self._results[file.index] = _StoredFile(saga, outcome)
             return
         if isinstance(outcome, Conflict) and outcome.fields.get("reason") == GIVEN_UP_REASON:
             outcome = given_up(saga.saga_id, outcome)
@@ -274,7 +274,7 @@ class BatchOperation:
 
     async def _commit(self, key: HeldKey | None) -> Answer:
         """Files that the catalog refuses get their problem, and the others are committed without them."""
-        while stored := [result for result in self._in_order() if isinstance(result, _Stored)]:
+        while stored := [result for result in self._in_order() if isinstance(result, _StoredFile)]:
             answer = batch_uploaded(self._encoded_results())
             commits = [UploadCommit(saga_id=one.saga.saga_id, attributes=msgspec.Raw(one.record)) for one in stored]
             kept = None if key is None else BatchKey(saga_id=key.saga_id, answer=msgspec.Raw(answer.body))
@@ -298,7 +298,7 @@ class BatchOperation:
         named = [
             (index, result)
             for index, result in self._results.items()
-            if isinstance(result, _Stored) and result.saga.saga_id in faults
+            if isinstance(result, _StoredFile) and result.saga.saga_id in faults
         ]
         if not named:
             raise refusal
@@ -308,14 +308,14 @@ class BatchOperation:
             self._results[index] = InvalidFields(reason, fields=refusal.fields.get("fields", []))
             self._context.sagas.abandon(saga, InvalidFields.code)
 
-    def _in_order(self) -> Iterable[_Stored | ArtStoreError]:
+    def _in_order(self) -> Iterable[_StoredFile | ArtStoreError]:
         return (self._results[index] for index in range(self._form.count))
 
     def _encoded_results(self) -> bytes:
         given = request_id.get()
         encoded = [
             b'{"index":%d,"status":201,"file":%b}' % (index, result.record)
-            if isinstance(result, _Stored)
+            if isinstance(result, _StoredFile)
             else b'{"index":%d,"status":%d,"problem":%b}' % (index, result.status, result.to_wire(given))
             for index, result in enumerate(self._in_order())
         ]

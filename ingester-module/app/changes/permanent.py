@@ -17,7 +17,7 @@ from .locate import Location
 class MakePermanent(Change):
     kind, operation = SagaKind.MOVE, Operation.UPDATE
     size_bytes: int | None = None
-    """Of the file; None when its element is unavailable."""
+    """The size of the file; None when its element is unavailable."""
 
     def fingerprint(self) -> str:
         return fingerprint_of("PATCH", self.file_id, self.condition.revisions, "permanent")

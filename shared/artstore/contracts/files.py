@@ -103,7 +103,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     expires_at: str | msgspec.UnsetType = msgspec.UNSET
-    """Of a temporary file. A client states `ttl_days`, counted from the time of its request."""
+    """Set for temporary files only. A client states `ttl_days`, counted from the time of its request."""
     moving_to: str | msgspec.UnsetType = msgspec.UNSET
     """The file becomes permanent, and moves to this element. Until it has moved, it cannot be changed."""
 

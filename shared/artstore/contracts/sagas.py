@@ -23,7 +23,7 @@ class SagaKind(enum.StrEnum):
     DELETE = "delete"
     MODE = "mode"
     MOVE = "move"
-    """Of a temporary file that becomes permanent, from an `edit` to an `rw` element."""
+    """Makes a temporary file permanent: from an `edit` to an `rw` element."""
 
 
 class UploadSaga(msgspec.Struct, frozen=True, kw_only=True):

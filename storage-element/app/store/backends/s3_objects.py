@@ -14,7 +14,7 @@ from obstore.store import S3Store
 
 from artstore.errors import Unavailable
 
-from .s3_uploads import S3Settings, S3Uploads, Upload
+from .s3_uploads import MultipartUpload, S3Settings, S3Uploads
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -122,7 +122,7 @@ class S3Objects:
         except FileNotFoundError as error:
             raise Unavailable("the file was removed while it was read") from error
 
-    def unfinished_uploads(self, key: str) -> list[Upload]:
+    def unfinished_uploads(self, key: str) -> list[MultipartUpload]:
         """Multipart uploads of keys that begin with `key`."""
         return self._call(lambda: list(self.uploads.unfinished(f"{self.settings.prefix}/{key}")))
 

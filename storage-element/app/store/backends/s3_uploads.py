@@ -52,7 +52,7 @@ class S3Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class MultipartUpload:
     """A multipart upload that was neither completed nor aborted."""
 
     key: str
@@ -76,7 +76,7 @@ class S3Uploads:
         if status != 200 and not (status == 409 and OWN_BUCKET in body):
             raise _refused("create the bucket", status, body)
 
-    def unfinished(self, prefix: str) -> Iterator[Upload]:
+    def unfinished(self, prefix: str) -> Iterator[MultipartUpload]:
         """Uploads of keys that begin with `prefix`."""
         marker: dict[str, str] = {}
         while True:
@@ -86,14 +86,16 @@ class S3Uploads:
                 raise _refused("list unfinished uploads", status, body)
             page = _parse_xml(body)
             for upload in page.iterfind("{*}Upload"):
-                found = Upload(_text(upload, "Key"), _text(upload, "UploadId"), _timestamp(_text(upload, "Initiated")))
+                found = MultipartUpload(
+                    _text(upload, "Key"), _text(upload, "UploadId"), _timestamp(_text(upload, "Initiated"))
+                )
                 if found.key.startswith(prefix):
                     yield found
             if _text(page, "IsTruncated") != "true":
                 return
             marker = {"key-marker": _text(page, "NextKeyMarker"), "upload-id-marker": _text(page, "NextUploadIdMarker")}
 
-    def abort(self, upload: Upload) -> None:
+    def abort(self, upload: MultipartUpload) -> None:
         """An upload that does not exist any more is not an error."""
         status, body = self._request("DELETE", upload.key, {"uploadId": upload.upload_id})
         if status not in (204, 200, 404):
