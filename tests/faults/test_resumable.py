@@ -149,3 +149,19 @@ def test_an_element_killed_at_any_step(fleet: Fleet, point: str) -> None:
 def _continued(upload: Upload) -> httpx.Response | None:
     answer = upload.send_rest()
     return answer if answer is not None and answer.status_code == 204 else upload.head()
+
+
+def test_the_upload_of_a_closed_element_is_not_found_by_head(fleet: Fleet) -> None:
+    """The last test here: a mode does not go back."""
+    upload, finished = Upload(fleet), Upload(fleet)
+    assert finished.send_rest() is not None
+    closed = fleet.call("POST", "admin-1", "/api/storage-elements/se-02/mode", json={"mode": "ro"})
+    assert closed.status_code == 200, closed.text
+
+    assert eventually(lambda: upload.ask("HEAD", upload.path, {}).status_code == 404)
+    refused = upload.send_rest()
+    assert refused is not None
+    assert (refused.status_code, refused.json()["code"]) == (409, "mode_forbids")
+    assert upload.ask("GET", upload.path, {}).json()["offset"] == HALF
+    assert finished.head() is not None, "a finished upload still names its file"
+    assert upload.ask("DELETE", upload.path, {}).status_code == 204

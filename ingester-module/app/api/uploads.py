@@ -11,12 +11,13 @@ from starlette.responses import Response
 from artstore.auth.access import principal_of
 from artstore.contracts.schemas import component
 from artstore.contracts.uploads import MAX_OFFSET, UPLOADS_PATH, UploadState
-from artstore.errors import ArtStoreError, MethodNotAllowed, UnsupportedHeader
+from artstore.errors import ArtStoreError, MethodNotAllowed, NotFound, UnsupportedHeader
 from artstore.http.data_routes import Handler
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import BYTES_SCHEMA, answer, header, object_schema, route
 from artstore.http.problems import problem_response
 from artstore.http.request_headers import RESUMABLE
+from artstore.modes import ALLOWED, Operation
 
 from ..core.context import context_of
 from ..resumable import receive
@@ -92,9 +93,14 @@ async def append_upload(request: Request) -> Response:
 
 @_tus
 async def find_offset(request: Request) -> Response:
-    """Ends a PATCH in progress: the client that asks has lost its connection."""
+    """Ends a PATCH in progress: the client that asks has lost its connection.
+
+    An upload that its element's mode has ended is answered 404, upon which clients of tus begin a new one.
+    """
     context, place = context_of(request), _place(request)
     state = await finish(context, place, await context.uploads.find(place, interrupt=True))
+    if not state.committed and Operation.CREATE not in ALLOWED[place.element.mode]:
+        raise NotFound(f"{place.element.id} takes no more files: begin a new upload")
     return Response(status_code=200, headers=describe_whole(state))
 
 

@@ -22,7 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
+
+from app.store.store import Store
+from app.store.unfinished import Record, Uploads
 
 from ..store.support import opened
 from .disks import MAKE, MODULE, loop_device, mounted, new_image, recorded_disk, why_not
@@ -30,8 +34,8 @@ from .invariants import check_invariants
 from .journal import KeptCatalog, allowed_states, confirmed_files
 from .lengths import LONG
 from .recording import ENTRY, FLUSH
-from .uploading import SEGMENT_BYTES
-from .work import catalog_of, journal_of
+from .uploading import REMOVED, SEGMENT_BYTES, acknowledged_offsets, content_of, offsets_of
+from .work import TTL_S, catalog_of, journal_of
 
 CUTS = 60 if LONG else 4
 STEPS = 60 if LONG else 15
@@ -134,7 +138,23 @@ async def check_recovered(root: Path, notes: Path, until_ns: int, what: str) -> 
             )
             assert store.findings.damaged == 0, what
             assert not store.unconfirmed.keys() & confirmed_files(journal_of(notes), until_ns), what
+            check_uploads(store, root, notes, until_ns)
     return len(found)
+
+
+def check_uploads(store: Store, root: Path, notes: Path, until_ns: int) -> None:
+    """Each upload goes on at an offset that was answered or a later one, with the right bytes below it."""
+    Uploads(store, TTL_S).load()
+    assert not store.findings.damaged
+    for upload_id, (number, offset) in acknowledged_offsets(offsets_of(notes), until_ns).items():
+        path = root / "uploads" / f"{upload_id}.json"
+        if offset == REMOVED and not path.exists():
+            continue
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+        assert record.offset >= offset, f"upload {number}"
+        if not record.committed:
+            kept = path.with_name(upload_id).read_bytes()[: record.offset]
+            assert kept == content_of(number)[: record.offset], f"upload {number}"
 
 
 @contextmanager
