@@ -1,63 +1,22 @@
-"""`audit verify | archive | prune`. `verify` needs no service, database or network; the others talk to admin."""
+"""Checks exported audit logs offline: needs no service, database or network."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from artstore.audit.check import ADMIN_CHAIN, Checker, Finding
 from artstore.audit.event import fingerprint, hash_of
 from artstore.audit.seal import SEALS, check_seals
 
-from .audit_archive import AdminClient, prune_sealed, write_archive
 from .errors import CommandError
-
-CREDENTIALS = Path(".artstore/keys/admin-client.json")
-
-commands = typer.Typer(no_args_is_help=True, help="The audit log.", rich_markup_mode=None)
-
-
-@commands.callback()
-def _audit() -> None:
-    """The audit log."""
-
-
-@commands.command("verify")
-def verify(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="An answer of GET /api/audit?format=ndjson, after the archives before it, oldest first."),
-    ],
-    admin_key: Annotated[
-        str | None, typer.Option(help="The required fingerprint of admin's key, as in the checkpoints that admin logs.")
-    ] = None,
-) -> None:
-    """Verify exported audit logs offline. Exit code 1 when a change was found."""
-    try:
-        report = verify_files(files, admin_key)
-    except CommandError as error:
-        print(f"artstore: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    for one in report.findings:
-        print(f"{one.what}: {one.chain} {one.seq}: {one.detail}")
-    part = "" if report.whole else " of a part of the log, so that gaps are not checked"
-    print(f"{report.events} events{part}, {len(report.chains)} chains, {report.checkpoints} checkpoints")
-    if report.sealed:
-        print(f"events before checkpoint {report.sealed} are in archives that were not given")
-    print(f"admin's key: {report.admin_key}")
-    print(f"{len(report.findings)} findings" if report.findings else "no change was found")
-    raise typer.Exit(1 if report.findings else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,35 +130,3 @@ class _File:
         if self.seal["archive"]["sha256"] != before.digest.hexdigest():
             return [Finding("changed", SEALS, self.seal["number"], f"{before.path} is not the file that was sealed")]
         return []
-
-
-@commands.command("archive")
-def archive(
-    file: Annotated[Path, typer.Argument(help="The archive to write. An existing file is only sealed.")],
-    before_days: Annotated[int, typer.Option(help="Archive events older than this many days.")] = 90,
-    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
-    credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
-) -> None:
-    """Export the oldest part of the log and have admin verify and seal it. Deletes nothing; run it again after a failure."""
-    _run(lambda: write_archive(AdminClient(url, credentials), file, before_days))
-
-
-@commands.command("prune")
-def prune(
-    file: Annotated[Path, typer.Argument(help="The archive of the newest seal, which contains all that is deleted.")],
-    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
-    credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
-) -> None:
-    """Delete from PostgreSQL the events below the newest seal, after checking that FILE is the archive of that seal."""
-    _run(lambda: prune_sealed(AdminClient(url, credentials), file))
-
-
-def _run(work: Callable[[], str]) -> None:
-    try:
-        print(work())
-    except CommandError as error:
-        print(f"artstore: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
-        print(f"artstore: {error!r}; run the command again", file=sys.stderr)
-        raise typer.Exit(1) from None

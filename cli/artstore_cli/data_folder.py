@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import CommandError, disk_error
-from .processes import ProcessId, boot_id
+from .process_id import ProcessId, boot_id
 
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 """PostgreSQL's first files and write-ahead log take about 60 MiB; below this a first start would fail half-way.

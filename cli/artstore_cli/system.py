@@ -15,12 +15,11 @@ from typing import Protocol
 from .data_folder import DataFolder, Record
 from .log_rotation import rotate
 from .parts import Part, describe
+from .process_id import POLL_S, ProcessId
 from .processes import (
-    POLL_S,
     Command,
     ForkCommand,
     Process,
-    ProcessId,
     describe_end,
     fork_service,
     identify,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .checks import FLEETS, OLDER, Check, environment, plan
 from .errors import CommandError
-from .processes import POLL_S
+from .process_id import POLL_S
 
 MAX_RUNNING = 5
 """For two cores: a check uses about a fifth of one, and waits for disks, leases and starting processes."""

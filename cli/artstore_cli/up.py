@@ -19,7 +19,7 @@ from .data_folder import DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
 from .fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET, VALKEY, Site, fleet, own_port_names
 from .parts import port_names, services, stores
-from .processes import ProcessId, find_started
+from .process_id import ProcessId, find_started
 from .reporting import PipeSafeConsole, Progress
 from .running import stop_leftovers
 from .system import Interrupted, Misconfigured, System

@@ -17,7 +17,7 @@ import pytest
 from artstore_cli.bench.load import NAME, Outcome, Requests, run_own, run_wrk
 from artstore_cli.bench.machine import tree
 from artstore_cli.bench.report import OURS, THEIRS, Report, Sample
-from artstore_cli.processes import find_started
+from artstore_cli.process_id import find_started
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND_TIMEOUT_S = 180

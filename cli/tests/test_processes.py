@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from artstore_cli.processes import Command, ProcessId, describe_end, find_started, identify, spawn, tail
+from artstore_cli.process_id import ProcessId, find_started
+from artstore_cli.processes import Command, describe_end, identify, spawn, tail
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 

@@ -19,7 +19,7 @@ from artstore.local.ports import is_free
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.errors import CommandError
 from artstore_cli.fleet import Site, fleet, parse_scale
-from artstore_cli.processes import ProcessId, find_started
+from artstore_cli.process_id import ProcessId, find_started
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120

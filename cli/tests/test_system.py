@@ -14,7 +14,8 @@ import pytest
 from artstore_cli.data_folder import DataFolder, Record, find_record
 from artstore_cli.errors import CommandError
 from artstore_cli.parts import Part
-from artstore_cli.processes import Command, ProcessId, find_started
+from artstore_cli.process_id import ProcessId, find_started
+from artstore_cli.processes import Command
 from artstore_cli.running import stop_leftovers
 from artstore_cli.system import MAX_DEATHS, Death, Interrupted, Misconfigured, System, stop_order
 

@@ -16,7 +16,7 @@ import pytest
 
 from artstore.local.ports import is_free
 from artstore_cli.data_folder import DataFolder, find_record
-from artstore_cli.processes import ProcessId
+from artstore_cli.process_id import ProcessId
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"postgres", "valkey", "admin", "se-01", "se-02", "se-03", "ingester", "query"}

@@ -22,7 +22,8 @@ from artstore.local.ports import LOOPBACK, choose_ports, is_free
 from ..data_folder import DataFolder, find_record
 from ..errors import CommandError
 from ..fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET
-from ..processes import POLL_S, Command, describe_end, spawn, tail
+from ..process_id import POLL_S
+from ..processes import Command, describe_end, spawn, tail
 from ..running import LAUNCHER_TIMEOUT_S, status
 from . import machine
 
