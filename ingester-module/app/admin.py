@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from prometheus_client import CollectorRegistry, Counter
 
 from artstore.contracts.sagas import (
     MAX_GROUP,
@@ -55,11 +56,53 @@ def given_up(saga_id: str, refusal: Conflict) -> GivenUp:
     return GivenUp("the upload took too long and was given up: send it again")
 
 
+class Attempts:
+    """Repeats commits and aborts that admin does not answer. One line in the log for each saga, and a count of all failures:
+    an outage of admin fails as many calls as clients cause."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        failed = Counter("saga_call_failures_total", "Commits and aborts that failed", ["call"], registry=registry)
+        self._commits, self._aborts = failed.labels("commit"), failed.labels("abort")
+
+    async def commit(self, saga_id: str, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Raises GivenUp, Unavailable."""
+        try:
+            async with asyncio.timeout(COMMIT_WITHIN_S):
+                for number, pause_s in enumerate((*COMMIT_PAUSES_S, None)):
+                    try:
+                        await attempt()
+                        return
+                    except (Unavailable, Overloaded) as error:
+                        self._commits.inc()
+                        if number == 0:
+                            log.warning("commit not answered", saga_id=saga_id, error=error.detail)
+                        if pause_s is None:
+                            raise
+                    await asyncio.sleep(pause_s)
+        except Conflict as refusal:
+            raise given_up(saga_id, refusal) from refusal
+        except TimeoutError as error:
+            raise Unavailable("admin does not answer the commit", away=ADMIN) from error
+
+    async def abort(self, saga: UploadSaga, attempt: Callable[[], Awaitable[object]]) -> None:
+        for pause_s in (*ABORT_PAUSES_S, None):
+            try:
+                await attempt()
+                return
+            except ArtStoreError as error:
+                self._aborts.inc()
+                if pause_s is None:
+                    log.warning("saga not aborted: its lease ends it", saga_id=saga.saga_id, error=error.detail)
+                    return
+            await asyncio.sleep(pause_s)
+
+
 class Sagas:
     """Begins, commits and aborts upload sagas, and queues changes."""
 
-    def __init__(self, admin: Peer, tasks: Tasks, *, timeout_s: float) -> None:
+    def __init__(self, admin: Peer, tasks: Tasks, attempts: Attempts, *, timeout_s: float) -> None:
         self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
+        self._attempts = attempts
         self._begins: Group[UploadSaga, SagaResult] = Group(self._begin, max_items=MAX_GROUP)
         self._commits: Group[UploadCommit, SagaResult] = Group(self._commit, max_items=MAX_GROUP)
         self._aborts: Group[tuple[str, UploadSaga], SagaResult] = Group(self._abort_group, max_items=MAX_GROUP)
@@ -97,7 +140,7 @@ class Sagas:
 
     async def commit(self, commit: UploadCommit) -> None:
         """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
-        await commit_with_retries(commit.saga_id, lambda: self._commits.add(commit))
+        await self._attempts.commit(commit.saga_id, lambda: self._commits.add(commit))
 
     async def commit_batch(self, batch: CommitBatch) -> None:
         """All of its files, or none. Durable on return. Raises as `commit`."""
@@ -106,7 +149,7 @@ class Sagas:
         async def ask() -> object:
             return await self._admin.call("POST", "/api/sagas/commit-batch", body=body, timeout_s=self._timeout_s)
 
-        await commit_with_retries(batch.sagas[0].saga_id, ask)
+        await self._attempts.commit(batch.sagas[0].saga_id, ask)
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
@@ -131,10 +174,10 @@ class Sagas:
         return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
-        await abort_with_retries(saga, lambda: self._aborts.add((reason, saga)))
+        await self._attempts.abort(saga, lambda: self._aborts.add((reason, saga)))
 
     async def _abort_all(self, sagas: list[UploadSaga], reason: str) -> None:
-        await abort_with_retries(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))
+        await self._attempts.abort(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))
 
     async def _begin(self, sagas: list[UploadSaga]) -> Sequence[_Result]:
         return await self._ask("/api/sagas/uploads", msgspec.json.encode(BeginUploads(sagas=sagas)), len(sagas))
@@ -161,34 +204,6 @@ class Sagas:
         if len(results) != count:
             raise BadGateway(f"admin was asked about {count} sagas and answered about {len(results)}")
         return [result if result.problem is None else _refusal(result.problem) for result in results]
-
-
-async def commit_with_retries(saga_id: str, attempt: Callable[[], Awaitable[object]]) -> None:
-    try:
-        async with asyncio.timeout(COMMIT_WITHIN_S):
-            for pause_s in COMMIT_PAUSES_S:
-                try:
-                    await attempt()
-                    return
-                except (Unavailable, Overloaded) as error:
-                    log.warning("commit not answered", saga_id=saga_id, error=error.detail)
-                await asyncio.sleep(pause_s)
-            await attempt()
-    except Conflict as refusal:
-        raise given_up(saga_id, refusal) from refusal
-    except TimeoutError as error:
-        raise Unavailable("admin does not answer the commit", away=ADMIN) from error
-
-
-async def abort_with_retries(saga: UploadSaga, attempt: Callable[[], Awaitable[object]]) -> None:
-    for pause_s in (*ABORT_PAUSES_S, None):
-        try:
-            await attempt()
-            return
-        except ArtStoreError as error:
-            log.warning("saga not aborted", saga_id=saga.saga_id, error=error.detail, again=pause_s is not None)
-        if pause_s is not None:
-            await asyncio.sleep(pause_s)
 
 
 def _groups_of(sagas: Sequence[UploadSaga]) -> Iterator[list[UploadSaga]]:

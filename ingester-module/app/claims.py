@@ -11,7 +11,7 @@ from artstore.errors import BadGateway, Conflict
 from artstore.peers.client import Peer
 from artstore.tasks import Tasks
 
-from .admin import abort_with_retries, commit_with_retries, given_up
+from .admin import Attempts, given_up
 
 CLAIMS = "/api/sagas/claims"
 WAIT_FOR_ANOTHER_S = 10.0
@@ -22,8 +22,9 @@ RENEW_AFTER_S = 6.0
 
 
 class Claims:
-    def __init__(self, admin: Peer, tasks: Tasks, *, timeout_s: float) -> None:
+    def __init__(self, admin: Peer, tasks: Tasks, attempts: Attempts, *, timeout_s: float) -> None:
         self._admin, self._tasks, self._timeout_s = admin, tasks, timeout_s
+        self._attempts = attempts
 
     async def claim(self, saga: UploadSaga) -> None:
         """From now on the id is this upload's. Waits while another upload has it. Raises RevisionMismatch (the file exists),
@@ -48,7 +49,7 @@ class Claims:
     async def commit(self, commit: UploadCommit) -> None:
         """Durable on return. Raises Unavailable after a few attempts, GivenUp when the saga was undone."""
         body = msgspec.json.encode(commit)
-        await commit_with_retries(commit.saga_id, lambda: self._call(f"{CLAIMS}/commit", body))
+        await self._attempts.commit(commit.saga_id, lambda: self._call(f"{CLAIMS}/commit", body))
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
@@ -56,7 +57,7 @@ class Claims:
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
         body = msgspec.json.encode(AbortClaim(saga=saga, reason=reason))
-        await abort_with_retries(saga, lambda: self._call(f"{CLAIMS}/abort", body))
+        await self._attempts.abort(saga, lambda: self._call(f"{CLAIMS}/abort", body))
 
     async def _claim(self, saga: UploadSaga) -> float:
         answer = await self._call(CLAIMS, msgspec.json.encode(saga))

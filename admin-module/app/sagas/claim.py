@@ -69,7 +69,7 @@ _CLAIM = text(
         attempts = attempts + 1, updated_at = now(), due_at = now() + make_interval(secs => :claim_s)
     FROM due WHERE sagas.saga_id = due.saga_id
     RETURNING sagas.saga_id::text, kind, state, file_id::text, storage_element_id, abandoned, owner, wanted, attempts,
-        {_OLD} AS old"""
+        last_error, {_OLD} AS old"""
 )
 _URLS = text(
     "SELECT element_id, url FROM storage_elements WHERE element_id = ANY(CAST(:element_ids AS text[])) AND status = 'online'"
@@ -135,6 +135,8 @@ class ClaimedSaga:
     """The catalog's generation at the time of the claim."""
     old: bool
     """The saga began before the catalog's generation, so the catalog may lack its outcome."""
+    last_error: str
+    """The error of the attempt before this one; empty for the first."""
 
     @property
     def account(self) -> str:
@@ -204,6 +206,7 @@ async def claim_due(
             row.attempts,
             claims.current.generation,
             row.old,
+            row.last_error,
         )
         for row in await conn.execute(_CLAIM, values)
     ]
@@ -224,11 +227,18 @@ async def require_held(database: Database, saga: ClaimedSaga) -> None:
 
 
 async def note_failure(database: Database, saga: ClaimedSaga, why: str) -> None:
-    """The saga is due again after its backoff, unless another admin has claimed it since."""
+    """The saga is due again after its backoff, unless another admin has claimed it since. Logged when the reason is not that
+    of the attempt before: a long outage fails every waiting saga again and again."""
+    why = why[:MAX_ERROR_CHARS]
+    if why != saga.last_error:
+        state, kind = saga.state.value, saga.kind.value
+        log.warning(
+            "saga not finished", saga_id=saga.saga_id, kind=kind, state=state, attempts=saga.attempts, error=why
+        )
     values = {
         "saga_id": saga.saga_id,
         "attempts": saga.attempts,
-        "error": why[:MAX_ERROR_CHARS],
+        "error": why,
         "retry_first_s": RETRY_FIRST_S,
         "retry_max_s": RETRY_MAX_S,
         "starts_for_s": STARTS_FOR_S,

@@ -113,14 +113,6 @@ class SagaWorker:
         except ClaimLost:
             log.warning("claim lost to another admin", saga_id=saga.saga_id, attempts=saga.attempts)
         except ArtStoreError as error:
-            log.warning(
-                "saga not finished",
-                saga_id=saga.saga_id,
-                kind=saga.kind.value,
-                state=saga.state.value,
-                attempts=saga.attempts,
-                error=error.detail,
-            )
             await note_failure(self._database, saga, error.detail)
 
     def _peer_of(self, saga: ClaimedSaga, urls: Mapping[str, str]) -> Peer:

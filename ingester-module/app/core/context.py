@@ -24,7 +24,7 @@ from artstore.peers.session import open_peers
 from artstore.redis import open_redis
 from artstore.runtime import Runtime
 
-from ..admin import Sagas
+from ..admin import Attempts, Sagas
 from ..claims import Claims
 from ..elements import Elements
 from ..idempotency.keys import Keys
@@ -80,6 +80,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             on_elements=elements.retain,
         )
         runtime.health.add("discovery", discovery.check)
+        attempts = Attempts(runtime.registry)
         yield Context(
             verifier=open_verifier(runtime, settings, Audience.INGESTER, admin, redis),
             database=database,
@@ -90,8 +91,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
                 idle_timeout_s=settings.element_idle_timeout_s,
                 call_timeout_s=settings.element_call_timeout_s,
             ),
-            sagas=Sagas(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
-            claims=Claims(admin, runtime.tasks, timeout_s=settings.peer_timeout_s),
+            sagas=Sagas(admin, runtime.tasks, attempts, timeout_s=settings.peer_timeout_s),
+            claims=Claims(admin, runtime.tasks, attempts, timeout_s=settings.peer_timeout_s),
             invalidation=Invalidation(redis, runtime.registry),
             keys=Keys(database, runtime.tasks, runtime.registry, lease_s=settings.idempotency_lease_s),
             files=runtime.files,
