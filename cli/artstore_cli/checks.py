@@ -15,7 +15,9 @@ from pathlib import Path
 from artstore.local.postgres import WHEELS
 
 MODULES = ("admin-module", "storage-element", "ingester-module", "query-module")
-PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli"}
+CLIENT = "clients/python"
+"""The Python client, which the command uses."""
+PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli", CLIENT: "artstore_client"}
 TOGETHER = "tests"
 """Tests that need more than one module. Each subfolder is a check of its own."""
 PROOFS = "tests/faults"
@@ -71,7 +73,7 @@ def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
 def _static(root: Path) -> list[Check]:
     sources = [name for name in SOURCES if (root / name).exists()]
     ruff = str(Path(sys.executable).parent / "ruff")
-    path = [root / "cli", root / "shared"]
+    path = [root / "cli", root / CLIENT, root / "shared"]
     return [
         Check("mypy", "static", [sys.executable, "-m", "artstore_cli.types"], root, path),
         Check("ruff check", "static", [ruff, "check", "--quiet", *sources], root, []),
@@ -107,7 +109,12 @@ def _on_older_postgres(root: Path) -> list[Check]:
 
 
 def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
-    return Check(name, part, arguments, root / part, [root / part, root / "shared"], counted=True)
+    path = [root / part, root / "shared"]
+    if part == "cli":
+        path.append(root / CLIENT)
+    if part == CLIENT:  # it is tested against a whole system
+        path += [root / TOGETHER, root / "cli"]
+    return Check(name, part, arguments, root / part, path, counted=True)
 
 
 def _tests_together(root: Path) -> list[Check]:
@@ -121,7 +128,7 @@ def _tests_together(root: Path) -> list[Check]:
     }
     found |= {CHAOS: CHAOS_TEST} if (folder / CHAOS_TEST).exists() else {}
     found |= {f"{FLEETS}/{path.stem}": str(path.relative_to(folder)) for path in sorted(of_fleets)}
-    path = [folder, root / "shared", root / "cli"]
+    path = [folder, root / "shared", root / "cli", root / CLIENT]
     return [
         Check(
             name,

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 COMMON = "shared"
+CLIENT = "clients/python"
 TARGETS = {
     COMMON: ["artstore", "tests"],
     "admin-module": ["app", "tests"],
@@ -22,9 +23,12 @@ TARGETS = {
     "ingester-module": ["app", "tests"],
     "query-module": ["app", "tests"],
     "cli": ["artstore_cli", "tests"],
+    CLIENT: ["artstore_client", "tests"],
     "tests": ["."],
     "keys": ["generate.py", "../cli/install.py", "../conftest.py"],
 }
+MORE = {CLIENT: ["tests"]}
+"""Folders of which its tests import something."""
 MAX_RUNNING = 2
 
 
@@ -49,7 +53,7 @@ def _check(root: Path, part: str) -> subprocess.CompletedProcess[str]:
     """Runs mypy in the part's folder. Each line of its output names the part."""
     options = [f"--config-file={root / 'pyproject.toml'}", f"--cache-dir={root / '.mypy_cache' / part}"]
     command = [sys.executable, "-m", "mypy", *options, *TARGETS[part]]
-    path = os.pathsep.join((str(root / COMMON), str(root / "cli")))
+    path = os.pathsep.join(str(root / folder) for folder in (COMMON, "cli", CLIENT, *MORE.get(part, ())))
     environment = {**os.environ, "MYPYPATH": path}
     done = subprocess.run(command, cwd=root / part, env=environment, capture_output=True, text=True)
     done.stdout = "".join(f"{part}: {line}\n" for line in done.stdout.splitlines())

@@ -1,0 +1,92 @@
+"""Access tokens: fetched once for all tasks, renewed before they expire, and once after a 401."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import ArtStoreError, ConnectionFailed, RateLimited
+
+EXPIRY_MARGIN_S = 15
+"""A token is not used in the last seconds of its life, because a request takes time and clocks differ."""
+
+
+class TokenProvider(Protocol):
+    """Where the client takes its access token from."""
+
+    async def token(self, refused: str = "") -> str:
+        """A valid token. `refused` was answered 401: return another one, or the same if there is none."""
+        ...
+
+
+class FixedToken:
+    """A token that the caller has fetched."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def token(self, refused: str = "") -> str:
+        return self._token
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token, and its life in seconds from now."""
+
+    token: str
+    expires_in_s: float
+
+
+class FetchedTokens:
+    """Tokens of `fetch`. Any number of tasks share one fetch, and use the old token while it is valid."""
+
+    def __init__(self, fetch: Callable[[], Awaitable[Issued]]) -> None:
+        self._fetch = fetch
+        self._token = ""
+        self._renew_at_s = 0.0
+        self._expires_at_s = 0.0
+        self._fetching: asyncio.Task[str] | None = None
+
+    async def token(self, refused: str = "") -> str:
+        now_s = asyncio.get_running_loop().time()
+        if refused and refused == self._token:
+            self._token = ""
+        valid = bool(self._token) and now_s < self._expires_at_s
+        if valid and (now_s < self._renew_at_s or self._fetching is not None):
+            return self._token
+        try:
+            return await asyncio.shield(self._shared_fetch())
+        except (ConnectionFailed, RateLimited):
+            if valid:
+                return self._token
+            raise
+        except ArtStoreError as error:
+            if valid and error.status >= 500:
+                return self._token
+            raise
+
+    def _shared_fetch(self) -> asyncio.Task[str]:
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._renew())
+            self._fetching.add_done_callback(self._fetched)
+        return self._fetching
+
+    async def _renew(self) -> str:
+        issued = await self._fetch()
+        now_s = asyncio.get_running_loop().time()
+        self._token = issued.token
+        self._renew_at_s = now_s + issued.expires_in_s / 2
+        self._expires_at_s = now_s + issued.expires_in_s - min(EXPIRY_MARGIN_S, issued.expires_in_s / 4)
+        return issued.token
+
+    def _fetched(self, done: asyncio.Task[str]) -> None:
+        self._fetching = None
+        if not done.cancelled():
+            done.exception()  # retrieved here, because every waiting task may have been cancelled
+
+    async def aclose(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
