@@ -36,6 +36,10 @@ class DataFolder:
         return self.path / "seaweedfs"
 
     @property
+    def gateway(self) -> Path:
+        return self.path / "gateway"
+
+    @property
     def elements(self) -> Path:
         return self.path / "elements"
 

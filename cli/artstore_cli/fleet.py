@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from artstore.local import caddy
 from artstore.local.ports import LOOPBACK
 from artstore.local.seaweedfs import BUCKET
 
 from .data_folder import DataFolder
 from .errors import CommandError
 
-POSTGRES, VALKEY, SEAWEEDFS = "postgres", "valkey", "seaweedfs"
+POSTGRES, VALKEY, SEAWEEDFS, GATEWAY = "postgres", "valkey", "seaweedfs", "gateway"
 STORES = (POSTGRES, VALKEY)
 DATABASE_LOGINS = {
     "admin-module": "admin",
@@ -80,7 +81,7 @@ class Element:
 
 
 ELEMENTS = (Element("se-01", 10, "edit", 10), Element("se-02", 11, "rw", 20), Element("se-03", 12, "rw", 30))
-ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET = 0, 20, 30
+ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET, GATEWAY_OFFSET = 0, 20, 30, 80
 SCALABLE = ("admin", "ingester", "query")
 MAX_PROCESSES = 16
 
@@ -133,7 +134,7 @@ def _client(site: Site, client_id: str) -> dict[str, str]:
 
 def _caller(site: Site, client_id: str) -> dict[str, str]:
     settings = {**_client(site, client_id), "DISCOVERY_FILE": site.known(f"{client_id}-elements.json")}
-    return {**settings, "QUERY_URL": site.url(QUERY_OFFSET)} if client_id == "ingester" else settings
+    return {**settings, "QUERY_URL": site.url(GATEWAY_OFFSET)} if client_id == "ingester" else settings
 
 
 def _element(site: Site, element: Element, needs: tuple[str, ...]) -> Service:
@@ -157,6 +158,23 @@ def _element(site: Site, element: Element, needs: tuple[str, ...]) -> Service:
         }
         needs = (*needs, SEAWEEDFS)
     return Service(element.id, "storage-element", element.port_offset, settings, needs)
+
+
+def gateway_upstreams(site: Site) -> dict[str, list[str]]:
+    """By service behind the gateway, the addresses of all its processes."""
+    ports = {"admin": ADMIN_OFFSET, "ingester": INGESTER_OFFSET, "query": QUERY_OFFSET}
+    return {
+        name: [f"{LOOPBACK}:{port}" for port in site.own_ports.get(name) or [site.port_base + offset]]
+        for name, offset in ports.items()
+    }
+
+
+def trust_gateway(service: Service, environment: Mapping[str, str]) -> dict[str, str]:
+    """Adds the gateway to the proxies that the user trusts; no element is behind it."""
+    if service.module == "storage-element":
+        return dict(environment)
+    trusted = [environment.get("TRUSTED_PROXIES", ""), caddy.SOURCE]
+    return {**environment, "TRUSTED_PROXIES": ",".join(filter(None, trusted))}
 
 
 def merge_environment(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[str, str]:

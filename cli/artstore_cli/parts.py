@@ -10,12 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from artstore.local import postgres, seaweedfs, valkey
+from artstore.local import caddy, postgres, seaweedfs, valkey
 from artstore.local.ports import LOOPBACK
 
 from .data_folder import DataFolder
 from .errors import CommandError, disk_error
-from .fleet import POSTGRES, SEAWEEDFS, STORES, VALKEY, Service, Site, fleet, merge_environment, own_port_names
+from .fleet import (
+    GATEWAY,
+    GATEWAY_OFFSET,
+    POSTGRES,
+    SEAWEEDFS,
+    STORES,
+    VALKEY,
+    Service,
+    Site,
+    fleet,
+    gateway_upstreams,
+    merge_environment,
+    own_port_names,
+    trust_gateway,
+)
 from .processes import Command, ForkCommand
 
 CONNECTIONS_OF_A_SERVICE = 32
@@ -106,14 +120,33 @@ def port_names(s3: bool, scale: Mapping[str, int]) -> Sequence[str]:
 
 
 def services(site: Site) -> list[Part]:
-    return [_service(site, service) for service in fleet(site)]
+    """The services, and the gateway in front of them."""
+    behind = [_service(site, service) for service in fleet(site)]
+    port = site.port_base + GATEWAY_OFFSET
+    gateway = Part(
+        GATEWAY,
+        lambda: serve_gateway(site, port),
+        lambda _: unready_checks(port),
+        [part.name for part in behind],
+        site.url(GATEWAY_OFFSET),
+        port,
+    )
+    return [*behind, gateway]
+
+
+def serve_gateway(site: Site, port: int) -> Command:
+    """On SIGTERM Caddy gives running requests the time that the services give them."""
+    folder = site.data.gateway
+    folder.mkdir(mode=0o700, exist_ok=True)
+    command = caddy.command(site.root / "gateway" / "Caddyfile")
+    return Command(command, caddy.environment(folder, port, gateway_upstreams(site)), folder, site.data.log(GATEWAY))
 
 
 def _service(site: Site, service: Service) -> Part:
     port = service.own_port or site.port_base + service.port_offset
 
     def command() -> ForkCommand:
-        environment = merge_environment(service.environment(site), os.environ)
+        environment = trust_gateway(service, merge_environment(service.environment(site), os.environ))
         return ForkCommand(site.root / service.module, environment, site.data.log(service.name))
 
     return Part(

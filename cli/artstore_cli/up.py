@@ -17,7 +17,7 @@ from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
 from .data_folder import DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
-from .fleet import ADMIN_OFFSET, ELEMENTS, INGESTER_OFFSET, POSTGRES, QUERY_OFFSET, VALKEY, Site, fleet, own_port_names
+from .fleet import GATEWAY, GATEWAY_OFFSET, POSTGRES, VALKEY, Site, fleet, own_port_names
 from .parts import port_names, services, stores
 from .process_id import ProcessId, find_started
 from .reporting import PipeSafeConsole, Progress
@@ -74,7 +74,8 @@ def _hold(
     ports = choose_ports(port_names(s3, scale), find_ports(folder))
     own_ports = {name: [ports[port] for port in names] for name, names in own_port_names(scale).items()}
     site = Site(root, folder, port_base, ports["s3.port"] if s3 else None, own_ports)
-    require_free({service.name: port_base + service.port_offset for service in fleet(site)})
+    offsets = {**{service.name: service.port_offset for service in fleet(site)}, GATEWAY: GATEWAY_OFFSET}
+    require_free({name: port_base + offset for name, offset in offsets.items()})
     keep_ports(folder, ports)
     _require_keys(folder)
     _make_keys(site, ports[POSTGRES], ports[VALKEY])
@@ -132,18 +133,13 @@ def require_free(wanted: Mapping[str, int]) -> None:
 
 
 def welcome(site: Site) -> str:
-    addresses = [
-        ("admin", ADMIN_OFFSET),
-        *((element.id, element.port_offset) for element in ELEMENTS),
-        ("ingester", INGESTER_OFFSET),
-        ("query", QUERY_OFFSET),
-    ]
+    address = site.url(GATEWAY_OFFSET)
     lines = [
         "",
         "ArtStore is ready.",
         "",
-        *(f"  {name:<12} {site.url(offset)}/docs" for name, offset in addresses),
-        "",
+        f"  address      {address}",
+        f"  reference    {address}/ingester/docs, /query/docs, /admin/docs",
         f"  credentials  {site.data.keys / 'admin-client.json'}",
         f"  logs         {site.data.logs}",
         "",
@@ -157,11 +153,12 @@ def welcome(site: Site) -> str:
 
 def first_file(site: Site) -> list[str]:
     """Three shell lines: get a token, upload a file and print its record, download it and compare."""
+    address = site.url(GATEWAY_OFFSET)
     client = f"@{_near(site.data.keys / 'admin-client.json')}"
     readme = _near(site.root / "README.md")
-    token = f"{site.url(ADMIN_OFFSET)}/api/auth/token -H 'Content-Type: application/json' -d {shlex.quote(client)}"
-    upload = f"{site.url(INGESTER_OFFSET)}/api/files/upload {BEARER} -F {shlex.quote(f'file=@{readme}')}"
-    download = f"{site.url(QUERY_OFFSET)}/api/files/$ID/content {BEARER}"
+    token = f"{address}/api/auth/token -H 'Content-Type: application/json' -d {shlex.quote(client)}"
+    upload = f"{address}/api/files/upload {BEARER} -F {shlex.quote(f'file=@{readme}')}"
+    download = f"{address}/api/files/$ID/content {BEARER}"
     return [
         f"TOKEN=$(curl -sS {token} | {_member('access_token')})",
         f"ID=$(curl -sS {upload} | tee /dev/stderr | {_member('file_id')})",

@@ -17,7 +17,7 @@ import yaml
 
 from artstore.config import ServiceSettings
 from artstore_cli.data_folder import DataFolder
-from artstore_cli.fleet import ELEMENTS, Site, fleet
+from artstore_cli.fleet import ELEMENTS, GATEWAY_OFFSET, Site, fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 8000
@@ -54,7 +54,7 @@ def test_the_elements_are_those_of_up(services: dict[str, dict[str, Any]]) -> No
 def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[str, Any]]) -> None:
     local = fleet(Site(ROOT, DataFolder(Path("/data")), BASE))
     published = {service["ports"][0].split(":")[-1] for service in services.values() if "ports" in service}
-    assert published == {str(BASE + service.port_offset) for service in local}
+    assert published == {str(BASE + offset) for offset in (*(service.port_offset for service in local), GATEWAY_OFFSET)}
     by_client = {
         service["environment"].get("SERVICE_CLIENT_ID"): service["environment"]
         for service in services.values()

@@ -60,7 +60,7 @@ def artstore(command: str, folder: Path, *options: str) -> list[str]:
 def free_base() -> int:
     while True:
         base = 12_000 + secrets.randbelow(1_500) * 10
-        if all(is_free(base + offset) for offset in (0, 10, 11, 12, 20, 30)):
+        if all(is_free(base + offset) for offset in (0, 10, 11, 12, 20, 30, 80)):
             return base
 
 

@@ -19,8 +19,8 @@ from artstore_cli.data_folder import DataFolder, find_record
 from artstore_cli.process_id import ProcessId
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = {"postgres", "valkey", "admin", "se-01", "se-02", "se-03", "ingester", "query"}
-OFFSETS = (0, 10, 11, 12, 20, 30)
+NAMES = {"postgres", "valkey", "admin", "se-01", "se-02", "se-03", "ingester", "query", "gateway"}
+OFFSETS = (0, 10, 11, 12, 20, 30, 80)
 COMMAND_TIMEOUT_S = 120
 SETTLE_S = 120
 

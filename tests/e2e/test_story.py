@@ -90,7 +90,7 @@ def test_the_location_of_a_stored_file_leads_to_it(client: httpx.Client, system:
         for method in ("GET", "HEAD"):
             redirect = client.request(method, at_ingester)
             assert (redirect.status_code, redirect.content) == (307, b"")
-            assert redirect.headers["location"] == f"{system.url('query')}{answer.headers['location']}{path}"
+            assert redirect.headers["location"] == f"{system.address}{answer.headers['location']}{path}"
         followed = client.get(redirect.headers["location"])
         assert followed.status_code == 200
         assert followed.content == content or followed.json() == answer.json()

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from artstore.local import caddy
 from artstore.testing.network import Network
 from artstore.testing.preloaded import Forked
 from artstore.testing.preloaded import start as start_forked
@@ -91,6 +92,20 @@ class Fleet:
             else:
                 self.processes[name] = start_forked(module, environment, log, log)
 
+    def start_gateway(self) -> str:
+        """In front of all admins, ingesters and queries of the fleet. Returns its address."""
+        addresses = {
+            kind: [f"127.0.0.1:{self.ports[name]}" for name in self.names if kind_of(name) == kind]
+            for kind in ("admin", "ingester", "query")
+        }
+        port, data = self.ports.setdefault("gateway", lasting_port()), self.folder / "gateway"
+        data.mkdir(mode=0o700, exist_ok=True)
+        command, environment = caddy.command(ROOT / "gateway" / "Caddyfile"), caddy.environment(data, port, addresses)
+        with (self.folder / "gateway.log").open("ab") as log:
+            self.processes["gateway"] = subprocess.Popen(command, cwd=data, stdout=log, stderr=log, env=environment)
+        self.ready("gateway")
+        return self.url("gateway")
+
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         process = self.processes.pop(name)
         process.send_signal(how)
@@ -155,6 +170,7 @@ class Fleet:
             "DATABASE_MAX_OVERFLOW": "4",
             "REDIS_URL": self.valkey.url(port=self._port(name, REDIS, self.valkey.port)),
             "AUDIT_FOLDER": str(self.folder / f"{name}-audit"),
+            "TRUSTED_PROXIES": caddy.SOURCE,
             **UNLIMITED,
         }
         if name.startswith("admin"):

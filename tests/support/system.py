@@ -1,7 +1,7 @@
 """A whole system under test: one of its own from `./artstore up`, or one that runs already (compose).
 
-ARTSTORE_SYSTEM_KEYS names the folder with admin-client.json of a running system; its services then are looked for on the
-default ports of 127.0.0.1.
+ARTSTORE_SYSTEM_KEYS names the folder with admin-client.json of a running system; its services and its gateway then are
+looked for on the default ports of 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 from artstore.local.ports import is_free
 
 ROOT = Path(__file__).resolve().parents[2]
-OFFSETS = {"admin": 0, "se-01": 10, "se-02": 11, "se-03": 12, "ingester": 20, "query": 30}
+OFFSETS = {"admin": 0, "se-01": 10, "se-02": 11, "se-03": 12, "ingester": 20, "query": 30, "gateway": 80}
 TIMEOUT_S = 60
 
 
@@ -32,6 +32,11 @@ class System:
     base: int
     keys: Path
     data: Path | None
+
+    @property
+    def address(self) -> str:
+        """The one address for clients: the gateway's."""
+        return self.url("gateway")
 
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.base + OFFSETS[service]}"

@@ -52,7 +52,7 @@ def verify(
 def archive(
     file: Annotated[Path, typer.Argument(help="The archive to write. An existing file is only sealed.")],
     before_days: Annotated[int, typer.Option(help="Archive events older than this many days.")] = 90,
-    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The gateway, or admin.")] = "http://127.0.0.1:8080",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
 ) -> None:
     """Export the oldest part of the log and have admin verify and seal it. Deletes nothing; run it again after a failure."""
@@ -63,7 +63,7 @@ def archive(
 
 def prune(
     file: Annotated[Path, typer.Argument(help="The archive of the newest seal, which contains all that is deleted.")],
-    url: Annotated[str, typer.Option(help="Admin, or the gateway.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="The gateway, or admin.")] = "http://127.0.0.1:8080",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
 ) -> None:
     """Delete from PostgreSQL the events below the newest seal, after checking that FILE is the archive of that seal."""

@@ -35,7 +35,9 @@ def refuse(error: CommandError) -> typer.Exit:
 
 def up(
     data: Data = DEFAULT_DATA,
-    port_base: Annotated[int, typer.Option(help="Admin's port; elements +10 +11 +12, ingester +20, query +30.")] = 8000,
+    port_base: Annotated[
+        int, typer.Option(help="Admin's port; elements +10 +11 +12, ingester +20, query +30, gateway +80.")
+    ] = 8000,
     detach: Annotated[
         bool,
         typer.Option(
