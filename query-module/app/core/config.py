@@ -13,7 +13,7 @@ class Settings(ModuleSettings, DiscoverySettings, TransferSettings, PublicUrlSet
     """The times to live bound the age of an answer when change events are lost."""
 
     cache_memory_entries: Count = 20_000
-    """Files remembered in the memory of the process (level 1), about 2 KiB each."""
+    """Files remembered in the memory of the process (level 1), in 1 KiB each: fewer with long attributes."""
     cache_memory_ttl_s: Seconds = 300
     """How long an entry of level 1 is used. It bounds the age of an answer while Redis, PostgreSQL and the element
     are all unavailable."""

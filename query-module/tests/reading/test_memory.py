@@ -8,12 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from app.reading.memory import Memory, Record
-from artstore.clock import Clock
+from artstore.clock import Clock, uuid7
 from artstore.contracts.files import encode
 from artstore.testing.fakes import new_file
 
 FILE = new_file(b"content")
 TTL_S, ABSENT_TTL_S = 300, 5
+A, B, C, D, E = (str(uuid7()) for _ in range(5))
 
 
 class Still(Clock):
@@ -78,8 +79,19 @@ def test_a_found_file_is_not_cached_as_absent_and_vice_versa(memory: Memory) -> 
 
 
 def test_the_least_recently_used_entry_is_evicted_first(memory: Memory) -> None:
-    for name in ("a", "b", "c"):
-        memory.keep(record(1, name))
-    memory.find("a")
-    memory.keep(record(1, "d"))
-    assert [name for name in ("a", "b", "c", "d") if memory.find(name)] == ["a", "c", "d"]
+    for file_id in (A, B, C):
+        memory.keep(record(1, file_id))
+    memory.find(A)
+    memory.keep(record(1, D))
+    assert [memory.find(file_id) is not None for file_id in (A, B, C, D)] == [True, False, True, True]
+
+
+def test_long_attributes_leave_space_for_fewer_entries(memory: Memory) -> None:
+    for file_id in (A, B, C):
+        attributes = replace(FILE, file_id=file_id, tags=["x" * 1500])
+        memory.keep(Record(attributes, encode(attributes)))
+    assert [memory.find(file_id) is not None for file_id in (A, B, C)] == [False, False, True]
+    memory.drop(C, 2)
+    for file_id in (A, B, D):
+        memory.keep(record(1, file_id))
+    assert [memory.find(file_id) is not None for file_id in (A, B, D)] == [True, True, True]
