@@ -1,0 +1,105 @@
+"""Commands that back up and restore this machine's own system."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import CommandError
+from .local import DEFAULT_DATA, Data, refuse
+
+DAMAGED = 2
+"""Exit code of `backup` when files could not be copied because their bytes are not what they should be."""
+Passphrase = Annotated[
+    Path | None,
+    typer.Option("--keys-passphrase-file", help="Holds the passphrase (12 characters at least) of the keys."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def back_up(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the backups, best on another machine.")],
+    data: Data = DEFAULT_DATA,
+    passphrase_file: Passphrase = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Remove all backups but the last N.")] = None,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Print only what there is to copy, for another backup program.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Back up PostgreSQL and the elements' files, and the keys if they get a passphrase. The system may run.
+
+    Files that the last backup in DIR has are hard links to it. Exit code 2: files are damaged and were not copied.
+    """
+    import msgspec
+
+    from ..backup import backup, keys
+    from ..data_folder import DataFolder
+
+    folder = DataFolder(data.absolute())
+    try:
+        if list_only:
+            print("\n".join(backup.what_to_copy(folder)))
+            return
+        passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
+        made, manifest = backup.back_up(folder, target.absolute(), passphrase, keep)
+    except CommandError as error:
+        raise refuse(error) from None
+    if as_json:
+        print(msgspec.json.encode({"backup": str(made), **msgspec.to_builtins(manifest)}).decode())
+    else:
+        print("\n".join(backup.lines_of(made, manifest)))
+    raise typer.Exit(DAMAGED if manifest.damaged else 0)
+
+
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A backup, or the folder of backups: then its last one.")
+    ],
+    data: Data = DEFAULT_DATA,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PART", help="Only this part: postgres, keys, or an element's id.")
+    ] = None,
+    passphrase_file: Passphrase = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup back into the data folder of a stopped system. What it replaces is kept in DATA/replaced-…/."""
+    import msgspec
+
+    from ..backup import keys
+    from ..backup import restore as restoring
+    from ..data_folder import DataFolder
+
+    folder = DataFolder(data.absolute())
+    try:
+        passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
+        backup, manifest = restoring.find_backup(source.absolute())
+        parts = restoring.parts_of(manifest, only or [], with_keys=passphrase is not None)
+        print(
+            f"{backup}, made at {manifest.began_at}, is restored to {folder.path}: {', '.join(parts)}", file=sys.stderr
+        )
+        if not yes and not typer.confirm("Go on?", err=True):
+            raise typer.Exit(1)
+        aside = restoring.restore(
+            folder, backup, manifest, parts, passphrase, lambda text: print(text, file=sys.stderr)
+        )
+    except CommandError as error:
+        raise refuse(error) from None
+    if as_json:
+        done = {"backup": str(backup), "restored": parts, "replaced": str(aside) if aside else None}
+        print(msgspec.json.encode(done).decode())
+        return
+    if aside is not None:
+        print(f"what was there is in {aside}")
+    print(
+        "next: ./artstore up; an element that is then fenced needs `accept-root` (docs/operations/backup-and-restore.md)"
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("backup")(back_up)
+    app.command("restore")(restore)

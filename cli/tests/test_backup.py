@@ -1,0 +1,147 @@
+"""What a backup copies, links and refuses, and the encrypted keys. A whole system and its restore: tests/e2e/test_backup.py."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from artstore.clock import uuid7
+from artstore.contracts.files import Attributes, encode
+from artstore_cli.backup import backup, element, keys, restore
+from artstore_cli.backup.element import copy_element
+from artstore_cli.data_folder import DataFolder
+from artstore_cli.errors import CommandError
+
+AT = "2026-01-01T00:00:00.000000Z"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "se-02"
+    (folder / "files").mkdir(parents=True)
+    (folder / "element.json").write_text("{}")
+    return folder
+
+
+def put(root: Path, content: bytes, file_id: str = "", revision: int = 1) -> Path:
+    """The path of the data, below the root."""
+    file_id = file_id or str(uuid7())
+    data = root / "files" / file_id[-4:-2] / file_id[-2:] / file_id
+    data.parent.mkdir(parents=True, exist_ok=True)
+    attributes = Attributes(
+        file_id=file_id,
+        revision=revision,
+        filename="a.txt",
+        content_type="text/plain",
+        size_bytes=len(content),
+        checksum=f"sha256:{hashlib.sha256(content).hexdigest()}",
+        storage_element_id=root.name,
+        created_at=AT,
+        updated_at=AT,
+        owner="tests",
+        tags=[],
+        metadata={},
+        retention="permanent",
+        expires_at=None,
+    )
+    data.write_bytes(content)
+    data.with_name(f"{file_id}.attr.json").write_bytes(encode(attributes))
+    return data.relative_to(root)
+
+
+def test_a_file_that_the_backup_before_has_is_linked(root: Path, tmp_path: Path) -> None:
+    same, changed = put(root, b"same"), put(root, b"first")
+    first, second = tmp_path / "1" / "se-02", tmp_path / "2" / "se-02"
+    copy_element(root, first, None)
+    put(root, b"second", changed.name, revision=2)
+    new = put(root, b"new")
+    done = copy_element(root, second, first)
+    assert (done.files, done.copied, done.copied_bytes, done.damaged) == (3, 2, len(b"second" + b"new"), [])
+    assert (first / same).samefile(second / same)
+    assert [(second / path).read_bytes() for path in (same, changed, new)] == [b"same", b"second", b"new"]
+    assert (first / changed).read_bytes() == b"first"
+
+
+def test_damaged_and_foreign_files_are_named_or_left_out(root: Path, tmp_path: Path) -> None:
+    good, bad, torn = put(root, b"good"), put(root, b"as written"), put(root, b"x")
+    (root / bad).write_bytes(b"as decayed")
+    (root / torn).with_name(f"{torn.name}.attr.json").write_bytes(b"{")
+    (root / good).with_name(".DS_Store").write_bytes(b"")
+    (root / good).with_name(str(uuid7())).write_bytes(b"without attributes")
+    target = tmp_path / "backup" / "se-02"
+    done = copy_element(root, target, None)
+    assert done.files == 1
+    assert sorted(text.partition(":")[0] for text in done.damaged) == sorted([bad.name, torn.name])
+    assert sorted(path.name for path in target.rglob("*") if path.is_file()) == sorted(
+        [good.name, f"{good.name}.attr.json", "element.json"]
+    )
+
+
+def test_a_damaged_file_is_kept_as_the_backup_before_has_it(root: Path, tmp_path: Path) -> None:
+    path, first, second = put(root, b"good"), tmp_path / "1" / "se-02", tmp_path / "2" / "se-02"
+    copy_element(root, first, None)
+    (root / path).write_bytes(b"bad!")
+    assert copy_element(root, second, first).damaged == []
+    assert (second / path).read_bytes() == b"good"
+
+
+def test_a_file_that_is_changed_while_it_is_copied_is_copied_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target, copy_bytes = put(root, b"first"), tmp_path / "backup" / "se-02", element._copy_bytes
+    changes = iter([b"second"])
+
+    def interrupted(source: Path, copy: Path) -> tuple[int, str]:
+        for content in changes:
+            put(root, content, path.name, revision=2)
+        return copy_bytes(source, copy)
+
+    monkeypatch.setattr(element, "_copy_bytes", interrupted)
+    assert copy_element(root, target, None).damaged == []
+    assert (target / path).read_bytes() == b"second"
+    assert b'"revision":2' in (target / path).with_name(f"{path.name}.attr.json").read_bytes()
+
+
+def test_keys_are_opened_by_their_passphrase_only(tmp_path: Path) -> None:
+    folder, sealed = tmp_path / "keys", tmp_path / "keys.enc"
+    folder.mkdir()
+    (folder / "secret").write_text("value")
+    keys.seal(folder, sealed, b"correct horse battery")
+    assert b"value" not in sealed.read_bytes()
+    keys.unseal(sealed, tmp_path / "opened", b"correct horse battery")
+    assert (tmp_path / "opened" / "secret").read_text() == "value"
+    assert (tmp_path / "opened" / "secret").stat().st_mode & 0o777 == 0o600
+    changed = bytearray(sealed.read_bytes())
+    changed[-1] ^= 1
+    for content, passphrase in (
+        (sealed.read_bytes(), b"wrong"),
+        (bytes(changed), b"correct horse battery"),
+        (b"", b"x"),
+    ):
+        sealed.write_bytes(content)
+        with pytest.raises(CommandError, match="cannot be opened"):
+            keys.unseal(sealed, tmp_path / "refused", passphrase)
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize("content", ["", "short", "\n"])
+def test_a_weak_passphrase_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "passphrase").write_text(content)
+    with pytest.raises(CommandError):
+        keys.read_passphrase(tmp_path / "passphrase")
+
+
+def test_an_incomplete_backup_is_not_restored(tmp_path: Path, folder: DataFolder) -> None:
+    (tmp_path / "2026-01-01T00-00-00Z").mkdir()
+    (tmp_path / "2026-01-01T00-00-00Z" / "postgres.dump").write_bytes(b"")
+    with pytest.raises(CommandError, match="no complete backup"):
+        restore.find_backup(tmp_path)
+
+
+def test_a_backup_inside_the_data_folder_is_refused(folder: DataFolder) -> None:
+    folder.postgres.mkdir()
+    (folder.postgres / "PG_VERSION").write_text("18")
+    with pytest.raises(CommandError, match="inside the data folder"):
+        backup.back_up(folder, folder.path / "backups", None, None)

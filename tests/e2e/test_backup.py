@@ -1,0 +1,111 @@
+"""A backup that is older than the disks brings a system back that has lost PostgreSQL, Redis, its keys and one element."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+from support.fleet import eventually
+from support.system import System, own_system, run
+
+PASSPHRASE = "correct horse battery staple"
+
+
+class Store:
+    """What clients have stored, by file id: the record and the bytes."""
+
+    def __init__(self, system: System) -> None:
+        self.system, self.files = system, dict[str, tuple[dict[str, Any], bytes]]()
+
+    def put(self, retention: str, size: int, tag: str) -> str:
+        content = secrets.token_bytes(size)
+        path = f"{self.system.url('ingester')}/api/files/upload"
+        query = {"filename": f"{tag}.bin", "retention": retention, "tags": tag}
+        with self.system.client() as client:
+            answer = client.post(path, params=query, content=content, headers={"content-type": "application/x-test"})
+        assert answer.status_code == 201, answer.text
+        self.files[answer.json()["file_id"]] = answer.json(), content
+        return str(answer.json()["file_id"])
+
+    def ask(self, method: str, service: str, path: str, **options: Any) -> httpx.Response:
+        with self.system.client() as client:
+            return client.request(method, self.system.url(service) + path, **options)
+
+    def on(self, element: str) -> set[str]:
+        return {file_id for file_id, (record, _) in self.files.items() if record["storage_element_id"] == element}
+
+    def has(self, file_id: str) -> bool:
+        answer = self.ask("GET", "query", f"/api/files/{file_id}/content")
+        return answer.status_code == 200 and answer.content == self.files[file_id][1]
+
+    def listed(self, tag: str) -> set[str] | None:
+        answer = self.ask("GET", "query", "/api/files", params={"tag": tag})
+        if answer.status_code != 200 or "x-artstore-degraded" in answer.headers:
+            return None
+        return {item["file_id"] for item in answer.json()["items"]}
+
+
+def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None:
+    backups, passphrase = tmp_path / "backups", tmp_path / "passphrase"
+    passphrase.write_text(PASSPHRASE + "\n")
+    with own_system() as system:
+        assert system.data is not None
+        data, store = str(system.data), Store(system)
+        old = [
+            store.put("temporary", 100, "old"),
+            store.put("permanent", 200_000, "old"),
+            store.put("permanent", 9, "old"),
+        ]
+        account = system.new_account("USER")
+        assert store.ask("POST", "admin", "/api/storage-elements/se-03/mode", json={"mode": "ro"}).status_code == 200
+
+        done = run("backup", str(backups), "--data", data, "--keys-passphrase-file", str(passphrase), "--json")
+        first = json.loads(done.stdout)
+        assert [element["files"] for element in first["elements"]] == [1, 2, 0]
+        newer = [store.put("temporary", 50, "new"), store.put("permanent", 50, "new")]
+        store.ask("PATCH", "ingester", f"/api/files/{old[0]}", json={"tags": ["renamed"]})
+        second = json.loads(run("backup", str(backups), "--data", data, "--json").stdout)
+        assert [element["copied"] for element in second["elements"]] == [2, 1, 0], "what the first has is linked"
+        restored = store.put("temporary", 70, "new")
+
+        refused = run("restore", str(backups), "--data", data, "--yes", check=False)
+        assert (refused.returncode, "already runs" in refused.stderr) == (1, True)
+        run("down", "--data", data)
+        for lost in ("postgres", "valkey", "keys", "elements/se-02"):
+            shutil.rmtree(system.data / lost)
+        wrong = tmp_path / "wrong"
+        wrong.write_text("another passphrase")
+        options = ["--data", data, "--yes", "--only", "postgres", "--only", "se-02", "--only", "keys"]
+        refused = run("restore", first["backup"], *options, "--keys-passphrase-file", str(wrong), check=False)
+        assert (refused.returncode, "passphrase" in refused.stderr) == (1, True)
+        run("restore", first["backup"], *options, "--keys-passphrase-file", str(passphrase))
+        run("up", "--data", data, "--port-base", str(system.base), "--detach")
+
+        assert system.token(account["client_id"], account["client_secret"])
+        assert all(store.has(file_id) for file_id in [*old, newer[0], restored])
+        assert not store.has(newer[1]), "it was only on the disk that is gone"
+        eventually(lambda: store.listed("new") == {newer[0], restored})
+        assert store.listed("renamed") == {old[0]}
+        assert store.listed("old") == set(old[1:])
+        elements = store.ask("GET", "admin", "/api/storage-elements").json()["items"]
+        assert {element["id"]: element["mode"] for element in elements}["se-03"] == "ro"
+        assert store.ask("GET", "admin", "/api/audit/verify").json()["ok"] is True
+        assert store.put("permanent", 10, "after")
+
+
+def test_what_a_restore_replaces_is_kept(tmp_path: Path) -> None:
+    with own_system() as system:
+        assert system.data is not None
+        data, store = str(system.data), Store(system)
+        store.put("permanent", 100, "kept")
+        run("backup", str(tmp_path), "--data", data)
+        run("down", "--data", data)
+        done = json.loads(run("restore", str(tmp_path), "--data", data, "--yes", "--json").stdout)
+        assert done["restored"] == ["postgres", "se-01", "se-02", "se-03"]
+        assert all((Path(done["replaced"]) / part).is_dir() for part in [*done["restored"], "valkey"])
+        run("up", "--data", data, "--port-base", str(system.base), "--detach")
+        assert all(store.has(file_id) for file_id in store.files)
