@@ -1,4 +1,4 @@
-"""Signed links: admin signs them, every query process verifies them with admin's public key alone."""
+"""Makes signed links: admin signs them, and the service that answers one verifies it with admin's public key alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 
 from artstore.audit.event import Event
 from artstore.audit.writer import AuditWriter
-from artstore.auth.keys import RemoteKeys
-from artstore.auth.links import Disposition, Link, LinkOrder, LinkVerifier, SignedLink
+from artstore.auth.links import Disposition, LinkOrder, SignedLink
 from artstore.auth.tokens import Principal
 from artstore.clock import Clock, rfc3339
 from artstore.contracts.files import Attributes
 from artstore.contracts.tokens import MAX_LINK_S
+from artstore.discovery import Discovery
 from artstore.errors import BadGateway
 from artstore.peers.client import Peer
 
@@ -31,17 +31,18 @@ class LinkRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    path: str
+    """`origin` is that of the element that answers the link; None: query does."""
+
+    link: str
+    origin: str | None
     expires_at: str
 
 
 class Links:
     """One per process."""
 
-    def __init__(self, keys: RemoteKeys, admin: Peer, audit: AuditWriter, clock: Clock, public_url: str | None) -> None:
-        self.public_url = public_url
-        self._admin, self._audit, self._clock = admin, audit, clock
-        self._verifier = LinkVerifier(keys, clock)
+    def __init__(self, admin: Peer, audit: AuditWriter, discovery: Discovery, clock: Clock) -> None:
+        self._admin, self._audit, self._discovery, self._clock = admin, audit, discovery, clock
 
     async def make(self, file: Attributes, maker: Principal, wanted: LinkRequest) -> NewLink:
         """Given out only after the audit log has it durably. Raises Forbidden, Unavailable."""
@@ -67,8 +68,10 @@ class Links:
             "expires_at": expires_at,
         }
         await self._audit.record(Event("link:create", maker.subject, file.file_id, metadata=metadata))
-        return NewLink(f"/api/links/{signed.link}", expires_at)
+        return NewLink(signed.link, self._origin_for(file), expires_at)
 
-    async def verify(self, link: str) -> Link:
-        """Raises LinkRefused."""
-        return await self._verifier.verify(link)
+    def _origin_for(self, file: Attributes) -> str | None:
+        """The public address of the file's element. A temporary file may become permanent and move to another element, so
+        its links name query, which finds it."""
+        element = self._discovery.find(file.storage_element_id)
+        return element.public_url if element is not None and file.retention == "permanent" else None

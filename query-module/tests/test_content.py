@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from tests.rig import Rig, running, until
 
-from app.reading.headers import content_disposition, repr_digest
+from artstore.http.content_head import content_disposition, repr_digest
 from artstore.testing.fakes import new_file
 from artstore.testing.services import PostgresServer, ValkeyServer
 from artstore.testing.tokens import Signer

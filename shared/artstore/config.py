@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -79,6 +79,10 @@ INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+PublicUrl = Annotated[
+    str, Field(pattern=r"^https?://[^/?#\s]+/?$", max_length=255), AfterValidator(lambda url: url.rstrip("/"))
+]
+"""An address that answers give to clients, without a path."""
 
 
 BEHAVIOUR = SettingsConfigDict(
@@ -217,14 +221,9 @@ class PublicUrlSettings(BaseSettings):
 
     model_config = BEHAVIOUR
 
-    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")] | None = None
+    public_url: PublicUrl | None = None
     """Address at which clients reach the system, such as `https://files.example.org`: signed links begin with it, and
     `/.well-known/oauth-authorization-server` names it. Without it the address that the request names is used."""
-
-    @field_validator("public_url")
-    @classmethod
-    def _without_slash(cls, value: str | None) -> str | None:
-        return value.rstrip("/") if value else value
 
 
 class DiscoverySettings(BaseSettings):

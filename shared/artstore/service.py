@@ -94,9 +94,10 @@ def build_app(
     open_context: Callable[[Runtime], AbstractAsyncContextManager[Any]],
     routers: Sequence[APIRouter] = (),
     data_routes: Sequence[DataRoute] = (),
+    links_port: int | None = None,
 ) -> FastAPI:
-    """The application of one service. `open_context` must not fail because PostgreSQL, Redis or a peer is
-    unavailable."""
+    """The application of one service. At `links_port` it answers signed links only. `open_context` must not fail because
+    PostgreSQL, Redis or a peer is unavailable."""
     clock = Clock()
     registry = new_registry()
     files = FileMetrics(registry)
@@ -154,6 +155,7 @@ def build_app(
         metrics=RequestMetrics(registry),
         clock=clock,
         around=cors if settings.cors_allowed_origins else None,
+        links_port=links_port,
     )
     return app
 
@@ -209,8 +211,8 @@ async def _never_called(_request: Request) -> Response:
     raise NotFound()
 
 
-def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
-    """Runs until SIGTERM or SIGINT. Running requests get `shutdown_timeout_s` to finish."""
+def serve(app: FastAPI, settings: ServiceSettings, service: str, links_port: int | None = None) -> None:
+    """Runs until SIGTERM or SIGINT, at `links_port` too. Running requests get `shutdown_timeout_s` to finish."""
     configure_logs(service, settings.log_level, settings.log_format)
     if removed := find_removed(os.environ):
         log.warning("settings without effect: remove them, see CHANGELOG.md", names=removed)
@@ -234,7 +236,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
     )
     server = app.state.server = Server(config)
     try:
-        server.run(_own_sockets(settings))
+        server.run(_own_sockets(settings, links_port))
     finally:
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # the remaining steps are short and bounded
@@ -243,16 +245,17 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def _own_sockets(settings: ServiceSettings) -> list[socket.socket] | None:
-    """Bound sockets for a port that is shared with other processes, and for the own port; uvicorn listens on them
+def _own_sockets(settings: ServiceSettings, links_port: int | None) -> list[socket.socket] | None:
+    """Bound sockets for a port that is shared with other processes, and for the ports of this one alone; uvicorn listens on them
     once the service has started, and closes them before it drains. None: uvicorn opens the only port itself."""
-    if settings.own_port is None:
+    more = [port for port in (settings.own_port, links_port) if port is not None]
+    if not more:
         return None
     sockets = []
-    for port in (settings.port, settings.own_port):
+    for port in (settings.port, *more):
         made = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if port == settings.port:
+        if port == settings.port and settings.own_port is not None:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             made.bind((settings.host, port))

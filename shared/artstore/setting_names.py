@@ -32,6 +32,8 @@ SETTING_NAMES = frozenset(
         "ELEMENT_AWAY_AFTER_S",
         "ELEMENT_CALL_TIMEOUT_S",
         "ELEMENT_IDLE_TIMEOUT_S",
+        "ELEMENT_PUBLIC_PORT",
+        "ELEMENT_PUBLIC_URL",
         "ELEMENT_URL",
         "HOST",
         "IDEMPOTENCY_LEASE_S",

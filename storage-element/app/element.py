@@ -38,6 +38,7 @@ class Announced:
 
     element_id: str
     url: str
+    public_url: str | None
     backend: str
     priority: int
     mode: Mode
@@ -132,6 +133,7 @@ class Element:
         return ElementReport(
             id=self.id,
             url=self._announced.url,
+            public_url=self._announced.public_url,
             mode=self.mode,
             backend=self._announced.backend,
             version=__version__,

@@ -24,12 +24,13 @@ def create_app(settings: Settings) -> FastAPI:
         open_context=partial(open_context, settings),
         routers=[router()],
         data_routes=ROUTES,
+        links_port=settings.element_public_port,
     )
 
 
 def main() -> None:
     settings = load_settings(Settings)
-    serve(create_app(settings), settings, settings.storage_element_id)
+    serve(create_app(settings), settings, settings.storage_element_id, settings.element_public_port)
 
 
 if __name__ == "__main__":

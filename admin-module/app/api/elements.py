@@ -246,8 +246,10 @@ async def _run(request: Request, element_id: str, task: str, order: dict[str, An
 
 
 def _announced(request: Request, reported: Reported, element: Element, announced: ElementReport) -> Event:
-    before = {"mode": reported.mode_before, "url": reported.url_before}
+    before: dict[str, Any] = {"mode": reported.mode_before, "url": reported.url_before}
     metadata: dict[str, Any] = {"mode": element.mode.value, "url": element.url, "before": before}
+    if element.public_url != reported.public_url_before:
+        metadata["public_url"], before["public_url"] = element.public_url, reported.public_url_before
     if announced.mode_forced:
         metadata["forced"] = True
     return _event(request, "element:announce", element.id, metadata)

@@ -25,7 +25,7 @@ from artstore.peers.addresses import find_fault
 ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 COLUMNS = """element_id, url, mode, backend, version, capacity, priority, status, last_seen_at, registered_at,
-    read_only_reason, root_id, incarnation, away_reason, generation"""
+    read_only_reason, root_id, incarnation, away_reason, generation, public_url"""
 REFUSED = """(SELECT to_jsonb(refused) FROM refused_roots AS refused
     WHERE refused.element_id = storage_elements.element_id) AS refused"""
 """Column with the last refused report, for statements that return an element."""
@@ -39,7 +39,7 @@ _ONE = text(f"SELECT {COLUMNS}, {REFUSED} FROM storage_elements WHERE element_id
 _REGISTER = text(
     f"""INSERT INTO storage_elements ({COLUMNS}, priority_pinned)
     VALUES (:element_id, :url, :mode, 'unknown', '', CAST(:capacity AS jsonb), :priority, 'away', now(), now(), NULL,
-            '', 0, 'it has not reported yet', (SELECT generation FROM registry), true)
+            '', 0, 'it has not reported yet', (SELECT generation FROM registry), NULL, true)
     ON CONFLICT (element_id) DO NOTHING RETURNING {COLUMNS}, {REFUSED}"""
 )
 _CHANGE = text(
@@ -183,4 +183,5 @@ def to_element(row: Mapping[str, Any] | Any) -> Element:
         incarnation=row["incarnation"],
         refused=None if row["refused"] is None else msgspec.convert(row["refused"], RefusedRoot),
         generation=row["generation"],
+        public_url=row["public_url"],
     )

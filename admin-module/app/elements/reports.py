@@ -14,7 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from artstore.contracts.elements import AWAY, ONLINE, Element, ElementReport, Mode
-from artstore.errors import ArtStoreError, Conflict, Fenced, NotFound, UnknownRoot
+from artstore.errors import ArtStoreError, Conflict, Fenced, InvalidFields, NotFound, UnknownRoot
+from artstore.peers.addresses import find_fault
 
 from .admission import Admission, Decision, KnownRoot, decide_admission, mode_to_keep
 from .registry import COLUMNS, REFUSED, check_element, grow, load_element, lock_registry, to_element
@@ -23,21 +24,21 @@ REPORTS_NOW_S = 60.0
 """A refused element reports every few seconds, so an older refusal belongs to a process that has ended."""
 
 _BEFORE = text(
-    """SELECT mode, url, status, away_reason, root_id, incarnation, instance FROM storage_elements
+    """SELECT mode, url, public_url, status, away_reason, root_id, incarnation, instance FROM storage_elements
     WHERE element_id = :element_id FOR UPDATE"""
 )
 _SERVING = text("SELECT url, incarnation, root_id FROM storage_elements WHERE element_id = :element_id")
 _REPORT = text(
     f"""INSERT INTO storage_elements ({COLUMNS}, instance, priority_pinned)
     VALUES (:element_id, :url, :mode, :backend, :version, CAST(:capacity AS jsonb), :priority, :status, now(), now(),
-            :read_only_reason, :root_id, :incarnation, :away_reason, 0, :instance, false)
+            :read_only_reason, :root_id, :incarnation, :away_reason, 0, :public_url, :instance, false)
     ON CONFLICT (element_id) DO UPDATE SET
         url = excluded.url, mode = excluded.mode, backend = excluded.backend, version = excluded.version,
         capacity = CASE WHEN excluded.status = 'away' THEN storage_elements.capacity ELSE excluded.capacity END,
         status = excluded.status, last_seen_at = now(),
         read_only_reason = excluded.read_only_reason, away_reason = excluded.away_reason,
         root_id = coalesce(excluded.root_id, storage_elements.root_id), incarnation = excluded.incarnation,
-        instance = excluded.instance,
+        instance = excluded.instance, public_url = excluded.public_url,
         priority = CASE WHEN storage_elements.priority_pinned THEN storage_elements.priority ELSE excluded.priority END
     RETURNING {COLUMNS}, {REFUSED}"""
 )
@@ -72,12 +73,14 @@ _COUNT_REFUSED = text("""SELECT element_id, code FROM refused_roots WHERE at > n
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """The result of a report. `mode_before` and `url_before` are None for an element that was not known."""
+    """The result of a report. `mode_before`, `url_before` and `public_url_before` are None for an element that was not
+    known."""
 
     element: Element | None
     """None: the element may create a root, and then reports again."""
     mode_before: Mode | None = None
     url_before: str | None = None
+    public_url_before: str | None = None
     was_away: bool = False
     refusal: ArtStoreError | None = None
     """The answer to a refused report. The transaction must be committed nevertheless."""
@@ -86,11 +89,11 @@ class Reported(msgspec.Struct, frozen=True):
 
     @property
     def audited(self) -> bool:
-        """True if the audit log records the report: the mode or the URL that callers are sent to has
-        changed."""
+        """True if the audit log records the report: the mode or a URL that callers are sent to has changed."""
         if self.element is None:
             return False
-        return self.mode_before is not self.element.mode or self.url_before != self.element.url
+        before = (self.mode_before, self.url_before, self.public_url_before)
+        return before != (self.element.mode, self.element.url, self.element.public_url)
 
 
 async def find_serving(conn: AsyncConnection, announced: ElementReport) -> str | None:
@@ -104,6 +107,8 @@ async def find_serving(conn: AsyncConnection, announced: ElementReport) -> str |
 async def report(conn: AsyncConnection, announced: ElementReport, serving_instance: str | None = None) -> Reported:
     """Store or refuse the element's report. Raises InvalidFields."""
     check_element(announced.id, announced.url)
+    if announced.public_url is not None and (fault := find_fault(announced.public_url)) is not None:
+        raise InvalidFields(fault, fields=["public_url"])
     await lock_registry(conn)
     before = (await conn.execute(_BEFORE, {"element_id": announced.id})).first()
     known = None if before is None else KnownRoot(before.root_id, before.incarnation, before.instance)
@@ -121,7 +126,8 @@ async def report(conn: AsyncConnection, announced: ElementReport, serving_instan
     element = to_element((await conn.execute(_REPORT, values)).mappings().one())
     if before is None:
         return Reported(element)
-    return Reported(element, mode_before, before.url, before.status != ONLINE and element.status == ONLINE)
+    was_away = before.status != ONLINE and element.status == ONLINE
+    return Reported(element, mode_before, before.url, before.public_url, was_away)
 
 
 async def accept_root(conn: AsyncConnection, element_id: str) -> tuple[Element, dict[str, Any]]:
@@ -194,4 +200,5 @@ def _values(announced: ElementReport, mode: Mode) -> dict[str, Any]:
         "incarnation": announced.incarnation,
         "away_reason": announced.away_reason,
         "instance": announced.instance,
+        "public_url": announced.public_url,
     }

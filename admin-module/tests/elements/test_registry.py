@@ -48,6 +48,18 @@ async def test_an_element_that_announces_itself_is_published(admin: Any, eventua
     assert await eventually(kept)
 
 
+async def test_the_address_for_clients_is_published_and_audited(admin: Any) -> None:
+    await announce(admin)
+    element = await announce(admin, public_url="https://se-01.example:8443")
+    assert element["public_url"] == "https://se-01.example:8443"
+    found = (await admin.call("GET", "/api/audit", params={"action": "element:announce", "resource": "se-01"})).json()
+    event = found["items"][0]["metadata"]
+    assert (event["public_url"], event["before"]["public_url"]) == ("https://se-01.example:8443", None)
+    path, wrong = "/api/storage-elements/se-01/report", report(public_url="https://169.254.169.254")
+    assert (await admin.call("POST", path, by="se-01", json=wrong)).status_code == 422
+    assert (await announce(admin))["public_url"] is None
+
+
 async def test_every_change_has_a_higher_version(admin: Any) -> None:
     versions = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The OpenAPI operations of the routes in `files.py` and `links.py`."""
+"""The OpenAPI operations of the routes in `files.py` and of `make_link`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD, component, page
 from artstore.contracts.tokens import MAX_LINK_S
+from artstore.http.link_route import CONDITION_HEADERS, CONTENT_HEADERS, content_answers, head_answers
 from artstore.http.lists import DEFAULT_LIMIT, MAX_LIMIT
 from artstore.http.openapi import (
-    BYTES_CONTENT,
     CURSOR,
     TEXT_SCHEMA,
     UUID_SCHEMA,
@@ -22,7 +22,7 @@ from artstore.http.openapi import (
 from ..search.feed import MAX_WAIT_S
 from ..search.parse import DEFAULT_SORT, SORTS
 
-_HEADERS = {
+ORIGIN_HEADERS = {
     "X-ArtStore-Source": "The level that answered",
     "X-ArtStore-Degraded": "The dependencies that are unavailable",
 }
@@ -85,7 +85,7 @@ LIST_FILES = operation(
         "200": answer(
             "A page; next_cursor is null on the last one",
             page("FilePage", RECORD, sometimes={"total": {**_SIZE, "description": "With count=true"}}),
-            headers=_HEADERS,
+            headers=ORIGIN_HEADERS,
         )
     },
 )
@@ -120,7 +120,7 @@ LIST_CHANGES = operation(
         query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
         query("wait_s", "Seconds to wait for a change when there is none", _integer(0, MAX_WAIT_S, 0)),
     ],
-    responses={"200": answer("Changes, and where to continue", _CHANGES, headers=_HEADERS)},
+    responses={"200": answer("Changes, and where to continue", _CHANGES, headers=ORIGIN_HEADERS)},
 )
 
 GET_FILE = operation(
@@ -128,47 +128,27 @@ GET_FILE = operation(
     summary="A file's attributes; the ETag is the revision",
     parameters=[header("If-None-Match", "304 when the file is still at this revision")],
     responses={
-        "200": answer("The record", RECORD, headers=_HEADERS),
-        "304": answer("Not changed", headers=_HEADERS),
+        "200": answer("The record", RECORD, headers=ORIGIN_HEADERS),
+        "304": answer("Not changed", headers=ORIGIN_HEADERS),
     },
 )
 
-_CONDITIONS = [
-    header("If-Match", "412 unless the content has this ETag"),
-    header("If-None-Match", "304 when the content has this ETag"),
-    header("If-Modified-Since", "304 when not changed since; ignored beside If-None-Match"),
-    header("If-Unmodified-Since", "412 when changed since; ignored beside If-Match"),
-]
 _DISPOSITION = query(
     "disposition",
     "`inline` lets a browser show images, audio, video, plain text and PDF; other types stay attachments",
     {"type": "string", "enum": ["attachment", "inline"], "default": "attachment"},
 )
-_CONTENT_PARAMETERS = [
-    header("Range", "One range of bytes; several, or a malformed one, are ignored"),
-    header("If-Range", "The ETag (or date) under which the range is wanted, else the whole file"),
-    *_CONDITIONS,
-]
-_CONTENT_ANSWERS = {
-    "200": {**answer("The file", headers=_HEADERS), "content": BYTES_CONTENT},
-    "206": {**answer("The range", headers=_HEADERS), "content": BYTES_CONTENT},
-    "304": answer("Not changed", headers=_HEADERS),
-}
-_HEAD_ANSWERS = {
-    "200": answer("As GET, without the body", headers=_HEADERS),
-    "304": answer("Not changed", headers=_HEADERS),
-}
 GET_CONTENT = operation(
     operation_id="get_content",
     summary="A file's bytes, whole or one range; the strong ETag is the checksum",
-    parameters=[_DISPOSITION, *_CONTENT_PARAMETERS],
-    responses=_CONTENT_ANSWERS,
+    parameters=[_DISPOSITION, *CONTENT_HEADERS],
+    responses=content_answers(ORIGIN_HEADERS),
 )
 HEAD_CONTENT = operation(
     operation_id="head_content",
     summary="The headers of the file's bytes",
-    parameters=[_DISPOSITION, *_CONDITIONS],
-    responses=_HEAD_ANSWERS,
+    parameters=[_DISPOSITION, *CONDITION_HEADERS],
+    responses=head_answers(ORIGIN_HEADERS),
 )
 
 _LINK_REQUEST = component(
@@ -187,17 +167,5 @@ MAKE_LINK = operation(
     operation_id="make_link",
     summary="A link that reads the file's bytes without a token, until it expires",
     body={"application/json": _LINK_REQUEST},
-    responses={"201": answer("The link", _LINK, headers=_HEADERS)},
-)
-GET_LINK = operation(
-    operation_id="read_link",
-    summary="A file's bytes by a signed link, without a token; as a download in all else",
-    parameters=_CONTENT_PARAMETERS,
-    responses=_CONTENT_ANSWERS,
-)
-HEAD_LINK = operation(
-    operation_id="head_link",
-    summary="The headers of the file's bytes by a signed link",
-    parameters=_CONDITIONS,
-    responses=_HEAD_ANSWERS,
+    responses={"201": answer("The link", _LINK, headers=ORIGIN_HEADERS)},
 )

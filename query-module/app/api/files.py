@@ -12,17 +12,16 @@ from starlette.responses import Response
 
 from artstore.errors import DATABASE, REDIS, ArtStoreError, InvalidFields
 from artstore.health import Health
+from artstore.http.content_head import DISPOSITIONS, FieldsResponse, as_inline
 from artstore.http.data_routes import DataRoute, Handler, file_id_of
 from artstore.http.json import JsonResponse
+from artstore.http.preconditions import Validators, check_unchanged, conditions_in, is_known_to_client
 from artstore.http.problems import problem_response
 from artstore.http.request_headers import CONDITIONS, RANGES
 
 from ..core.context import context_of
-from ..reading.conditions import Validators, check_unchanged, conditions_in, is_known_to_client
-from ..reading.headers import DISPOSITIONS, as_inline
 from ..reading.levels import SOURCES
 from ..reading.lookup import Found
-from ..reading.relay import FieldsResponse
 from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from artstore.auth.client import open_account
+from artstore.auth.links import LinkVerifier
 from artstore.auth.tokens import TokenVerifier
 from artstore.auth.verifier import open_keys
 from artstore.contracts.tokens import Audience
@@ -48,6 +49,8 @@ class Context:
     files: FileMetrics
     feed: Feed
     links: Links
+    link_verifier: LinkVerifier
+    public_url: str | None
 
 
 def context_of(request: Request) -> Context:
@@ -121,5 +124,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             discovery,
             runtime.files,
             feed,
-            Links(keys, admin, runtime.audit, runtime.clock, settings.public_url),
+            Links(admin, runtime.audit, discovery, runtime.clock),
+            LinkVerifier(keys, runtime.clock),
+            settings.public_url,
         )

@@ -18,12 +18,13 @@ from artstore.contracts.storage import SMALL_FILE_BYTES
 from artstore.discovery import Discovery
 from artstore.errors import FileDamaged, NotFound, RangeNotSatisfiable, RevisionMismatch, Unavailable
 from artstore.http.body import BodyRateLimits
+from artstore.http.content_head import FieldsResponse
+from artstore.http.preconditions import Plan, Validators, plan
 from artstore.peers.session import Peers
 
-from .conditions import Plan, Validators, plan
 from .hot import HotContents, SmallFiles, StaleAttributes
 from .lookup import Found, Lookup
-from .relay import FieldsResponse, FromMemory, Relay, RelayMetrics
+from .relay import FromMemory, Relay, RelayMetrics
 
 
 @dataclass(frozen=True, slots=True)

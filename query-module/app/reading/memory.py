@@ -8,8 +8,7 @@ from functools import lru_cache
 
 from artstore.clock import Clock
 from artstore.contracts.files import Attributes, decode
-
-from .headers import ContentHead, head_of
+from artstore.http.content_head import ContentHead, head_of
 
 MAX_ABSENT = 10_000
 """Ids remembered as not found."""

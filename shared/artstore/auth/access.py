@@ -90,6 +90,8 @@ ENDPOINTS: dict[Audience, dict[str, Permission | None]] = {
         "POST /api/element/mode": P.STORAGE_WRITE,
         "POST /api/element/rebuild": P.STORAGE_WRITE,
         "POST /api/element/verify": P.STORAGE_WRITE,
+        "GET /api/links/{link}": None,
+        "HEAD /api/links/{link}": None,
     },
     Audience.INGESTER: {
         **PUBLIC,

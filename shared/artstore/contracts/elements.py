@@ -117,6 +117,8 @@ class ElementReport(msgspec.Struct, frozen=True, kw_only=True):
     """Incremented at each start of this root."""
     instance: str = ""
     """Random for each process: distinguishes two processes with the same incarnation."""
+    public_url: str | None = None
+    """The address at which clients reach the element, for signed links; None: they do not."""
     fenced: bool = False
     """This root was refused before; it may serve again only after an operator's accept-root."""
 
@@ -155,6 +157,8 @@ class Element(msgspec.Struct, frozen=True, kw_only=True):
     refused: RefusedRoot | None = None
     generation: int = 0
     """The generation of the catalog that contains all of the element's files."""
+    public_url: str | None = None
+    """The address at which clients reach the element, for signed links."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from artstore.auth.access import authorize, principal_of
 from artstore.auth.guard import HEAD_ONLY
 from artstore.clock import Clock, uuid7_hex
-from artstore.errors import ArtStoreError, InternalError, MethodNotAllowed, StartRefused, Unavailable
+from artstore.errors import ArtStoreError, InternalError, MethodNotAllowed, NotFound, StartRefused, Unavailable
 from artstore.http import request_headers
 from artstore.http.data_routes import PlainHandler, RouteTable
 from artstore.http.head import find_head_fault
@@ -126,7 +126,7 @@ class Exchange:
 
 class Edge:
     """The application that the server calls. `framework` answers requests that match no data route; `around` wraps the
-    part that follows the head checks, for CORS."""
+    part that follows the head checks, for CORS. `links_port` is open to strangers: only signed links are answered there."""
 
     def __init__(
         self,
@@ -139,8 +139,9 @@ class Edge:
         metrics: RequestMetrics,
         clock: Clock,
         around: Callable[[ASGIApp], ASGIApp] | None = None,
+        links_port: int | None = None,
     ) -> None:
-        self._app, self._framework, self._allowed = app, framework, allowed
+        self._app, self._framework, self._allowed, self._links_port = app, framework, allowed, links_port
         self._routes, self._limits, self._metrics, self._clock = routes, limits, metrics, clock
         self._around = around(self._process_inside) if around is not None else None
 
@@ -211,6 +212,10 @@ class Edge:
     async def _process(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         scope, limits = exchange.scope, self._limits
         path = scope["path"]
+        if self._links_port is not None and scope["server"][1] == self._links_port and not self._is_link(scope):
+            hidden = await limits.refuse_anonymous(scope) or NotFound()
+            await exchange.respond(problem_response(hidden), receive, send)
+            return
         if path in NEVER_LIMITED:
             await self._pass_to_framework(scope, receive, send)
             return
@@ -231,6 +236,14 @@ class Edge:
             await exchange.respond(problem_response(error), receive, send)
         finally:
             limits.load.in_flight -= 1
+
+    def _is_link(self, scope: Scope) -> bool:
+        """The path itself is the credential."""
+        try:
+            found = self._routes.find(scope)
+        except MethodNotAllowed:
+            return False
+        return found is not None and found.admit is not None
 
     async def _handle(self, found: PlainHandler, exchange: Exchange, receive: Receive, send: Send) -> None:
         scope = exchange.scope

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from artstore.contracts.storage import (
 from artstore.errors import ArtStoreError, Malformed, NotFound, RevisionMismatch, UnsupportedHeader
 from artstore.http.body import limited_receive
 from artstore.http.conditions import if_match, revisions_in
+from artstore.http.content_head import FieldsResponse
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import DEFAULT_LIMIT, Reader, limit, read_parameters
 from artstore.http.ranges import choose_range
@@ -143,13 +145,14 @@ async def get_content(request: Request) -> Response:
         headers = _content_headers(attributes)
         if request.method == "HEAD":
             opened.close()
-            return Response(headers={**headers, "content-length": str(attributes.size_bytes)})
+            return FieldsResponse(200, _encoded(headers, attributes.size_bytes))
         first, last = part if part is not None else (0, attributes.size_bytes - 1)
         if part is not None:
             headers["content-range"] = f"bytes {first}-{last}/{attributes.size_bytes}"
     status = 200 if part is None else 206
     limits = send_limits(request, context.limits.rate)
-    return FileResponse(opened, status, headers, first, last + 1, limits, context.upkeep.suspect)
+    fields = _encoded(headers, last + 1 - first)
+    return FileResponse(opened, status, fields, first, last + 1, limits, context.upkeep.suspect)
 
 
 async def get_contents(request: Request) -> Response:
@@ -243,6 +246,11 @@ def _content_headers(attributes: Attributes) -> dict[str, str]:
         "accept-ranges": "bytes",
         "x-artstore-revision": str(attributes.revision),
     }
+
+
+def _encoded(headers: Mapping[str, str], length: int) -> list[tuple[bytes, bytes]]:
+    fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return [*fields, (b"content-length", b"%d" % length)]
 
 
 def _builtin(attributes: Attributes) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from artstore.contracts.uploads import (
 )
 from artstore.errors import NotFound
 from artstore.http.data_routes import DataRoute, Handler
+from artstore.http.link_route import link_route
 from artstore.http.lists import MAX_LIMIT
 from artstore.http.openapi import (
     BYTES_CONTENT,
@@ -50,7 +51,7 @@ from artstore.http.openapi import (
 )
 
 from ..core.context import context_of
-from . import files, uploads
+from . import files, links, uploads
 from .copy import copy_file
 from .put_group import put_group
 
@@ -134,6 +135,7 @@ def _route(
 
 
 ROUTES = [
+    link_route(_while_serving(links.read_link)),
     _route(
         "PUT",
         FILE,

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from artstore.auth.access import principal_of
 from artstore.contracts.tokens import Role
 from artstore.errors import FileDamaged, Malformed, TooSlow
 from artstore.http.body import BodyLimits, BodyRateLimits, next_chunk, stated_length
+from artstore.http.content_head import FieldsResponse
 from artstore.http.digests import digests_in
 from artstore.http.sending import BodySender
 from artstore.logs import get_logger
@@ -68,8 +68,9 @@ def send_limits(request: Request, limits: BodyRateLimits) -> BodyRateLimits:
     return BodyRateLimits(RELAY_STALL_S, 0) if principal_of(request).role is Role.SERVICE else limits
 
 
-class FileResponse(Response):
-    """Closes `opened` in any case. A client that reads more slowly than `limits` allow is disconnected.
+class FileResponse(FieldsResponse):
+    """The bytes from `first` to `end`; `fields` state their number. Closes `opened` in any case. A client that reads more
+    slowly than `limits` allow is disconnected.
 
     The checksum of a whole file is compared before its last piece is sent, unless the same data matched within the last
     hour. If it does not match, the answer never looks complete, and `suspect` is called with the file's id. Of a part
@@ -80,15 +81,13 @@ class FileResponse(Response):
         self,
         opened: OpenedFile,
         status: int,
-        headers: Mapping[str, str],
+        fields: list[tuple[bytes, bytes]],
         first: int,
         end: int,
         limits: BodyRateLimits,
         suspect: Callable[[str], None],
     ) -> None:
-        super().__init__(status_code=status, headers=headers)
-        del self.headers["content-length"]
-        self.headers["content-length"] = str(end - first)
+        super().__init__(status, fields)
         self._opened, self._first, self._end, self._limits = opened, first, end, limits
         self._suspect = suspect
         attributes, self._version = opened.attributes, opened.data.version()

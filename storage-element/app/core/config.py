@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from artstore.config import Count, ModuleSettings, Seconds, UploadSettings
+from artstore.config import Count, ModuleSettings, PublicUrl, Seconds, UploadSettings
 from artstore.contracts.elements import ANNOUNCE_EVERY_S, DEFAULT_PRIORITY, Mode
 
 S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_access_key")
@@ -34,6 +34,11 @@ class Settings(ModuleSettings, UploadSettings):
     """Elements with a lower number are filled first."""
     element_url: str
     """Address at which the other modules reach this element."""
+    element_public_url: PublicUrl | None = None
+    """Address at which clients reach this element. Signed links of its permanent files then lead straight here: nothing but
+    `/api/links/` needs to be reachable at this address. Without it they lead to query."""
+    element_public_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """A second port, which answers signed links and nothing else, for the address in ELEMENT_PUBLIC_URL."""
     element_announce_every_s: Seconds = ANNOUNCE_EVERY_S
     """Interval between reports to admin. Three missed reports reach the default of ELEMENT_AWAY_AFTER_S."""
     storage_quota_bytes: Annotated[int, Field(gt=0)] | None = None

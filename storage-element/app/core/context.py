@@ -11,8 +11,9 @@ from starlette.requests import Request
 
 from artstore.audit.event import Event
 from artstore.auth.client import open_account
+from artstore.auth.links import LinkVerifier
 from artstore.auth.tokens import TokenVerifier
-from artstore.auth.verifier import open_verifier
+from artstore.auth.verifier import open_keys
 from artstore.clock import Clock
 from artstore.contracts.tokens import Audience
 from artstore.database import Database, open_database
@@ -66,6 +67,7 @@ class Parts:
 @dataclass(slots=True)
 class Context:
     verifier: TokenVerifier
+    link_verifier: LinkVerifier
     element: Element
     serving: Serving
     invalidation: Invalidation
@@ -117,8 +119,10 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         admin = peers.to(ADMIN, settings.admin_url)
         serving, announced = Serving(settings.storage_element_id), announced_by(settings)
         element = Element(announced, serving, admin, runtime.clock)
+        keys = open_keys(runtime, settings, admin, redis)
         context = Context(
-            verifier=open_verifier(runtime, settings, Audience.STORAGE, admin, redis),
+            verifier=TokenVerifier(keys, Audience.STORAGE, runtime.clock),
+            link_verifier=LinkVerifier(keys, runtime.clock),
             element=element,
             serving=serving,
             invalidation=Invalidation(
@@ -252,6 +256,7 @@ def announced_by(settings: Settings) -> Announced:
     return Announced(
         element_id=settings.storage_element_id,
         url=settings.element_url,
+        public_url=settings.element_public_url,
         backend=settings.storage_backend,
         priority=settings.storage_priority,
         mode=settings.storage_mode,

@@ -75,7 +75,7 @@ async def test_a_damaged_file_is_never_sent_to_its_end(
             messages: list[Any] = []
             opened = await open_file(store, file_id)
             size = opened.attributes.size_bytes
-            answer = FileResponse(opened, 200, {}, first, size, BodyRateLimits(60, 0), suspects.append)
+            answer = FileResponse(opened, 200, [], first, size, BodyRateLimits(60, 0), suspects.append)
             try:
                 await answer({"type": "http"}, _nothing, partial(_keep, messages))
             except FileDamaged:

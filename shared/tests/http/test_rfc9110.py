@@ -9,10 +9,10 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.reading.conditions import Plan, Validators, http_date, plan
-from app.reading.headers import content_disposition
 from artstore.contracts.files import check_filename
 from artstore.errors import InvalidFields, RangeNotSatisfiable, RevisionMismatch
+from artstore.http.content_head import content_disposition
+from artstore.http.preconditions import Plan, Validators, http_date, plan
 from artstore.http.ranges import ByteRange
 
 ETAG = '"sha256:aa"'

@@ -6,9 +6,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from app.reading.conditions import Plan, validators_of
-from app.reading.headers import content_disposition, head_of, repr_digest
 from artstore.contracts.files import Attributes
+from artstore.http.content_head import content_disposition, head_of, repr_digest
+from artstore.http.preconditions import Plan, validators_of
 from artstore.http.ranges import ByteRange
 
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.reading.conditions import Plan, Validators, conditions_in, plan
 from artstore.errors import RangeNotSatisfiable, RevisionMismatch
+from artstore.http.preconditions import Plan, Validators, conditions_in, plan
 from artstore.http.ranges import ByteRange
 
 ETAG = '"sha256:aa"'
