@@ -1,4 +1,5 @@
-"""`docs`: writes what is generated from code: docs/settings.md, docs/errors.md and the list of setting names.
+"""`docs`: writes what is generated from code: docs/settings.md, docs/errors.md, the list of setting names, and the OpenAPI
+document of the one address.
 
 A test fails while one of them differs from what the code says.
 """
@@ -8,7 +9,6 @@ from __future__ import annotations
 import enum
 import importlib
 import inspect
-import sys
 import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,9 @@ from pydantic_settings import BaseSettings
 from artstore import config, errors
 from artstore.limits.settings import LimitSettings
 
+from . import openapi
 from .checks import MODULES
+from .openapi import importable
 
 WIDTH = 120
 SHARED: dict[type[BaseSettings], str] = {
@@ -84,6 +86,7 @@ def generate(root: Path) -> dict[Path, str]:
         root / "docs" / "settings.md": settings_page(classes),
         root / "docs" / "errors.md": errors_page(),
         root / "shared" / "artstore" / "setting_names.py": names_module(classes),
+        root / "gateway" / "openapi.json": openapi.document(root),
     }
 
 
@@ -91,21 +94,17 @@ def write(root: Path) -> list[Path]:
     """Writes the generated files; returns those that changed."""
     stale = [(path, text) for path, text in generate(root).items() if not path.exists() or path.read_text() != text]
     for path, text in stale:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     return [path for path, _ in stale]
 
 
 def load_settings_classes(root: Path) -> dict[str, type[BaseSettings]]:
-    """The settings class of each module. All their packages are called `app`, so each is unloaded before the next."""
+    """The settings class of each module."""
     found: dict[str, type[BaseSettings]] = {}
     for module in MODULES:
-        sys.path.insert(0, str(root / module))
-        try:
+        with importable(root, module):
             found[module] = importlib.import_module("app.core.config").Settings
-        finally:
-            sys.path.remove(str(root / module))
-            for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
-                del sys.modules[name]
     return found
 
 

@@ -22,6 +22,7 @@ PAGES = sorted(
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("clients/*/*.md"),
         *(page for folder in (*MODULES, "keys", "tests") for page in ROOT.glob(f"{folder}/**/*.md")),
     )
 )

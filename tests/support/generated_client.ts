@@ -1,29 +1,18 @@
-// Uploads, lists and downloads a file with the TypeScript clients that @hey-api/openapi-ts has generated beside this file.
-// Standard input: {"admin": URL, "ingester": URL, "query": URL, "client_id", "client_secret"}.
+// Uploads, lists, changes and downloads a file with the TypeScript client. Standard input: {"url", "client_id", "client_secret"}.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { client as admin } from "./admin/client.gen";
-import { giveToken, listAccounts } from "./admin/sdk.gen";
-import { client as ingester } from "./ingester/client.gen";
-import { deleteFile, patchFile, replaceContent, uploadFile } from "./ingester/sdk.gen";
-import { client as query } from "./query/client.gen";
-import { getContent, getFile, headContent, listChanges, listFiles } from "./query/sdk.gen";
+import { connect, deleteFile, getContent, getFile, headContent, listAccounts, listChanges, listFiles, patchFile } from "artstore-client";
+import { replaceContent, uploadFile } from "artstore-client";
 
 async function main(): Promise<void> {
     const given = JSON.parse(readFileSync(0, "utf8")) as Record<string, string>;
     const content = new Blob(["the bytes of a file\n".repeat(1000)], { type: "text/plain" });
-
-    admin.setConfig({ baseUrl: given.admin });
-    const login = await giveToken({
-        body: { client_id: given.client_id!, client_secret: given.client_secret! },
-        throwOnError: true,
-    });
-    const auth = login.data.access_token;
-    admin.setConfig({ auth });
-    ingester.setConfig({ baseUrl: given.ingester, auth });
-    query.setConfig({ baseUrl: given.query, auth });
+    const client = connect(given.url!, { client_id: given.client_id!, client_secret: given.client_secret! });
+    const wrong = connect(given.url!, { client_id: given.client_id!, client_secret: "wrong" });
+    await assert.rejects(listFiles({ client: wrong }), { code: "unauthenticated" });
 
     const { data: made } = await uploadFile({
+        client,
         body: {
             file: new File([content], "Отчёт.txt", { type: "text/plain" }),
             tags: ["generated", "from TypeScript"],
@@ -37,30 +26,31 @@ async function main(): Promise<void> {
     const path = { file_id: made.file_id };
 
     const found = await listFiles({
+        client,
         query: { tag: ["generated", "from TypeScript"], metadata: { "metadata.number": "7" } },
         throwOnError: true,
     });
     assert.equal(found.data.items[0]!.file_id, made.file_id);
-    const none = await listFiles({ query: { tag: ["generated", "absent"] }, throwOnError: true });
+    const none = await listFiles({ client, query: { tag: ["generated", "absent"] }, throwOnError: true });
     assert.deepEqual(none.data.items, []);
 
-    assert.equal((await getFile({ path, throwOnError: true })).data.checksum, made.checksum);
-    const got = await getContent({ path, parseAs: "blob", throwOnError: true });
+    assert.equal((await getFile({ client, path, throwOnError: true })).data.checksum, made.checksum);
+    const got = await getContent({ client, path, parseAs: "blob", throwOnError: true });
     assert.equal(await (got.data as Blob).text(), await content.text());
-    const part = await getContent({ path, headers: { Range: "bytes=4-8" }, parseAs: "text", throwOnError: true });
+    const part = await getContent({ client, path, headers: { Range: "bytes=4-8" }, parseAs: "text", throwOnError: true });
     assert.deepEqual([part.response.status, part.data as unknown], [206, "bytes"]);
-    assert.equal((await headContent({ path })).response.status, 200);
+    assert.equal((await headContent({ client, path })).response.status, 200);
 
-    const changed = await patchFile({ path, headers: { "If-Match": '"1"' }, body: { filename: "b.txt" } });
+    const changed = await patchFile({ client, path, headers: { "If-Match": '"1"' }, body: { filename: "b.txt" } });
     assert.ok(changed.data && "filename" in changed.data);
     assert.equal(changed.data.filename, "b.txt");
-    const stale = await patchFile({ path, headers: { "If-Match": '"1"' }, body: { filename: "c.txt" } });
+    const stale = await patchFile({ client, path, headers: { "If-Match": '"1"' }, body: { filename: "c.txt" } });
     assert.equal(stale.error!.code, "revision_mismatch");
-    const replaced = await replaceContent({ path, body: new Blob(["new"]), throwOnError: true });
+    const replaced = await replaceContent({ client, path, body: new Blob(["new"]), throwOnError: true });
     assert.equal(replaced.data.size_bytes, 3);
-    assert.ok((await listChanges({ throwOnError: true })).data.items.length > 0);
-    assert.equal((await deleteFile({ path })).response.status, 204);
-    assert.ok((await listAccounts({ throwOnError: true })).data.items.length > 0);
+    assert.ok((await listChanges({ client, throwOnError: true })).data.items.length > 0);
+    assert.equal((await deleteFile({ client, path })).response.status, 204);
+    assert.ok((await listAccounts({ client, throwOnError: true })).data.items.length > 0);
 }
 
 void main();
