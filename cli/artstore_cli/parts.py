@@ -138,8 +138,9 @@ def serve_gateway(site: Site, port: int) -> Command:
     """On SIGTERM Caddy gives running requests the time that the services give them."""
     folder = site.data.gateway
     folder.mkdir(mode=0o700, exist_ok=True)
-    command = caddy.command(site.root / "gateway" / "Caddyfile")
-    return Command(command, caddy.environment(folder, port, gateway_upstreams(site)), folder, site.data.log(GATEWAY))
+    source = site.root / "gateway"
+    environment = caddy.environment(source, folder, port, gateway_upstreams(site))
+    return Command(caddy.command(source), environment, folder, site.data.log(GATEWAY))
 
 
 def _service(site: Site, service: Service) -> Part:

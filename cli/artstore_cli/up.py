@@ -139,7 +139,7 @@ def welcome(site: Site) -> str:
         "ArtStore is ready.",
         "",
         f"  address      {address}",
-        f"  reference    {address}/ingester/docs, /query/docs, /admin/docs",
+        f"  reference    {address}/docs",
         f"  credentials  {site.data.keys / 'admin-client.json'}",
         f"  logs         {site.data.logs}",
         "",

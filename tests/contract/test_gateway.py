@@ -6,7 +6,9 @@ import json
 
 import httpx
 import pytest
-from support.system import System
+from support.system import ROOT, System
+
+from artstore_cli.openapi import service_of
 
 ID = "0192d3a0-0000-7000-8000-000000000000"
 ROUTES = [
@@ -77,8 +79,24 @@ def test_the_documentation_of_each_service_works_below_its_prefix(system: System
             assert described == client.get(f"{system.url(service)}/openapi.json").json()
 
 
+def test_one_document_describes_the_one_address(system: System) -> None:
+    with httpx.Client(base_url=system.address) as client:
+        described = client.get("/openapi.json")
+        assert described.headers["content-type"] == "application/json"
+        assert described.json() == json.loads((ROOT / "gateway" / "openapi.json").read_text())
+        assert client.get("/docs/openapi.json").content == described.content
+        assert client.post("/openapi.json").status_code == 404
+        assert "docs/start.js" in client.get("/docs").text
+        assert client.get("/docs/start.js").status_code == 200
+
+
+@pytest.mark.parametrize(("service", "method", "path"), ROUTES)
+def test_the_document_has_the_same_routes(service: str, method: str, path: str) -> None:
+    assert service_of(method, path.partition("?")[0]) == f"{service}-module"
+
+
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/openapi.json", "/docs", "/api", "/api/element", "/admin/metrics", "/x"]
+    "path", ["/", "/metrics", "/Caddyfile", "/docs/Caddyfile", "/api", "/api/element", "/admin/metrics", "/x"]
 )
 def test_what_is_not_public_is_answered_404_as_a_service_does(system: System, path: str) -> None:
     answer = httpx.get(system.address + path, headers={"X-Request-ID": "abc:1"})

@@ -100,7 +100,8 @@ class Fleet:
         }
         port, data = self.ports.setdefault("gateway", lasting_port()), self.folder / "gateway"
         data.mkdir(mode=0o700, exist_ok=True)
-        command, environment = caddy.command(ROOT / "gateway" / "Caddyfile"), caddy.environment(data, port, addresses)
+        command = caddy.command(ROOT / "gateway")
+        environment = caddy.environment(ROOT / "gateway", data, port, addresses)
         with (self.folder / "gateway.log").open("ab") as log:
             self.processes["gateway"] = subprocess.Popen(command, cwd=data, stdout=log, stderr=log, env=environment)
         self.ready("gateway")

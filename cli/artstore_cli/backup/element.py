@@ -28,12 +28,12 @@ ATTEMPTS = 3
 
 
 class Damaged(Exception):
-    """The bytes are not those that attr.json states, and nobody has changed them meanwhile."""
+    """The bytes are not those that attr.json states, and no client has changed them meanwhile."""
 
 
 @dataclass(slots=True)
 class ElementCopy:
-    """What one backup of an element did."""
+    """The result of one backup of an element."""
 
     element_id: str
     files: int = 0

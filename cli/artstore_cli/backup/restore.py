@@ -1,6 +1,6 @@
 """`restore`: puts PostgreSQL, elements or keys of a backup back into the data folder of a stopped system.
 
-What was there is moved aside, never removed: `DIR/replaced-<UTC time>/`. Each part is built beside its place and renamed, so
+The present parts are moved to `DIR/replaced-<UTC time>/`, never removed. Each part is built beside its place and renamed, so
 a restore that is interrupted leaves the part as it was, or as it is in the backup.
 """
 

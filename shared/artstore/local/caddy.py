@@ -14,19 +14,21 @@ SOURCE = "127.0.0.80"
 on the machine. Linux routes all of 127.0.0.0/8 to the loopback device."""
 
 
-def command(configuration: Path) -> list[str]:
+def command(folder: Path) -> list[str]:
+    """`folder`: gateway/ of the source."""
     program = str(Path(sys.executable).parent / "caddy")
-    return [program, "run", "--config", str(configuration), "--adapter", "caddyfile"]
+    return [program, "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
-def environment(data: Path, port: int, upstreams: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """`upstreams`: the addresses (host:port) of all processes of admin, ingester and query. `data`: a folder of its own,
-    for certificates."""
+def environment(folder: Path, data: Path, port: int, upstreams: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """`folder`: as for `command`. `data`: a folder of its own, for certificates. `upstreams`: the addresses (host:port) of all
+    processes of admin, ingester and query."""
     return {
         "PATH": os.defpath,
         "HOME": str(data),
         "XDG_DATA_HOME": str(data),
         "XDG_CONFIG_HOME": str(data),
+        "GATEWAY_FOLDER": str(folder),
         "GATEWAY_BIND": LOOPBACK,
         "GATEWAY_PORT": str(port),
         "GATEWAY_SOURCE": SOURCE,
