@@ -17,6 +17,7 @@ from artstore import __version__
 INTERNAL = frozenset({"sagas:write", "elements:report", "storage:read", "storage:write"})
 """Permissions that only the services' own accounts have."""
 ROUTES: tuple[tuple[str, str, str], ...] = (
+    (r"GET|HEAD", r"/api/sagas/[^/]+", "ingester-module"),
     (r".*", r"/\.well-known/.*|/api/(auth|service-accounts|storage-elements|sagas|audit)(/.*)?", "admin-module"),
     (r".*", r"/api/uploads(/.*)?", "ingester-module"),
     (r".*", r"/api/(changes|links)(/.*)?", "query-module"),

@@ -20,7 +20,7 @@ ROUTES = [
     ("admin", "GET", "/api/storage-elements/se-01"),
     ("admin", "POST", "/api/storage-elements/se-01/mode"),
     ("admin", "GET", "/api/sagas"),
-    ("admin", "GET", f"/api/sagas/{ID}"),
+    ("ingester", "GET", f"/api/sagas/{ID}"),
     ("admin", "GET", "/api/audit"),
     ("admin", "GET", "/api/audit/verify"),
     ("ingester", "POST", "/api/files/upload"),
