@@ -15,6 +15,7 @@ import httpx
 from .admin import Accounts, Audit, Elements, Sagas, parameters
 from .batch import Stored, Upload, upload_batch
 from .download import Content, download
+from .early_answers import see_early_answers
 from .errors import InvalidAnswer
 from .pages import Changes, Listing
 from .records import FileRecord, Link, Saga, time_text
@@ -80,6 +81,7 @@ class Client:
             verify=verify,
             transport=transport,
         )
+        see_early_answers(http)
         self._transport = Transport(http, retry_for_s)
         self._credentials = {"client_id": client_id, "client_secret": client_secret}
         if isinstance(token, str):

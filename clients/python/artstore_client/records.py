@@ -131,6 +131,7 @@ class Element(Record):
 
     id: str
     url: str
+    public_url: str | None = None
     mode: str
     backend: str
     version: str

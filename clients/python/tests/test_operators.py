@@ -37,7 +37,6 @@ async def test_elements_sagas_and_audit_are_read(store: Client) -> None:
     elements = await store.elements.list().all()
     assert {element.id: element.mode for element in elements} == {"se-01": "edit", "se-02": "rw", "se-03": "rw"}
     assert elements[0].capacity.total_bytes > 0
-    assert elements[0].extra == {}
     record = await store.upload(b"x", retention="temporary")
     await store.delete(record.file_id)
     sagas = await store.sagas.list(limit=5).all()
