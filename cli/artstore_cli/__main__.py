@@ -1,5 +1,5 @@
 """`python -m artstore_cli`: the commands of `./artstore`."""
 
-from .app import app
+from .app import main
 
-app(prog_name="artstore")
+main()

@@ -110,10 +110,8 @@ def _on_older_postgres(root: Path) -> list[Check]:
 
 def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
     path = [root / part, root / "shared"]
-    if part == "cli":
-        path.append(root / CLIENT)
-    if part == CLIENT:  # it is tested against a whole system
-        path += [root / TOGETHER, root / "cli"]
+    if part in ("cli", CLIENT):  # they are tested against a whole system
+        path += [root / TOGETHER, root / CLIENT, root / "cli"]
     return Check(name, part, arguments, root / part, path, counted=True)
 
 

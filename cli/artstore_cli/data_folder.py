@@ -17,6 +17,8 @@ from .process_id import ProcessId, boot_id
 LEAST_FREE_BYTES = 256 * 1024 * 1024
 """PostgreSQL's first files and write-ahead log take about 60 MiB; below this a first start would fail half-way.
 A later start needs no additional space."""
+GATEWAY_OFFSET = 80
+"""Port of the gateway above the base of the ports."""
 
 
 @dataclass(frozen=True, slots=True)

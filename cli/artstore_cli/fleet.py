@@ -10,7 +10,7 @@ from artstore.local import caddy
 from artstore.local.ports import LOOPBACK
 from artstore.local.seaweedfs import BUCKET
 
-from .data_folder import DataFolder
+from .data_folder import GATEWAY_OFFSET, DataFolder
 from .errors import CommandError
 
 POSTGRES, VALKEY, SEAWEEDFS, GATEWAY = "postgres", "valkey", "seaweedfs", "gateway"
@@ -81,7 +81,7 @@ class Element:
 
 
 ELEMENTS = (Element("se-01", 10, "edit", 10), Element("se-02", 11, "rw", 20), Element("se-03", 12, "rw", 30))
-ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET, GATEWAY_OFFSET = 0, 20, 30, 80
+ADMIN_OFFSET, INGESTER_OFFSET, QUERY_OFFSET = 0, 20, 30
 SCALABLE = ("admin", "ingester", "query")
 MAX_PROCESSES = 16
 

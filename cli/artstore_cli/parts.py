@@ -13,11 +13,10 @@ from pathlib import Path
 from artstore.local import caddy, postgres, seaweedfs, valkey
 from artstore.local.ports import LOOPBACK
 
-from .data_folder import DataFolder
+from .data_folder import GATEWAY_OFFSET, DataFolder
 from .errors import CommandError, disk_error
 from .fleet import (
     GATEWAY,
-    GATEWAY_OFFSET,
     POSTGRES,
     SEAWEEDFS,
     STORES,

@@ -27,7 +27,7 @@ TARGETS = {
     "tests": ["."],
     "keys": ["generate.py", "../cli/install.py", "../conftest.py"],
 }
-MORE = {CLIENT: ["tests"]}
+MORE = {CLIENT: ["tests"], "cli": ["tests"]}
 """Folders of which its tests import something."""
 MAX_RUNNING = 2
 

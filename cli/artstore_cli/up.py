@@ -15,9 +15,9 @@ from types import FrameType
 from artstore.local import forking
 from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
-from .data_folder import DataFolder, Record, find_ports, keep_ports
+from .data_folder import GATEWAY_OFFSET, DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
-from .fleet import GATEWAY, GATEWAY_OFFSET, POSTGRES, VALKEY, Site, fleet, own_port_names
+from .fleet import GATEWAY, POSTGRES, VALKEY, Site, fleet, own_port_names
 from .parts import port_names, services, stores
 from .process_id import ProcessId, find_started
 from .reporting import PipeSafeConsole, Progress

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from artstore.config import ServiceSettings
-from artstore_cli.data_folder import DataFolder
-from artstore_cli.fleet import ELEMENTS, GATEWAY_OFFSET, Site, fleet
+from artstore_cli.data_folder import GATEWAY_OFFSET, DataFolder
+from artstore_cli.fleet import ELEMENTS, Site, fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 8000

@@ -1,4 +1,4 @@
-"""`audit verify | archive | prune`. `verify` needs no service, database or network; the others talk to admin."""
+"""`audit list | verify | archive | prune`. `verify` needs no service, database or network; the others talk to admin."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CommandError
+from ..repository import IN_REPOSITORY
 
 CREDENTIALS = Path(".artstore/keys/admin-client.json")
 
@@ -86,5 +87,6 @@ def _run(work: Callable[[], str]) -> None:
         raise typer.Exit(1) from None
 
 
-for name, function in (("verify", verify), ("archive", archive), ("prune", prune)):
-    commands.command(name)(function)
+if IN_REPOSITORY:
+    for name, function in (("verify", verify), ("archive", archive), ("prune", prune)):
+        commands.command(name)(function)

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from ..errors import CommandError
+from ..repository import LOCAL_DATA, ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-DEFAULT_DATA = ROOT / ".artstore"
+DEFAULT_DATA = ROOT / LOCAL_DATA
 NOT_RUNNING = 3
 """Exit code of `status` when nothing runs, as for init scripts."""
 NO_ELEMENT = 2
