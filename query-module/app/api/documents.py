@@ -27,6 +27,10 @@ ORIGIN_HEADERS = {
     "X-ArtStore-Degraded": "The dependencies that are unavailable",
 }
 _SIZE = {"type": "integer", "format": "int64", "minimum": 0}
+_TOTAL = {
+    "total": {**_SIZE, "description": "With count=true: files on all pages"},
+    "total_is_exact": {"type": "boolean", "description": "With count=true: false if more than `total` files match"},
+}
 _TEXT = {"type": "string", "maxLength": 250, "pattern": "^[^\\x00]*$"}
 _WORD = {**_TEXT, "minLength": 1}
 _TIME = {"type": "string", "format": "date-time"}
@@ -79,12 +83,16 @@ LIST_FILES = operation(
         ),
         query("limit", schema=_integer(1, MAX_LIMIT, DEFAULT_LIMIT)),
         query("cursor", "`next_cursor` of the previous page", CURSOR),
-        query("count", "Adds `total`, the number of files on all pages", {"type": "boolean", "default": False}),
+        query(
+            "count",
+            "Adds `total`, the number of files on all pages up to 10 000",
+            {"type": "boolean", "default": False},
+        ),
     ],
     responses={
         "200": answer(
             "A page; next_cursor is null on the last one",
-            page("FilePage", RECORD, sometimes={"total": {**_SIZE, "description": "With count=true"}}),
+            page("FilePage", RECORD, sometimes=_TOTAL),
             headers=ORIGIN_HEADERS,
         )
     },

@@ -98,7 +98,8 @@ async def list_files(request: Request) -> Response:
     with context.files.operation("list"):
         page = await search(context.database, parse(request.query_params.multi_items()))
     cursor = f'"{page.next_cursor}"'.encode() if page.next_cursor else b"null"
-    total = b"" if page.total is None else b',"total":%d' % page.total
+    exact = b"true" if page.total_is_exact else b"false"
+    total = b"" if page.total is None else b',"total":%d,"total_is_exact":%b' % (page.total, exact)
     body = b'{"items":[' + b",".join(page.items) + b'],"next_cursor":' + cursor + total + b"}"
     headers = {SOURCE_HEADER: "database", **_NOT_STORED}
     late = [] if context.discovery.catalog_complete else [CATALOG]

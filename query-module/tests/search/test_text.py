@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from tests.rig import Rig, running
 
-from app.search.search import SAMPLE_ROWS
+from app.search.search import FEW_MATCHES
 from app.search.text_query import parse_text
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes
@@ -92,9 +92,91 @@ async def test_words_of_name_tags_and_metadata_are_found(rig: Rig, kept: dict[st
     assert await found(rig, q=q) == {kept["filename"]}
 
 
-async def test_keys_and_truth_values_of_metadata_are_not_searched(rig: Rig) -> None:
+async def test_truth_values_of_metadata_are_not_searched(rig: Rig) -> None:
     await stored(rig, {"filename": "x", "metadata": {"key": True, "none": None}})
-    assert [await found(rig, q=q) for q in ("key", "true", "none", "null")] == [set()] * 4
+    assert [await found(rig, q=q) for q in ("key", "none", "true", "null")] == [{"x"}, {"x"}, set(), set()]
+
+
+FIELDS: dict[str, Any] = {
+    "filename": "one two.txt",
+    "tags": ["three", "four"],
+    "metadata": {"five": "six", "seven": ["eight", "nine"], "ten": {"eleven": 12}},
+}
+
+
+@pytest.mark.parametrize(
+    "q", ['"one two txt"', '"five six"', '"seven nine"', '"eleven 12"', "two three six", "ten twelve -12"]
+)
+@pytest.mark.parametrize("extra", [[], ["twelve"]])
+async def test_a_phrase_is_found_within_a_text_and_after_its_key(rig: Rig, q: str, extra: list[str]) -> None:
+    await stored(rig, {**FIELDS, "tags": [*FIELDS["tags"], *extra], "metadata": {**FIELDS["metadata"], "n": "twelve"}})
+    assert await found(rig, q=q) == (set() if "-12" in q else {"one two.txt"})
+
+
+@pytest.mark.parametrize(
+    "q", ['"txt three"', '"three four"', '"four five"', '"six seven"', '"eight nine"', '"eight seven"', '"ten eleven"']
+)
+async def test_a_phrase_does_not_span_two_texts(rig: Rig, q: str) -> None:
+    await stored(rig, FIELDS)
+    assert await found(rig, q=q) == set()
+    assert await found(rig, q=q.replace('"', "")) == {"one two.txt"}
+
+
+async def test_words_and_all_filters_together_find_exactly_the_files_that_match_each(rig: Rig) -> None:
+    wanted: dict[str, Any] = {
+        "filename": "Report 1.txt",
+        "owner": "a b'\\",
+        "tags": ["x", "y'z"],
+        "content_type": "text/plain; charset=utf-8",
+    }
+    others = [
+        {**wanted, **different}
+        for different in (
+            {"owner": "other"},
+            {"tags": ["x"]},
+            {"content_type": "text/html"},
+            {"filename": "paper 1.txt"},
+            {"metadata": {"k": "other"}},
+        )
+    ]
+    files = await stored(rig, *({"metadata": {"k": "v"}, **file} for file in [wanted, *others]))
+    asked = {
+        "q": "report",
+        "owner": "a b'\\",
+        "tag": ["x", "y'z"],
+        "content_type": "text/plain",
+        "filename": "port 1",
+        "metadata.k": "v",
+    }
+    for left_out in (None, "metadata.k"):
+        for sort in ("created_at", "-updated_at", "filename", "-size_bytes"):
+            parameters = {name: value for name, value in asked.items() if name != left_out}
+            answer = await rig.client.get("/api/files", params={**parameters, "sort": sort, "count": "true"})
+            expected = {files[0].file_id} | ({files[-1].file_id} if left_out else set())
+            assert {item["file_id"] for item in answer.json()["items"]} == expected
+            assert answer.json()["total"] == len(expected)
+
+
+async def test_rows_of_an_earlier_index_are_found_until_they_are_replaced(rig: Rig) -> None:
+    await stored(rig, {"filename": "report 2", "tags": ["a"]}, {"filename": "report 1", "tags": ["a"]})
+    async with rig.engine.begin() as connection:
+        await connection.execute(text("UPDATE file_search SET size_bytes = -1, filename = '', updated_at = 'epoch', "
+            "words = (SELECT to_tsvector('artstore', 'report'))"))  # fmt: skip
+        await connection.execute(text("UPDATE search_progress SET walked_to = '00000000-0000-0000-0000-000000000000'"))
+    for parameters in (
+        {},
+        {"tag": "a"},
+        {"sort": "filename"},
+        {"sort": "-size_bytes", "filename": "EPO"},
+        {"limit": "1"},
+    ):
+        answer = await rig.client.get("/api/files", params={"q": "report", "count": "true", **parameters})
+        assert answer.headers["x-artstore-degraded"] == "search"
+        assert answer.json()["total"] == 2
+        assert len(answer.json()["items"]) == int(parameters.get("limit", 2))
+    await rig.index()
+    assert await found(rig, q="report", tag="a", sort="filename") == {"report 1", "report 2"}
+    assert await found(rig, q="2 report") == {"report 2"}
 
 
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
@@ -154,15 +236,24 @@ async def test_total_counts_all_pages(rig: Rig) -> None:
     for parameters, total in [({}, 8), ({"q": "report"}, 7), ({"filename": "REPO"}, 7), ({"tag": "a", "q": "rep"}, 3)]:
         first = (await rig.client.get("/api/files", params={**parameters, "limit": 2, "count": "true"})).json()
         second = await rig.client.get("/api/files", params={**parameters, "limit": 2, "cursor": first["next_cursor"]})
-        assert first["total"] == total
+        assert (first["total"], first["total_is_exact"]) == (total, True)
         assert "total" not in second.json()
+
+
+async def test_total_says_when_it_has_stopped_to_count(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stored(rig, *({"filename": f"report {n}"} for n in range(4)))
+    for most, total in [(3, {"total": 3, "total_is_exact": False}), (4, {"total": 4, "total_is_exact": True})]:
+        monkeypatch.setattr("app.search.search.MAX_TOTAL", most)
+        for parameters in ({}, {"q": "report"}, {"filename": "repo"}):
+            answer = (await rig.client.get("/api/files", params={**parameters, "count": "true"})).json()
+            assert {name: answer[name] for name in total} == total
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "filename", "-size_bytes", "updated_at"])
 @pytest.mark.parametrize("every", [2, 97])
 async def test_pages_of_frequent_and_of_rare_words_cover_everything_once(rig: Rig, sort: str, every: int) -> None:
     """Frequent words are found along the order, rare ones in the index: more files than the sample."""
-    count = SAMPLE_ROWS + 500
+    count = FEW_MATCHES + 500
     files = [
         new_file(
             b"x" * (n % 3),

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from artstore.catalog.words import grams_of, texts_of, words_of
+from artstore.catalog.words import BOUNDARY, grams_of, terms_of, words_of_file
 from artstore.database import Database
 from artstore.failpoints import failpoint
 
@@ -31,6 +31,11 @@ admin spends at most an eighth of the time on the index."""
 MAX_PAUSE_S = 5.0
 """After a batch that was slow because PostgreSQL hung."""
 FIRST = "00000000-0000-0000-0000-000000000000"
+
+WORDS_VECTOR = f"""ts_delete(to_tsvector('artstore', words), '{BOUNDARY}')
+        || array_to_tsvector(array_remove(string_to_array(words, ' '), '{BOUNDARY}') || string_to_array(terms, ' '))"""
+"""The indexed form of `words`, which are those of `words_of_file`, and of `terms`, which are those of `terms_of`. A deleted
+boundary leaves a gap in the positions."""
 
 # Set back (the catalog was restored into another server) or passed by the purge, the position has no rows after it.
 _BEHIND = """SELECT 1 FROM search_progress AS done, changes_purged AS purged
@@ -50,27 +55,31 @@ _CHANGED = text(
     AND txid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
     ORDER BY txid, position LIMIT :batch"""
 )
+_COLUMNS = """files.file_id::text, files.revision, files.created_at, files.updated_at, files.filename, files.size_bytes,
+        files.owner, files.content_type, files.tags, CAST(files.metadata AS text) AS metadata"""
 _FILES = text(
-    """SELECT file_id::text, revision, created_at, filename, tags, CAST(metadata AS text) AS metadata FROM files
+    f"""SELECT {_COLUMNS} FROM files
     WHERE file_id = ANY(CAST(:ids AS uuid[])) AND state = 'available'"""
 )
 _WALK = text(
-    """SELECT files.file_id::text, files.revision, files.created_at, filename, tags,
-        CAST(metadata AS text) AS metadata, indexed.revision AS indexed
-    FROM files LEFT JOIN file_search AS indexed ON indexed.file_id = files.file_id
+    f"""SELECT {_COLUMNS}, indexed.revision AS indexed
+    FROM files LEFT JOIN file_search AS indexed ON indexed.file_id = files.file_id AND indexed.size_bytes >= 0
     WHERE files.file_id > CAST(:walked_to AS uuid) AND files.state = 'available' ORDER BY files.file_id LIMIT :batch"""
 )
 _WRITE = text(
-    """INSERT INTO file_search AS kept (file_id, revision, words, name_grams, created_at)
-    SELECT CAST(file_id AS uuid), revision,
-        to_tsvector('artstore', words) || array_to_tsvector(string_to_array(words, ' ')),
-        CAST(name_grams AS integer[]), created_at
-    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS integer[]), CAST(:words AS text[]), CAST(:grams AS text[]),
-        CAST(:created AS timestamptz[])) AS entry(file_id, revision, words, name_grams, created_at)
+    f"""INSERT INTO file_search AS kept
+        (file_id, revision, words, name_grams, created_at, updated_at, filename, size_bytes)
+    SELECT CAST(file_id AS uuid), revision, {WORDS_VECTOR}, CAST(name_grams AS integer[]), created_at, updated_at,
+        filename, size_bytes
+    FROM unnest(CAST(:ids AS text[]), CAST(:revisions AS integer[]), CAST(:words AS text[]), CAST(:terms AS text[]),
+        CAST(:grams AS text[]), CAST(:created AS timestamptz[]), CAST(:updated AS timestamptz[]), CAST(:names AS text[]),
+        CAST(:sizes AS bigint[]))
+        AS entry(file_id, revision, words, terms, name_grams, created_at, updated_at, filename, size_bytes)
     ON CONFLICT (file_id) DO UPDATE
     SET revision = excluded.revision, words = excluded.words, name_grams = excluded.name_grams,
-        created_at = excluded.created_at
-    WHERE kept.revision <> excluded.revision"""
+        created_at = excluded.created_at, updated_at = excluded.updated_at, filename = excluded.filename,
+        size_bytes = excluded.size_bytes
+    WHERE kept.revision <> excluded.revision OR kept.size_bytes < 0"""
 )
 _REMOVE = text("DELETE FROM file_search WHERE file_id = ANY(CAST(:ids AS uuid[]))")
 _STORE = text(
@@ -148,23 +157,24 @@ async def _index_files(connection: AsyncConnection, ids: Sequence[str]) -> None:
 async def _write(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
     if not rows:
         return
-    words, grams = [], []
+    words, terms, grams = [], [], []
     for at in range(0, len(rows), SLICE_ROWS):
         await asyncio.sleep(0)
         for row in rows[at : at + SLICE_ROWS]:
-            words.append(" ".join(_words(row)))
+            metadata = json.loads(row.metadata, parse_int=str, parse_float=str)  # every digit as it was sent
+            words.append(words_of_file(row.filename, row.tags, metadata))
+            terms.append(" ".join(terms_of(row.owner, row.content_type, row.tags)))
             grams.append(f"{{{','.join(map(str, grams_of(row.filename)))}}}")
     values = {
         "ids": [row.file_id for row in rows],
         "revisions": [row.revision for row in rows],
         "words": words,
+        "terms": terms,
         "grams": grams,
         "created": [row.created_at for row in rows],
+        "updated": [row.updated_at for row in rows],
+        "names": [row.filename for row in rows],
+        "sizes": [row.size_bytes for row in rows],
     }
     await connection.execute(_WRITE, values)
     failpoint("admin.index_written")
-
-
-def _words(row: Row[Any]) -> list[str]:
-    metadata = json.loads(row.metadata, parse_int=str, parse_float=str)  # every digit as it was sent
-    return words_of("\n".join(texts_of(row.filename, row.tags, metadata)))

@@ -176,7 +176,16 @@ file_search = Table(
     Column("revision", Integer, nullable=False, comment="the revision of the file that is indexed"),
     Column("words", TSVECTOR, nullable=False, comment="stems with positions, and whole words"),
     Column("name_grams", ARRAY(Integer), nullable=False, comment="hashed trigrams of the name"),
-    Column("created_at", DateTime(timezone=True), nullable=False, comment="of the file: the usual order of a list"),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, comment="of the file, as the columns below: for sorting"
+    ),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False, comment="-1: indexed by an earlier version, will be replaced"),
+    Index("file_search_by_created", "created_at", "file_id"),
+    Index("file_search_by_updated", "updated_at", "file_id"),
+    Index("file_search_by_filename", "filename", "file_id"),
+    Index("file_search_by_size", "size_bytes", "file_id"),
     Index("file_search_by_words", "words", postgresql_using="gin", postgresql_with=PENDING_LIST),
     Index("file_search_by_name_grams", "name_grams", postgresql_using="gin", postgresql_with=PENDING_LIST),
 )

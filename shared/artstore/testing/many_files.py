@@ -9,7 +9,8 @@ from typing import Any
 import asyncpg
 import orjson
 
-from artstore.catalog.words import grams_of, texts_of, words_of
+from artstore.catalog.search_index import WORDS_VECTOR
+from artstore.catalog.words import grams_of, terms_of, words_of_file
 
 COMMON = [
     "договор", "счёт", "акт", "накладная", "приказ", "отчёт", "смета", "протокол", "заявление", "справка",
@@ -26,11 +27,11 @@ TYPES = {".pdf": "application/pdf", ".docx": "application/msword", ".xlsx": "app
 BATCH = 5_000
 TABLES = ("files", "file_search")
 
-_SAMPLES = """CREATE TEMPORARY TABLE samples AS
+_SAMPLES = f"""CREATE TEMPORARY TABLE samples AS
     SELECT number, filename, content_type, tags, metadata, name_grams,
-        to_tsvector('artstore', array_to_string(words, ' ')) || array_to_tsvector(words) AS words
+        {WORDS_VECTOR} AS words
     FROM jsonb_to_recordset($1) AS entry(number integer, filename text, content_type text, tags text[], metadata jsonb,
-        name_grams integer[], words text[])"""
+        name_grams integer[], words text, terms text)"""
 _ADD_SAMPLES = _SAMPLES.replace("CREATE TEMPORARY TABLE samples AS", "INSERT INTO samples")
 # A UUIDv7 begins with its time, as the ids of the ingester do.
 _FILES = """INSERT INTO files (file_id, revision, state, storage_element_id, attributes, filename, content_type, size_bytes,
@@ -41,8 +42,9 @@ _FILES = """INSERT INTO files (file_id, revision, state, storage_element_id, att
         filename, content_type, CAST(hashint8(n) AS bigint) + 2147483648, 'owner-' || n % 50, tags, metadata,
         to_timestamp(1767225600 + n), to_timestamp(1767225600 + n), now()
     FROM generate_series($1::bigint, $2::bigint) AS n JOIN samples ON samples.number = abs(hashint8(n + 7)) % $3::integer"""
-_INDEX = """INSERT INTO file_search (file_id, revision, words, name_grams, created_at)
-    SELECT file_id, 1, words, name_grams, created_at FROM files
+_INDEX = """INSERT INTO file_search (file_id, revision, words, name_grams, created_at, updated_at, filename, size_bytes)
+    SELECT file_id, 1, words || array_to_tsvector(ARRAY['=owner=' || left(md5(owner), 16)]), name_grams, created_at, updated_at,
+        files.filename, size_bytes FROM files
     JOIN samples ON samples.number = CAST(files.metadata ->> 'number' AS integer) ON CONFLICT DO NOTHING"""
 _INDEXES = """SELECT indexname, indexdef FROM pg_indexes WHERE tablename IN ('files', 'file_search')
     AND schemaname = current_schema() AND indexname NOT LIKE '%_pkey'"""
@@ -74,7 +76,7 @@ async def fill_catalog(url: str, rows: int, samples: int) -> None:
             await connection.execute("ALTER TABLE files ENABLE TRIGGER USER")
             await connection.execute("DROP TABLE samples")
         for table in TABLES:
-            await connection.execute(f"ANALYZE {table}")
+            await connection.execute(f"VACUUM (ANALYZE) {table}")
     finally:
         await connection.close()
 
@@ -98,7 +100,7 @@ def _make_samples(count: int) -> list[dict[str, Any]]:
             f"{'_'.join(said).capitalize()} {chosen.randint(2015, 2026)}-{chosen.randint(1, 12):02} №{number}{ending}"
         )
         tags = chosen.choices(words, cum_weights=weights, k=chosen.randint(0, 3))
-        metadata = {"number": str(number), "customer": " ".join(chosen.choices(rare, k=2)), "signed": number % 3 == 0}
+        metadata = {"number": str(number), "customer": " ".join(chosen.choices(rare, k=2)), "approved": number % 3 == 0}
         entries.append(
             {
                 "number": number,
@@ -106,7 +108,8 @@ def _make_samples(count: int) -> list[dict[str, Any]]:
                 "content_type": TYPES[ending],
                 "tags": tags,
                 "metadata": metadata,
-                "words": [word for part in texts_of(filename, tags, metadata) for word in words_of(part)],
+                "words": words_of_file(filename, tags, metadata),
+                "terms": " ".join(terms_of("", TYPES[ending], tags)[1:]),
                 "name_grams": grams_of(filename),
             }
         )
