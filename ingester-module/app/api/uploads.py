@@ -243,7 +243,7 @@ UPLOAD_ROUTES = [
         "POST",
         UPLOAD,
         override_method,
-        "PATCH, HEAD or DELETE, named in X-HTTP-Method-Override",
+        "PATCH, HEAD or DELETE, named in X-HTTP-Method-Override, with the headers and the content of that method",
         {"200": answer("As HEAD"), "204": answer("As PATCH or DELETE")},
         tag="uploads",
         transfer=True,

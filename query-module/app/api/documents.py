@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from artstore.contracts.media_type import MAX_CONTENT_TYPE_BYTES
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD, component, page
 from artstore.contracts.tokens import MAX_LINK_S
 from artstore.http.link_route import CONDITION_HEADERS, CONTENT_HEADERS, content_answers, head_answers
@@ -20,7 +21,7 @@ from artstore.http.openapi import (
 )
 
 from ..search.feed import MAX_WAIT_S
-from ..search.parse import DEFAULT_SORT, SORTS
+from ..search.parse import DEFAULT_SORT, MAX_REPEATED, MAX_VALUE_CHARS, SORTS
 
 ORIGIN_HEADERS = {
     "X-ArtStore-Source": "The level that answered",
@@ -31,7 +32,7 @@ _TOTAL = {
     "total": {**_SIZE, "description": "With count=true: files on all pages"},
     "total_is_exact": {"type": "boolean", "description": "With count=true: false if more than `total` files match"},
 }
-_TEXT = {"type": "string", "maxLength": 250, "pattern": "^[^\\x00]*$"}
+_TEXT = {"type": "string", "maxLength": MAX_VALUE_CHARS, "pattern": "^[^\\x00]*$"}
 _WORD = {**_TEXT, "minLength": 1}
 _TIME = {"type": "string", "format": "date-time"}
 _ORDERS = [order for sort in SORTS for order in (sort, f"-{sort}")]
@@ -52,11 +53,15 @@ LIST_FILES = operation(
             _WORD,
         ),
         query("filename", "Part of the name, ignoring case", _WORD),
-        query("tag", "May be repeated: the file has all of them", {"type": "array", "items": _WORD}),
+        query(
+            "tag",
+            "May be repeated: the file has all of them",
+            {"type": "array", "maxItems": MAX_REPEATED, "items": _WORD},
+        ),
         query(
             "content_type",
             "Type and subtype, with any parameters of the file; with parameters exactly these",
-            {**_WORD, "pattern": MEDIA_TYPE},
+            {**_WORD, "maxLength": MAX_CONTENT_TYPE_BYTES, "pattern": MEDIA_TYPE},
         ),
         query("owner", "The client_id that uploaded the file", _WORD),
         {
@@ -66,7 +71,8 @@ LIST_FILES = operation(
                 "true, false or null",
                 {
                     "type": "object",
-                    "propertyNames": {"pattern": "^metadata\\.[^\\x00]{1,100}$"},
+                    "maxProperties": MAX_REPEATED,
+                    "propertyNames": {"maxLength": MAX_VALUE_CHARS, "pattern": "^metadata\\.[^\\x00]+$"},
                     "additionalProperties": _TEXT,
                 },
             ),

@@ -13,14 +13,15 @@ import orjson
 
 from artstore.clock import parse_rfc3339
 from artstore.contracts.files import is_id
-from artstore.contracts.media_type import canonical_type
+from artstore.contracts.media_type import MAX_CONTENT_TYPE_BYTES, canonical_type
 from artstore.errors import InvalidFields
 from artstore.http import lists
 
 from .text_query import TextQuery, parse_text
 
-MAX_VALUE_BYTES = 1024
-MAX_FILTERS = 32
+MAX_VALUE_CHARS = 1024
+MAX_REPEATED = 32
+"""Tags, and parameters metadata.KEY."""
 DEFAULT_SORT = "created_at"
 MAX_SIZE = 2**63 - 1
 METADATA = "metadata."
@@ -65,10 +66,7 @@ def parse(parameters: Iterable[tuple[str, str]]) -> Search:
     found: dict[str, Any] = {"tags": [], "metadata": {}}
     problems: dict[str, str] = {}
     seen: set[str] = set()
-    for number, (name, value) in enumerate(parameters):
-        if number >= MAX_FILTERS:
-            problems[name] = f"more than {MAX_FILTERS} parameters"
-            break
+    for name, value in parameters:
         try:
             if name in seen and name != "tag":
                 raise ValueError("given twice")
@@ -105,8 +103,8 @@ def cursor_after(search: Search, value: SortValue, file_id: str) -> str:
 
 def _read(name: str, value: str, found: dict[str, Any]) -> None:
     for text in (name, value):  # a name may hold a key of the metadata
-        if len(text.encode()) > MAX_VALUE_BYTES or "\x00" in text:
-            raise ValueError(f"longer than {MAX_VALUE_BYTES} bytes, or contains U+0000")
+        if len(text) > MAX_VALUE_CHARS or "\x00" in text:
+            raise ValueError(f"longer than {MAX_VALUE_CHARS} characters, or contains U+0000")
     value = unicodedata.normalize("NFC", value)
     name = unicodedata.normalize("NFC", name)
     if name == "tag":
@@ -121,6 +119,8 @@ def _read(name: str, value: str, found: dict[str, Any]) -> None:
         found[name] = _READERS[name](value)
     else:
         raise ValueError("unknown parameter")
+    if max(len(found["tags"]), len(found["metadata"])) > MAX_REPEATED:
+        raise ValueError(f"given more than {MAX_REPEATED} times")
 
 
 def _check_cursor(found: dict[str, Any], problems: dict[str, str]) -> None:
@@ -143,13 +143,9 @@ def _text(value: str) -> str:
     return value
 
 
-def _flag(value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return value == "true"
-
-
 def _media_type(value: str) -> str:
+    if len(value) > MAX_CONTENT_TYPE_BYTES:
+        raise ValueError(f"longer than {MAX_CONTENT_TYPE_BYTES} bytes")
     try:
         return canonical_type(value)
     except InvalidFields as error:
@@ -190,5 +186,5 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "size_max": lists.integer(0, MAX_SIZE),
     "limit": lists.limit,
     "cursor": _cursor,
-    "count": _flag,
+    "count": lists.flag,
 }

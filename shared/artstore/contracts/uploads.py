@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Annotated
 
 import msgspec
 
@@ -31,7 +32,7 @@ class NewUpload(msgspec.Struct, frozen=True, kw_only=True):
     """`length` None: a PATCH states it later. A file without a name has an empty `filename`: it is named by its id."""
 
     new: NewFile
-    length: int | None
+    length: Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)] | None
     metadata: str = ""
     """Upload-Metadata as the client sent it, to be answered to HEAD."""
 

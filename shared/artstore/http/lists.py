@@ -64,4 +64,11 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def flag(value: str) -> bool:
+    """A reader of true and false."""
+    if value not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return value == "true"
+
+
 limit = integer(1, MAX_LIMIT)

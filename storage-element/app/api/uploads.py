@@ -25,6 +25,7 @@ from artstore.contracts.uploads import (
 from artstore.errors import Malformed, NotFound
 from artstore.http.body import limited_receive
 from artstore.http.json import JsonResponse, read_json
+from artstore.http.lists import Reader, flag, read_parameters
 from artstore.modes import Operation
 
 from ..core.context import Context, context_of
@@ -33,6 +34,7 @@ from ..store.finish import complete
 from ..store.unfinished import Upload
 from .transfer import body_of
 
+_PARAMETERS: dict[str, Reader] = {INTERRUPT: flag}
 Order = TypeVar("Order", NewUpload, Complete, Settle)
 
 
@@ -47,7 +49,7 @@ async def create_upload(request: Request) -> Response:
 async def show_upload(request: Request) -> Response:
     context = context_of(request)
     upload = _find(request)
-    if request.query_params.get(INTERRUPT) == "true":
+    if read_parameters(request.query_params.multi_items(), _PARAMETERS).get(INTERRUPT):
         await context.uploads.quiesce(upload)
     return _state(upload)
 
