@@ -177,6 +177,15 @@ def trust_gateway(service: Service, environment: Mapping[str, str]) -> dict[str,
     return {**environment, "TRUSTED_PROXIES": ",".join(filter(None, trusted))}
 
 
+def allow_logins(site: Site, service: Service, environment: Mapping[str, str]) -> dict[str, str]:
+    """Lets the pages /docs of all services log in at admin, which is at another port and so of another origin."""
+    if service.module != "admin-module":
+        return dict(environment)
+    offsets = [INGESTER_OFFSET, QUERY_OFFSET, *(element.port_offset for element in ELEMENTS)]
+    origins = [environment.get("CORS_ALLOWED_ORIGINS", ""), *(site.url(offset) for offset in offsets)]
+    return {**environment, "CORS_ALLOWED_ORIGINS": ",".join(filter(None, origins))}
+
+
 def merge_environment(own: Mapping[str, str], outer: Mapping[str, str]) -> dict[str, str]:
     """The user's variables (LOG_LEVEL, OTEL_…), overridden by the service's own. NAME and NAME_FILE are one setting."""
     names = {name.removesuffix("_FILE") for name in own}

@@ -23,6 +23,7 @@ from .fleet import (
     VALKEY,
     Service,
     Site,
+    allow_logins,
     fleet,
     gateway_upstreams,
     merge_environment,
@@ -146,7 +147,8 @@ def _service(site: Site, service: Service) -> Part:
     port = service.own_port or site.port_base + service.port_offset
 
     def command() -> ForkCommand:
-        environment = trust_gateway(service, merge_environment(service.environment(site), os.environ))
+        environment = merge_environment(service.environment(site), os.environ)
+        environment = allow_logins(site, service, trust_gateway(service, environment))
         return ForkCommand(site.root / service.module, environment, site.data.log(service.name))
 
     return Part(

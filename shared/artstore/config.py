@@ -109,6 +109,10 @@ class ServiceSettings(LimitSettings):
     """`json` for machines, `text` for people."""
     cors_allowed_origins: Annotated[list[str], NoDecode] = Field(default=[])
     """Origins of web pages that may call the API."""
+    public_url: PublicUrl | None = None
+    """Address at which clients reach the system, such as `https://files.example.org`: signed links begin with it, and the
+    login of `/docs` and `/.well-known/oauth-authorization-server` name it. Without it the address that the request names is
+    used."""
     otel_exporter_otlp_endpoint: str | None = None
     """OTLP/HTTP endpoint that receives the traces. Without it nothing is exported."""
     otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -214,16 +218,6 @@ class AdminClientSettings(BaseSettings):
 
 class ModuleSettings(ServiceSettings, DatabaseSettings, RedisSettings, AdminClientSettings):
     """Settings of every module but admin."""
-
-
-class PublicUrlSettings(BaseSettings):
-    """For a service whose answers name an address that clients reach."""
-
-    model_config = BEHAVIOUR
-
-    public_url: PublicUrl | None = None
-    """Address at which clients reach the system, such as `https://files.example.org`: signed links begin with it, and
-    `/.well-known/oauth-authorization-server` names it. Without it the address that the request names is used."""
 
 
 class DiscoverySettings(BaseSettings):

@@ -125,12 +125,18 @@ def build_app(
             audit.close()
 
     app = FastAPI(
-        title=title, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title=title,
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.limits = limits
     allowed = AllowedMethods(ENDPOINTS[audience])
     install_problem_handlers(app, allowed)
-    for router in [status_router(audience, registry), docs_router(audience, title), *routers]:
+    for router in [status_router(audience, registry), docs_router(audience, title, settings), *routers]:
         _check_listed(audience, router)
         app.include_router(router)
     plain = [

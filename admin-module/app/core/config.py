@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings
 from artstore.config import (
     BEHAVIOUR,
     DatabaseSettings,
-    PublicUrlSettings,
     RedisSettings,
     Seconds,
     ServiceSettings,
@@ -54,7 +53,7 @@ class SchemaSettings(BaseSettings):
         return value
 
 
-class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings, PublicUrlSettings):
+class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings):
     """Environment names are the field names in upper case."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000

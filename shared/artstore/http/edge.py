@@ -185,7 +185,7 @@ class Edge:
                 # content that a method never takes matters less than that the resource lacks the method
                 shown = (fault.status == 400 and self._allowed.find_refusal(scope["method"], scope["path"])) or fault
                 await exchange.respond(problem_response(shown), receive, send)
-            elif self._around is None:
+            elif self._around is None or b"origin" not in exchange.fields:
                 await self._process(exchange, receive, send)
             else:
                 scope[_EXCHANGE] = exchange

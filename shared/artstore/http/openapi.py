@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from artstore.auth.access import ENDPOINTS
 from artstore.contracts.schemas import COMPONENTS, component
-from artstore.contracts.tokens import Audience
+from artstore.contracts.tokens import INTERNAL_WRITES, Audience
 from artstore.errors import BY_CODE, PROBLEM_JSON
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.request_headers import CONDITIONS, DIGESTS, NOTHING, RANGES, RESUMABLE
@@ -198,10 +198,19 @@ def describe(app: FastAPI, audience: Audience, data_routes: Sequence[DataRoute])
     return openapi
 
 
+def with_login_at(document: dict[str, Any], token_url: str) -> dict[str, Any]:
+    """The same document with the address of the login replaced."""
+    components = document["components"]
+    schemes = {**components["securitySchemes"]}
+    flow = {**schemes["login"]["flows"]["clientCredentials"], "tokenUrl": token_url}
+    schemes["login"] = {**schemes["login"], "flows": {"clientCredentials": flow}}
+    return {**document, "components": {**components, "securitySchemes": schemes}}
+
+
 def _security_schemes(audience: Audience) -> dict[str, Any]:
-    """A token that the caller has, or the login that makes one. The address of the login is relative: it is right at
-    admin, and at a gateway in front of all services."""
-    needed = sorted({needed.value for needed in ENDPOINTS[audience].values() if needed is not None})
+    """A token that the caller has, or the login that makes one, whose address `with_login_at` may replace."""
+    of_people = {needed for needed in ENDPOINTS[audience].values() if needed is not None} - INTERNAL_WRITES
+    needed = sorted(permission.value for permission in of_people)
     scopes = {name: " ".join(reversed(name.split(":"))) for name in needed}
     login = {"clientCredentials": {"tokenUrl": TOKEN_PATH, "scopes": scopes}}
     return {
@@ -238,7 +247,8 @@ def _complete(paths: dict[str, dict[str, Any]], audience: Audience) -> None:
         for method, operation in operations.items():
             needed = ENDPOINTS[audience].get(f"{method.upper()} {path}")
             if needed is not None:
-                operation["security"] = [{"token": []}, {"login": [needed.value]}]
+                login = [] if needed in INTERNAL_WRITES else [{"login": [needed.value]}]
+                operation["security"] = [{"token": []}, *login]
                 operation["x-permission"] = needed.value
             responses = operation.setdefault("responses", {})
             responses.pop("422", None)
