@@ -120,6 +120,16 @@ async def test_what_a_link_may_be(rig: Rig, file: Attributes, wanted: dict[str, 
     assert (await make(rig, file.file_id, **wanted)).status_code == status
 
 
+async def test_a_link_is_made_once_under_a_key(rig: Rig, file: Attributes) -> None:
+    path, key = f"/api/files/{file.file_id}/links", {"idempotency-key": str(uuid7())}
+    first, second = [await rig.client.post(path, json={"ttl_s": 60}, headers=key) for _ in range(2)]
+    assert (first.status_code, "idempotent-replayed" in first.headers) == (201, False)
+    assert (second.json(), second.headers["idempotent-replayed"]) == (first.json(), "true")
+    other = await rig.client.post(path, json={"ttl_s": 60}, headers={"idempotency-key": str(uuid7())})
+    assert "idempotent-replayed" not in other.headers
+    assert (await rig.client.post(path, json={}, headers={"idempotency-key": ""})).status_code == 422
+
+
 async def test_a_file_that_does_not_exist_has_no_link(rig: Rig, signer: Signer) -> None:
     assert (await make(rig, str(uuid7()))).status_code == 404
     assert (await make(rig, "..%2f")).status_code == 404

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
@@ -15,9 +16,11 @@ from starlette.responses import Response
 
 from artstore.audit.event import Event
 from artstore.auth.access import principal_of
-from artstore.auth.guard import new_router
+from artstore.auth.guard import new_router, takes_key
 from artstore.clock import rfc3339, uuid7
+from artstore.contracts.idempotency import REPLAYED, Answer
 from artstore.contracts.tokens import Audience, Permission, Role
+from artstore.http.idempotency_key import fingerprint_of, key_of, keyed_route
 from artstore.http.json import JsonResponse
 from artstore.http.lists import DEFAULT_LIMIT
 from artstore.http.openapi import described
@@ -28,6 +31,7 @@ from ..identity.accounts import Account
 from ..identity.credentials import CLIENT_ID
 from ..identity.revocations import revoke_account, revokes_tokens
 from ..identity.secrets import new_secret
+from ..once import Once
 from .documents import ACCOUNT, ACCOUNTS, NEW_ACCOUNT
 from .parameters import WHOLE, Cursor, Limit, Timestamp, allow_only, answer_page, parse_cursor, uuid_cursor
 
@@ -35,6 +39,7 @@ DEFAULT_GRACE_S = 24 * 3600
 """How long the old secret stays valid after a rotation when the request does not say."""
 MAX_GRACE_S = 30 * 24 * 3600
 MAX_RATE_PER_MINUTE = 1_000_000
+_SECRET_HEADERS = {"cache-control": "no-store"}
 RateLimit = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE), WHOLE]
 Description = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -81,7 +86,7 @@ def router() -> APIRouter:
         base,
         tags=tags,
         summary="Create an account; the answer contains its secret",
-        **described("create_account", NEW_ACCOUNT, 201),
+        **keyed_route(described("create_account", NEW_ACCOUNT, 201)),
     )(create)
     routes.get(
         base, tags=tags, summary="All accounts", dependencies=[allow_only()], **described("list_accounts", ACCOUNTS)
@@ -95,13 +100,14 @@ def router() -> APIRouter:
         f"{one}/rotate-secret",
         tags=tags,
         summary="Create a new secret; the old one stays valid for the grace period",
-        **described("rotate_secret", NEW_ACCOUNT),
+        **keyed_route(described("rotate_secret", NEW_ACCOUNT)),
     )(rotate_secret)
     return routes
 
 
+@takes_key
 async def create(request: Request, new: NewAccount) -> Response:
-    context = context_of(request)
+    context, once = context_of(request), _once(request, new)
     secret, now = new_secret(os.urandom), context.clock.now()
     account_id = uuid7()
     account = Account(
@@ -120,11 +126,15 @@ async def create(request: Request, new: NewAccount) -> Response:
         created_at=now,
         updated_at=now,
     )
+    headers = {"location": f"/api/service-accounts/{account_id}", **_SECRET_HEADERS}
+    answer = Answer(status=201, headers=headers, body=_with_secret(account, secret))
     async with context.database.begin() as conn:
+        if (first := await once.find_answer(conn)) is not None:
+            return _replay(first)
         await stored.insert_account(conn, account)
         await context.auditor.record(conn, _event(request, "account:create", account, _shown(account)))
-    location = {"location": f"/api/service-accounts/{account_id}", "cache-control": "no-store"}
-    return JsonResponse({**_view(account), "client_secret": secret}, 201, location)
+        await once.keep(conn, answer)
+    return _respond(answer)
 
 
 async def list_all(request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> Response:
@@ -176,13 +186,16 @@ async def delete(request: Request, account_id: UUID) -> Response:
     return Response(status_code=204)
 
 
+@takes_key
 async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRotation | None = None) -> Response:
-    context = context_of(request)
+    context, once = context_of(request), _once(request, rotation)
     given = rotation.grace_s if rotation else None
     grace_s = DEFAULT_GRACE_S if given is None else given
     secret, now = new_secret(os.urandom), context.clock.now()
     until = now + timedelta(seconds=grace_s)
     async with context.database.begin() as conn:
+        if (first := await once.find_answer(conn)) is not None:
+            return _replay(first)
         before = await stored.load_account(conn, account_id, for_update=True)
         account = replace(
             before,
@@ -195,9 +208,30 @@ async def rotate_secret(request: Request, account_id: UUID, rotation: SecretRota
         if not grace_s:
             await revoke_account(conn, account_id, context.clock.unix_s())
         await context.auditor.record(conn, _event(request, "account:rotate-secret", account, {"grace_s": grace_s}))
+        answer = Answer(status=200, headers=_SECRET_HEADERS, body=_with_secret(account, secret))
+        await once.keep(conn, answer)
     if not grace_s:
         await context.keyring.changed()
-    return JsonResponse({**_view(account), "client_secret": secret}, headers={"cache-control": "no-store"})
+    return _respond(answer)
+
+
+def _once(request: Request, given: BaseModel | None) -> Once:
+    """Raises InvalidFields for a malformed key."""
+    wanted = given.model_dump(mode="json") if given is not None else None
+    fingerprint = fingerprint_of(request.method, request.url.path, wanted)
+    return Once(context_of(request).cipher, principal_of(request).client_id, key_of(request), fingerprint)
+
+
+def _with_secret(account: Account, secret: str) -> bytes:
+    return orjson.dumps({**_view(account), "client_secret": secret})
+
+
+def _respond(answer: Answer) -> Response:
+    return JsonResponse(answer.body, answer.status, answer.headers)
+
+
+def _replay(first: Answer) -> Response:
+    return JsonResponse(first.body, first.status, {**first.headers, REPLAYED: "true"})
 
 
 def _view(account: Account) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Context:
     truncation: TruncationMonitor
     seals: Seals
     verification: Verification
+    cipher: KeyCipher
     hasher: SecretHasher
     keyring: Keyring
     issuer: Issuer
@@ -124,6 +125,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             truncation=truncation,
             seals=seals,
             verification=Verification(database, auditor, checkpoints, truncation, seals),
+            cipher=cipher,
             hasher=hasher,
             keyring=keyring,
             issuer=issuer,

@@ -11,13 +11,12 @@ from artstore.contracts.files import MAX_TTL_DAYS
 from artstore.contracts.sagas import MAX_BATCH_FILES
 from artstore.contracts.schemas import FILENAME, METADATA, RECORD, TAGS
 from artstore.errors import InvalidFields, UnsupportedMediaType
+from artstore.http.idempotency_key import IDEMPOTENCY_KEY, key_of, keyed
 from artstore.http.openapi import BYTES_SCHEMA, answer, object_schema, route
 
 from ..batches.batch import BatchOperation
 from ..core.context import context_of
-from ..idempotency.keys import key_of
 from ..uploads.body import FORM, media_type
-from .documents import IDEMPOTENCY_KEY, keyed
 
 
 async def upload_batch(request: Request) -> Response:

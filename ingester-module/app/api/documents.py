@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from artstore.contracts.files import DEFAULT_TTL_DAYS, MAX_TTL_DAYS
-from artstore.contracts.idempotency import MAX_KEY_CHARS
 from artstore.contracts.schemas import FILENAME, METADATA, RECORD, RETENTION, SAGA, TAGS, component
-from artstore.http.openapi import BYTES_SCHEMA, PROBLEM_RESPONSE, answer, header
+from artstore.http.openapi import BYTES_SCHEMA, answer
 
 FIELD_SCHEMAS: dict[str, Any] = {
     "filename": FILENAME,
@@ -74,35 +73,9 @@ CHANGES_SCHEMA = component(
 )
 REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location": "The address at query"})}
 
-IDEMPOTENCY_KEY = header(
-    "Idempotency-Key",
-    "Any value unique to this request, such as a UUID. A request that is repeated under its key within 24 hours runs once, "
-    "and each repeat gets the first answer. A repeat is answered 409 with `Retry-After` while the first request is running; "
-    "a different request under the key is answered 422. A failure is not stored: it leaves the key free.",
-    {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS, "pattern": "^[\\x21-\\x7e]+$"},
-)
-_KEY_IN_USE = (
-    "`idempotency_key_in_use`: the first request under the key is still running, see `Retry-After`; or another conflict"
-)
-_REPLAYED: dict[str, Any] = {
-    "Idempotent-Replayed": {
-        "schema": {"type": "string", "enum": ["true"]},
-        "description": "The answer to the first request under the key, given again",
-    }
-}
-
 RECORD_ANSWER = answer("The file's attr.json", RECORD)
 QUEUED_ANSWER = answer(
     "The file's element is unavailable, or earlier changes of the file are queued: this one is stored and made in order",
     SAGA,
     headers={"Location": "The saga of the change"},
 )
-
-
-def keyed(responses: dict[str, Any]) -> dict[str, Any]:
-    """Responses of an operation that takes an Idempotency-Key."""
-    marked = {
-        status: {**response, "headers": {**response.get("headers", {}), **_REPLAYED}}
-        for status, response in responses.items()
-    }
-    return {**marked, "409": {**PROBLEM_RESPONSE, "description": _KEY_IN_USE}}

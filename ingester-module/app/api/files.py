@@ -11,6 +11,7 @@ from artstore.contracts.media_type import canonical_type
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD
 from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
 from artstore.http.data_routes import file_id_of
+from artstore.http.idempotency_key import IDEMPOTENCY_KEY, key_of, keyed
 from artstore.http.json import parse_json
 from artstore.http.lists import read_parameters
 from artstore.http.openapi import BYTES_SCHEMA, DIGEST_HEADERS, IF_MATCH, answer, header, query, route
@@ -22,7 +23,6 @@ from ..changes.conditional import Precondition
 from ..changes.permanent import MakePermanent
 from ..changes.update import Patch, Replace
 from ..core.context import Context, context_of
-from ..idempotency.keys import key_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.body import FORM, media_type, open_raw
 from ..uploads.create import CreateOperation
@@ -32,13 +32,11 @@ from .documents import (
     CHANGES_SCHEMA,
     CREATE_DESCRIPTION,
     FORM_SCHEMA,
-    IDEMPOTENCY_KEY,
     QUERY_SCHEMAS,
     QUEUED_ANSWER,
     RECORD_ANSWER,
     REDIRECT_ANSWERS,
     UPLOAD_DESCRIPTION,
-    keyed,
 )
 
 MAX_PATCH_BYTES = 64 * 1024

@@ -26,13 +26,14 @@ from artstore.contracts.sagas import BatchKey, CommitBatch, UploadCommit, Upload
 from artstore.contracts.storage import GIVEN_UP_REASON, MAX_PUT_GROUP, GroupedPut
 from artstore.errors import ArtStoreError, Conflict, InvalidFields, KeyReused
 from artstore.failpoints import failpoint
+from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import get_logger, request_id
 from artstore.tasks import spawn
 from artstore.tracing import span, trace_headers
 
 from ..admin import LEASE_S, given_up
 from ..core.context import Context
-from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.keys import HeldKey
 from ..idempotency.replay import response_of
 from ..idempotency.store import Scope
 from ..uploads.body import Body

@@ -20,11 +20,12 @@ from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.contracts.storage import ACCOUNT_HEADER
 from artstore.errors import BadGateway, InvalidFields, NotFound, Unavailable
 from artstore.failpoints import failpoint
+from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import get_logger
 from artstore.modes import Operation, require
 
 from ..core.context import Context
-from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.keys import HeldKey
 from ..uploads.body import Body
 from .conditional import Precondition
 from .locate import Location, locate, locate_at_elements

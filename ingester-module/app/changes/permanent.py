@@ -6,9 +6,10 @@ from artstore.contracts.idempotency import Answer, changed
 from artstore.contracts.sagas import SagaKind
 from artstore.contracts.storage import read_attributes
 from artstore.errors import RevisionMismatch
+from artstore.http.idempotency_key import fingerprint_of
 from artstore.modes import Operation
 
-from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.keys import HeldKey
 from ..placement import candidates
 from .change import Change
 from .locate import Location

@@ -17,12 +17,13 @@ from artstore.contracts.sagas import SagaKind
 from artstore.contracts.storage import read_attributes
 from artstore.errors import PROBLEM_JSON, Conflict, RevisionMismatch, Unavailable
 from artstore.failpoints import failpoint
+from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import request_id
 from artstore.modes import Operation, require
 from artstore.peers.client import PeerAnswer
 
 from ..core.context import Context
-from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.keys import HeldKey
 from ..idempotency.replay import content_of
 from ..uploads.body import Body
 from .asked import AskedChanges

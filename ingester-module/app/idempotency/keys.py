@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hashlib
 import math
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-import orjson
 from prometheus_client import CollectorRegistry, Counter
-from starlette.requests import Request
 
 from artstore.clock import uuid7
-from artstore.contracts.idempotency import HEADER, MAX_KEY_CHARS, Answer
+from artstore.contracts.idempotency import Answer
 from artstore.database import Database
-from artstore.errors import ArtStoreError, InvalidFields, KeyInUse, KeyReused, StorageFull, Unavailable
+from artstore.errors import ArtStoreError, KeyInUse, KeyReused, StorageFull, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
 from artstore.tasks import Tasks
@@ -31,7 +26,6 @@ log = get_logger("ingester.idempotency")
 RENEWALS_PER_LEASE = 3
 MAX_CLAIMS = 5
 """Rounds of claim and find, because other requests may release or take over the key between the two."""
-_VISIBLE_ASCII = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 
 
 class KeyDecision(enum.StrEnum):
@@ -56,23 +50,6 @@ def decide(stored: StoredKey, fingerprint: str) -> KeyDecision:
     if stored.answer is not None:
         return KeyDecision.REPLAYED
     return KeyDecision.RUNNING if stored.lease_left_s > 0 else KeyDecision.TAKEN_OVER
-
-
-def key_of(request: Request) -> str | None:
-    """The key as sent, including quotes; None without one. Raises InvalidFields before the body is read."""
-    if HEADER not in request.headers:
-        return None
-    values = request.headers.getlist(HEADER)
-    if len(values) > 1 or not _VISIBLE_ASCII.fullmatch(values[0]):
-        raise InvalidFields(
-            f"Idempotency-Key must be one value of 1 to {MAX_KEY_CHARS} visible ASCII characters", fields=[HEADER]
-        )
-    return values[0]
-
-
-def fingerprint_of(*parts: Any) -> str:
-    """Equal for two requests that ask for the same; `parts` are JSON values."""
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class HeldKey:

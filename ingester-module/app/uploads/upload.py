@@ -30,6 +30,7 @@ from artstore.errors import (
     Unavailable,
 )
 from artstore.failpoints import failpoint
+from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import get_logger
 from artstore.tasks import spawn
 from artstore.tracing import span
@@ -37,7 +38,7 @@ from artstore.tracing import span
 from ..admin import Sagas, given_up
 from ..claims import Claims
 from ..core.context import Context
-from ..idempotency.keys import HeldKey, fingerprint_of
+from ..idempotency.keys import HeldKey
 from ..placement import candidates
 from .body import Admit, UploadRequest, open_upload
 from .form import new_file

@@ -7,6 +7,7 @@ from typing import Any
 from artstore.contracts.media_type import MAX_CONTENT_TYPE_BYTES
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD, component, page
 from artstore.contracts.tokens import MAX_LINK_S
+from artstore.http.idempotency_key import IDEMPOTENCY_KEY, keyed
 from artstore.http.link_route import CONDITION_HEADERS, CONTENT_HEADERS, content_answers, head_answers
 from artstore.http.lists import DEFAULT_LIMIT, MAX_LIMIT
 from artstore.http.openapi import (
@@ -181,5 +182,6 @@ MAKE_LINK = operation(
     operation_id="make_link",
     summary="A link that reads the file's bytes without a token, until it expires",
     body={"application/json": _LINK_REQUEST},
-    responses={"201": answer("The link", _LINK, headers=ORIGIN_HEADERS)},
+    parameters=[IDEMPOTENCY_KEY],
+    responses=keyed({"201": answer("The link", _LINK, headers=ORIGIN_HEADERS)}),
 )

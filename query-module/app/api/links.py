@@ -6,9 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
+from artstore.contracts.idempotency import REPLAYED
 from artstore.http.body import limited_receive
 from artstore.http.content_head import as_inline
 from artstore.http.data_routes import DataRoute, file_id_of
+from artstore.http.idempotency_key import key_of
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.link_route import LINKS_PATH, link_of, link_route
 from artstore.http.origin import origin_of
@@ -23,13 +25,14 @@ MAX_BODY_BYTES = 4096
 
 async def make_link(request: Request) -> Response:
     context = context_of(request)
-    file_id, origin = file_id_of(request), origin_of(request, context.public_url)
+    file_id, origin, key = file_id_of(request), origin_of(request, context.public_url), key_of(request)
     wanted = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), LinkRequest)
     with context.files.operation("link"):
         found = await context.lookup.find(file_id)
-        made = await context.links.make(found.record.attributes, principal_of(request), wanted)
+        made = await context.links.make(found.record.attributes, principal_of(request), wanted, key)
     answer = {"url": f"{made.origin or origin}{LINKS_PATH}/{made.link}", "expires_at": made.expires_at}
-    return JsonResponse(answer, 201, {"cache-control": "no-store"})
+    replayed = {REPLAYED: "true"} if made.replayed else {}
+    return JsonResponse(answer, 201, {"cache-control": "no-store", **replayed})
 
 
 async def read_link(request: Request) -> Response:

@@ -11,13 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from artstore.auth.access import ENDPOINTS, authorize
+from artstore.contracts.idempotency import HEADER as KEY_HEADER
 from artstore.contracts.tokens import Audience, Permission
-from artstore.errors import InvalidFields
+from artstore.errors import InvalidFields, UnsupportedHeader
 from artstore.http import request_headers
 from artstore.http.body import limited_receive
 from artstore.http.json import check_keys
 
 READS_BODY = "__artstore_reads_body__"
+TAKES_KEY = "__artstore_takes_key__"
 HEAD_ONLY = "artstore.head_only"
 """Key in a request's scope: send only the head of the response."""
 _NO_CONTENT = frozenset({b"", b"{}"})
@@ -38,6 +40,8 @@ class GuardedRoute(APIRoute):
             method = request.method
             await authorize(request, permission_for(self.audience, method, self.path))
             request_headers.check(method, request.scope["headers"])
+            if method == "POST" and KEY_HEADER in request.headers and not getattr(self.endpoint, TAKES_KEY, False):
+                raise UnsupportedHeader(f"{KEY_HEADER} is not supported here", header=KEY_HEADER)
             if method != "GET":
                 self._check_parameters(request)
             takes_content = self.body_field is not None or self.reads_body
@@ -66,6 +70,12 @@ class GuardedRoute(APIRoute):
 def reads_body(endpoint: _Endpoint) -> _Endpoint:
     """Decorator for an endpoint that decodes the body itself."""
     setattr(endpoint, READS_BODY, True)
+    return endpoint
+
+
+def takes_key(endpoint: _Endpoint) -> _Endpoint:
+    """Decorator for an endpoint that honours an Idempotency-Key."""
+    setattr(endpoint, TAKES_KEY, True)
     return endpoint
 
 

@@ -26,7 +26,15 @@ _CONTEXT = b"artstore link 1\n"
 """Signed before the claims, so that no other signature of the key is a link."""
 
 
-class LinkOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinkOrderKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The Idempotency-Key of a request for a link, which account's it is, and what it asks for."""
+
+    client_id: str
+    key: str
+    fingerprint: str
+
+
+class LinkOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """POST /api/auth/links: admin signs a link of this account. `token_issued_at_s` is of the token that asked for it."""
 
     account: str
@@ -34,13 +42,16 @@ class LinkOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     file_id: str
     disposition: Disposition
     expires_at_ms: int
+    key: LinkOrderKey | None = None
 
 
-class SignedLink(msgspec.Struct, frozen=True, kw_only=True):
+class SignedLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer. The account's own end may be earlier than the end that was asked for."""
 
     link: str
     expires_at_ms: int
+    replayed: bool = False
+    """It was signed for an earlier request under the same key."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from artstore.auth.links import LinkOrder, SignedLink
+from artstore.auth.links import LinkOrder, LinkOrderKey, SignedLink
 from artstore.clock import Clock, rfc3339, uuid7
 from artstore.contracts.elements import MAKE_ROOT, Capacity, Element, ElementReport, Fill, Mode, Snapshot
 from artstore.contracts.files import Attributes, NewFile, encode
@@ -119,6 +119,7 @@ class FakeAdmin(Fake):
         super().__init__()
         self.signer, self.keep = signer, keep
         self.elements: list[Element] = []
+        self.links_by_key: dict[LinkOrderKey, SignedLink] = {}
         self.listed = 0
         self.unavailable_reports = 0
         """The number of reports that are answered 503 first."""
@@ -168,7 +169,11 @@ class FakeAdmin(Fake):
         order = msgspec.json.decode(await self._body(request), type=LinkOrder)
         claims = {"expires_at_ms": order.expires_at_ms, "disposition": order.disposition}
         link = self.signer.link(order.account, order.file_id, **claims)
-        return _json(SignedLink(link=link, expires_at_ms=order.expires_at_ms), 201)
+        made = SignedLink(link=link, expires_at_ms=order.expires_at_ms)
+        if order.key is not None:
+            first = self.links_by_key.setdefault(order.key, made)
+            made = msgspec.structs.replace(first, replayed=first is not made)
+        return web.Response(body=msgspec.json.encode(made), status=201, content_type="application/json")
 
     async def _list(self, _request: web.Request) -> web.Response:
         self.listed += 1
