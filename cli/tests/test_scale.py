@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,59 @@ def test_uploads_go_on_while_one_ingester_is_away(scaled: Scaled, number: signal
 
     until(is_back)
     assert lost <= (number == signal.SIGKILL)
+
+
+def test_a_restart_of_one_of_each_fails_no_request_through_the_gateway_that_is_sent_twice(scaled: Scaled) -> None:
+    gateway, before = f"http://127.0.0.1:{scaled.base + 80}", scaled.parts()
+    restarted = ("admin-2", "ingester-2", "query-2")
+    file_id = scaled.upload().json()["file_id"]
+    credentials = json.loads((scaled.folder / "keys" / "admin-client.json").read_text())
+    failed: list[str] = []
+    done = threading.Event()
+
+    def keep_asking(method: str, path: str, **content: Any) -> None:
+        with httpx.Client(
+            headers={"Authorization": f"Bearer {scaled.token}"}, timeout=TIMEOUT_S, trust_env=False
+        ) as one:
+            while not done.is_set():
+                answers = [one.request(method, gateway + path, **content)]
+                if answers[0].status_code >= 500:
+                    answers.append(one.request(method, gateway + path, **content))
+                if answers[-1].status_code not in (200, 201):
+                    failed.append(f"{method} {path}: {[(one.status_code, one.text) for one in answers]}")
+
+    with ThreadPoolExecutor() as clients:
+        work = [
+            clients.submit(keep_asking, "POST", "/api/files/upload?filename=a", content=bytes(20_000)),
+            clients.submit(keep_asking, "GET", f"/api/files/{file_id}/content"),
+            clients.submit(keep_asking, "HEAD", f"/api/files/{file_id}"),
+            clients.submit(keep_asking, "POST", "/api/auth/token", json=credentials),
+        ]
+        try:
+            for name in restarted:
+                os.kill(int(before[name]["pid"]), signal.SIGTERM)
+            until(lambda: all(scaled.parts()[name]["state"] == "ready" for name in restarted))
+            assert all(scaled.parts()[name]["pid"] != before[name]["pid"] for name in restarted)
+        finally:
+            done.set()
+        for one in work:
+            one.result()
+    assert not failed
+
+
+def test_the_gateway_uses_every_process_that_is_ready(scaled: Scaled) -> None:
+    gateway, parts = f"http://127.0.0.1:{scaled.base + 80}", scaled.parts()
+
+    def count() -> list[float]:
+        return [answered(parts[name], "/api/files") for name in ("query", "query-2")]
+
+    before = count()
+    with httpx.Client(
+        headers={"Authorization": f"Bearer {scaled.token}"}, timeout=TIMEOUT_S, trust_env=False
+    ) as client:
+        for _ in range(10):  # over one connection
+            assert client.get(f"{gateway}/api/files?limit=1").status_code == 200
+    assert [now - then for now, then in zip(count(), before, strict=True)] == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 
 import httpx
 import pytest
+from support.sockets import exchange, request
 from support.system import ROOT, System
 
 from artstore_cli.openapi import service_of
@@ -125,3 +128,135 @@ def test_the_gateway_is_ready_when_the_services_are(system: System) -> None:
     ready = httpx.get(f"{system.address}/health/ready")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert json.loads(ready.text)["checks"] == {}
+
+
+def upload_head(token: str, *fields: str) -> bytes:
+    head, _ = request("POST", "/api/files/upload?filename=a", token, ["content-type: a/b", *fields])
+    return head
+
+
+def test_an_upload_that_is_cut_off_is_not_stored_and_does_no_harm_to_others(
+    system: System, client: httpx.Client
+) -> None:
+    """Breaking off must not make an instance look ill."""
+    token, name = client.headers["authorization"].removeprefix("Bearer "), f"cut-{secrets.token_hex(4)}"
+    for fields, sent in (
+        (["content-length: 10"], b"abc"),
+        (["transfer-encoding: chunked"], b"3\r\nabc\r\n"),
+        (["transfer-encoding: chunked"], b"zz\r\nabc\r\n"),
+    ):
+        head = upload_head(token, *fields).replace(b"filename=a", b"filename=" + name.encode())
+        for _ in range(3):
+            (answer,) = exchange(system, "gateway", head + sent, half_close=b"zz" not in sent)
+            assert answer.status in (400, 499), "499: it was seen to close before its content was read"
+            assert answer.status == 499 or (answer.json["code"], answer.headers["connection"]) == ("malformed", "close")
+            stored = client.post(f"{system.address}/api/files/upload", params={"filename": "other"}, content=b"x")
+            assert stored.status_code == 201
+    assert client.get(f"{system.address}/api/files", params={"filename": name}).json()["items"] == []
+
+
+def test_a_refusal_comes_before_the_body_is_sent(system: System, client: httpx.Client) -> None:
+    head = upload_head("wrong", "content-length: 5000000000", "connection: keep-alive")
+    (answer,) = exchange(system, "gateway", head + bytes(100_000))
+    assert answer.status == 401
+    expecting = upload_head("wrong", "content-length: 5", "expect: 100-continue")
+    (answer,) = exchange(system, "gateway", expecting)
+    assert (answer.status, answer.interim) == (401, 0)
+    good = upload_head(
+        client.headers["authorization"].removeprefix("Bearer "), "content-length: 5", "expect: 100-continue"
+    )
+    (answer,) = exchange(system, "gateway", good, b"12345")
+    assert (answer.status, answer.interim) == (201, 1)
+    large = client.post(
+        f"{system.address}/api/files/upload", content=bytes(20 << 20), headers={"authorization": "Bearer x"}
+    )
+    assert large.status_code == 401
+
+
+@pytest.mark.parametrize("service", ["admin", "ingester", "query"])
+def test_content_without_a_length_is_refused_as_the_service_does(
+    system: System, client: httpx.Client, service: str
+) -> None:
+    """Caddy would state a length of 0: an empty file would be stored, or a default would be taken."""
+    token = client.headers["authorization"].removeprefix("Bearer ")
+    for path, item in httpx.get(f"{system.address}/{service}/docs/openapi.json").json()["paths"].items():
+        for method in sorted(item.keys() & {"post", "put", "patch"}):
+            shown = re.sub(
+                r"{(element_id|kid)}", "nowhere", re.sub(r"{\w+_id}", ID, path.replace("{element_id}", "nowhere"))
+            )
+            if service_of(method.upper(), shown) != f"{service}-module" or path == "/api/auth/keys/rotate":
+                continue
+            head, _ = request(method.upper(), shown, token, ["content-type: application/json"])
+            (answer,) = exchange(system, "gateway", head)
+            assert (answer.status == 411) == ("requestBody" in item[method]), (method, path, answer)
+            assert answer.json["code"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "status"),
+    [
+        (["content-length: 3", "content-length: 4"], b"abcd", 400),
+        (["content-length: +3"], b"abc", 400),
+        (["transfer-encoding: gzip, chunked"], b"0\r\n\r\n", 501),
+        (["transfer-encoding: chunked", "transfer-encoding: chunked"], b"0\r\n\r\n", 501),
+        (["transfer-encoding : chunked"], b"0\r\n\r\n", 400),
+        (["content-length: 3", "transfer-encoding: chunked"], b"3\r\nabc\r\n0\r\n\r\n", 201),
+        (["trailer: x-a", "transfer-encoding: chunked"], b"3\r\nabc\r\n0\r\nx-a: b\r\n\r\n", 201),
+        (["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAA",
+          "content-length: 3"], b"abc", 201),
+    ],
+)  # fmt: skip
+def test_framing_means_one_thing_or_is_refused(
+    system: System, client: httpx.Client, fields: list[str], sent: bytes, status: int
+) -> None:
+    head = upload_head(client.headers["authorization"].removeprefix("Bearer "), *fields)
+    behind = b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    answers = exchange(system, "gateway", head.replace(b"connection: close\r\n", b"") + sent + behind)
+    assert answers[0].status == status
+    if status == 201:
+        assert answers[0].json["size_bytes"] == 3
+        assert [one.status for one in answers[1:]] in ([200], []), "what is behind the content is a request of its own"
+    else:
+        assert len(answers) == 1, "nothing behind it is taken as a request"
+
+
+def test_downloads_have_ranges_and_conditions(system: System, client: httpx.Client) -> None:
+    content = secrets.token_bytes(300_000)
+    file_id = client.post(f"{system.address}/api/files/upload?filename=a.bin", content=content).json()["file_id"]
+    url = f"{system.address}/api/files/{file_id}/content"
+    whole = client.get(url, headers={"accept-encoding": "gzip"})
+    assert (whole.status_code, whole.content) == (200, content)
+    part = client.get(url, headers={"range": "bytes=100-299999"})
+    assert (part.status_code, part.content) == (206, content[100:])
+    assert client.get(url, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
+    assert client.get(url, headers={"range": "bytes=900000-"}).status_code == 416
+    head = client.head(url)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "300000")
+    link = client.post(f"{system.address}/api/files/{file_id}/links", json={}).json()["url"]
+    assert link.startswith(system.address)
+    assert httpx.get(link).content == content
+
+
+def test_a_location_leads_on_at_the_gateway(system: System, client: httpx.Client) -> None:
+    stored = client.post(f"{system.address}/api/files/upload?filename=a", content=b"abc")
+    followed = client.get(str(stored.url.join(stored.headers["location"])))
+    assert followed.json() == stored.json()
+    begun = client.post(f"{system.address}/api/uploads", headers={"tus-resumable": "1.0.0", "upload-length": "3"})
+    upload = begun.url.join(begun.headers["location"])
+    stated = {"tus-resumable": "1.0.0", "upload-offset": "0", "content-type": "application/offset+octet-stream"}
+    ended = client.patch(str(upload), headers=stated, content=b"abc")
+    assert client.get(f"{system.address}/api/files/{ended.headers['x-artstore-file-id']}/content").content == b"abc"
+
+
+def test_limits_count_the_client_of_the_gateway_and_not_what_it_claims(system: System) -> None:
+    """Addresses of the loopback network stand for clients."""
+
+    def left(source: str, claimed: str) -> int:
+        """What the address may still ask without credentials."""
+        claims = {"x-forwarded-for": claimed, "forwarded": f"for={claimed}", "x-real-ip": claimed}
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=source), headers=claims) as one:
+            answers = [one.get(f"{system.address}/.well-known/jwks.json") for _ in range(10)]
+        return int(re.findall(r"r=(\d+)", answers[-1].headers["ratelimit"])[0])
+
+    assert left("127.0.0.5", "203.0.113.71") > left("127.0.0.5", "203.0.113.72") > left("127.0.0.5", "127.0.0.6, ::1")
+    assert left("127.0.0.6", "203.0.113.71") >= 590

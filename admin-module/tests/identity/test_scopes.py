@@ -82,6 +82,10 @@ async def test_the_metadata_name_the_address_of_the_request_or_the_public_one(ad
     asked = await admin.client.get(path, headers={"host": "files.example:8443"})
     assert asked.json()["issuer"] == "http://files.example:8443"
     assert (await admin.client.get(path, headers={"host": "a/b"})).status_code == 400
+    behind_tls = {"host": "files.example", "x-forwarded-proto": "https"}
+    assert (await admin.client.get(path, headers=behind_tls)).json()["issuer"] == "http://files.example"
+    behind = await second_admin(TRUSTED_PROXIES="127.0.0.1")
+    assert (await behind.get(path, headers=behind_tls)).json()["issuer"] == "https://files.example"
     public = await second_admin(PUBLIC_URL="https://files.example/")
     described = (await public.get(path)).json()
     assert (described["issuer"], described["token_endpoint"]) == (

@@ -31,6 +31,11 @@ def find_client(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Ne
     return address
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    address = _parse(peer)
+    return address is not None and any(address in network for network in trusted)
+
+
 def as_caller(address: Address | None) -> str:
     """The key that limits count an address under. For IPv6 it is the /64 network, because one host usually
     owns all of it."""

@@ -14,7 +14,7 @@ from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
-from artstore.limits.addresses import Address, Network, as_caller, find_client, parse_networks
+from artstore.limits.addresses import Address, Network, as_caller, find_client, is_trusted, parse_networks
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
@@ -89,6 +89,10 @@ class Limits:
         """The client's address, as reported by the trusted proxies; None for a peer without an address."""
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         return find_client((scope.get("client") or (None,))[0], forwarded, self._trusted)
+
+    def is_from_proxy(self, scope: Scope) -> bool:
+        """True if a trusted proxy has sent the request."""
+        return is_trusted((scope.get("client") or ("",))[0], self._trusted)
 
     def address_of(self, scope: Scope) -> str:
         """The key that the limits count the request's address under."""
