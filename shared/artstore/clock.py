@@ -56,6 +56,16 @@ def uuid7(unix_ms: int | None = None) -> UUID:
     return UUID(int=_uuid7_number(now_ms, int.from_bytes(os.urandom(10), "big")))
 
 
+def uuid7s(count: int) -> list[str]:
+    """As texts, by one system call."""
+    now_ms, random_bytes = time.time_ns() // 1_000_000, os.urandom(10 * count)
+    digits = (
+        f"{_uuid7_number(now_ms, int.from_bytes(random_bytes[start : start + 10], 'big')):032x}"
+        for start in range(0, 10 * count, 10)
+    )
+    return [f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in digits]
+
+
 def uuid7_hex() -> str:
     """The 32 digits of a UUIDv7 that only has to be unique, at a fifth of the cost: without a system call for the
     random bits, and without the object."""

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
-from artstore.clock import uuid7
+from artstore.clock import uuid7, uuid7s
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
 from artstore.contracts.idempotency import Answer, batch_uploaded
 from artstore.contracts.sagas import BatchKey, CommitBatch, UploadCommit, UploadSaga
-from artstore.contracts.storage import GIVEN_UP_REASON, MAX_PUT_GROUP, GroupedPut
+from artstore.contracts.storage import GIVEN_UP_REASON, MAX_PUT_GROUP, GroupedPut, ids_in_one_folder
 from artstore.errors import ArtStoreError, Conflict, InvalidFields, KeyReused
 from artstore.failpoints import failpoint
 from artstore.http.idempotency_key import fingerprint_of
@@ -170,7 +170,7 @@ class BatchOperation:
         self, element: Element, files: Sequence[BatchFile], contents: dict[int, bytes]
     ) -> list[BatchFile]:
         """One attempt on one element. Returns the files that a different element may take."""
-        sagas = [self._new_saga(element) for _ in files]
+        sagas = self._new_sagas(element, len(files))
         # While admin does not answer, the begin comes first, since it fails at once.
         if not self._context.sagas.admin_answers:
             await self._begin(sagas)
@@ -200,7 +200,7 @@ class BatchOperation:
             self._results[file.index] = error
             return
         for element in elements:
-            saga = self._new_saga(element)
+            (saga,) = self._new_sagas(element, 1)
             if not self._context.sagas.admin_answers:
                 await self._begin([saga])
             outcome: bytes | ArtStoreError
@@ -234,11 +234,13 @@ class BatchOperation:
     def _elements_for(self, new: NewFile, size_bytes: int | None) -> list[Element]:
         return find_places(self._context, new.retention, size_bytes)[:MAX_ELEMENTS]
 
-    def _new_saga(self, element: Element) -> UploadSaga:
-        ids = str(uuid7()), str(uuid7())
-        saga = UploadSaga(saga_id=ids[0], file_id=ids[1], storage_element_id=element.id, owner=self._owner)
-        self._open[saga.saga_id] = saga
-        return saga
+    def _new_sagas(self, element: Element, count: int) -> list[UploadSaga]:
+        sagas = [
+            UploadSaga(saga_id=saga_id, file_id=file_id, storage_element_id=element.id, owner=self._owner)
+            for saga_id, file_id in zip(uuid7s(count), ids_in_one_folder(count), strict=True)
+        ]
+        self._open |= {saga.saga_id: saga for saga in sagas}
+        return sagas
 
     def _new_file(self, file: BatchFile, saga: UploadSaga) -> NewFile:
         """A file without a name is named by its id."""

@@ -1,14 +1,16 @@
 """Steps 5 to 7 of short uploads, behind the answer and for many files at once.
 
-The commit of a short upload follows its put within milliseconds and writes the whole row. So a little later one
-statement asks which rows are there, and only the others are written, as `pending`, for admin to resolve. Until then the
-intents stay open, as those of changes do while the catalog is unavailable (pending.py).
+The commit of a short upload follows its put within milliseconds, that of a batch at the end of its body, and writes the
+whole row. So a little later one statement asks which rows are there, and only those that do not come are written, as
+`pending`, for admin to resolve. Until then the intents stay open, as those of changes do while the catalog is
+unavailable (pending.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 
 from artstore.errors import Unavailable
 from artstore.failpoints import failpoint
@@ -18,22 +20,26 @@ from .store import LateRow, Store
 from .wal.log import OpenIntent
 
 ROUND_S = 0.2
-AFTER_S = 0.1
-"""Younger files wait for the next round. Longer than most commits take: a row that is written before its commit is
-written twice."""
-MAX_LATE = 1024
-"""Their intents must fit into a checkpoint, beside the unconfirmed files."""
+ASK_AFTER_S = 0.1
+"""Younger files wait for the next round: most commits have come by then."""
+WRITE_AFTER_S = 1.0
+"""The commit of a batch comes at the end of its body. A row that is written before its commit is written twice."""
+RECORD_BYTES = 256
+"""Of an intent in a checkpoint, beside its attributes: ids, temp, lengths; rounded up."""
 
 
 def may_settle_late(store: Store) -> bool:
-    """False while the catalog does not answer: then a put is refused, instead of leaving a file that must be undone."""
-    return store.catalog.answers and len(store.late) < MAX_LATE
+    """False while the catalog does not answer: then a put is refused, instead of leaving a file that must be undone. Also
+    while so many files wait that their intents may not fit into a checkpoint, beside the unconfirmed files."""
+    return store.catalog.answers and store.late_bytes < store.wal.max_late_bytes
 
 
 def settle_late(store: Store, file_id: str, intent: OpenIntent) -> None:
     """Called with the file's lock held. A later operation of the file settles it too."""
+    _forget(store, file_id)  # of a file that was removed since
     store.unsettled.setdefault(file_id, []).append(intent)
     store.late[file_id] = LateRow(intent, asyncio.get_running_loop().time())
+    store.late_bytes += _size(intent)
     store.late_waits.set()
 
 
@@ -42,32 +48,47 @@ async def keep_settling(store: Store) -> None:
     while True:
         await store.late_waits.wait()
         await asyncio.sleep(ROUND_S)
-        await settle_late_rows(store, before_s=asyncio.get_running_loop().time() - AFTER_S)
+        now_s = asyncio.get_running_loop().time()
+        await settle_late_rows(store, ask_before_s=now_s - ASK_AFTER_S, write_before_s=now_s - WRITE_AFTER_S)
         if not store.late:
             store.late_waits.clear()
 
 
-async def settle_late_rows(store: Store, *, before_s: float = float("inf")) -> None:
-    """One round, over the files put before then. `settle_all` repeats those that cannot be settled now."""
-    due = dict(itertools.takewhile(lambda item: item[1].since_s <= before_s, store.late.items()))
-    for file_id in due:
-        del store.late[file_id]
-    due = {file_id: row for file_id, row in due.items() if store.unsettled.get(file_id) == [row.intent]}
+async def settle_late_rows(
+    store: Store, *, ask_before_s: float = math.inf, write_before_s: float = math.inf
+) -> None:
+    """One round, over the files put before `ask_before_s`. Those without a row are written if they were put before
+    `write_before_s`, else they wait further. `settle_all` repeats those that cannot be settled now."""
+    due = dict(itertools.takewhile(lambda item: item[1].since_s <= ask_before_s, store.late.items()))
     if not due:
         return
     try:
         available = await store.catalog.find_available(list(due))
     except Unavailable:
+        for file_id in due:
+            _forget(store, file_id)
         return
     failpoint("late.found")
     missing = []
     for file_id, row in due.items():
         # An operation of the file that runs now settles it itself, and one that has ended has done so.
-        if store.unsettled.get(file_id) != [row.intent] or not store.locks.is_free(file_id):
+        is_open = store.unsettled.get(file_id) == [row.intent] and store.locks.is_free(file_id)
+        if is_open and file_id not in available and row.since_s > write_before_s:
             continue
-        if file_id in available:
+        _forget(store, file_id)
+        if is_open and file_id in available:
             del store.unsettled[file_id]
             store.wal.close_intent(row.intent)
-        else:
+        elif is_open:
             missing.append(file_id)
     await asyncio.gather(*(settle_open(store, file_id) for file_id in missing))
+
+
+def _forget(store: Store, file_id: str) -> None:
+    row = store.late.pop(file_id, None)
+    if row is not None:
+        store.late_bytes -= _size(row.intent)
+
+
+def _size(intent: OpenIntent) -> int:
+    return RECORD_BYTES + len(intent.record.attributes)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from app.store.checkpoint import describe
 from app.store.delete import compensate, delete
 from app.store.pending import settle_all
 from app.store.put import PutOrder, PutResult, put
-from app.store.settle_late import MAX_LATE, settle_late_rows
+from app.store.settle_late import settle_late_rows
 from app.store.store import Store
 from app.store.update import patch
+from app.store.wal.log import UNCONFIRMED_BYTES
+from app.store.wal.records import encode_record
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, Changes
 from artstore.errors import Unavailable
@@ -110,6 +113,23 @@ async def test_an_outage_of_the_catalog_leaves_the_row_to_later_and_refuses_the_
 async def test_no_more_rows_wait_than_a_checkpoint_may_carry(tmp_path: Path) -> None:
     catalog = RememberingCatalog()
     async with opened(tmp_path, catalog) as store:
-        for _ in range(MAX_LATE // 256):
-            await asyncio.gather(*(put_late(store) for _ in range(257)))
-        assert len(store.late) <= MAX_LATE
+        while len(store.late) == len(store.unconfirmed):
+            await asyncio.gather(*(put_late(store) for _ in range(64)))
+        checkpoint = describe(store, store.wal.boundary + (1 << 20), None)
+        assert len(checkpoint.still_open) == len(store.late)
+        assert len(encode_record(checkpoint)) <= store.wal.max_late_bytes + len(store.unconfirmed) * UNCONFIRMED_BYTES
+
+
+async def test_a_row_is_not_written_while_its_commit_may_come(tmp_path: Path) -> None:
+    catalog = RememberingCatalog()
+    async with opened(tmp_path, catalog) as store:
+        committed, other = await put_late(store), await put_late(store)
+        await settle_late_rows(store, write_before_s=0.0)
+        assert (set(store.late), catalog.rows) == ({committed.attributes.file_id, other.attributes.file_id}, {})
+        commit(catalog, committed.attributes)
+        await settle_late_rows(store, write_before_s=0.0)
+        assert set(store.late) == {other.attributes.file_id}
+        await settle_late_rows(store)
+        assert (store.late, store.late_bytes) == ({}, 0)
+        assert [event[0] for event in catalog.events] == [other.attributes.file_id]
+        check_settled(tmp_path, store, catalog)

@@ -161,6 +161,12 @@ class Wal:
         return self._limits.segment_bytes // 4 // UNCONFIRMED_BYTES
 
     @property
+    def max_late_bytes(self) -> int:
+        """Of the intents that may wait for their rows (settle_late.py), so that both copies of a checkpoint have space for them
+        in a quarter of a segment."""
+        return self._limits.segment_bytes // 8
+
+    @property
     def used_segments(self) -> int:
         return len(self._ring.used)
 
