@@ -24,7 +24,8 @@ from artstore.modes import Operation
 from artstore.tracing import continue_trace, exports, server_span
 
 from ..core.context import Context, context_of
-from ..store.put import PutOperation
+from ..store.put import PutOperation, PutOrder, PutResult
+from ..store.put_together import put_together
 from ..store.receive import Body, Expected
 from .files import put_order
 
@@ -42,36 +43,68 @@ async def put_group(request: Request) -> Response:
         context.files.operations.labels("put", error.code).inc(len(puts))
         raise
     results = await context.store.complete(_put_all(context, puts))
-    request_ids = [put.request_id for put in puts]
-    if request_ids != [request_id.get()]:  # else the line of this request names it
-        log.info("files of a group put", request_ids=request_ids)
+    request_ids = {put.request_id: None for put in puts}
+    if list(request_ids) != [request_id.get()]:  # else the line of this request names it
+        log.info("files of a group put", request_ids=list(request_ids))
     return Response(encode_group(results), media_type=PUT_GROUP_TYPE)
 
 
-async def _put_all(context: Context, puts: Sequence[GroupedPut]) -> list[GroupedResult]:
-    """At once, so that they share the sync of the log and the group of the catalog. A single one needs no further task."""
+async def _put_all(context: Context, puts: Sequence[GroupedPut]) -> Sequence[GroupedResult]:
+    """Those that were not put together, at once, so that they share the sync of the log and the group of the catalog."""
     if len(puts) == 1:
         return [await _put_one(context, puts[0])]
-    return await asyncio.gather(*(_put_one(context, put) for put in puts))
+    # A trace has a span for each file, which needs a task of its own.
+    results = [None] * len(puts) if exports() else await _put_together(context, puts)
+    alone = [index for index, result in enumerate(results) if result is None]
+    put_alone = await asyncio.gather(*(_put_one(context, puts[index]) for index in alone))
+    done = dict(zip(alone, put_alone, strict=True))
+    return [done[index] if result is None else result for index, result in enumerate(results)]
+
+
+async def _put_together(context: Context, puts: Sequence[GroupedPut]) -> list[GroupedResult | None]:
+    results: list[GroupedResult | None] = [None] * len(puts)
+    orders: dict[int, PutOrder] = {}
+    for index, put in enumerate(puts):
+        try:
+            orders[index] = _order(put)
+        except ArtStoreError as error:
+            results[index] = _refused(context, put, error)
+    outcomes = await put_together(context.store, [(order, puts[index].content) for index, order in orders.items()])
+    created = 0
+    for index, outcome in zip(orders, outcomes, strict=True):
+        if isinstance(outcome, PutResult):
+            created += 1
+            results[index] = GroupedResult(201, outcome.encoded)
+        elif outcome is not None:
+            results[index] = _refused(context, puts[index], outcome)
+    context.files.operations.labels("put", "ok").inc(created)
+    return results
+
+
+def _order(put: GroupedPut) -> PutOrder:
+    expected = Expected(put.sha256, put.md5)
+    return put_order(put.file_id, put.saga_id, put.new, expected, settle_late=put.settle_late)
 
 
 async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
     """In a task of its own, so what is logged about the file names the client's request and trace."""
     request_id.set(put.request_id)
     try:
-        with _traced(put.trace), context.files.operation("put"):
-            order = put_order(
-                put.file_id, put.saga_id, put.new, Expected(put.sha256, put.md5), settle_late=put.settle_late
-            )
+        with _traced(put.trace):
             body = Body.whole(put.content, max_bytes=context.limits.max_file_bytes)
-            result = await PutOperation(context.store, order, body).run()
-        return GroupedResult(201 if result.created else 200, result.encoded)
-    except ArtStoreError as error:
-        refusal = error
-    except Exception as error:  # the edge of one file: a defect that it meets must not fail the others
-        log.error("put failed", file_id=put.file_id, error=repr(error), exc_info=True)
-        refusal = InternalError()
-    return GroupedResult(refusal.status, refusal.to_wire(put.request_id))
+            result = await PutOperation(context.store, _order(put), body).run()
+    except Exception as error:
+        return _refused(context, put, error)
+    context.files.operations.labels("put", "ok").inc()
+    return GroupedResult(201 if result.created else 200, result.encoded)
+
+
+def _refused(context: Context, put: GroupedPut, error: Exception) -> GroupedResult:
+    if not isinstance(error, ArtStoreError):  # the edge of one file: a defect that it meets must not fail the others
+        log.error("put failed", file_id=put.file_id, error=repr(error), exc_info=error)
+        error = InternalError()
+    context.files.operations.labels("put", error.code).inc()
+    return GroupedResult(error.status, error.to_wire(put.request_id))
 
 
 def _traced(headers: dict[str, str]) -> AbstractContextManager[object]:

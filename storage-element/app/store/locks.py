@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ class FileLocks:
     __slots__ = ("_held", "_watching")
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._held: dict[str, deque[asyncio.Future[None]]] = {}
+        """By locked file, those who wait for it."""
         self._watching: list[set[str]] = []
 
     def is_free(self, file_id: str) -> bool:
@@ -46,34 +48,45 @@ class Hold:
 
     __slots__ = ("_file_id", "_held", "_watching")
 
-    def __init__(self, held: dict[str, tuple[asyncio.Lock, int]], watching: list[set[str]], file_id: str) -> None:
+    def __init__(self, held: dict[str, deque[asyncio.Future[None]]], watching: list[set[str]], file_id: str) -> None:
         self._held, self._watching, self._file_id = held, watching, file_id
 
-    async def __aenter__(self) -> None:
-        lock, users = self._held.get(self._file_id) or (asyncio.Lock(), 0)
-        self._held[self._file_id] = (lock, users + 1)
+    def enter_free(self) -> bool:
+        """Take the lock if it is free; `leave` releases it."""
+        if self._file_id in self._held:
+            return False
+        self._held[self._file_id] = deque()
         for locked in self._watching:
             locked.add(self._file_id)
-        if users == 0:
-            await lock.acquire()
+        return True
+
+    def leave(self) -> None:
+        """The lock passes to the one who has waited longest."""
+        waiting = self._held[self._file_id]
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():  # else cancelled
+                turn.set_result(None)
+                return
+        del self._held[self._file_id]
+
+    async def __aenter__(self) -> None:
+        if self.enter_free():
             return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._held[self._file_id].append(turn)
         try:
             async with asyncio.timeout(LOCK_WAIT_S):
-                await lock.acquire()
+                await turn
         except BaseException as error:
-            self._leave()
+            if not turn.cancelled():  # cancelled just after its turn had come
+                self.leave()
             if isinstance(error, TimeoutError):
                 raise Conflict("another change of this file is in progress") from error
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self._held[self._file_id][0].release()
-        self._leave()
-
-    def _leave(self) -> None:
-        lock, users = self._held.pop(self._file_id)
-        if users > 1:
-            self._held[self._file_id] = (lock, users - 1)
+        self.leave()
 
 
 class Stoppable:

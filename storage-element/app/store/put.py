@@ -53,22 +53,92 @@ async def put(store: Store, order: PutOrder, body: Body | IncomingBody) -> PutRe
     return await store.complete(operation.run(), operation.body)
 
 
-class PutOperation:
-    """One put, from its body to its answer. `run` must not be cancelled (`Store.complete`)."""
+class PutSteps:
+    """The state of one put, and the steps that it shares with those of other files (put_together.py)."""
 
-    __slots__ = ("body", "catalog_asked", "counted", "described", "encoded", "file_id", "order", "store", "temp")
+    __slots__ = ("catalog_asked", "counted", "described", "encoded", "file_id", "order", "store", "temp")
 
-    def __init__(self, store: Store, order: PutOrder, body: Body | IncomingBody) -> None:
+    def __init__(self, store: Store, order: PutOrder) -> None:
         self.store, self.order, self.file_id = store, order, order.file_id
-        if isinstance(body, Body):
-            body = IncomingBody(store, order.file_id, body, order.expected, order.saga_id)
-        self.body = body
         self.temp = store.files.temps.new(order.file_id)
         self.described: Attributes | None = None
         """The attributes, once the whole body is known."""
         self.encoded = b""
         self.counted = False
         self.catalog_asked = False
+
+    def describe(self, size_bytes: int, sha256: str) -> Attributes:
+        """Raises InvalidFields."""
+        new, element_id, now = self.order.new, self.store.element_id, self.store.now()
+        if isinstance(new, Attributes):
+            described = moved_here(new, element_id=element_id, now=now)
+        else:
+            described = first_revision(
+                self.file_id, new, size_bytes=size_bytes, sha256=sha256, element_id=element_id, now=now
+            )
+        self.encoded = encode(described)
+        self.described = described
+        return described
+
+    def log_small(self, data: bytes) -> OpenIntent:
+        """All checks come before: a written frame cannot be taken back, only undone."""
+        intent = Intent(Kind.PUT_SMALL, self.file_id, self.order.saga_id, self.encoded, self.temp)
+        publish = partial(self.store.files.publish_small, self.file_id, self.temp, data, self.encoded)
+        return self.store.begin(intent, publish, data)
+
+    def count(self) -> Attributes:
+        """Called once the file exists. Returns what `describe` made."""
+        assert self.described is not None
+        self.store.usage.add(self.file_id, 1, self.described.size_bytes)
+        self.counted = True
+        if self.order.saga_id is not None:
+            self.store.unconfirmed[self.file_id] = Unconfirmed(self.order.saga_id, self.store.clock.unix_s())
+        return self.described
+
+    async def roll_back(self, intent: OpenIntent, reason: BaseException) -> None:
+        """Remove attr.json, then data, then the row; last the intent is marked as aborted.
+
+        On a failed disk the intent stays open: the next start decides by what it finds. While S3 does not answer, the undo is
+        pending, and made when S3 answers.
+        """
+        store, undo = self.store, partial(self.store.files.undo_put, self.file_id, self.temp)
+        if isinstance(reason, OSError):
+            store.disk_health.explain(reason)
+        undo_pending = False
+        try:
+            await store.in_thread(undo)
+        except Unavailable:
+            undo_pending = True
+        except OSError as error:
+            # Whatever the reason: what may still be visible was never acknowledged, and must not be built upon.
+            store.disk_health.fail(f"a failed put could not be undone: {error}")
+            return
+        failpoint("put.undone")
+        if self.counted and self.described is not None:
+            store.unconfirmed.pop(self.file_id, None)
+            store.usage.add(self.file_id, -1, -self.described.size_bytes)
+        if store.disk_health.failure is not None:
+            return
+        await store.wal.mark(intent, Step.ABORTED, attributes=self.encoded or UNPUBLISHED)
+        failpoint("put.aborted")
+        if undo_pending:
+            defer(store, self.file_id, [intent], PendingWork(undo, removes=True))
+        elif self.catalog_asked:
+            await settle(store, self.file_id, intent)
+        else:
+            store.wal.close_intent(intent)
+
+
+class PutOperation(PutSteps):
+    """One put, from its body to its answer. `run` must not be cancelled (`Store.complete`)."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, store: Store, order: PutOrder, body: Body | IncomingBody) -> None:
+        super().__init__(store, order)
+        if isinstance(body, Body):
+            body = IncomingBody(store, order.file_id, body, order.expected, order.saga_id)
+        self.body = body
 
     async def run(self) -> PutResult:
         self.store.disk_health.require_writable()
@@ -94,21 +164,19 @@ class PutOperation:
                 failpoint("put.intended")
                 # 2 Temp: the bytes, hashed on the way
                 await self.body.write_to(store.files.temps.data(self.temp))
-                attributes = self._describe()
+                size_bytes = self._describe().size_bytes
                 failpoint("put.staged")
                 # 3 and 4 fsync data and attr.json, rename both, fsync the folder: attr.json in its place is the commit point
                 self.body.require_wanted()
                 await store.in_thread(store.files.publish, self.file_id, self.temp, self.encoded)
-                if attributes.size_bytes >= REMEMBER_FROM_BYTES and store.files.nonblocking_reads:
+                if size_bytes >= REMEMBER_FROM_BYTES and store.files.nonblocking_reads:
                     await store.in_thread(store.verified.add_written, self.file_id, store.files)
-            else:
-                attributes = self.described
-                if intent.work is not None:
-                    # 2 to 4 from memory, where the frame does not carry the bytes: S3 answers when they are durable
-                    failpoint("put.intended")
-                    await store.in_thread(intent.work)
+            elif intent.work is not None:
+                # 2 to 4 from memory, where the frame does not carry the bytes: S3 answers when they are durable
+                failpoint("put.intended")
+                await store.in_thread(intent.work)
             failpoint("put.published")
-            self._count(attributes)
+            attributes = self.count()
             self.body.require_wanted()
             if self.order.settle_late and self.body.is_small and may_settle_late(store):
                 # Steps 5 to 7 follow behind the answer, with those of other files. A crash leaves what it does after 4.
@@ -122,9 +190,7 @@ class PutOperation:
             store.catalog.notify()
             failpoint("put.notified")
         except BaseException as error:
-            if isinstance(error, OSError):
-                store.disk_health.explain(error)
-            await self._roll_back(intent)
+            await self.roll_back(intent, error)
             raise
         # 7 WAL: closed, without a sync. If a crash loses it, recovery finds attr.json and repeats only 5 and 6.
         store.wal.close_intent(intent)
@@ -132,37 +198,17 @@ class PutOperation:
         return attributes
 
     def _begin_small(self) -> OpenIntent:
-        """All checks come before the frame is written: a written frame cannot be taken back, only undone."""
         data = self.body.take_small()
         self._describe()
         self.body.reserve(len(data) + len(self.encoded))
-        intent = Intent(Kind.PUT_SMALL, self.file_id, self.order.saga_id, self.encoded, self.temp)
-        publish = partial(self.store.files.publish_small, self.file_id, self.temp, data, self.encoded)
-        return self.store.begin(intent, publish, data)
+        return self.log_small(data)
 
     def _begin_large(self) -> OpenIntent:
         return self.store.wal.begin(Intent(Kind.PUT_LARGE, self.file_id, self.order.saga_id, temp=self.temp))
 
     def _describe(self) -> Attributes:
         """Raises DigestMismatch, InvalidFields."""
-        new, element_id, now = self.order.new, self.store.element_id, self.store.now()
-        sha256 = self.body.verified_sha256()
-        if isinstance(new, Attributes):
-            described = moved_here(new, element_id=element_id, now=now)
-        else:
-            size_bytes = self.body.size_bytes
-            described = first_revision(
-                self.file_id, new, size_bytes=size_bytes, sha256=sha256, element_id=element_id, now=now
-            )
-        self.encoded = encode(described)
-        self.described = described
-        return described
-
-    def _count(self, attributes: Attributes) -> None:
-        self.store.usage.add(self.file_id, 1, attributes.size_bytes)
-        self.counted = True
-        if self.order.saga_id is not None:
-            self.store.unconfirmed[self.file_id] = Unconfirmed(self.order.saga_id, self.store.clock.unix_s())
+        return self.describe(self.body.size_bytes, self.body.verified_sha256())
 
     async def _find_earlier(self) -> Attributes | None:
         """The file, if the same saga put it before: the call is a repeat. Raises Conflict when the id is taken otherwise."""
@@ -183,34 +229,3 @@ class PutOperation:
         return isinstance(source, Attributes) and (
             (attributes.revision, attributes.checksum) == (source.revision + ABOVE_DELETE, source.checksum)
         )
-
-    async def _roll_back(self, intent: OpenIntent) -> None:
-        """Remove attr.json, then data, then the row; last the intent is marked as aborted.
-
-        On a failed disk the intent stays open: the next start decides by what it finds. While S3 does not answer, the undo is
-        pending, and made when S3 answers.
-        """
-        store, undo = self.store, partial(self.store.files.undo_put, self.file_id, self.temp)
-        undo_pending = False
-        try:
-            await store.in_thread(undo)
-        except Unavailable:
-            undo_pending = True
-        except OSError as error:
-            # Whatever the reason: what may still be visible was never acknowledged, and must not be built upon.
-            store.disk_health.fail(f"a failed put could not be undone: {error}")
-            return
-        failpoint("put.undone")
-        if self.counted and self.described is not None:
-            store.unconfirmed.pop(self.file_id, None)
-            store.usage.add(self.file_id, -1, -self.described.size_bytes)
-        if store.disk_health.failure is not None:
-            return
-        await store.wal.mark(intent, Step.ABORTED, attributes=self.encoded or UNPUBLISHED)
-        failpoint("put.aborted")
-        if undo_pending:
-            defer(store, self.file_id, [intent], PendingWork(undo, removes=True))
-        elif self.catalog_asked:
-            await settle(store, self.file_id, intent)
-        else:
-            store.wal.close_intent(intent)

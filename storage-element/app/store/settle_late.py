@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from artstore.contracts.files import MAX_ATTRIBUTES_BYTES
 from artstore.errors import Unavailable
 from artstore.failpoints import failpoint
 
@@ -26,12 +29,23 @@ WRITE_AFTER_S = 1.0
 """The commit of a batch comes at the end of its body. A row that is written before its commit is written twice."""
 RECORD_BYTES = 256
 """Of an intent in a checkpoint, beside its attributes: ids, temp, lengths; rounded up."""
+MOST_BYTES = RECORD_BYTES + MAX_ATTRIBUTES_BYTES
 
 
 def may_settle_late(store: Store) -> bool:
     """False while the catalog does not answer: then a put is refused, instead of leaving a file that must be undone. Also
     while so many files wait that their intents may not fit into a checkpoint, beside the unconfirmed files."""
-    return store.catalog.answers and store.late_bytes < store.wal.max_late_bytes
+    return store.catalog.answers and store.late_bytes <= store.wal.max_late_bytes - MOST_BYTES
+
+
+@contextmanager
+def reserve_late(store: Store, files: int) -> Iterator[None]:
+    """While so many files are on the way to `settle_late`, others have less space."""
+    store.late_bytes += files * MOST_BYTES
+    try:
+        yield
+    finally:
+        store.late_bytes -= files * MOST_BYTES
 
 
 def settle_late(store: Store, file_id: str, intent: OpenIntent) -> None:
@@ -54,9 +68,7 @@ async def keep_settling(store: Store) -> None:
             store.late_waits.clear()
 
 
-async def settle_late_rows(
-    store: Store, *, ask_before_s: float = math.inf, write_before_s: float = math.inf
-) -> None:
+async def settle_late_rows(store: Store, *, ask_before_s: float = math.inf, write_before_s: float = math.inf) -> None:
     """One round, over the files put before `ask_before_s`. Those without a row are written if they were put before
     `write_before_s`, else they wait further. `settle_all` repeats those that cannot be settled now."""
     due = dict(itertools.takewhile(lambda item: item[1].since_s <= ask_before_s, store.late.items()))

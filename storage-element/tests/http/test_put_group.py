@@ -34,8 +34,15 @@ async def element(neighbours: Neighbours, tmp_path_factory: pytest.TempPathFacto
         yield element
 
 
-def grouped(content: bytes, **fields: Any) -> GroupedPut:
+@pytest.fixture(params=[False, True], ids=["noted", "late"])
+def late(request: pytest.FixtureRequest) -> bool:
+    """Files whose rows may come late are put together, others each alone."""
+    return bool(request.param)
+
+
+def grouped(content: bytes, late: bool = False, **fields: Any) -> GroupedPut:
     known = {"file_id": str(uuid7()), "saga_id": str(uuid7()), "new": new_file(), "request_id": "r-1", "trace": {}}
+    known["settle_late"] = late
     return GroupedPut(content=content, **{**known, "sha256": None, "md5": None, **fields})
 
 
@@ -54,8 +61,8 @@ async def put_all(element: RunningElement, *puts: GroupedPut) -> list[tuple[int,
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 300_000])
-async def test_each_file_of_a_group_is_read_as_it_was_put(element: RunningElement, size: int) -> None:
-    puts = [grouped(os.urandom(size)) for _ in range(3)]
+async def test_each_file_of_a_group_is_read_as_it_was_put(element: RunningElement, size: int, late: bool) -> None:
+    puts = [grouped(os.urandom(size), late) for _ in range(3)]
     for put, (status, record) in zip(puts, await put_all(element, *puts), strict=True):
         assert (status, record["file_id"], record["size_bytes"]) == (201, put.file_id, size)
         path = f"/api/files/{put.file_id}"
@@ -63,19 +70,19 @@ async def test_each_file_of_a_group_is_read_as_it_was_put(element: RunningElemen
         assert (await element.ask("GET", f"{path}/content")).body == put.content
 
 
-async def test_the_refused_files_of_a_group_fail_no_other(element: RunningElement) -> None:
-    [(_, taken)] = await put_all(element, grouped(b"taken"))
+async def test_the_refused_files_of_a_group_fail_no_other(element: RunningElement, late: bool) -> None:
+    [(_, taken)] = await put_all(element, grouped(b"taken", late))
     before = await operations(element)
     puts = [
-        grouped(b"good", sha256=hashlib.sha256(b"good").digest()),
-        grouped(b"bad", sha256=bytes(32), request_id="r-2"),
-        grouped(b"bad", md5=bytes(16)),
-        grouped(b"bad", new=new_file("a/b")),
-        grouped(b"bad", file_id="../x"),
-        grouped(b"bad", saga_id="x"),
-        grouped(b"bad", new=msgspec.structs.replace(new_file(), metadata={"a": "x" * 5000})),
-        grouped(b"bad", file_id=taken["file_id"]),
-        grouped(b"good too"),
+        grouped(b"good", late, sha256=hashlib.sha256(b"good").digest()),
+        grouped(b"bad", late, sha256=bytes(32), request_id="r-2"),
+        grouped(b"bad", late, md5=bytes(16)),
+        grouped(b"bad", late, new=new_file("a/b")),
+        grouped(b"bad", late, file_id="../x"),
+        grouped(b"bad", late, saga_id="x"),
+        grouped(b"bad", late, new=msgspec.structs.replace(new_file(), metadata={"a": "x" * 5000})),
+        grouped(b"bad", late, file_id=taken["file_id"]),
+        grouped(b"good too", late),
     ]
     results = await put_all(element, *puts)
     assert [status for status, _ in results] == [201, 400, 400, 422, 400, 400, 422, 409, 201]
@@ -99,8 +106,8 @@ async def operations(element: RunningElement) -> dict[str, float]:
     return {result: float(value) for result, _, value in counted}
 
 
-async def test_the_same_saga_may_repeat_its_put_in_one_group_or_another(element: RunningElement) -> None:
-    put = grouped(b"once")
+async def test_the_same_saga_may_repeat_its_put_in_one_group_or_another(element: RunningElement, late: bool) -> None:
+    put = grouped(b"once", late)
     first = await put_all(element, put, put)
     again = await put_all(element, put, msgspec.structs.replace(put, saga_id=str(uuid7())))
     assert sorted(status for status, _ in first) == [200, 201]
