@@ -9,7 +9,14 @@ import aiohttp
 
 from artstore.contracts.elements import Element
 from artstore.contracts.files import NewFile
-from artstore.contracts.storage import NEW_FILE_HEADER, SAGA_HEADER, GroupedPut, encode_new_file, read_attributes
+from artstore.contracts.storage import (
+    AT_MOST_HEADER,
+    NEW_FILE_HEADER,
+    SAGA_HEADER,
+    GroupedPut,
+    encode_new_file,
+    read_attributes,
+)
 from artstore.errors import ArtStoreError
 from artstore.http.digests import Digest, digest_headers
 from artstore.logs import request_id
@@ -62,6 +69,8 @@ class Elements:
             NEW_FILE_HEADER: encode_new_file(new),
             "content-type": new.content_type,
         }
+        if body.size_bytes is None and body.at_most_bytes is not None:
+            headers[AT_MOST_HEADER] = str(body.at_most_bytes)
         return (await self._send(element, "PUT", f"/api/files/{file_id}", headers, body)).body
 
     async def put_all(self, element: Element, puts: Sequence[GroupedPut]) -> Sequence[bytes | ArtStoreError]:

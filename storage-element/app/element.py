@@ -15,6 +15,7 @@ from artstore.errors import ArtStoreError, BadGateway, Fenced, Unavailable, Unkn
 from artstore.logs import get_logger
 from artstore.modes import ROW, Operation, check_change, require
 from artstore.peers.client import Peer
+from artstore.tasks import spawn
 
 from .modes import start_mode
 from .serving import Serving
@@ -29,6 +30,7 @@ log = get_logger("element")
 ANNOUNCE_TIMEOUT_S = 5.0
 ANNOUNCE_RETRY_S = 2.0
 """While admin is unavailable, or refuses the root: the next report learns of an operator's accept-root."""
+FULL_EVERY_S, FULL_WAIT_S = 1.0, 2.0
 NOTHING = Capacity(total_bytes=0, used_bytes=0, available_bytes=0, files=0, fill=Fill.FULL)
 
 
@@ -95,6 +97,9 @@ class Element:
         self._changing = asyncio.Lock()
         self._announcing = asyncio.Lock()
         self._failure_reported = False
+        self._full: asyncio.Task[None] | None = None
+        """The last report of `announce_full`. The next one may begin at `_next_full_s`."""
+        self._next_full_s = 0.0
         self.confirmed = asyncio.Event()
         """Set once admin has accepted the root in this process, possibly before the store is open."""
 
@@ -187,6 +192,20 @@ class Element:
             await self.announce()
         except ArtStoreError as error:
             log.warning("report not delivered", error=error.detail)
+
+    async def announce_full(self) -> None:
+        """An upload did not fit: report the space before it is refused, so that the next ones go to other elements. Refusals
+        share a report. When admin does not answer soon, the refusal does not wait for it."""
+        if self._full is None or self._full.done():
+            self._full = spawn("announce-full", self._announce_full())
+        await asyncio.wait((self._full,), timeout=FULL_WAIT_S)
+
+    async def _announce_full(self) -> None:
+        """At most one report in FULL_EVERY_S."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._next_full_s - loop.time())
+        self._next_full_s = loop.time() + FULL_EVERY_S
+        await self.announce_now()
 
     async def check_disk(self) -> None:
         """Raises ElementFailed once the disk has failed. The first time it is also logged and reported to

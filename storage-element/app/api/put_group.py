@@ -17,7 +17,7 @@ from artstore.contracts.storage import (
     decode_puts,
     encode_group,
 )
-from artstore.errors import ArtStoreError, InternalError
+from artstore.errors import ArtStoreError, InternalError, StorageFull
 from artstore.http.body import limited_receive
 from artstore.logs import get_logger, request_id, trace_id
 from artstore.modes import Operation
@@ -43,6 +43,8 @@ async def put_group(request: Request) -> Response:
         context.files.operations.labels("put", error.code).inc(len(puts))
         raise
     results = await context.store.complete(_put_all(context, puts))
+    if any(result.status == StorageFull.status for result in results):
+        await context.element.announce_full()
     request_ids = {put.request_id: None for put in puts}
     if list(request_ids) != [request_id.get()]:  # else the line of this request names it
         log.info("files of a group put", request_ids=list(request_ids))

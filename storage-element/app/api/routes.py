@@ -12,6 +12,7 @@ from artstore.contracts.schemas import FILENAME, METADATA, TAGS, component, page
 from artstore.contracts.schemas import RECORD as RECORD_SCHEMA
 from artstore.contracts.storage import (
     ACCOUNT_HEADER,
+    AT_MOST_HEADER,
     FILES_HEADER,
     MOVED_HEADER,
     NEW_FILE_HEADER,
@@ -30,7 +31,7 @@ from artstore.contracts.uploads import (
     Settle,
     UploadState,
 )
-from artstore.errors import NotFound
+from artstore.errors import NotFound, StorageFull
 from artstore.http.data_routes import DataRoute, Handler
 from artstore.http.link_route import link_route
 from artstore.http.lists import MAX_LIMIT
@@ -102,14 +103,19 @@ PARTS = {"200": "All of it", "206": "A part"}
 
 
 def _while_serving(handler: Handler) -> Handler:
-    """Wraps the handler of a data route: 503 while the element does not serve."""
+    """Wraps the handler of a data route: 503 while the element does not serve. Admin learns that an upload did not fit before
+    its sender."""
 
     @wraps(handler)
     async def served(request: Request) -> Response:
-        serving = context_of(request).serving
+        context = context_of(request)
+        serving = context.serving
         serving.require()
         try:
             return await handler(request)
+        except StorageFull:
+            await context.element.announce_full()
+            raise
         except NotFound as error:
             explained = serving.explain(error)
             if explained is error:
@@ -145,6 +151,7 @@ ROUTES = [
         parameters=[
             header(SAGA_HEADER, schema=SAGA, required=True),
             header(NEW_FILE_HEADER, schema=NEW_FILE, required=True),
+            header(AT_MOST_HEADER, "The most bytes that the body may have, if it states no length", NUMBER),
             *DIGESTS,
         ],
         body=BYTES,

@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from artstore.auth.access import principal_of
+from artstore.contracts.storage import AT_MOST_HEADER
 from artstore.contracts.tokens import Role
+from artstore.contracts.uploads import parse_number
 from artstore.errors import FileDamaged, Malformed, TooSlow
 from artstore.http.body import BodyLimits, BodyRateLimits, next_chunk, stated_length
 from artstore.http.content_head import FieldsResponse
@@ -43,7 +45,11 @@ def body_of(request: Request, limits: BodyLimits, max_bytes: int | None = None) 
     limit of a file."""
     rate = limits.rate.relayed() if principal_of(request).role is Role.SERVICE else limits.rate
     limit = limits.max_file_bytes if max_bytes is None else max_bytes
-    return Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limit)
+    body = Body(_chunks(request, rate), stated_bytes=stated_length(request), max_bytes=limit)
+    at_most = request.headers.get(AT_MOST_HEADER)
+    if at_most is not None:
+        body.at_most_bytes = parse_number(AT_MOST_HEADER, at_most)
+    return body
 
 
 def expected_digests(request: Request) -> Expected:

@@ -37,12 +37,14 @@ class Body:
     `stated_bytes` is the Content-Length, None when the sender gave none.
     """
 
-    __slots__ = ("_chunks", "_max_bytes", "ended", "received", "seen_bytes", "stated_bytes")
+    __slots__ = ("_chunks", "_max_bytes", "at_most_bytes", "ended", "received", "seen_bytes", "stated_bytes")
 
     def __init__(self, chunks: AsyncIterator[bytes], *, stated_bytes: int | None, max_bytes: int) -> None:
         self._chunks = chunks
         self._max_bytes = max_bytes
         self.stated_bytes = stated_bytes
+        self.at_most_bytes = stated_bytes or 0
+        """For this much there must be space at the beginning."""
         self.seen_bytes = 0
         self.ended = False
         self.received: bytes | None = None
@@ -115,13 +117,14 @@ class Digests:
 class IncomingBody(Stoppable):
     """`with`: registered at the store, so that a compensation can stop it; errors of the disk leave it as typed errors."""
 
-    __slots__ = ("_body", "_digests", "_file_id", "_head", "_reservation", "_store")
+    __slots__ = ("_body", "_digests", "_file_id", "_head", "_reservation", "_store", "_written_bytes")
 
     def __init__(self, store: Store, file_id: str, body: Body, expected: Expected, saga_id: str | None = None) -> None:
         super().__init__(saga_id)
         self._store, self._file_id, self._body = store, file_id, body
         self._digests = Digests(expected)
         self._reservation = store.space.reservation()
+        self._written_bytes = 0
         self._head: list[bytes] = []
 
     def __enter__(self) -> None:
@@ -130,6 +133,7 @@ class IncomingBody(Stoppable):
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         del self._store.receiving[self._file_id]
         self._reservation.release()
+        self._store.space.temp_bytes -= self._written_bytes
         if isinstance(error, OSError):
             raise self._store.disk_health.explain(error) from error
 
@@ -144,6 +148,7 @@ class IncomingBody(Stoppable):
 
     async def receive_head(self) -> None:
         """Reserves the stated size, and reads a small body whole, or the beginning of a large one. Raises StorageFull."""
+        self._store.space.require(self._body.at_most_bytes)
         self._reservation.ensure(self._body.stated_bytes or 0)
         if self._body.received is not None:
             self._head = [self._body.received]
@@ -172,16 +177,16 @@ class IncomingBody(Stoppable):
         fd = await self._store.in_thread(durable.create, path)
         writing: asyncio.Task[None] | None = None
         pieces = self._head
-        written = 0
         try:
             while pieces:
                 if writing is not None:
                     await writing
                 size_bytes = sum(map(len, pieces))
                 self._reservation.ensure(size_bytes + self._remaining_bytes())
-                writing = spawn("write", self._store.in_thread(self._write, fd, written, pieces))
+                writing = spawn("write", self._store.in_thread(self._write, fd, self._written_bytes, pieces))
                 self._reservation.spend(size_bytes)
-                written += size_bytes
+                self._store.space.temp_bytes += size_bytes
+                self._written_bytes += size_bytes
                 pieces = await self.wait_for(self._body.gather(PIECE_BYTES))
         finally:
             if writing is not None:

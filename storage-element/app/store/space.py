@@ -149,6 +149,8 @@ class Space:
         self.in_flight_bytes = 0
         self.staged_bytes = 0
         """The data of unfinished uploads, which `usage` does not count."""
+        self.temp_bytes = 0
+        """Written by puts and rewrites that have not ended, which `usage` does not count either."""
         self.spent_bytes = 0
         """Written since the disk was measured last."""
         self._measured = DiskSpace(0, 0)
@@ -162,7 +164,7 @@ class Space:
             # A bucket reports no size: without a quota, a put is bounded by the disk that buffers its body.
             total = self._quota_bytes or self._usage.bytes_used + free
         if self._quota_bytes is not None and self._quota_bytes <= total:
-            used = self._usage.bytes_used + self.staged_bytes
+            used = self._usage.bytes_used + self.staged_bytes + self.temp_bytes
             return DiskSpace(self._quota_bytes, min(free, max(0, self._quota_bytes - used)), inodes)
         return DiskSpace(total, free, inodes)
 
@@ -170,7 +172,12 @@ class Space:
         return available_bytes(self.measure(), self.reserve, self.in_flight_bytes)
 
     def take(self, size_bytes: int) -> None:
-        """Raises StorageFull, but never because of an old measurement."""
+        """Raises StorageFull."""
+        self.require(size_bytes)
+        self.in_flight_bytes += size_bytes
+
+    def require(self, size_bytes: int) -> None:
+        """Raises StorageFull when so much does not fit now, but never because of an old measurement."""
         now_s = time.monotonic()
         if now_s - self._measured_s > STATVFS_EVERY_S or size_bytes > self._left():
             self._measured, self._measured_s, self.spent_bytes = self.measure(), now_s, 0
@@ -178,7 +185,6 @@ class Space:
                 raise StorageFull(
                     f"{size_bytes} bytes do not fit: {self._left()} are available", available_bytes=self._left()
                 )
-        self.in_flight_bytes += size_bytes
 
     def reservation(self) -> Reservation:
         """Call `release` at the end."""
