@@ -67,6 +67,23 @@ def test_a_link_reads_until_its_account_is_suspended(system: System, client: htt
     assert url.rpartition("/")[2] not in str(events)
 
 
+def test_a_link_outlives_the_move_of_its_file(system: System, client: httpx.Client) -> None:
+    """PATCH {"retention": "permanent"} moves it to another element."""
+    upload = f"{system.url('ingester')}/api/files/upload"
+    file = client.post(upload, params={"filename": "a.txt", "retention": "temporary"}, content=CONTENT).json()
+    url, path = make(system, system.token(), file["file_id"]), f"/api/files/{file['file_id']}"
+    changed = client.patch(f"{system.url('ingester')}{path}", json={"retention": "permanent"})
+    assert changed.status_code == 202, changed.text
+
+    def has_moved() -> bool:
+        assert httpx.get(url).content == CONTENT, "at each moment"
+        now = client.get(f"{system.url('query')}{path}").json()
+        return bool(now["storage_element_id"] != file["storage_element_id"])
+
+    assert eventually(has_moved)
+    assert httpx.get(url).content == CONTENT
+
+
 def test_a_rotation_of_the_link_key_ends_all_links(system: System, client: httpx.Client, file_id: str) -> None:
     url = make(system, system.token(), file_id)
     assert httpx.get(url).status_code == 200
