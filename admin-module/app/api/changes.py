@@ -21,7 +21,7 @@ from artstore.http.openapi import UUID_SCHEMA, answer, object_schema, operation
 
 from ..core.context import context_of
 from ..elements.registry import load_element
-from ..sagas.idempotency import keep_answers, require_key
+from ..sagas.idempotency import keep_answer, require_key
 from ..sagas.queue import ChangeRequest, queue_change
 from .sagas import MAX_OWNER_CHARS, check_subject
 
@@ -43,7 +43,7 @@ async def queue(request: Request) -> Response:
             saga = await queue_change(conn, change)
             kept = waits(change.saga_id, orjson.dumps(saga))
             if given.keyed:
-                await keep_answers(conn, {change.saga_id: kept})
+                await keep_answer(conn, change.saga_id, kept)
     failpoint("admin.change_queued")
     context.saga_worker.wake()
     return Response(kept.body, kept.status, kept.headers)

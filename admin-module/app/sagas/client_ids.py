@@ -27,7 +27,7 @@ from artstore.errors import ArtStoreError, Conflict, RevisionMismatch, Unavailab
 from artstore.failpoints import failpoint
 
 from ..elements.generations import Generations
-from .idempotency import keep_answers, require_key
+from .idempotency import keep_answer, require_key
 from .saga import SagaState
 from .upload import Commit
 
@@ -157,7 +157,7 @@ class ClientIds:
             await upsert_files(conn, [FileEntry(attributes, "put")])
             await conn.execute(_USE, ids)
             if commit.keyed:
-                await keep_answers(conn, {commit.saga_id: uploaded(attributes.file_id, encode(attributes))})
+                await keep_answer(conn, commit.saga_id, uploaded(attributes.file_id, encode(attributes)))
             await notify(conn, FILES_CHANNEL, [_created(commit)])
         failpoint("admin.id_committed")
         self._publish()

@@ -7,7 +7,7 @@ writes its own saga into the row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 
 import orjson
@@ -25,10 +25,8 @@ _HOLD = text(
     ORDER BY saga_id FOR UPDATE"""
 )
 _ANSWER = text(
-    """UPDATE idempotency_keys AS kept SET status = given.status, headers = given.headers, body = given.body
-    FROM unnest(CAST(:saga_ids AS uuid[]), CAST(:statuses AS int[]), CAST(:headers AS jsonb[]), CAST(:bodies AS bytea[]))
-        AS given(saga_id, status, headers, body)
-    WHERE kept.saga_id = given.saga_id AND kept.status IS NULL"""
+    """UPDATE idempotency_keys SET status = :status, headers = CAST(:headers AS jsonb), body = :body
+    WHERE saga_id = CAST(:saga_id AS uuid) AND status IS NULL"""
 )
 _KEPT = text(
     "SELECT status, headers, body FROM idempotency_keys WHERE saga_id = CAST(:saga_id AS uuid) AND status IS NOT NULL"
@@ -49,17 +47,10 @@ async def hold_keys(conn: AsyncConnection, saga_ids: Iterable[str]) -> set[str]:
     return {row.saga_id for row in await conn.execute(_HOLD, {"saga_ids": wanted})}
 
 
-async def keep_answers(conn: AsyncConnection, answers: Mapping[str, Answer]) -> None:
-    """Store answers by saga id. An answer that is already stored is not replaced."""
-    if not answers:
-        return
-    values = {
-        "saga_ids": list(answers),
-        "statuses": [answer.status for answer in answers.values()],
-        "headers": [orjson.dumps(answer.headers).decode() for answer in answers.values()],
-        "bodies": [answer.body for answer in answers.values()],
-    }
-    await conn.execute(_ANSWER, values)
+async def keep_answer(conn: AsyncConnection, saga_id: str, answer: Answer) -> None:
+    """Store the answer of a saga's key. An answer that is already stored is not replaced."""
+    headers = orjson.dumps(answer.headers).decode()
+    await conn.execute(_ANSWER, {"saga_id": saga_id, "status": answer.status, "headers": headers, "body": answer.body})
 
 
 async def require_key(conn: AsyncConnection, saga_id: str) -> Answer | None:

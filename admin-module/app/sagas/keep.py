@@ -25,7 +25,7 @@ from artstore.peers.client import Peer
 from ..audit.chain import SERVICE, Auditor
 from .claim import ClaimedSaga
 from .client_ids import mark_used
-from .idempotency import keep_answers
+from .idempotency import keep_answer
 from .saga import TRANSITIONS, SagaEvent, SagaState
 
 log = get_logger("admin.sagas")
@@ -82,7 +82,7 @@ class Keeper:
                 return  # committed in the meantime, or claimed by another admin
             await upsert_files(conn, [FileEntry(attributes, "put")])
             await mark_used(conn, saga.file_id)
-            await keep_answers(conn, {saga.saga_id: uploaded(attributes.file_id, encode(attributes))})
+            await keep_answer(conn, saga.saga_id, uploaded(attributes.file_id, encode(attributes)))
             metadata = {
                 "saga_id": saga.saga_id,
                 "storage_element": saga.storage_element_id,

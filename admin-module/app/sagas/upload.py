@@ -29,7 +29,7 @@ from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import request_id
 
-from .idempotency import keep_answers, require_key
+from .idempotency import keep_answer, require_key
 from .saga import KEEP_FINISHED_S, SagaEvent, SagaState, accepting, advance
 
 MAX_BATCH_REQUESTS = 16
@@ -62,7 +62,9 @@ _ABORT = f"""INSERT INTO sagas AS kept (saga_id, kind, state, file_id, storage_e
 # A function, made by a migration, so that no statement on `files` has a part that writes another table. One durable
 # transaction in one round trip.
 _COMMIT = "SELECT saga_id::text, committed FROM commit_uploads($1::jsonb, $2::text[], $3::uuid)"
-_STATES = "SELECT saga_id::text, state, file_id::text FROM sagas WHERE saga_id = ANY($1::uuid[])"
+# Not `saga_id = ANY($1)`: see artstore.catalog.find.
+_STATES = """SELECT found.* FROM unnest($1::uuid[]) AS wanted(saga_id) CROSS JOIN LATERAL (
+        SELECT saga_id::text, state, file_id::text FROM sagas WHERE sagas.saga_id = wanted.saga_id LIMIT 1) AS found"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class UploadSagas:
             if made != others or done:
                 raise Conflict(f"{len(others - made)} of {len(commits)} uploads can no longer be committed")
         if key is not None:
-            await keep_answers(connection, {key.saga_id: batch_uploaded(bytes(key.answer))})
+            await keep_answer(connection, key.saga_id, batch_uploaded(bytes(key.answer)))
 
     async def _find_faults(self, commits: list[Commit]) -> dict[str, str]:
         """Why PostgreSQL refuses rows, by saga id. Halves the commits and writes nothing."""

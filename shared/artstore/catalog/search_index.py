@@ -57,9 +57,11 @@ _CHANGED = text(
 )
 _COLUMNS = """files.file_id::text, files.revision, files.created_at, files.updated_at, files.filename, files.size_bytes,
         files.owner, files.content_type, files.tags, CAST(files.metadata AS text) AS metadata"""
+# Not `file_id = ANY(:ids)`: see artstore.catalog.find.
 _FILES = text(
-    f"""SELECT {_COLUMNS} FROM files
-    WHERE file_id = ANY(CAST(:ids AS uuid[])) AND state = 'available'"""
+    f"""SELECT found.* FROM unnest(CAST(:ids AS uuid[])) AS wanted(file_id) CROSS JOIN LATERAL (
+        SELECT {_COLUMNS}, files.state FROM files WHERE files.file_id = wanted.file_id LIMIT 1) AS found
+    WHERE found.state = 'available'"""
 )
 _WALK = text(
     f"""SELECT {_COLUMNS}, indexed.revision AS indexed
@@ -81,7 +83,7 @@ _WRITE = text(
         size_bytes = excluded.size_bytes
     WHERE kept.revision <> excluded.revision OR kept.size_bytes < 0"""
 )
-_REMOVE = text("DELETE FROM file_search WHERE file_id = ANY(CAST(:ids AS uuid[]))")
+_REMOVE = text("DELETE FROM file_search WHERE file_id = CAST(:id AS uuid)")
 _STORE = text(
     "UPDATE search_progress SET txid = :txid, position = :position, walked_to = CAST(CAST(:walked_to AS text) AS uuid)"
 )
@@ -151,7 +153,7 @@ async def _index_files(connection: AsyncConnection, ids: Sequence[str]) -> None:
     await _write(connection, rows)
     gone = set(ids).difference(row.file_id for row in rows)
     if gone:
-        await connection.execute(_REMOVE, {"ids": list(gone)})
+        await connection.execute(_REMOVE, [{"id": file_id} for file_id in sorted(gone)])
 
 
 async def _write(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:

@@ -91,12 +91,8 @@ _EVENTS = """events AS (
 _UPSERT = f"WITH {_ENTRIES} {UPSERT_ENTRIES}"
 _UPSERT_AND_PUBLISH = f"WITH {_ENTRIES}, {_EVENTS} {UPSERT_ENTRIES}"
 
-_DELETE = text(
-    """
-    DELETE FROM files WHERE (file_id, storage_element_id) IN
-        (SELECT * FROM jsonb_to_recordset(CAST(:gone AS jsonb)) AS g(file_id uuid, storage_element_id text))
-    """
-)
+# For each row: a join with the ids would be planned once per connection, see artstore.catalog.find.
+_DELETE = text("DELETE FROM files WHERE file_id = CAST(:file_id AS uuid) AND storage_element_id = :storage_element_id")
 
 _NOTIFY = text(
     """
@@ -144,8 +140,9 @@ async def delete_files(connection: AsyncConnection, gone: Sequence[FileChanged])
     event are deleted."""
     if not gone:
         return
-    pairs = [{"file_id": event.file_id, "storage_element_id": event.storage_element_id} for event in gone]
-    await connection.execute(_DELETE, {"gone": orjson.dumps(pairs).decode()})
+    pairs = {(event.file_id, event.storage_element_id) for event in gone}
+    rows = [{"file_id": file_id, "storage_element_id": element_id} for file_id, element_id in sorted(pairs)]
+    await connection.execute(_DELETE, rows)
     await notify(connection, FILES_CHANNEL, [msgspec.json.encode(event).decode() for event in gone])
 
 

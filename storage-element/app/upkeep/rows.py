@@ -33,8 +33,10 @@ _AVAILABLE = """
         ) AS found WHERE found.state = 'available' AND found.storage_element_id = $2) AS available
     FROM registry
     """
+# Not `saga_id = ANY(:saga_ids)`: see artstore.catalog.find.
 _SAGAS = text(
-    "SELECT saga_id::text, state, storage_element_id FROM sagas WHERE saga_id = ANY(CAST(:saga_ids AS uuid[]))"
+    """SELECT found.* FROM unnest(CAST(:saga_ids AS uuid[])) AS wanted(saga_id) CROSS JOIN LATERAL (
+        SELECT saga_id::text, state, storage_element_id FROM sagas WHERE sagas.saga_id = wanted.saga_id LIMIT 1) AS found"""
 )
 # `ORDER BY file_id` would sort by the text of the output column, and so all rows for each page.
 _PAGE = text(
