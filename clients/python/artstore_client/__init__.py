@@ -6,6 +6,7 @@ from .batch import Upload
 from .client import Client
 from .download import Content, safe_name
 from .errors import *  # noqa: F403
+from .filters import Filters
 from .pages import Changes, Listing, Page
 from .records import (
     Account,
@@ -36,6 +37,7 @@ __all__ = [
     "Content",
     "Element",
     "FileRecord",
+    "Filters",
     "Link",
     "Listing",
     "Page",

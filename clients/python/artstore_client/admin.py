@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from .errors import StillQueued, from_problem
+from .errors import Conflict, StillQueued, from_problem
 from .pages import Listing
 from .records import Account, AccountWithSecret, AuditEvent, Element, Record, Saga, time_text
 from .transport import Call, Parameters, Transport
+from .upload import new_key
 
 FIRST_POLL_S = 0.1
 LONGEST_POLL_S = 2.0
@@ -54,7 +55,7 @@ class Accounts:
         expires_at: datetime | None = None,
     ) -> AccountWithSecret:
         """The answer alone shows the secret. Without a client id the service makes one. Raises Conflict for one that
-        exists. It is not repeated after a lost answer."""
+        exists."""
         asked = {
             "client_id": client_id,
             "role": role,
@@ -65,7 +66,7 @@ class Accounts:
             "expires_at": time_text(expires_at) if expires_at else None,
         }
         given = {name: value for name, value in asked.items() if value is not None}
-        return await _send(self._transport, AccountWithSecret, "POST", "/api/service-accounts", given)
+        return await self._send_once("/api/service-accounts", given)
 
     async def update(
         self,
@@ -96,12 +97,15 @@ class Accounts:
         """A new secret. The old one stays valid for `grace_s` seconds, by default a day; with 0 it ends at once, with
         all tokens of the account."""
         path = f"{_account(account_id)}/rotate-secret"
-        return await _send(
-            self._transport, AccountWithSecret, "POST", path, {} if grace_s is None else {"grace_s": grace_s}
-        )
+        return await self._send_once(path, {} if grace_s is None else {"grace_s": grace_s})
 
     async def delete(self, account_id: str) -> None:
         await self._transport.send(Call("DELETE", _account(account_id), False))
+
+    async def _send_once(self, path: str, given: dict[str, Any]) -> AccountWithSecret:
+        """A repeat after a lost answer gets the first answer."""
+        call = Call("POST", path, True, headers={"idempotency-key": new_key()}, json=given)
+        return AccountWithSecret.from_json(await self._transport.json(call))
 
 
 class Sagas:
@@ -137,8 +141,10 @@ class Sagas:
             saga = await self.get(saga_id)
             if saga.problem is not None:
                 raise from_problem(saga.problem, int(saga.problem.get("status", 409)))
-            if saga.finished:
+            if saga.state == "committed":
                 return saga
+            if saga.finished:
+                raise Conflict(f"saga {saga_id} has ended without a change: {saga.state}")
             if loop.time() + pause_s > until_s:
                 queued = StillQueued(f"saga {saga_id} is {saga.state}: {saga.last_error or 'its element is away'}")
                 queued.saga_id = saga_id
@@ -245,7 +251,7 @@ def parameters(asked: dict[str, str | None]) -> Parameters:
 
 
 async def _send(transport: Transport, record: type[R], method: str, path: str, given: Any = None) -> R:
-    return record.from_json(await transport.json(Call(method, path, method == "GET", json=given)))
+    return record.from_json(await transport.json(Call(method, path, method in ("GET", "PATCH"), json=given)))
 
 
 def _account(account_id: str) -> str:

@@ -40,8 +40,8 @@ class _Part:
 
 
 async def upload_batch(transport: Transport, uploads: Sequence[Upload]) -> list[Stored]:
-    """The outcomes in the order of `uploads`. Raises ArtStoreError if a request of it failed as a whole: the files of
-    earlier requests are then stored."""
+    """The outcomes in the order of `uploads`. Raises ArtStoreError when a request fails as a whole: none of its files is
+    stored then, those of the requests before it are."""
     outcomes: dict[int, Stored] = {}
     waiting = list(enumerate(uploads))
     patience = transport.patience()

@@ -6,9 +6,8 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
@@ -17,13 +16,14 @@ from .batch import Stored, Upload, upload_batch
 from .download import Content, download
 from .early_answers import see_early_answers
 from .errors import InvalidAnswer
+from .filters import Filters, filter_parameters
 from .pages import Changes, Listing
-from .records import FileRecord, Link, Saga, time_text
+from .records import FileRecord, Link, Saga
 from .resumable import STREAM_PART_BYTES, ResumableUpload, StateFile, upload_id_of, upload_metadata
 from .sources import Content as Source
 from .sources import FileSource, StreamSource, in_memory, open_source
 from .tokens import FetchedTokens, FixedToken, Issued, TokenProvider
-from .transport import Call, Transport, compact_json, json_of
+from .transport import Call, Transport, json_of
 from .upload import NewFile, Progress, check_stored, content_path, file_path, new_key, upload_whole
 from .version import VERSION
 
@@ -73,6 +73,7 @@ class Client:
             raise ValueError("give client_id and client_secret, or token")
         self.address = str(url).rstrip("/")
         self._resumable_from_bytes = resumable_from_bytes
+        self._idle_timeout_s = idle_timeout_s
         http = httpx.AsyncClient(
             base_url=self.address,
             timeout=httpx.Timeout(idle_timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
@@ -171,7 +172,8 @@ class Client:
 
     async def upload_batch(self, uploads: Sequence[Upload]) -> list[Stored]:
         """Stores many small files in few requests. For each upload, in order: its record, or the error with which it was
-        refused. The files of one request become visible together."""
+        refused. One request takes up to 200 files and 64 MiB, whose files become visible together. Raises ArtStoreError
+        when a request fails as a whole: none of its files is stored then, those of the requests before it are."""
         return await upload_batch(self._transport, uploads)
 
     # Reading
@@ -219,43 +221,20 @@ class Client:
         """A URL that reads the file without a token for `ttl_s` seconds (at most 7 days). `disposition="inline"` shows
         images, PDF and the like in a browser."""
         asked = {"ttl_s": ttl_s, "disposition": disposition}
-        return Link.from_json(await self._transport.json(Call("POST", f"{file_path(file_id)}/links", True, json=asked)))
+        headers = {"idempotency-key": new_key()}
+        call = Call("POST", f"{file_path(file_id)}/links", True, headers=headers, json=asked)
+        return Link.from_json(await self._transport.json(call))
 
-    def files(
-        self,
-        *,
-        q: str | None = None,
-        tags: Sequence[str] = (),
-        filename: str | None = None,
-        metadata: Mapping[str, str | int | float | bool | None] | None = None,
-        content_type: str | None = None,
-        owner: str | None = None,
-        created_from: datetime | None = None,
-        created_to: datetime | None = None,
-        size_min: int | None = None,
-        size_max: int | None = None,
-        sort: str | None = None,
-        limit: int | None = None,
-    ) -> Listing[FileRecord]:
-        """Files that match all arguments, newest first.
+    def files(self, *, limit: int | None = None, **filters: Unpack[Filters]) -> Listing[FileRecord]:
+        """Files that match all filters (see `Filters`), newest first: `async for record in store.files(q="contract")`.
 
-        `q` searches words in names, tags and metadata; `filename` is a part of the name; a file has all `tags` and all
-        `metadata`. `created_from` and both sizes (bytes) are inclusive, `created_to` is exclusive. `sort` is created_at,
-        updated_at, filename or size_bytes, descending with `-` before it. `limit` ends the list.
+        `limit` ends the list. Raises InvalidFields, and SearchTooSlow while it is read.
         """
-        asked = _filters(
-            q=q, filename=filename, content_type=content_type, owner=owner, sort=sort,
-            created_from=created_from, created_to=created_to, size_min=size_min, size_max=size_max,
-        )  # fmt: skip
-        more = [("tag", tag) for tag in tags] + [
-            (f"metadata.{key}", _filter_text(value)) for key, value in (metadata or {}).items()
-        ]
-        return Listing(self._transport, "/api/files", [*asked, *more], FileRecord.from_json, limit)
+        return Listing(self._transport, "/api/files", filter_parameters(filters), FileRecord.from_json, limit)
 
-    async def count(self, **filters: Any) -> int:
-        """The number of files that match; arguments as of `files`."""
-        listing = self.files(**{**filters, "limit": 1})
-        page = await anext(listing.pages(count=True))
+    async def count(self, **filters: Unpack[Filters]) -> int:
+        """The number of files that match all filters."""
+        page = await anext(self.files(limit=1, **filters).pages(count=True))
         if page.total is None:
             raise InvalidAnswer("the service did not count")
         return page.total
@@ -267,7 +246,7 @@ class Client:
         With `wait_s` (1 to 30) it waits for further changes and never ends; with 0 it ends after the last one. Raises
         CursorExpired: list the files, then follow the changes without `since`.
         """
-        return Changes(self._transport, since, wait_s)
+        return Changes(self._transport, since, min(wait_s, int(self._idle_timeout_s / 2)))
 
     # Changes
 
@@ -371,15 +350,3 @@ def _fits(call: Call) -> bool:
 def _change_headers(revision: int | None, key: str | None) -> dict[str, str]:
     condition = {} if revision is None else {"if-match": f'"{revision}"'}
     return {"idempotency-key": key or new_key(), **condition}
-
-
-def _filters(**asked: str | int | datetime | None) -> list[tuple[str, str]]:
-    return [
-        (name, time_text(value) if isinstance(value, datetime) else str(value))
-        for name, value in asked.items()
-        if value is not None
-    ]
-
-
-def _filter_text(value: str | int | float | bool | None) -> str:
-    return value if isinstance(value, str) else compact_json(value)

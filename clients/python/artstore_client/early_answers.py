@@ -1,8 +1,8 @@
 """Lets httpx see a refusal that arrives while it still sends a large body.
 
 A service refuses an upload (401, 413, 429, 507 …) before it has read the body, and closes the connection. httpx reads
-nothing while it sends, so what it would see is a connection reset, not the reason. httpcore goes on to read the answer
-when a write fails: here a write fails as soon as there is something to read.
+nothing while it sends, so it would see a connection reset, not the reason. httpcore goes on to read the answer when a
+write fails: here a write that waits fails as soon as an answer has arrived.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import httpcore
 import httpx
 
-LOOK_EVERY_S = 0.1
-"""While a write waits for the other side to read."""
+PATIENCE_S = 0.1
+"""A write that takes longer waits for the other side, which may have answered instead of reading."""
+MAX_READ_BYTES = 64 * 1024
 
 
 def see_early_answers(http: httpx.AsyncClient) -> None:
@@ -41,7 +42,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
-        return _Stream(stream, watched=True)
+        return _Stream(stream)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
@@ -53,43 +54,54 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """`watched`: what can be read is an answer. After the handshake of TLS 1.3 it may be session tickets, which are read
-    together with the first answer."""
+    """While a write waits for the other side to read, an answer is read beside it, and then ends the write."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, *, watched: bool) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._watched = watched
+        self._reading: asyncio.Task[bytes] | None = None
+        """Begun beside a write; the next read takes its result."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = await self._stream.read(max_bytes, timeout)
-        self._watched = True
-        return data
+        if self._reading is None:
+            return await self._stream.read(max_bytes, timeout)
+        done, _ = await asyncio.wait([self._reading], timeout=timeout)
+        if not done:
+            raise httpcore.ReadTimeout("no answer within the idle timeout")
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not self._watched:
-            return await self._stream.write(buffer, timeout)
-        self._stop_if_answered()
         writing = asyncio.ensure_future(self._stream.write(buffer, timeout))
         try:
-            while not (await asyncio.wait([writing], timeout=LOOK_EVERY_S))[0]:
-                self._stop_if_answered()
+            done, _ = await asyncio.wait([writing], timeout=PATIENCE_S)
+            if not done:
+                if self._reading is None:
+                    self._reading = asyncio.ensure_future(self._stream.read(MAX_READ_BYTES))
+                either: set[asyncio.Task[Any]] = {writing, self._reading}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not writing.done():
+                    raise httpcore.WriteError("the answer has arrived before the end of the request")
             return writing.result()
         finally:
-            if not writing.done():
-                writing.cancel()
-                await asyncio.wait([writing])
-
-    def _stop_if_answered(self) -> None:
-        if self._stream.get_extra_info("is_readable"):
-            raise httpcore.WriteError("the answer has arrived before the end of the request")
+            await _end(writing)
 
     async def aclose(self) -> None:
+        if self._reading is not None:
+            await _end(self._reading)
         await self._stream.aclose()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), watched=False)
+        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # retrieved, because nothing may wait for it

@@ -54,11 +54,13 @@ class FileSource:
         self._file = file
         self._begin = begin
         self._lock = threading.Lock()
+        self._in_memory = isinstance(file, io.BytesIO)
 
     async def pieces(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """The bytes from `start` to before `stop`. Raises ContentChanged if the file has become shorter."""
         while start < stop:
-            piece = await in_thread(self._read, start, min(PIECE_BYTES, stop - start))
+            size = min(PIECE_BYTES, stop - start)
+            piece = self._read(start, size) if self._in_memory else await in_thread(self._read, start, size)
             yield piece
             start += len(piece)
 
@@ -66,7 +68,10 @@ class FileSource:
         """Adds these bytes to each of the hashers."""
         while start < stop:
             end = min(start + HASHED_BYTES, stop)
-            await in_thread(self._hash, start, end, hashers)
+            if self._in_memory and end - start <= PIECE_BYTES:
+                self._hash(start, end, hashers)
+            else:
+                await in_thread(self._hash, start, end, hashers)
             start = end
 
     def _hash(self, start: int, stop: int, hashers: tuple[hashlib._Hash, ...]) -> None:

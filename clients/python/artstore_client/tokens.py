@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from .errors import ArtStoreError, ConnectionFailed, RateLimited
-
 EXPIRY_MARGIN_S = 15
 """A token is not used in the last seconds of its life, because a request takes time and clocks differ."""
+
+RENEW_AGAIN_S = 10
+"""After a failed renewal, while the present token is valid."""
 
 
 class TokenProvider(Protocol):
@@ -53,22 +54,15 @@ class FetchedTokens:
         now_s = asyncio.get_running_loop().time()
         if refused and refused == self._token:
             self._token = ""
-        valid = bool(self._token) and now_s < self._expires_at_s
-        if valid and (now_s < self._renew_at_s or self._fetching is not None):
-            return self._token
-        try:
+        if not self._token or now_s >= self._expires_at_s:
             return await asyncio.shield(self._shared_fetch())
-        except (ConnectionFailed, RateLimited):
-            if valid:
-                return self._token
-            raise
-        except ArtStoreError as error:
-            if valid and error.status >= 500:
-                return self._token
-            raise
+        if now_s >= self._renew_at_s:
+            self._shared_fetch()  # nothing waits for it: the present token is valid
+        return self._token
 
     def _shared_fetch(self) -> asyncio.Task[str]:
         if self._fetching is None:
+            self._renew_at_s = asyncio.get_running_loop().time() + RENEW_AGAIN_S
             self._fetching = asyncio.create_task(self._renew())
             self._fetching.add_done_callback(self._fetched)
         return self._fetching
@@ -84,7 +78,7 @@ class FetchedTokens:
     def _fetched(self, done: asyncio.Task[str]) -> None:
         self._fetching = None
         if not done.cancelled():
-            done.exception()  # retrieved here, because every waiting task may have been cancelled
+            done.exception()  # retrieved here, because nothing may wait for it any more
 
     async def aclose(self) -> None:
         if self._fetching is not None:

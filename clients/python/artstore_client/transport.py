@@ -47,7 +47,8 @@ Parameters = Sequence[tuple[str, str]]
 class Call:
     """One request. `repeatable`: to send it twice does the same as to send it once.
 
-    `content` makes the body anew for each attempt; its length goes into `headers`, otherwise it is sent in chunks.
+    `content` makes the body anew for each attempt, unless it `is_stream`, which is sent once whatever happens. Its length
+    goes into `headers`, otherwise it is sent in chunks.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     json: Any = None
     content: Callable[[], AsyncIterator[bytes]] | None = None
+    is_stream: bool = False
     authorized: bool = True
 
 
@@ -127,7 +129,7 @@ class Transport:
             try:
                 return await self._attempt(call, whole=whole)
             except ArtStoreError as failure:
-                if not (call.repeatable or _was_not_carried_out(failure)):
+                if call.is_stream or not (call.repeatable or _was_not_carried_out(failure)):
                     raise
                 await patience.wait(failure)
 
@@ -138,7 +140,7 @@ class Transport:
         try:
             return await self._send_once(call, token, whole=whole)
         except ArtStoreError as failure:
-            if failure.status != 401:
+            if failure.status != 401 or call.is_stream:
                 raise
             renewed = await self.tokens.token(refused=token)
             if renewed == token:

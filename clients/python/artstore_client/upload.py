@@ -76,9 +76,9 @@ async def upload_whole(
         content = lambda: _counted(source.pieces(0, source.size), source.size, progress)  # noqa: E731
     else:
         content = lambda: _counted(_rest_of(source, hasher), None, progress)  # noqa: E731
-    repeatable = isinstance(source, FileSource)
-    sent = Call(call.method, call.path, repeatable, call.parameters, headers, content=content)
-    record = FileRecord.from_json(await (transport.json(sent) if repeatable else _once(transport, sent)))
+    is_stream = isinstance(source, StreamSource)
+    sent = Call(call.method, call.path, True, call.parameters, headers, content=content, is_stream=is_stream)
+    record = FileRecord.from_json(await transport.json(sent))
     check_stored(record, hasher)
     return record
 
@@ -112,7 +112,3 @@ async def _rest_of(source: StreamSource, hasher: hashlib._Hash) -> AsyncIterator
     while piece := await source.read(64 * 1024):
         hasher.update(piece)
         yield piece
-
-
-async def _once(transport: Transport, call: Call) -> Any:
-    return (await transport.attempt(call)).json()

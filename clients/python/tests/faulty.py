@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import httpx
 from support.system import System
 
 CHUNK = 64 * 1024
+LINGER_S = 0.5
+"""After an early answer, as the gateway: a connection that is closed with unread bytes may lose the answer."""
 
 
 @dataclass
@@ -23,6 +26,8 @@ class Fault:
     times: int = 1
     answer: bytes = b""
     """Sent instead of the service's answer, when the request was read."""
+    early: bool = False
+    """It is sent when only the head of the request was read."""
     request_cut: int | None = None
     """The connection breaks after so many bytes of the request's content."""
     answer_cut: int | None = None
@@ -58,9 +63,11 @@ class FaultyProxy:
             self.seen.append(Seen(call, headers))
             fault = self._fault_of(call)
             if fault.answer:
-                await _drain(reader, headers)
+                if not fault.early:
+                    await _drain(reader, headers)
                 writer.write(fault.answer)
                 await writer.drain()
+                await asyncio.sleep(LINGER_S if fault.early else 0)
                 return
             source, upstream = await asyncio.open_connection("127.0.0.1", httpx.URL(self.system.address).port)
             upstream.write(re.sub(rb"(?i)\r\nconnection: [^\r]*", b"", head)[:-2] + b"connection: close\r\n\r\n")
@@ -99,10 +106,11 @@ def problem(status: int, code: str, **headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def faulty_proxy(system: System) -> AsyncIterator[FaultyProxy]:
+async def faulty_proxy(system: System, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultyProxy]:
     proxy = FaultyProxy(system)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    proxy.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
     try:
         yield proxy
     finally:
@@ -117,6 +125,8 @@ def _parse(head: bytes) -> tuple[str, dict[str, str]]:
 
 
 async def _drain(reader: asyncio.StreamReader, headers: dict[str, str]) -> None:
+    if "transfer-encoding" in headers:
+        await reader.readuntil(b"\r\n0\r\n\r\n")
     left = int(headers.get("content-length", "0"))
     while left > 0 and (chunk := await reader.read(CHUNK)):
         left -= len(chunk)

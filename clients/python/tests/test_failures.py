@@ -45,6 +45,17 @@ async def test_a_batch_whose_answer_is_lost_makes_each_file_once(store: Client, 
     assert await store.count(tags=[mark]) == 3
 
 
+async def test_files_of_a_batch_that_are_refused_for_the_moment_are_sent_again(
+    store: Client, proxy: FaultyProxy
+) -> None:
+    later = b'{"results": [{"index": 0, "status": 503, "problem": {"code": "unavailable", "retry_after_s": 0}}]}'
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(later), later)
+    proxy.faults = [Fault("POST /api/files/batch", answer=answer)]
+    (record,) = await store.upload_batch([artstore.Upload(content=b"x")])
+    assert isinstance(record, artstore.FileRecord)
+    assert len({call.headers["idempotency-key"] for call in proxy.calls("POST /api/files/batch")}) == 2
+
+
 async def test_changes_whose_answer_is_lost_are_made_once(store: Client, proxy: FaultyProxy) -> None:
     record = await store.upload(b"x", retention="temporary")
     proxy.faults = [Fault(f"{method} /api/files/", answer_cut=0) for method in ("PATCH", "PUT", "DELETE")]
@@ -62,6 +73,21 @@ async def test_a_stream_under_an_own_id_is_sent_once(store: Client, proxy: Fault
     with pytest.raises(artstore.Unavailable):
         await store.upload(stream(), file_id=str(uuid.uuid4()))
     assert len(proxy.calls("PUT /api/files/")) == 1
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+async def test_a_stream_that_was_begun_is_never_sent_from_its_middle(
+    store: Client, proxy: FaultyProxy, status: int
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield bytes(100_000)
+
+    record = await store.upload(b"before", retention="temporary")
+    proxy.faults = [Fault("PUT /api/files/", answer=problem(status, "", retry_after="0"))]
+    with pytest.raises(artstore.ArtStoreError):
+        await store.replace(record.file_id, stream())
+    assert (await store.info(record.file_id)) == record
 
 
 async def test_the_client_waits_as_long_as_a_rate_limit_says(store: Client, proxy: FaultyProxy) -> None:
@@ -87,15 +113,28 @@ async def test_a_client_without_retries_raises_at_once(connect: Connect, proxy: 
 
 
 async def test_what_must_not_happen_twice_is_not_repeated(store: Client, proxy: FaultyProxy) -> None:
-    accounts = "POST /api/service-accounts"
-    proxy.faults = [Fault(accounts, answer_cut=0), Fault(accounts, answer=problem(503, "unavailable"))]
+    verify = "POST /api/storage-elements/se-01/verify"
+    proxy.faults = [Fault(verify, answer_cut=0), Fault(verify, answer=problem(503, "unavailable"))]
     with pytest.raises(artstore.ConnectionFailed):
-        await store.accounts.create()
+        await store.elements.verify("se-01")
     with pytest.raises(artstore.Unavailable):
-        await store.accounts.create()
-    assert len(proxy.calls(accounts)) == 2
-    proxy.faults = [Fault(accounts, answer=problem(429, "rate_limited", retry_after="0"))]
-    await store.accounts.delete((await store.accounts.create()).id)
+        await store.elements.verify("se-01")
+    assert len(proxy.calls(verify)) == 2
+    proxy.faults = [Fault(verify, answer=problem(429, "rate_limited", retry_after="0"))]
+    await store.elements.verify("se-01")
+    assert len(proxy.calls(verify)) == 4
+
+
+async def test_an_account_and_its_new_secret_are_made_once(store: Client, connect: Connect, proxy: FaultyProxy) -> None:
+    accounts = "POST /api/service-accounts"
+    client_id = f"test-{uuid.uuid4().hex[:8]}"
+    proxy.faults = [Fault(accounts, answer_cut=0)]
+    made = await store.accounts.create(client_id)
+    proxy.faults = [Fault(accounts, answer_cut=0)]
+    rotated = await store.accounts.rotate(made.id, grace_s=0)
+    async with connect(client_id=client_id, client_secret=rotated.client_secret) as other:
+        assert await other.token()
+    await store.accounts.delete(made.id)
     assert len(proxy.calls(accounts)) == 4
 
 
@@ -155,16 +194,16 @@ async def test_a_refused_token_is_renewed_once(store: Client, proxy: FaultyProxy
     assert len(proxy.calls("POST /api/auth/token")) == 2
 
 
-async def test_an_upload_with_an_expired_token_is_repeated_with_a_new_one(connect: Connect, proxy: FaultyProxy) -> None:
+async def test_an_upload_with_an_expired_token_is_repeated_with_a_new_one(system: System) -> None:
     given: list[str] = []
 
     class Tokens:
         async def token(self, refused: str = "") -> str:
             given.append(refused)
-            return proxy.system.token() if refused else "expired"
+            return system.token() if refused else "expired"
 
-    async with connect(token=Tokens()) as store:
-        assert (await store.upload(b"x" * 1_000_000)).size_bytes == 1_000_000
+    async with Client(system.address, token=Tokens()) as store:
+        assert (await store.upload(bytes(8 << 20))).size_bytes == 8 << 20
     assert given == ["", "expired"]
 
 
@@ -183,15 +222,16 @@ async def test_wrong_credentials_are_refused_without_repeats(connect: Connect, p
 
 
 async def test_a_token_in_its_second_half_is_used_while_admin_is_away(connect: Connect, proxy: FaultyProxy) -> None:
-    login = f'{{"access_token": "{proxy.system.token()}", "token_type": "Bearer", "expires_in": 1}}'.encode()
+    login = f'{{"access_token": "{proxy.system.token()}", "token_type": "Bearer", "expires_in": 40}}'.encode()
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(login), login)
     gone = b"HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n"
     proxy.faults = [Fault("POST /api/auth/token", answer=answer), Fault("POST /api/auth/token", times=99, answer=gone)]
-    async with connect(retry_for_s=0) as store:
-        await store.token()
-        await asyncio.sleep(0.55)
-        assert await store.token()
-    assert len(proxy.calls("POST /api/auth/token")) == 2
+    async with connect() as store:
+        first = await store.token()
+        store._transport.tokens._renew_at_s = 0  # type: ignore[attr-defined]
+        while len(proxy.calls("POST /api/auth/token")) < 3:
+            assert await store.token() == first
+            await asyncio.sleep(0.01)
 
 
 async def test_a_queued_change_is_awaited_or_named(connect: Connect, proxy: FaultyProxy) -> None:

@@ -1,1 +1,0 @@
-"""`doctor`: checks a running system against what production needs."""
