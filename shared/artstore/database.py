@@ -36,7 +36,7 @@ from artstore.runtime import Runtime
 
 log = get_logger("artstore.database")
 
-SCHEMA_REVISION = "0014"
+SCHEMA_REVISION = "0016"
 """The oldest migration that this code works with; revisions are numbers of four digits."""
 EDGE = "postgresql"
 RECYCLE_S = 3600

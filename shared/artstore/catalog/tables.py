@@ -230,66 +230,124 @@ RECORD_CHANGES = (
     """CREATE TRIGGER file_deleted AFTER DELETE ON files FOR EACH ROW
     WHEN (OLD.state = 'available') EXECUTE FUNCTION record_change('deleted')""",
 )
-REFILL = (
-    """CREATE FUNCTION refill_files(entries jsonb) RETURNS SETOF uuid LANGUAGE sql SECURITY DEFINER
-    SET search_path FROM CURRENT AS $$
-    WITH given AS (
-        SELECT * FROM jsonb_to_recordset(entries) AS entry(
-            file_id uuid, revision integer, storage_element_id text, attributes text, filename text, content_type text,
-            size_bytes bigint, owner text, tags jsonb, metadata jsonb, created_at timestamptz, updated_at timestamptz,
-            expires_at timestamptz)
-    ), written AS (
-        INSERT INTO files AS kept (file_id, revision, state, storage_element_id, attributes, filename, content_type,
-                                   size_bytes, owner, tags, metadata, created_at, updated_at, expires_at, checked_at)
-        SELECT file_id, revision, 'available', storage_element_id, attributes, filename, content_type, size_bytes, owner,
-               ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at, now()
-        FROM given ORDER BY file_id
+WRITE_FILES = """CREATE FUNCTION write_files(entries jsonb, durable boolean, channel text, messages jsonb) RETURNS void
+    LANGUAGE plpgsql AS $$
+    #variable_conflict use_column
+    DECLARE
+        at timestamptz := now();
+    BEGIN
+        IF NOT durable THEN
+            SET LOCAL synchronous_commit = off;
+        END IF;
+        IF messages IS NOT NULL THEN
+            INSERT INTO outbox (channel, message)
+            SELECT write_files.channel, message FROM jsonb_array_elements_text(messages) AS message;
+        END IF;
+        INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename,
+                                   content_type, size_bytes, owner, tags, metadata, created_at, updated_at, expires_at,
+                                   checked_at)
+        SELECT file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type, size_bytes,
+               owner, ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at, at
+        FROM jsonb_to_recordset(entries) AS entry (
+            file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
+            filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
+            created_at timestamptz, updated_at timestamptz, expires_at timestamptz)
+        ORDER BY file_id
         ON CONFLICT (file_id) DO UPDATE SET
-            revision = excluded.revision, attributes = excluded.attributes, filename = excluded.filename,
-            content_type = excluded.content_type, size_bytes = excluded.size_bytes, tags = excluded.tags,
-            metadata = excluded.metadata, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
-            checked_at = now()
-        WHERE kept.state = 'available'
-          AND (kept.storage_element_id, kept.owner, kept.created_at)
-              = (excluded.storage_element_id, excluded.owner, excluded.created_at)
-          AND kept.revision <= excluded.revision
-        RETURNING kept.file_id, kept.revision, kept.storage_element_id, xmax = 0 AS added
-    ), events AS (
-        INSERT INTO outbox (channel, message)
-        SELECT 'files:changed', CAST(jsonb_build_object('file_id', file_id, 'revision', revision, 'change', 'put',
-                                                        'storage_element_id', storage_element_id) AS text)
-        FROM written
-    ), purged AS (
-        DELETE FROM refilled WHERE at < now() - interval '10 minutes' AND file_id NOT IN (SELECT file_id FROM given)
-    ), noted AS (
-        INSERT INTO refilled (file_id, at) SELECT file_id, now() FROM written WHERE added
-        ON CONFLICT (file_id) DO UPDATE SET at = now()
-    )
-    SELECT file_id FROM written WHERE added $$""",
-    """CREATE FUNCTION take_back_refilled(gone jsonb) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+            revision = excluded.revision,
+            state = CASE WHEN kept.state = 'available' THEN kept.state ELSE excluded.state END,
+            saga_id = CASE WHEN kept.state = 'available' OR excluded.state = 'available' THEN NULL
+                           ELSE excluded.saga_id END,
+            storage_element_id = excluded.storage_element_id, attributes = excluded.attributes,
+            filename = excluded.filename, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
+            owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata,
+            created_at = excluded.created_at, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+            checked_at = excluded.checked_at
+        WHERE (kept.revision <= excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))
+           OR (kept.revision < excluded.revision AND kept.storage_element_id = excluded.storage_element_id);
+    END $$"""
+"""Writes rows of `files` and their events in one transaction: a statement for each table, each planned once per connection.
+
+A pending row never replaces an available one; an available row replaces a pending one of the same revision. A change on
+the row's own element is `pending` while that element does not know yet that the upload is committed: the row stays
+available. A pending row of another element is a file that moves there."""
+REFILL = (
+    """CREATE FUNCTION refill_files(entries jsonb) RETURNS SETOF uuid LANGUAGE plpgsql SECURITY DEFINER
     SET search_path FROM CURRENT AS $$
-    WITH given AS (
-        SELECT * FROM jsonb_to_recordset(gone) AS entry(file_id uuid, revision integer, storage_element_id text)
-    ), own AS (
-        DELETE FROM refilled USING given WHERE refilled.file_id = given.file_id
-        RETURNING refilled.file_id, refilled.at
-    ), removed AS (
-        DELETE FROM files USING given, own
-        WHERE files.file_id = given.file_id AND files.file_id = own.file_id AND own.at > now() - interval '10 minutes'
-          AND (files.revision, files.storage_element_id) = (given.revision, given.storage_element_id)
-        RETURNING files.file_id, files.revision, files.storage_element_id
-    ), events AS (
-        INSERT INTO outbox (channel, message)
-        SELECT 'files:changed', CAST(jsonb_build_object('file_id', file_id, 'revision', revision, 'change', 'delete',
-                                                        'storage_element_id', storage_element_id) AS text)
-        FROM removed
-    )
-    SELECT count(*) FROM removed $$""",
+    #variable_conflict use_column
+    DECLARE
+        moment timestamptz := now();
+        written record;
+    BEGIN
+        DELETE FROM refilled WHERE at < moment - interval '10 minutes';
+        FOR written IN
+            INSERT INTO files AS kept (file_id, revision, state, storage_element_id, attributes, filename, content_type,
+                                       size_bytes, owner, tags, metadata, created_at, updated_at, expires_at, checked_at)
+            SELECT file_id, revision, 'available', storage_element_id, attributes, filename, content_type, size_bytes,
+                   owner, ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at,
+                   moment
+            FROM jsonb_to_recordset(entries) AS entry (
+                file_id uuid, revision integer, storage_element_id text, attributes text, filename text,
+                content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb, created_at timestamptz,
+                updated_at timestamptz, expires_at timestamptz)
+            ORDER BY file_id
+            ON CONFLICT (file_id) DO UPDATE SET
+                revision = excluded.revision, attributes = excluded.attributes, filename = excluded.filename,
+                content_type = excluded.content_type, size_bytes = excluded.size_bytes, tags = excluded.tags,
+                metadata = excluded.metadata, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+                checked_at = excluded.checked_at
+            WHERE kept.state = 'available'
+              AND (kept.storage_element_id, kept.owner, kept.created_at)
+                  = (excluded.storage_element_id, excluded.owner, excluded.created_at)
+              AND kept.revision <= excluded.revision
+            RETURNING kept.file_id, kept.revision, kept.storage_element_id, xmax = 0 AS added
+        LOOP
+            INSERT INTO outbox (channel, message)
+            VALUES ('files:changed', CAST(jsonb_build_object(
+                'file_id', written.file_id, 'revision', written.revision, 'change', 'put',
+                'storage_element_id', written.storage_element_id) AS text));
+            IF written.added THEN
+                INSERT INTO refilled (file_id, at) VALUES (written.file_id, moment)
+                ON CONFLICT (file_id) DO UPDATE SET at = excluded.at;
+                RETURN NEXT written.file_id;
+            END IF;
+        END LOOP;
+    END $$""",
+    """CREATE FUNCTION take_back_refilled(gone jsonb) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path FROM CURRENT AS $$
+    DECLARE
+        one record;
+        removed bigint := 0;
+    BEGIN
+        FOR one IN
+            DELETE FROM refilled USING jsonb_to_recordset(gone) AS given (
+                file_id uuid, revision integer, storage_element_id text)
+            WHERE refilled.file_id = given.file_id
+            RETURNING refilled.file_id, refilled.at, given.revision, given.storage_element_id
+        LOOP
+            CONTINUE WHEN one.at <= now() - interval '10 minutes';
+            DELETE FROM files WHERE files.file_id = one.file_id AND files.revision = one.revision
+                AND files.storage_element_id = one.storage_element_id;
+            CONTINUE WHEN NOT found;
+            INSERT INTO outbox (channel, message)
+            VALUES ('files:changed', CAST(jsonb_build_object(
+                'file_id', one.file_id, 'revision', one.revision, 'change', 'delete',
+                'storage_element_id', one.storage_element_id) AS text));
+            removed := removed + 1;
+        END LOOP;
+        RETURN removed;
+    END $$""",
     "REVOKE ALL ON FUNCTION refill_files(jsonb), take_back_refilled(jsonb) FROM PUBLIC",
 )
 """All that query may write: it has no grant on `files` and `outbox`. A missing row is added, an available one
 is brought to the same or a higher revision of the same file of the same owner on the same element. Only a row
 that was added here may be taken back, within ten minutes. The events go to one channel."""
 
-for statement in ("INSERT INTO changes_purged (txid, position) VALUES (0, 0)", *RECORD_CHANGES, *REFILL, *SEARCH):
+for statement in (
+    "INSERT INTO changes_purged (txid, position) VALUES (0, 0)",
+    *RECORD_CHANGES,
+    WRITE_FILES,
+    *REFILL,
+    *SEARCH,
+):
     event.listen(metadata, "after_create", DDL(statement))  # type: ignore[no-untyped-call]

@@ -51,45 +51,10 @@ class FileEntry:
     saga_id: str | None = None
 
 
-ENTRY_COLUMNS = """file_id uuid, revision integer, state text, saga_id uuid, storage_element_id text, attributes text,
-    filename text, content_type text, size_bytes bigint, owner text, tags jsonb, metadata jsonb,
-    created_at timestamptz, updated_at timestamptz, expires_at timestamptz"""
-"""The columns of a row as `columns_of` gives them, for jsonb_to_recordset."""
-
-# A pending row never replaces an available one; an available row replaces a pending one of the same revision. A change on
-# the row's own element is `pending` while that element does not know yet that the upload is committed: the row stays
-# available. A pending row of another element is a file that moves there.
-UPSERT_ENTRIES = """INSERT INTO files AS kept (file_id, revision, state, saga_id, storage_element_id, attributes, filename,
-                               content_type, size_bytes, owner, tags, metadata, created_at, updated_at, expires_at,
-                               checked_at)
-    SELECT file_id, revision, state, saga_id, storage_element_id, attributes, filename, content_type, size_bytes, owner,
-           ARRAY(SELECT jsonb_array_elements_text(tags)), metadata, created_at, updated_at, expires_at, now()
-    FROM entries ORDER BY file_id
-    ON CONFLICT (file_id) DO UPDATE SET
-        revision = excluded.revision,
-        state = CASE WHEN kept.state = 'available' THEN kept.state ELSE excluded.state END,
-        saga_id = CASE WHEN kept.state = 'available' OR excluded.state = 'available' THEN NULL ELSE excluded.saga_id END,
-        storage_element_id = excluded.storage_element_id, attributes = excluded.attributes,
-        filename = excluded.filename, content_type = excluded.content_type, size_bytes = excluded.size_bytes,
-        owner = excluded.owner, tags = excluded.tags, metadata = excluded.metadata, created_at = excluded.created_at,
-        updated_at = excluded.updated_at, expires_at = excluded.expires_at, checked_at = now()
-    WHERE (kept.revision <= excluded.revision AND (kept.state = 'pending' OR excluded.state = 'available'))
-       OR (kept.revision < excluded.revision AND kept.storage_element_id = excluded.storage_element_id)"""
-"""Writes the rows of a FROM item `entries` with the columns ENTRY_COLUMNS."""
-
-# One statement for the whole group: the rows are one JSON document, which the server parses, so there is no per-row
-# protocol, and the plan does not depend on their number. $2: the commit is durable when it returns.
-_ENTRIES = f"""entries AS (
-        SELECT entry.* FROM jsonb_to_recordset($1::jsonb) AS entry({ENTRY_COLUMNS}), (
-            SELECT set_config('synchronous_commit', CASE WHEN $2::boolean THEN current_setting('synchronous_commit')
-                              ELSE 'off' END, true) AS level) AS commits
-        WHERE commits.level IS NOT NULL
-    )"""
-_EVENTS = """events AS (
-        INSERT INTO outbox (channel, message) SELECT $3::text, message FROM jsonb_array_elements_text($4::jsonb) AS message
-    )"""
-_UPSERT = f"WITH {_ENTRIES} {UPSERT_ENTRIES}"
-_UPSERT_AND_PUBLISH = f"WITH {_ENTRIES}, {_EVENTS} {UPSERT_ENTRIES}"
+# One call for the whole group: the rows are one JSON document, which the server parses, so there is no per-row protocol,
+# and the plan does not depend on their number. A function, so that no statement on `files` has a part that writes another
+# table. $2: the commit is durable when it returns.
+_UPSERT = "SELECT write_files($1::jsonb, $2::boolean, $3::text, $4::jsonb)"
 
 # For each row: a join with the ids would be planned once per connection, see artstore.catalog.find.
 _DELETE = text("DELETE FROM files WHERE file_id = CAST(:file_id AS uuid) AND storage_element_id = :storage_element_id")
@@ -130,9 +95,7 @@ def invalidates(entry: FileEntry) -> bool:
 def _upsert(entries: Sequence[FileEntry], durable: bool, publish: bool) -> tuple[str, *tuple[Any, ...]]:
     rows = orjson.dumps([row_of(entry) for entry in entries]).decode()
     messages = [_message(entry) for entry in entries if publish and invalidates(entry)]
-    if not messages:
-        return _UPSERT, rows, durable
-    return _UPSERT_AND_PUBLISH, rows, durable, FILES_CHANNEL, orjson.dumps(messages).decode()
+    return _UPSERT, rows, durable, FILES_CHANNEL, orjson.dumps(messages).decode() if messages else None
 
 
 async def delete_files(connection: AsyncConnection, gone: Sequence[FileChanged]) -> None:
