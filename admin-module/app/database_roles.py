@@ -65,6 +65,8 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
 }
 """By table. A table that is not listed is admin's alone; a test keeps the list complete."""
 
+TRIGGERS = ("record_change()", "use_id()")
+"""Functions that run as the owner of the schema when a row of `files` changes."""
 REFILL = ("refill_files(jsonb)", "take_back_refilled(jsonb)")
 """All that query may write into the catalog."""
 
@@ -109,7 +111,7 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
         f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM PUBLIC, {everyone}",
         # They run as the owner: a temporary table named `changes`, with a trigger, must not be found before
         # the real one.
-        *(f"ALTER FUNCTION {one} SET search_path = {schema}, pg_temp" for one in ("record_change()", *REFILL)),
+        *(f"ALTER FUNCTION {one} SET search_path = {schema}, pg_temp" for one in (*TRIGGERS, *REFILL)),
         *(f"REVOKE ALL ON FUNCTION {one} FROM PUBLIC, {everyone}" for one in REFILL),
         *(f"GRANT EXECUTE ON FUNCTION {one} TO {QUERY}" for one in REFILL if QUERY in known),
     ):

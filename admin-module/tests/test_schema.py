@@ -135,12 +135,18 @@ async def test_a_write_of_a_module_is_in_the_change_feed_and_nothing_of_it_runs_
     await connection.execute(
         "CREATE TEMPORARY TABLE changes (txid bigint, position bigint, change text, file_id uuid, revision integer)"
     )
-    await connection.execute("GRANT ALL ON pg_temp.changes TO PUBLIC")
+    await connection.execute(
+        "CREATE TEMPORARY TABLE claimed_ids (file_id uuid PRIMARY KEY, saga_id uuid, used boolean)"
+    )
+    await connection.execute("GRANT ALL ON pg_temp.changes, pg_temp.claimed_ids TO PUBLIC")
     await connection.execute(ONE_FILE)
     await connection.execute("UPDATE files SET revision = 2")
     await connection.execute("DELETE FROM files")
-    found = await connection.fetchval("SELECT count(*) FROM pg_temp.changes")
+    found = await connection.fetchval(
+        "SELECT (SELECT count(*) FROM pg_temp.changes) + (SELECT count(*) FROM pg_temp.claimed_ids)"
+    )
     await connection.close()
+    assert [row["used"] for row in await admin.sql("SELECT used FROM claimed_ids")] == [True]
     written = [row["change"] for row in await admin.sql("SELECT change FROM changes ORDER BY txid, position")]
     assert (found, written) == (0, ["created", "updated", "deleted"])
 

@@ -119,6 +119,10 @@ def test_the_id_of_a_deleted_file_is_not_used_again(fleet: Fleet) -> None:
     assert fleet.call("DELETE", "ingester", path, token).status_code == 204
     again = fleet.call("PUT", "ingester", path, token, content=b"2", headers=headers)
     assert (again.status_code, again.json()["reason"]) == (409, "deleted")
+    path = f"/api/files/{fleet.upload(token, retention='temporary').json()['file_id']}"
+    assert fleet.call("DELETE", "ingester", path, token).status_code == 204
+    again = fleet.call("PUT", "ingester", path, token, content=b"2", headers=headers)
+    assert (again.status_code, again.json()["reason"]) == (409, "deleted")
 
 
 POINTS = [

@@ -99,6 +99,26 @@ async def test_the_id_of_a_deleted_file_is_not_given_again(admin: Any, claiming:
     assert (refused.status_code, refused.json()["reason"]) == (409, "deleted")
 
 
+async def test_the_id_that_a_deleted_file_had_got_from_the_ingester_is_not_given_either(
+    admin: Any, claiming: Claiming
+) -> None:
+    one = saga()
+    await admin.sql(
+        """INSERT INTO files (file_id, revision, state, storage_element_id, attributes, filename, content_type, size_bytes,
+            owner, tags, metadata, created_at, updated_at, checked_at)
+        VALUES ($1, 1, 'pending', 'se-02', '{}', 'a', 'text/plain', 0, 'x', '{}', '{}', now(), now(), now())""",
+        one["file_id"],
+    )
+    await admin.sql("DELETE FROM files WHERE file_id = $1", one["file_id"])
+    assert (await claiming.claim(one)).status_code == 200, "an upload that was undone"
+    await claiming.commit(one)
+    await admin.sql("DELETE FROM claimed_ids WHERE file_id = $1", one["file_id"])
+    await admin.sql("DELETE FROM sagas WHERE saga_id = $1", one["saga_id"])
+    await admin.sql("DELETE FROM files WHERE file_id = $1", one["file_id"])
+    refused = await claiming.claim(other(one))
+    assert (refused.status_code, refused.json()["reason"]) == (409, "deleted")
+
+
 async def test_an_upload_that_never_began_is_not_undone(claiming: Claiming) -> None:
     first = saga()
     second = other(first)

@@ -109,7 +109,7 @@ claimed_ids = Table(
     Column("saga_id", UUID, nullable=False, comment="the upload that may put the file, or has put it"),
     Column("used", Boolean, nullable=False, server_default=text("false"), comment="the file existed"),
 )
-"""The ids that clients made, one row each for ever: admin's alone."""
+"""The ids that clients made, and those of deleted files, one row each for ever: admin's alone."""
 
 idempotency_keys = Table(
     "idempotency_keys",

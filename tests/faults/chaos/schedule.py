@@ -61,7 +61,7 @@ POINTS = {
     "se": ("put.intended", "put.data_renamed", "put.renamed", "put.published", "put.noted", "put.notified", "put.synced",
            "put.small.data_written", "put.small.published", "late.found", "update.intended", "update.decided", "update.swapped",
            "update.published", "update.settled", "delete.intended", "delete.attributes_removed", "delete.removed",
-           "settle.noted", "wal.written", "wal.synced", "checkpoint.synced"),
+           "settle.recorded", "settle.noted", "wal.written", "wal.synced", "checkpoint.synced"),
 }  # fmt: skip
 """By module, those that an ordinary load passes. A process that does not come to its point is started again all the same."""
 MOMENTARY = frozenset({Kind.RESET, Kind.FLUSH, Kind.RESTART})
