@@ -55,8 +55,8 @@ SERVERS = {
 }
 POINTS = {
     "admin": ("admin.commit_prepared", "admin.committed", "admin.saga_claimed", "admin.saga_undone", "admin.change_made"),
-    "ingester": ("upload.transferred", "upload.committed", "key.claimed", "key.moved", "key.taken_over", "key.pinned",
-                 "key.answered"),
+    "ingester": ("upload.transferred", "upload.committed", "batch.transferred", "batch.committed", "key.claimed",
+                 "key.moved", "key.taken_over", "key.pinned", "key.answered"),
     "query": (),
     "se": ("put.intended", "put.data_renamed", "put.renamed", "put.published", "put.noted", "put.notified", "put.synced",
            "put.small.data_written", "put.small.published", "late.found", "update.intended", "update.decided", "update.swapped",

@@ -1,7 +1,8 @@
-"""Uploads: small, large and empty, raw and as forms, with a key and without."""
+"""Uploads: small, large and empty, raw, as forms and in batches, with a key and without."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -33,6 +34,32 @@ async def upload(client: Client) -> None:
     client.untold.append(Untold(label, sha256))
     if answer.status not in RETRIED and not is_running(answer):
         client.found(answer, "an upload was answered so")
+
+
+async def upload_batch(client: Client) -> None:
+    chance = client.chance
+    files = {client.new_label(): chance.randbytes(chance.randint(0, SMALL_BYTES)) for _ in range(chance.randint(2, 9))}
+
+    def form() -> Mapping[str, Any]:
+        made = aiohttp.FormData()
+        for label, content in files.items():
+            fields = {"metadata": {"label": label}, "tags": ["chaos"], "retention": "temporary", "ttl_days": 2}
+            made.add_field("attributes", json.dumps(fields), content_type="application/json")
+            made.add_field("file", content, filename=f"{label}.bin", content_type=TYPE)
+        return {"data": made}
+
+    key = f"batch-{next(iter(files))}" if chance.random() < 0.7 else None
+    answer = await client.ask("upload", "POST", "/api/files/batch", key=key, headers={}, body=form)
+    results = answer.json["results"] if answer.status == 200 else [{"status": answer.status} for _ in files]
+    for (label, content), result in zip(files.items(), results, strict=True):
+        sha256 = hashlib.sha256(content).hexdigest()
+        if result["status"] == 201:
+            one = dataclasses.replace(answer, body=json.dumps(result["file"]).encode())
+            _acknowledged(client, one, State(1, sha256, label), changeable=True)
+            continue
+        client.untold.append(Untold(label, sha256))
+        if result["status"] not in RETRIED and not is_running(answer):
+            client.found(answer, "a file of a batch was answered so")
 
 
 async def _send(client: Client, fields: dict[str, str], content: bytes, key: str | None, *, as_form: bool) -> Answer:
