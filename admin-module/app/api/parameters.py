@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from artstore.errors import InvalidFields, Malformed
+from artstore.errors import InvalidFields
 from artstore.http.json import page
 from artstore.http.lists import MAX_LIMIT, timestamp
 
@@ -58,13 +58,13 @@ def allow_only(*names: str) -> Any:
 
 
 def parse_cursor(cursor: str | None, parse: Callable[[str], C]) -> C | None:
-    """Raises Malformed for a cursor that no list has returned."""
+    """Raises InvalidFields for a cursor that no list has returned, as for any other wrong parameter."""
     if cursor is None:
         return None
     try:
         return parse(cursor)
     except (ValueError, OverflowError) as error:
-        raise Malformed("the cursor was not issued by this service") from error
+        raise InvalidFields("cursor: must be a next_cursor of this list", fields=["cursor"]) from error
 
 
 def uuid_cursor(cursor: str) -> UUID:

@@ -185,7 +185,7 @@ async def test_pages_show_each_account_once(admin: Any) -> None:
         seen += [one["client_id"] for one in answer["items"]]
         cursor = answer["next_cursor"]
     assert len(seen) == len(set(seen)) >= 6
-    assert (await admin.call("GET", BASE, params={"cursor": "x"})).status_code == 400
+    assert (await admin.call("GET", BASE, params={"cursor": "x"})).status_code == 422
 
 
 async def test_writing_accounts_needs_the_permission(admin: Any) -> None:

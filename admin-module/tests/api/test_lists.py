@@ -20,7 +20,7 @@ async def test_an_unknown_parameter_is_refused(admin: Any, name: str, query: str
 async def test_an_invalid_cursor_is_refused(admin: Any, name: str) -> None:
     for cursor in ("nonsense", "", "-1", "1_0", "%D9%A3"):
         answer = await admin.call("GET", f"/api/{name}?cursor={cursor}")
-        assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_fields")
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import unicodedata
 from typing import Any, Literal
 
@@ -276,6 +277,33 @@ async def test_pages_of_frequent_and_of_rare_words_cover_everything_once(rig: Ri
             asked = {**asked, "cursor": page["next_cursor"]} if page["next_cursor"] else {}
         assert len(seen) == len(set(seen))
         assert set(seen) == expected
+
+
+@pytest.mark.parametrize("sort", ["created_at", "-updated_at", "filename", "-size_bytes"])
+@pytest.mark.parametrize("parameters", [{}, {"q": "report"}, {"filename": "repo"}, {"tag": "a", "q": "repo"}])
+async def test_pages_are_stable_while_files_come_and_go(rig: Rig, sort: str, parameters: dict[str, str]) -> None:
+    chosen = random.Random(sort + str(parameters))
+
+    def another() -> dict[str, Any]:
+        moment = f"2026-01-01T00:00:{chosen.randrange(8):02}Z"
+        return {"filename": f"report {chosen.randrange(4)}", "tags": ["a"], "created_at": moment}
+
+    before = {file.file_id for file in await stored(rig, *(another() for _ in range(24)))}
+    left, seen = set(before), []
+    asked: dict[str, Any] = {**parameters, "sort": sort, "limit": 3}
+    while asked:
+        page = (await rig.client.get("/api/files", params=asked)).json()
+        seen += [item["file_id"] for item in page["items"]]
+        asked = {**asked, "cursor": page["next_cursor"]} if page["next_cursor"] else {}
+        await stored(rig, another())
+        gone = chosen.choice([*sorted(left), *seen[-1:]])  # also the file that the cursor names
+        left.discard(gone)
+        async with rig.engine.begin() as connection:
+            await connection.execute(text("DELETE FROM files WHERE file_id = CAST(:gone AS uuid)"), {"gone": gone})
+        if chosen.random() < 0.5:
+            await rig.index()
+    assert len(seen) == len(set(seen))
+    assert left <= set(seen)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

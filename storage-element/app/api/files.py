@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.auth.access import principal_of
-from artstore.contracts.files import Attributes, Changes, NewFile, check_new_file, encode
+from artstore.contracts.files import Attributes, Changes, NewFile, check_new_file, encode, is_id
 from artstore.contracts.media_type import canonical_type, sendable_type
 from artstore.contracts.storage import (
     ACCOUNT_HEADER,
@@ -44,7 +44,14 @@ from ..store.store import Store
 from ..store.update import RewriteOrder, patch, rewrite
 from .transfer import FileResponse, body_of, expected_digests, send_limits
 
-_LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": check_file_id}
+
+def _cursor(value: str) -> str:
+    if not is_id(value):
+        raise ValueError("must be a next_cursor of this list")
+    return value
+
+
+_LIST_PARAMETERS: dict[str, Reader] = {"limit": limit, "cursor": _cursor}
 
 
 async def put_file(request: Request) -> Response:
