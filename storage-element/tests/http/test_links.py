@@ -163,11 +163,22 @@ async def test_damaged_bytes_are_never_complete(element: RunningElement, file: d
     await eventually(is_quarantined)
 
 
-async def test_an_archive_answers_links(neighbours: Neighbours, tmp_path: Path, signer: Signer) -> None:
+async def test_an_archive_answers_links_within_the_limits(
+    neighbours: Neighbours, tmp_path: Path, signer: Signer
+) -> None:
     async with running_element(neighbours, tmp_path / "root") as element:
         file_id = (await element.put(CONTENT)).json["file_id"]
         link = signer.link(str(uuid7()), file_id)
         assert (await element.ask("GET", f"/api/links/{link}")).body == CONTENT
-    async with running_element(neighbours, tmp_path / "root", STORAGE_MODE="ar") as archive:
-        answer = await archive.ask("GET", f"/api/links/{link}", headers={"range": "bytes=1-3"})
-        assert (answer.status, answer.body) == (206, CONTENT[1:4])
+    settings = {"STORAGE_MODE": "ar", "IP_RATE_LIMIT_PER_MINUTE": "6"}
+    async with (
+        running_element(neighbours, tmp_path / "root", **settings) as archive,
+        aiohttp.ClientSession() as stranger,
+    ):
+        statuses = []
+        for _ in range(6):
+            async with stranger.get(f"{archive.url}/api/links/{link}", headers={"range": "bytes=1-3"}) as answer:
+                statuses.append(answer.status)
+                assert answer.status == 429 or await answer.read() == CONTENT[1:4]
+        assert statuses[0] == 206
+        assert 429 in statuses, "the address is limited, though the link is right"
