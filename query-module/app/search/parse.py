@@ -108,7 +108,7 @@ def _read(name: str, value: str, found: dict[str, Any]) -> None:
     value = unicodedata.normalize("NFC", value)
     name = unicodedata.normalize("NFC", name)
     if name == "tag":
-        found["tags"].append(value)
+        found["tags"].append(_text(value))
     elif name.startswith(METADATA) and len(name) > len(METADATA):
         found["metadata"][name.removeprefix(METADATA)] = value
     elif name == "sort":

@@ -43,6 +43,7 @@ def test_parameters_are_parsed(parameters: list[tuple[str, str]], expected: Sear
     ("name", "value"),
     [
         ("q", ""),
+        ("tag", ""),
         ("count", "1"),
         ("unknown", "x"),
         ("Limit", "1"),
