@@ -7,13 +7,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import asyncpg
 import sqlalchemy.exc
 from prometheus_client import Gauge
-from sqlalchemy import Engine, QueuePool, event, text
+from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
@@ -44,6 +43,8 @@ RECYCLE_S = 3600
 PING_AFTER_IDLE_S = 10.0
 """A pooled connection that was idle for this long is pinged before it is used. One that the server has closed is
 noticed without a ping, and the health check notices within seconds that PostgreSQL does not answer."""
+HELD_S = 1.0
+"""`fetch` takes a connection out of the pool once in this time: that and its return cost as much as a statement."""
 CHECK_TIMEOUT_S = 1.5
 REFUSAL_HOLDS_S = 5.0
 """How long a refused write keeps the service not ready, because only the next write shows whether a full disk
@@ -62,12 +63,18 @@ _CHECK_WITHOUT_SCHEMA = "SELECT current_setting('transaction_read_only') = 'on' 
 
 
 class Database:
-    """The connection pool. `begin` and `autocommit` are the only ways to get a connection; `fetch` needs none."""
+    """The connection pool. `begin` and `autocommit` are the only ways to get a connection; `fetch` needs none.
 
-    def __init__(self, engine: AsyncEngine, breaker: Breaker) -> None:
+    `fetch` keeps a connection while the pool has fewer than `max_connections` in use.
+    """
+
+    def __init__(self, engine: AsyncEngine, breaker: Breaker, max_connections: int = 0) -> None:
         self.engine, self._breaker = engine, breaker
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._pool = _PoolChecks(engine.sync_engine)
+        self._max_connections = max_connections
+        self._held: PoolProxiedConnection | None = None
+        """The connection of the last `fetch`, kept out of the pool unless the pool needs it."""
         self._refusal: DatabaseRefusesWrites | None = None
         self._refused_until_s = float("-inf")
 
@@ -113,7 +120,7 @@ class Database:
             return await self._fetch(statement, *values)
 
     async def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
-        pooled = await self.engine.raw_connection()
+        pooled = await self._take_connection()
         driver = cast(asyncpg.Connection, pooled.driver_connection)
         try:
             rows: list[asyncpg.Record] = await driver.fetch(statement, *values)
@@ -122,14 +129,45 @@ class Database:
             answered = isinstance(error, asyncpg.PostgresError) and not driver.is_closed()
             await greenlet_spawn(pooled.close if answered else pooled.invalidate)
             raise
-        await greenlet_spawn(pooled.close)
+        if self._held is None and not self._is_exhausted:
+            self._held = pooled
+        else:
+            await greenlet_spawn(pooled.close)
         return rows
+
+    async def _take_connection(self) -> PoolProxiedConnection:
+        if self._held is not None and self._pool.may_reuse(self._held):
+            held, self._held = self._held, None
+            return held
+        await self._give_back()
+        pooled = await self.engine.raw_connection()
+        self._pool.note_taken(pooled)
+        return pooled
+
+    async def _give_back(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await greenlet_spawn(held.close)
+
+    @property
+    def _is_exhausted(self) -> bool:
+        return cast(QueuePool, self.engine.sync_engine.pool).checkedout() >= self._max_connections
+
+    @property
+    def connections_in_use(self) -> int:
+        return cast(QueuePool, self.engine.sync_engine.pool).checkedout() - (self._held is not None)
+
+    async def close(self) -> None:
+        await self._give_back()
+        await self.engine.dispose()
 
     @asynccontextmanager
     async def _guarded(self, timeout_s: float | None = None, may_be_slow: bool = False) -> AsyncIterator[None]:
         async with self._breaker.guard():
             try:
                 async with asyncio.timeout(timeout_s):
+                    if self._held is not None and self._is_exhausted:
+                        await self._give_back()
                     yield
             except Exception as error:
                 outage = outage_of(error)
@@ -212,6 +250,16 @@ class _PoolChecks:
         if now_s - self._renewed_s >= RENEW_EVERY_S:
             self._renewed_s = now_s
 
+    def note_taken(self, pooled: PoolProxiedConnection) -> None:
+        """It was checked now."""
+        pooled.info["taken_s"] = time.monotonic()
+
+    def may_reuse(self, pooled: PoolProxiedConnection) -> bool:
+        """True for a connection that was taken out of the pool a moment ago and would pass its checks again."""
+        taken_s, opened_s = pooled.info["taken_s"], pooled.info.get("opened_s", 0.0)
+        lost = cast(asyncpg.Connection, pooled.driver_connection).is_closed()
+        return not lost and opened_s >= self._renewed_s and time.monotonic() - taken_s < HELD_S
+
     def _note_opened(self, _connection: object, record: ConnectionPoolEntry) -> None:
         record.info["opened_s"] = time.monotonic()
 
@@ -252,19 +300,15 @@ async def open_database(
             "server_settings": {"application_name": "artstore", "timezone": "UTC"},
         },
     )
-    Gauge("database_connections_active", "Connections of the pool in use", registry=runtime.registry).set_function(
-        partial(_connections_in_use, engine)
-    )
     breaker = breakers.to(EDGE, (DatabaseUnavailable,), silent=(DatabaseBusy,), named=DATABASE)
-    database = Database(engine, breaker)
+    database = Database(engine, breaker, settings.database_pool_size + settings.database_max_overflow)
+    Gauge("database_connections_active", "Connections of the pool in use", registry=runtime.registry).set_function(
+        lambda: database.connections_in_use
+    )
     runtime.health.add(DATABASE, database.check, required=required)
     ClockCheck(runtime, database.autocommit)
     runtime.audit.ship_to(database)
     try:
         yield database
     finally:
-        await engine.dispose()
-
-
-def _connections_in_use(engine: AsyncEngine) -> float:
-    return cast(QueuePool, engine.sync_engine.pool).checkedout()
+        await database.close()

@@ -196,6 +196,38 @@ async def test_a_fetch_without_an_answer_gives_its_connection_up(runtime: Runtim
         assert await pid(database) != last
 
 
+async def test_fetches_keep_a_connection_until_the_pool_needs_it(runtime: Runtime, postgres: PostgresServer) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    settings = {"database_pool_size": 2, "database_max_overflow": 0, "database_command_timeout_s": 5}
+    async with opened(runtime, postgres.url(name), **settings) as database:
+        async with asyncio.timeout(DEADLINE_S):
+            while not await keeps_one(database):  # the health check runs too
+                await asyncio.sleep(0.02)
+        for _ in range(2):
+            async with database.begin(), database.autocommit() as second:  # both connections of the pool
+                assert (await second.execute(text("SELECT 1"))).scalar_one() == 1
+                assert database.connections_in_use == 2
+            assert await asyncio.gather(pid(database), read(database), pid(database), read(database))
+        before = await pid(database)
+        await run(postgres, name, f"SELECT pg_terminate_backend({before})")
+        async with asyncio.timeout(DEADLINE_S):
+            while await pid_or_none(database) in (None, before):
+                await asyncio.sleep(0.02)
+
+
+async def keeps_one(database: Database) -> bool:
+    return await pid(database) == await pid(database) and database.connections_in_use == 0
+
+
+async def pid_or_none(database: Database) -> int | None:
+    """None: the connection was lost under the statement."""
+    try:
+        return await pid(database)
+    except DatabaseUnavailable:
+        return None
+
+
 async def pid(database: Database) -> int:
     [row] = await database.fetch("SELECT pg_backend_pid() AS pid")
     return int(row["pid"])
