@@ -36,6 +36,7 @@ HINTS = {
     "forbidden": "use an account whose role has the permission",
     "mode_forbids": "only temporary files can be changed and deleted: put them with --temporary",
     "revision_mismatch": "somebody else changed the file at the same time; repeat the command",
+    "idempotency_key_reused": "a file has changed since the interrupted put, but not its time; put all anew with --again",
     "rate_limited": "wait, or have an administrator raise rate_per_minute of the account",
     "too_many_uploads": "finish interrupted uploads by repeating their command; abandoned ones expire",
     "overloaded": "try again in a moment",

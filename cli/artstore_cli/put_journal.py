@@ -1,16 +1,19 @@
 """What a `put` has stored so far, so that the same command continues after an interruption instead of storing twice.
 
-One file for each command (address, account, sources, attributes) in the user's state folder: a line of JSON for each
-stored file, appended after its answer. It is removed when all is stored. A kill between the answer and its line repeats
-the files of that request. Beside it are the state files of resumable uploads.
+One file for each command (address, account, sources, attributes) in the user's state folder: first a random text, then a
+line of JSON for each stored file, appended after its answer. It is removed when all is stored. After a kill between the
+answer and its line the next run sends the same request under the same Idempotency-Key, made of the random text and the
+request's files, and gets the first answer. Beside it are the state files of resumable uploads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +36,7 @@ class PutJournal:
     stored: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By local path: size, mtime_ns and the record of what was stored."""
     _file: BinaryIO | None = None
+    _random: str = ""
 
     @classmethod
     def of(cls, command: Sequence[Any]) -> Self:
@@ -52,21 +56,27 @@ class PutJournal:
             ) from None
         except OSError as error:
             raise disk_error(error, self.path) from None
-        self.stored = dict(self._load())
+        self._load()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file is None:
             return
-        if os.fstat(self._file.fileno()).st_size == 0:
-            self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def forget(self) -> None:
-        """Everything is stored, or is to be stored again."""
-        self.stored = {}
-        if self._file is not None:
-            self._file.truncate(0)
+    def remove(self) -> None:
+        """All is stored."""
+        self.path.unlink(missing_ok=True)
+        self._remove_states()
+
+    def begin_anew(self) -> None:
+        """All is to be stored again."""
+        assert self._file is not None  # noqa: S101
+        self._file.truncate(0)
+        self._remove_states()
+        self._load()
+
+    def _remove_states(self) -> None:
         for state in self.path.parent.glob(f"{self.path.stem}.*.upload"):
             state.unlink(missing_ok=True)
 
@@ -75,33 +85,42 @@ class PutJournal:
         kept = self.stored.get(path)
         return kept["file"] if kept and (kept["size"], kept["mtime_ns"]) == (size, mtime_ns) else None
 
-    def add(self, path: str, size: int, mtime_ns: int, record: Mapping[str, Any]) -> None:
-        """A full disk does not stop a put: the file is stored, only not remembered."""
-        line = json.dumps({"path": path, "size": size, "mtime_ns": mtime_ns, "file": dict(record)})
-        try:
+    def add(self, stored: Sequence[tuple[str, int, int, Mapping[str, Any]]]) -> None:
+        """Path, size, mtime_ns and record of all files of one request, in one write: a kill leaves all or none.
+        A full disk does not stop a put: the files are stored, only not remembered."""
+        names = ("path", "size", "mtime_ns", "file")
+        lines = "".join(json.dumps(dict(zip(names, one, strict=True))) + "\n" for one in stored)
+        with contextlib.suppress(OSError):
             if self._file is not None:
-                self._file.write(line.encode() + b"\n")
-        except OSError:
-            pass
+                self._file.write(lines.encode())
+
+    def key(self, request: Sequence[Any]) -> str:
+        """The Idempotency-Key of a request that these values describe: the same in each run of the command."""
+        return hashlib.sha256(json.dumps([self._random, request]).encode()).hexdigest()
 
     def state_file(self, path: str) -> Path:
         """For the resumable upload of this file."""
         return self.path.with_name(f"{self.path.stem}.{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.upload")
 
-    def _load(self) -> list[tuple[str, dict[str, Any]]]:
+    def _load(self) -> None:
         assert self._file is not None  # noqa: S101
-        kept = list[tuple[str, dict[str, Any]]]()
+        self.stored, self._random = {}, ""
         self._file.seek(0)
         text = self._file.read()
-        if text and not text.endswith(b"\n"):
-            self._file.write(b"\n")
         for line in text.splitlines():
             try:
                 one = json.loads(line)
-                kept.append((one["path"], {name: one[name] for name in ("size", "mtime_ns", "file")}))
+                if "random" in one:
+                    self._random = str(one["random"])
+                else:
+                    self.stored[one["path"]] = {name: one[name] for name in ("size", "mtime_ns", "file")}
             except (ValueError, KeyError, TypeError):
                 continue  # a line that was not written to its end
-        return kept
+        begin = b"" if not text or text.endswith(b"\n") else b"\n"
+        if not self._random:
+            self._random = secrets.token_hex(16)
+            begin += json.dumps({"random": self._random}).encode() + b"\n"
+        self._file.write(begin)
 
     def _remove_old(self) -> None:
         until = time.time() - KEPT_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -17,7 +18,7 @@ from ..output import plural, printable, size_text
 from ..values import parse_pairs
 
 if TYPE_CHECKING:
-    from artstore_client import FileRecord
+    from artstore_client import ArtStoreError, FileRecord
 
     from ..put_journal import PutJournal
     from ..put_sources import LocalFile
@@ -30,6 +31,8 @@ GROUP_BYTES = 16 << 20
 GROUP_FILES = 200
 RESUMABLE_BYTES = 64 << 20
 READ_BYTES = 256 * 1024
+MAX_ATTRIBUTES_CHARS = 3000
+"""In the spelling of JSON that is as long as that of a query string, whose line is limited to 8 KiB."""
 PATH_KEY = "path"
 """The key of the metadata that holds the path below a folder that was put."""
 
@@ -81,7 +84,7 @@ async def put(
     command = [session.connection.url, session.connection.client_id, places, name, attributes]
     with PutJournal.of(command) as journal:
         if again:
-            journal.forget()
+            journal.begin_anew()
         return await _Put(session, journal, name, attributes).run(sources, at_once)
 
 
@@ -135,83 +138,96 @@ class _Put:
             transfers = Transfers(out, bars)
             for failure in failures:
                 transfers.failed(failure)
-            code = await transfers.run(self._jobs(self._not_stored(files, bars), transfers), at_once)
+            code = await transfers.run(self._jobs(files, transfers), at_once)
         return self._finish(transfers, code, len(files) + len(failures))
 
-    def _not_stored(self, files: Sequence[LocalFile], bars: Any) -> Iterator[LocalFile]:
-        """Shows what an earlier run of this command has stored, and yields the rest."""
-        for one in files:
-            record = self.journal.find(os.path.abspath(one.path), one.size, one.mtime_ns)
-            if record is None:
-                yield one
-            else:
-                self.before += 1
-                bars.skip(one.size)
-                self._show(one, record)
-
-    def _jobs(self, files: Iterator[LocalFile], transfers: Transfers) -> Iterator[Job]:
-        """Small files in groups, the others one by one, in the order of the files."""
-        from ..transfers import Job
-
+    def _jobs(self, files: Sequence[LocalFile], transfers: Transfers) -> Iterator[Job]:
+        """Small files in groups, the others one by one, without those that an earlier run has stored. A later run of the
+        command makes the same groups."""
         group, size = list[Any](), 0
         for one in files:
             if one.size > SMALL_BYTES:
-                resumable = one.size > RESUMABLE_BYTES
-                yield Job(one.path, partial(self._put_one, one, transfers), resumable)
+                yield from self._job([one], transfers)
                 continue
             if group and (size + one.size > GROUP_BYTES or len(group) == GROUP_FILES):
-                yield self._group(group, transfers)
+                yield from self._job(group, transfers)
                 group, size = [], 0
             group.append(one)
             size += one.size
-        if group:
-            yield self._group(group, transfers)
+        yield from self._job(group, transfers)
 
-    def _group(self, group: list[LocalFile], transfers: Transfers) -> Job:
+    def _job(self, group: Sequence[LocalFile], transfers: Transfers) -> Iterator[Job]:
         from ..transfers import Job
 
-        if len(group) == 1:
-            return Job(group[0].path, partial(self._put_one, group[0], transfers), resumable=False)
-        return Job(f"{len(group)} files", partial(self._put_group, group, transfers), False, len(group))
+        left = [one for one in group if not self._was_stored(one, transfers)]
+        if len(left) == 1:
+            yield Job(left[0].path, partial(self._put_one, left[0], transfers), left[0].size > RESUMABLE_BYTES)
+        elif left:
+            yield Job(f"{len(left)} files", partial(self._put_group, left, transfers), False, len(left))
+
+    def _was_stored(self, one: LocalFile, transfers: Transfers) -> bool:
+        record = self.journal.find(os.path.abspath(one.path), one.size, one.mtime_ns)
+        if record is None:
+            return False
+        self.before += 1
+        transfers.bars.skip(one.size)
+        self._show(one, record)
+        return True
 
     async def _put_one(self, one: LocalFile, transfers: Transfers) -> None:
-        state = self.journal.state_file(os.path.abspath(one.path)) if one.size > RESUMABLE_BYTES else None
+        resumed: dict[str, Any] = {"idempotency_key": self._key([one])}
+        if one.size > RESUMABLE_BYTES or not self._fits(one):
+            resumed = {"state_file": self.journal.state_file(os.path.abspath(one.path))}
         with transfers.bars.bar(one.path, one.size) as bar:
             record = await self.session.store.upload(
-                one.path, filename=self.name, state_file=state, progress=bar.shown, **self._attributes_of(one)
+                one.path, filename=self.name, progress=bar.shown, **resumed, **self._attributes_of(one)
             )
-        self._add(one, record)
+        self._add([(one, record)])
+
+    def _key(self, files: Sequence[LocalFile]) -> str:
+        return self.journal.key([(os.path.abspath(one.path), one.size, one.mtime_ns) for one in files])
+
+    def _fits(self, one: LocalFile) -> bool:
+        """True if one request can carry the attributes, in its query string."""
+        form = (self.attributes["content_type"] or "").lower().startswith("multipart/")
+        return not form and len(json.dumps([self.name, self._attributes_of(one)])) <= MAX_ATTRIBUTES_CHARS
 
     async def _put_group(self, group: list[LocalFile], transfers: Transfers) -> None:
         """A group that cannot be sent as a whole (one of its files vanished, say) is sent file by file."""
-        from artstore_client import ArtStoreError, Upload
+        from artstore_client import ArtStoreError, FileRecord, Upload
 
         from ..failures import describe
 
         size = sum(one.size for one in group)
         with transfers.bars.bar(f"{len(group)} files", size) as bar:
             uploads = [Upload(content=one.path, filename=self.name, **self._attributes_of(one)) for one in group]
+            outcomes: Sequence[FileRecord | ArtStoreError]
             try:
-                outcomes = await self.session.store.upload_batch(uploads)
+                outcomes = await self.session.store.upload_batch(uploads, idempotency_key=self._key(group))
             except (OSError, ValueError):
-                outcomes = None
+                outcomes = []
             except ArtStoreError as error:
-                failure = describe(error)
-                if failure.stops_all or error.status in (429, 502, 503, 507):
-                    transfers.failed(failure.about(f"{group[0].path} and {len(group) - 1} more"))
-                    return
-                outcomes = None
-            if outcomes is not None:
-                bar.shown(size, size)
-        for number, one in enumerate(group):
+                outcomes = [error] * len(group)
+            bar.shown(size if outcomes else 0, size)
+        if not outcomes:
+            return await self._put_each(group, transfers)
+        first = outcomes[0]
+        if isinstance(first, ArtStoreError) and all(outcome is first for outcome in outcomes):
+            transfers.untried += len(group) - 1
+            return transfers.failed(describe(first).about(f"{group[0].path} and {len(group) - 1} more"))
+        done = [(one, record) for one, record in zip(group, outcomes, strict=True) if isinstance(record, FileRecord)]
+        self._add(done)
+        for one, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, ArtStoreError):
+                transfers.failed(describe(outcome).about(one.path))
+        return None
+
+    async def _put_each(self, group: Sequence[LocalFile], transfers: Transfers) -> None:
+        from ..failures import describe
+
+        for one in group:
             try:
-                if outcomes is None:
-                    await self._put_one(one, transfers)
-                    continue
-                outcome = outcomes[number]
-                if isinstance(outcome, ArtStoreError):
-                    raise outcome
-                self._add(one, outcome)
+                await self._put_one(one, transfers)
             except Exception as error:
                 transfers.failed(describe(error).about(one.path))
 
@@ -220,12 +236,18 @@ class _Put:
             return self.attributes
         return {**self.attributes, "metadata": {PATH_KEY: one.below, **self.attributes["metadata"]}}
 
-    def _add(self, one: LocalFile, record: FileRecord) -> None:
-        kept = record.to_json()
-        self.journal.add(os.path.abspath(one.path), one.size, one.mtime_ns, kept)
-        self.stored += 1
-        self.stored_bytes += record.size_bytes
-        self._show(one, kept)
+    def _add(self, stored: Sequence[tuple[LocalFile, FileRecord]]) -> None:
+        records = [record.to_json() for _, record in stored]
+        self.journal.add(
+            [
+                (os.path.abspath(one.path), one.size, one.mtime_ns, record)
+                for (one, _), record in zip(stored, records, strict=True)
+            ]
+        )
+        for (one, _), record in zip(stored, records, strict=True):
+            self.stored += 1
+            self.stored_bytes += one.size
+            self._show(one, record)
 
     def _show(self, one: LocalFile, record: dict[str, Any]) -> None:
         self.session.out.item({"path": one.path, "file": record}, _stored_line(self.session, record, one.path))
@@ -243,7 +265,7 @@ class _Put:
                 counts += [f"{number} {what}"] if number else []
             out.note(", ".join(counts))
         if code == ExitCode.DONE:
-            self.journal.forget()
+            self.journal.remove()
         elif total > 1 and not transfers.interrupted:
             out.note("the same command again stores only what is missing")
         return code

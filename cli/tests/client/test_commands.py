@@ -18,7 +18,7 @@ from artstore_cli.commands.files import change_tags
 from artstore_cli.output import UNSAFE, fit, printable, size_text, to_json
 from artstore_cli.values import parse_duration, parse_size
 
-from .conftest import TIMEOUT_S, Artstore
+from .conftest import SOURCES, TIMEOUT_S, Artstore
 
 NO_ID = "00000000-0000-4000-8000-000000000000"
 
@@ -91,24 +91,24 @@ def test_tags_are_added_and_removed(artstore: Artstore) -> None:
     assert change_tags(("a", "b"), ["-a", "+c", "+b", "+a"]) == ["b", "c", "a"]
 
 
-def test_a_list_says_that_it_is_not_all(artstore: Artstore) -> None:
+def test_a_list_says_that_it_is_not_all(artstore: Artstore, mark: str) -> None:
     folder = artstore.folder / "many"
     folder.mkdir()
     for number in range(3):
         (folder / f"{number}.txt").write_text("x")
-    artstore.run("put", "many", "--tag", "listed")
-    some = artstore.run("ls", "--tag", "listed", "--limit", "2", "--sort", "filename")
+    artstore.run("put", "many", "--tag", mark)
+    some = artstore.run("ls", "--tag", mark, "--limit", "2", "--sort", "filename")
     assert [line.split("\t")[3] for line in some.stdout.splitlines()] == ["0.txt", "1.txt"]
     assert "--limit 0" in some.stderr
     for limit in ("3", "0"):
-        everything = artstore.run("ls", "--tag", "listed", "--limit", limit)
+        everything = artstore.run("ls", "--tag", mark, "--limit", limit)
         assert (len(everything.stdout.splitlines()), everything.stderr) == (3, "")
 
 
 def test_a_closed_pipe_is_quiet(artstore: Artstore) -> None:
     read, write = os.pipe()
     os.close(read)
-    with artstore.start("audit", "list", stdout=write) as listing:
+    with artstore.in_new_interpreter().start("audit", "list", stdout=write) as listing:
         os.close(write)
         assert listing.stderr is not None
         assert listing.stderr.read() == ""
@@ -119,7 +119,7 @@ def on_terminal(artstore: Artstore, typed: bytes, *arguments: str, columns: int 
     """Exit code and screen of a command with a terminal for all three streams."""
     main, terminal = pty.openpty()
     variables = {**artstore.environment, "COLUMNS": str(columns), "TERM": "xterm"}
-    program = [sys.executable, "-m", "artstore_cli", *arguments]
+    program = [*artstore.program, *arguments]
     process = subprocess.Popen(
         program, cwd=artstore.folder, env=variables, stdin=terminal, stdout=terminal, stderr=terminal
     )
@@ -138,12 +138,12 @@ def on_terminal(artstore: Artstore, typed: bytes, *arguments: str, columns: int 
     return process.wait(TIMEOUT_S), screen.decode().replace("\r\n", "\n")
 
 
-def test_on_a_terminal_there_are_tables_bars_and_questions(artstore: Artstore) -> None:
+def test_on_a_terminal_there_are_tables_bars_and_questions(artstore: Artstore, mark: str) -> None:
     (artstore.folder / ("long " * 20 + "name.txt")).write_text("x")
-    code, screen = on_terminal(artstore, b"", "put", "long " * 20 + "name.txt", "--temporary", "--tag", "seen")
+    code, screen = on_terminal(artstore, b"", "put", "long " * 20 + "name.txt", "--temporary", "--tag", mark)
     assert code == 0
     assert "━" in screen
-    code, screen = on_terminal(artstore, b"", "ls", "--tag", "seen")
+    code, screen = on_terminal(artstore, b"", "ls", "--tag", mark)
     heading, row = screen.splitlines()
     assert heading.split() == ["ID", "SIZE", "CREATED", "NAME", "TAGS"]
     assert max(len(heading), len(row)) <= 80
@@ -193,9 +193,8 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
         "cryptography",
     )
     program = f"import sys; import artstore_cli.app; print([name for name in {heavy!r} if name in sys.modules])"
-    path = os.pathsep.join(str(ROOT / part) for part in ("cli", "clients/python", "shared"))
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": SOURCES}, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -209,7 +208,7 @@ def test_an_installed_command_needs_no_source_code(artstore: Artstore, tmp_path:
     copied = site / "artstore_cli"
     copied.unlink()
     subprocess.run(["cp", "-r", str(ROOT / "cli" / "artstore_cli"), str(copied)], check=True)
-    installed = artstore.with_environment(PYTHONPATH=str(site))
+    installed = artstore.in_new_interpreter().with_environment(PYTHONPATH=str(site))
     text = installed.run("--help").stdout
     assert "elements" in text
     assert "bench" not in text

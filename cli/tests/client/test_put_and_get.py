@@ -39,7 +39,7 @@ def wait_until(true: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def test_a_folder_comes_back_whole(artstore: Artstore) -> None:
+def test_a_folder_comes_back_whole(artstore: Artstore, mark: str) -> None:
     folder = artstore.folder / "in"
     (folder / "a b").mkdir(parents=True)
     contents = {
@@ -53,13 +53,13 @@ def test_a_folder_comes_back_whole(artstore: Artstore) -> None:
     (folder / "link").symlink_to("/etc/passwd")
     (folder / "folder-link").symlink_to("/etc")
     os.mkfifo(folder / "pipe")
-    put = artstore.run("put", "in", "--tag", "whole", "--metadata", "k=v=w", "--json")
+    put = artstore.run("put", "in", "--tag", mark, "--metadata", "k=v=w", "--json")
     stored = {one["path"]: one["file"] for one in map(json.loads, put.stdout.splitlines())}
     assert stored.keys() == {f"in/{name}" for name in contents}
     assert len([line for line in put.stderr.splitlines() if json.loads(line)["warning"]["code"] == "skipped"]) == 3
     for name in contents:
         record = stored[f"in/{name}"]
-        assert (record["filename"], record["tags"]) == (Path(name).name, ["whole"])
+        assert (record["filename"], record["tags"]) == (Path(name).name, [mark])
         assert record["metadata"] == {"path": name, "k": "v=w"}
     (artstore.folder / "out").mkdir()
     ids = [record["file_id"] for record in stored.values()]
@@ -139,43 +139,61 @@ def test_what_is_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert isinstance(missing, Unreadable)
 
 
-def test_the_same_command_stores_only_what_is_missing(artstore: Artstore) -> None:
+def test_the_same_command_stores_only_what_is_missing(artstore: Artstore, mark: str) -> None:
     """A name that the service refuses is one failure among files that are stored; then it is mended."""
     folder = artstore.folder / "in"
     folder.mkdir()
     for number in range(20):
         (folder / f"{number}.txt").write_text(str(number))
     (folder / "bad\x07name").write_text("bad")
-    put = artstore.run("put", "in", "--tag", "missing-only", code=1)
+    put = artstore.run("put", "in", "--tag", mark, code=1)
     assert "artstore: in/bad\\x07name: " in put.stderr
     assert "20 files stored (30 B), 1 failed" in put.stderr
     first = {line.split("\t")[0] for line in put.stdout.splitlines()}
     (folder / "bad\x07name").rename(folder / "good name")
     (folder / "3.txt").write_text("changed")
-    put = artstore.run("put", "in", "--tag", "missing-only")
+    put = artstore.run("put", "in", "--tag", mark)
     assert "2 files stored (10 B), 19 stored before" in put.stderr
     second = {line.split("\t")[0] for line in put.stdout.splitlines()}
     assert (len(first), len(second), len(first & second)) == (20, 21, 19)
-    assert len(artstore.items("ls", "--tag", "missing-only")) == 22
+    assert len(artstore.items("ls", "--tag", mark)) == 22
     assert not list(Path(artstore.environment["XDG_STATE_HOME"]).rglob("*.jsonl"))
-    again = artstore.run("put", "in", "--tag", "missing-only")
+    again = artstore.run("put", "in", "--tag", mark)
     assert "21 files stored (39 B)" in again.stderr
 
 
-def test_an_interrupted_put_of_a_folder_stores_nothing_twice(artstore: Artstore) -> None:
+def test_a_put_that_was_killed_before_it_noted_the_answers_stores_nothing_twice(artstore: Artstore, mark: str) -> None:
+    folder = artstore.folder / "in"
+    folder.mkdir()
+    for name in ("1.txt", "2.txt", "bad\x07name"):
+        (folder / name).write_text(name)
+    (folder / "large.bin").write_bytes(os.urandom((1 << 20) + 1))
+    first = artstore.items("put", "in", "--tag", mark, code=1)
+    (journal,) = Path(artstore.environment["XDG_STATE_HOME"]).rglob("*.jsonl")
+    journal.write_text(journal.read_text().splitlines()[0] + '\n{"path": "half a li')
+    assert sorted(one["path"] for one in first) == ["in/1.txt", "in/2.txt", "in/large.bin"]
+    again = artstore.items("put", "in", "--tag", mark, code=1)
+    assert {one["path"]: one["file"] for one in again} == {one["path"]: one["file"] for one in first}
+    assert len(artstore.items("ls", "--tag", mark)) == 3
+    anew = artstore.items("put", "in", "--tag", mark, "--again", code=1)
+    assert len(anew) == 3
+    assert len(artstore.items("ls", "--tag", mark)) == 6
+
+
+def test_an_interrupted_put_of_a_folder_stores_nothing_twice(artstore: Artstore, mark: str) -> None:
     folder = artstore.folder / "in"
     folder.mkdir()
     for number in range(12):
         (folder / f"{number:02}.bin").write_bytes(os.urandom((1 << 20) + number))
-    with artstore.start("put", "in", "--tag", "interrupted", "--jobs", "2", "--json") as put:
+    with artstore.start("put", "in", "--tag", mark, "--jobs", "2", "--json") as put:
         assert put.stdout is not None
         put.stdout.readline()
         put.send_signal(signal.SIGINT)
         _, errors = put.communicate(timeout=TIMEOUT_S)
     assert put.returncode == 130, errors
     assert json.loads(errors.splitlines()[-1])["error"]["code"] == "interrupted"
-    assert len(artstore.items("put", "in", "--tag", "interrupted")) == 12
-    assert len(artstore.items("ls", "--tag", "interrupted")) == 12
+    assert len(artstore.items("put", "in", "--tag", mark)) == 12
+    assert len(artstore.items("ls", "--tag", mark)) == 12
 
 
 def test_a_large_upload_continues_after_an_interruption(artstore: Artstore, system: System, large: Path) -> None:

@@ -39,7 +39,9 @@ class _Part:
     hasher: hashlib._Hash
 
 
-async def upload_batch(transport: Transport, uploads: Sequence[Upload]) -> list[Stored]:
+async def upload_batch(
+    transport: Transport, uploads: Sequence[Upload], idempotency_key: str | None = None
+) -> list[Stored]:
     """The outcomes in the order of `uploads`. Raises ArtStoreError when a request fails as a whole: none of its files is
     stored then, those of the requests before it are."""
     outcomes: dict[int, Stored] = {}
@@ -48,7 +50,8 @@ async def upload_batch(transport: Transport, uploads: Sequence[Upload]) -> list[
     while waiting:
         async with AsyncExitStack() as opened:
             group = await _open_group(opened, waiting)
-            results = await _send_group(transport, group)
+            results = await _send_group(transport, group, idempotency_key or new_key())
+        idempotency_key = None
         del waiting[: len(group)]
         outcomes.update(results)
         refused = [one for one in results.values() if isinstance(one, ArtStoreError) and one.status in (429, 502, 503)]
@@ -79,7 +82,7 @@ async def _open_group(opened: AsyncExitStack, waiting: Sequence[tuple[int, Uploa
     return group
 
 
-async def _send_group(transport: Transport, group: Sequence[_Part]) -> dict[int, Stored]:
+async def _send_group(transport: Transport, group: Sequence[_Part], key: str) -> dict[int, Stored]:
     boundary = secrets.token_hex(16)
     heads = [_head(boundary, part) for part in group]
     end = f"--{boundary}--\r\n".encode()
@@ -96,7 +99,7 @@ async def _send_group(transport: Transport, group: Sequence[_Part]) -> dict[int,
     headers = {
         "content-type": f"multipart/form-data; boundary={boundary}",
         "content-length": str(length),
-        "idempotency-key": new_key(),
+        "idempotency-key": key,
     }
     answer = await transport.json(Call("POST", "/api/files/batch", True, headers=headers, content=body))
     return dict(_outcomes(group, answer))

@@ -170,11 +170,13 @@ class Client:
             check_stored(record, upload.hasher)
             return record
 
-    async def upload_batch(self, uploads: Sequence[Upload]) -> list[Stored]:
+    async def upload_batch(self, uploads: Sequence[Upload], *, idempotency_key: str | None = None) -> list[Stored]:
         """Stores many small files in few requests. For each upload, in order: its record, or the error with which it was
-        refused. One request takes up to 200 files and 64 MiB, whose files become visible together. Raises ArtStoreError
-        when a request fails as a whole: none of its files is stored then, those of the requests before it are."""
-        return await upload_batch(self._transport, uploads)
+        refused. One request takes up to 200 files and 64 MiB, whose files become visible together. An `idempotency_key`
+        of your own belongs to the first request: another process can repeat the same call, and nothing is stored twice.
+        Raises ArtStoreError when a request fails as a whole: none of its files is stored then, those of the requests
+        before it are."""
+        return await upload_batch(self._transport, uploads, idempotency_key)
 
     # Reading
 
