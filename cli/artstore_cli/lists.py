@@ -43,7 +43,7 @@ async def show_list(
     async for record in listing:
         if limit and shown == limit:
             show()
-            out.note(f"only the first {limit}; --limit N shows more, --limit 0 all")
+            out.warning(f"only the first {limit}; --limit N shows more, --limit 0 all", code="more")
             break
         item = record.to_json()
         group.append(item if out.as_json else row(item))

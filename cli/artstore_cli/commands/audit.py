@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import CommandError
+from ..command import AsJson
+from ..errors import CommandError, ExitCode
+from ..output import Output, to_json
 from ..repository import IN_REPOSITORY
+from .local import refuse
 
 CREDENTIALS = Path(".artstore/keys/admin-client.json")
 
@@ -30,15 +33,21 @@ def verify(
     admin_key: Annotated[
         str | None, typer.Option(help="The required fingerprint of admin's key, as in the checkpoints that admin logs.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Verify exported audit logs offline. Exit code 1 when a change was found."""
+    from dataclasses import asdict
+
     from ..audit import verify_files
 
     try:
         report = verify_files(files, admin_key)
     except CommandError as error:
-        print(f"artstore: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        error.exit_code = ExitCode.USAGE
+        raise refuse(error, as_json) from None
+    if as_json:
+        Output(as_json).line(to_json({**asdict(report), "admin_key": report.admin_key}))
+        raise typer.Exit(1 if report.findings else 0)
     for one in report.findings:
         print(f"{one.what}: {one.chain} {one.seq}: {one.detail}")
     part = "" if report.whole else " of a part of the log, so that gaps are not checked"

@@ -47,7 +47,7 @@ def back_up(
         passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
         made, manifest = backup.back_up(folder, target.absolute(), passphrase, keep)
     except CommandError as error:
-        raise refuse(error) from None
+        raise refuse(error, as_json) from None
     if as_json:
         print(msgspec.json.encode({"backup": str(made), **msgspec.to_builtins(manifest)}).decode())
     else:
@@ -88,7 +88,7 @@ def restore(
             folder, backup, manifest, parts, passphrase, lambda text: print(text, file=sys.stderr)
         )
     except CommandError as error:
-        raise refuse(error) from None
+        raise refuse(error, as_json) from None
     if as_json:
         done = {"backup": str(backup), "restored": parts, "replaced": str(aside) if aside else None}
         print(msgspec.json.encode(done).decode())

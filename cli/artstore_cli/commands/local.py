@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import CommandError
+from ..command import AsJson
+from ..errors import CommandError, ExitCode
+from ..output import Output
 from ..repository import LOCAL_DATA, ROOT
 
 DEFAULT_DATA = ROOT / LOCAL_DATA
 NOT_RUNNING = 3
 """Exit code of `status` when nothing runs, as for init scripts."""
-NO_ELEMENT = 2
-"""Exit code of `verify` for a folder without an element."""
 
 Data = Annotated[
     Path, typer.Option("--data", help="The folder with all data, keys and logs.", show_default=".artstore")
@@ -28,9 +27,13 @@ def add_to(app: typer.Typer) -> None:
         app.command(name)(function)
 
 
-def refuse(error: CommandError) -> typer.Exit:
-    print(f"artstore: {error}", file=sys.stderr)
-    return typer.Exit(1)
+def refuse(error: CommandError, as_json: bool = False) -> typer.Exit:
+    """Shows the error. Raise what this returns."""
+    from ..failures import describe
+
+    failure = describe(error)
+    Output(as_json).error(failure.shown())
+    return typer.Exit(failure.exit_code)
 
 
 def up(
@@ -68,7 +71,7 @@ def up(
     raise typer.Exit(detached(lambda started: run(on_started=started), folder.log("artstore")) if detach else run())
 
 
-def down(data: Data = DEFAULT_DATA) -> None:
+def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
     """Stop the system that runs on a folder."""
     from ..data_folder import DataFolder
     from ..running import down as stop
@@ -76,8 +79,9 @@ def down(data: Data = DEFAULT_DATA) -> None:
     try:
         stopped = stop(DataFolder(data.absolute()))
     except CommandError as error:
-        raise refuse(error) from None
-    print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+        raise refuse(error, as_json) from None
+    text = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
+    Output(as_json).item({"stopped": stopped}, text)
 
 
 def status(
@@ -201,8 +205,8 @@ def verify_folder(
     try:
         verdict = verify(folder)
     except CommandError as error:
-        refuse(error)
-        raise typer.Exit(NO_ELEMENT) from None
+        error.exit_code = ExitCode.USAGE
+        raise refuse(error, as_json) from None
     print(verdict.as_json().decode() if as_json else "\n".join(lines_of(verdict)))
     raise typer.Exit(0 if verdict.sound else 1)
 

@@ -215,3 +215,13 @@ def test_an_installed_command_needs_no_source_code(artstore: Artstore, tmp_path:
     refused: dict[str, Any] = json.loads(installed.run("up", "--detach", "--json", code=1).stderr)
     assert "source code" in refused["error"]["message"]
     assert [one["id"] for one in installed.items("elements")][:2] == ["se-01", "se-02"]
+
+
+def test_the_shell_completes_commands_options_and_values(artstore: Artstore) -> None:
+    def completed(line: str, at: int) -> list[str]:
+        asked = {"_ARTSTORE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(at)}
+        return artstore.with_environment(**asked).run().stdout.split()
+
+    assert completed("artstore s", 1) == ["search", "status", "sagas"]
+    assert completed("artstore mode se-02 ", 3) == ["ro", "ar"]
+    assert "--temporary" in completed("artstore put --t", 2)
