@@ -30,6 +30,8 @@ class Connection:
     client_secret: str = field(repr=False)
     source: str = ""
     """Where address and credentials come from, for messages."""
+    folder: Path | None = None
+    """The data folder of a local system."""
 
     @property
     def encrypted(self) -> bool:
@@ -73,7 +75,7 @@ def local_connection(folder: DataFolder) -> Connection:
         )
     credentials = load_credentials(folder.keys / "admin-client.json")
     url = f"http://127.0.0.1:{record.port_base + GATEWAY_OFFSET}"
-    return Connection(url, *credentials, source=f"the system on {folder.path}")
+    return Connection(url, *credentials, source=f"the system on {folder.path}", folder=folder.path)
 
 
 def load_credentials(path: Path) -> tuple[str, str]:

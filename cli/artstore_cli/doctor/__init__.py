@@ -1,0 +1,1 @@
+"""`doctor`: checks a running system against what production needs."""
