@@ -20,7 +20,8 @@ from artstore.contracts.storage import (
 from artstore.errors import ArtStoreError
 from artstore.http.digests import Digest, digest_headers
 from artstore.logs import request_id
-from artstore.peers.client import Peer, PeerAnswer
+from artstore.peers.client import Peer
+from artstore.peers.connections import PeerAnswer
 from artstore.peers.session import Peers
 from artstore.tracing import trace_headers
 

@@ -16,7 +16,7 @@ from artstore.database import Database
 from artstore.errors import ArtStoreError, BadGateway, Unavailable
 from artstore.logs import get_logger
 from artstore.modes import check_change
-from artstore.peers.client import PeerAnswer
+from artstore.peers.connections import PeerAnswer
 from artstore.peers.session import Peers
 
 from ..audit.chain import Auditor

@@ -20,7 +20,7 @@ from artstore.failpoints import failpoint
 from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import request_id
 from artstore.modes import Operation, require
-from artstore.peers.client import PeerAnswer
+from artstore.peers.connections import PeerAnswer
 
 from ..core.context import Context
 from ..idempotency.keys import HeldKey

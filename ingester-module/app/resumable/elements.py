@@ -27,7 +27,8 @@ from artstore.contracts.uploads import (
 )
 from artstore.discovery import Discovery
 from artstore.errors import BadGateway, NotFound, Unavailable
-from artstore.peers.client import Peer, PeerAnswer
+from artstore.peers.client import Peer
+from artstore.peers.connections import PeerAnswer
 from artstore.peers.session import Peers
 
 COMPLETE_TIMEOUT_S = 900.0

@@ -1,7 +1,7 @@
 """Typed requests to one peer: token, request id, trace, timeouts, circuit breaker. An error of the peer is
 raised as its own class.
 
-It uses aiohttp because file contents pass here: a small request costs a fifteenth of one with httpx.
+Small requests use connections.py; file contents are streamed with aiohttp, which costs a fifteenth of httpx.
 """
 
 from __future__ import annotations
@@ -11,14 +11,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urlencode
 
 import aiohttp
 
 from artstore.clock import uuid7
-from artstore.errors import BadGateway, Forbidden, Overloaded, RateLimited, Unauthenticated, Unavailable, from_wire
+from artstore.errors import (
+    ArtStoreError,
+    BadGateway,
+    Forbidden,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+    from_wire,
+)
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
+from artstore.peers.connections import READING, Connections, PeerAnswer
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
 from artstore.peers.liveness import LoopLag, PendingRequests, ResponseWait, UploadBody
 from artstore.peers.pools import Kind, Pools
@@ -28,8 +39,8 @@ log = get_logger("artstore.peers")
 
 TIMER_S = 0.05
 """Precision of the event loop's timers."""
-READING = frozenset({"GET", "HEAD"})
-"""Methods that may be repeated when a pooled connection turns out to be closed."""
+_TOKEN_REFUSED = (Unauthenticated.status, Forbidden.status)
+"""Also when forbidden: the account may have been given more since the token was issued."""
 REPEATED = frozenset({"PUT", "DELETE"})
 """Methods that aiohttp would repeat then although they change something."""
 
@@ -42,15 +53,6 @@ class Token(Protocol):
 
     def invalidate(self, token: str) -> None:
         """The token was refused: the next call gives another."""
-
-
-@dataclass(slots=True)
-class PeerAnswer:
-    """A complete response. Header names are found in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make
@@ -74,6 +76,7 @@ class Peer:
     name: str
     url: str
     session: aiohttp.ClientSession
+    connections: Connections
     token: Token
     breaker: Breaker
     connect_timeout_s: float
@@ -96,15 +99,21 @@ class Peer:
         content."""
         sent = {"content-type": "application/json"} if body is not None else {}
         sent |= headers or {}
-        timeout = _timeout(timeout_s, self.connect_timeout_s, None)
-        request = _Request(method, path, timeout, sent, {"data": body, "params": params})
+        sent["x-request-id"] = request_id.get() or str(uuid7())
+        sent |= trace_headers()
+        target = f"{path}?{urlencode(params)}" if params else path
         pool = self.pools.of(kind)
         await pool.take()
         try:
-            async with _Answered(self, request) as response:
-                return await _whole(response)
+            answer = await self._call(method, target, sent, body, timeout_s)
+            if answer.status == Unauthenticated.status:
+                # Our token was revoked (a key was revoked, our account changed). It has been dropped, so try with a new one.
+                answer = await self._call(method, target, sent, body, timeout_s)
         finally:
             pool.release()
+        if answer.status >= 400:
+            raise self._refusal(answer.status, answer.body)
+        return answer
 
     async def upload(
         self,
@@ -172,14 +181,52 @@ class Peer:
         return response
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
-        """Raises the peer's error; BadGateway if it refuses our account, which our caller cannot change. A module's account
-        has no rate limit: a peer answers 429 only after it has refused our token many times."""
-        if response.status < 400:
-            return
-        error = from_wire(response.status, await response.content.read(MAX_ANSWER_BYTES))
+        """Raises the peer's error."""
+        if response.status >= 400:
+            raise self._refusal(response.status, await response.content.read(MAX_ANSWER_BYTES))
+
+    def _refusal(self, status: int, body: bytes) -> ArtStoreError:
+        """The peer's error; BadGateway if it refuses our account, which our caller cannot change. A module's account has no
+        rate limit: a peer answers 429 only after it has refused our token many times."""
+        error = from_wire(status, body)
         if isinstance(error, Unauthenticated | Forbidden | RateLimited):
-            raise BadGateway(f"{self.name} refuses this service's account: {error.detail}")
-        raise error
+            return BadGateway(f"{self.name} refuses this service's account: {error.detail}")
+        return error
+
+    async def _call(
+        self, method: str, target: str, headers: dict[str, str], body: bytes | None, timeout_s: float
+    ) -> PeerAnswer:
+        """One attempt with our token, which is dropped if the peer does not accept it."""
+        token = await self.token()
+        headers["authorization"] = f"Bearer {token}"
+        began_s = asyncio.get_running_loop().time()
+        try:
+            async with self.breaker.guard():
+                try:
+                    answer = await self.connections.ask(
+                        method, target, headers, body, timeout_s=timeout_s, pending=self.pending
+                    )
+                except (OSError, TimeoutError) as error:
+                    raise self._no_answer(error, began_s) from error
+                if answer.status >= 500:
+                    self._raise_failure(from_wire(answer.status, answer.body))
+        except PeerFault as fault:
+            raise fault.error from fault
+        if answer.status in _TOKEN_REFUSED:
+            self.token.invalidate(token)
+        return answer
+
+    def _no_answer(self, error: Exception, began_s: float) -> Exception:
+        """The PeerFault, or Overloaded if this process itself was too busy to receive an answer in time."""
+        if isinstance(error, TimeoutError) and self.lag.late_since(began_s):
+            log.warning("no response in time: own event loop was blocked", peer=self.name)
+            return Overloaded(f"this service is too busy to wait for {self.name}")
+        log.warning("peer unreachable", peer=self.name, error=str(error) or type(error).__name__)
+        return PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name))
+
+    def _raise_failure(self, failure: ArtStoreError) -> NoReturn:
+        """For a response of 500 or above."""
+        raise PeerFault(failure) if is_at_fault(self.name, failure) else failure
 
     async def _authenticated(self, request: _Request) -> aiohttp.ClientResponse:
         """Sends the request with our token, which is dropped if the peer does not accept it."""
@@ -190,10 +237,7 @@ class Peer:
                 response = await self._ask(request)
         except PeerFault as fault:
             raise fault.error from fault
-        if response.status in (
-            Unauthenticated.status,
-            Forbidden.status,
-        ):  # forbidden: we may have been given more since
+        if response.status in _TOKEN_REFUSED:
             self.token.invalidate(token)
         return response
 
@@ -213,14 +257,9 @@ class Peer:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if upload_body is not None and upload_body.failed is not None:
                 raise upload_body.failed from error
-            if isinstance(error, TimeoutError) and self.lag.late_since(began_s):
-                log.warning("no response in time: own event loop was blocked", peer=self.name)
-                raise Overloaded(f"this service is too busy to wait for {self.name}") from error
-            log.warning("peer unreachable", peer=self.name, error=str(error) or type(error).__name__)
-            raise PeerFault(Unavailable(f"{self.name} cannot be reached", away=self.name)) from error
+            raise self._no_answer(error, began_s) from error
         if response.status >= 500:
-            failure = await failure_of(response)
-            raise PeerFault(failure) if is_at_fault(self.name, failure) else failure
+            self._raise_failure(await failure_of(response))
         return response
 
     async def _send(self, request: _Request) -> aiohttp.ClientResponse:
@@ -291,5 +330,5 @@ async def _sent_once(
 
 
 async def _whole(response: aiohttp.ClientResponse) -> PeerAnswer:
-    body = await response.read()
-    return PeerAnswer(response.status, response.headers, body)
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return PeerAnswer(response.status, headers, await response.read())

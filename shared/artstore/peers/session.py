@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from artstore.errors import ADMIN
 from artstore.logs import get_logger
 from artstore.peers.addresses import GuardedResolver
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.client import Peer, Token
+from artstore.peers.connections import KEEP_CONNECTION_S, Connections
 from artstore.peers.faults import PeerFault
 from artstore.peers.liveness import LIVE_TIMEOUT_S, LoopLag, PendingRequests
 from artstore.peers.pools import Pools
 from artstore.tasks import Tasks
 
 log = get_logger("artstore.peers")
-KEEP_CONNECTION_S = 30
 CONNECT_TIMEOUT_S = 2.0
 """A service in the same network accepts a connection in milliseconds; one that does not is down or
 unreachable."""
@@ -36,6 +37,7 @@ class _PeerState:
 
     name: str
     url: str
+    connections: Connections
     breaker: Breaker
     pools: Pools
     pending: PendingRequests = field(default_factory=PendingRequests)
@@ -50,12 +52,13 @@ class Peers:
     def __init__(
         self,
         session: aiohttp.ClientSession,
+        resolver: AbstractResolver,
         token: Token,
         breakers: Breakers,
         connect_timeout_s: float,
         tasks: Tasks,
     ) -> None:
-        self._session, self._token, self._breakers = session, token, breakers
+        self._session, self._resolver, self._token, self._breakers = session, resolver, token, breakers
         self._connect_timeout_s, self._tasks = connect_timeout_s, tasks
         self._states: dict[str, _PeerState] = {}
         self._lag = LoopLag()
@@ -66,13 +69,17 @@ class Peers:
         url = url.rstrip("/")
         state = self._states.get(name)
         if state is None:
-            state = self._states[name] = _PeerState(name, url, self._breakers.to(name, (PeerFault,)), Pools(name))
-        if state.peer is None or state.url != url:
-            state.url = url
+            breaker = self._breakers.to(name, (PeerFault,))
+            state = self._states[name] = _PeerState(name, url, self._connections_to(url), breaker, Pools(name))
+        if state.url != url:
+            state.connections.close_idle()
+            state.url, state.connections, state.peer = url, self._connections_to(url), None
+        if state.peer is None:
             state.peer = Peer(
                 name,
                 url,
                 self._session,
+                state.connections,
                 self._token,
                 state.breaker,
                 self._connect_timeout_s,
@@ -85,8 +92,16 @@ class Peers:
     def retain(self, elements: Collection[str]) -> None:
         """Removes the state, breaker and metric series of every element that is not in `elements` any more."""
         for name in self._states.keys() - set(elements) - {ADMIN}:
-            del self._states[name]
+            self._states.pop(name).connections.close_idle()
             self._breakers.forget(name)
+
+    def close(self) -> None:
+        """Closes the kept connections."""
+        for state in self._states.values():
+            state.connections.close_idle()
+
+    def _connections_to(self, url: str) -> Connections:
+        return Connections(url, self._resolver, self._connect_timeout_s)
 
     def refused(self) -> list[str]:
         """Names of the peers whose open breaker would refuse a call now."""
@@ -96,6 +111,7 @@ class Peers:
         """One round over all peers. Each is probed in its own task, so a peer that does not answer delays no
         other."""
         for state in self._states.values():
+            state.connections.close_idle(KEEP_CONNECTION_S)
             if not state.probing and (not state.breaker.closed or state.pending.silent()):
                 state.probing = True
                 self._tasks.start(f"probe:{state.name}", self._probe_one(state))
@@ -141,7 +157,8 @@ class _ClientRequest(aiohttp.ClientRequest):
 async def open_peers(breakers: Breakers, token: Callable[[aiohttp.ClientSession], Token]) -> AsyncIterator[Peers]:
     """`token` gets the session and returns the source of the access token for the calls."""
     # No limit here, because its waits would count against the peer: the pools of each peer limit the open requests.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S, resolver=GuardedResolver())
+    resolver = GuardedResolver()
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S, resolver=resolver)
     async with (
         aiohttp.ClientSession(
             connector=connector,
@@ -151,6 +168,9 @@ async def open_peers(breakers: Breakers, token: Callable[[aiohttp.ClientSession]
         ) as session,
         Tasks.open() as tasks,
     ):
-        peers = Peers(session, token(session), breakers, CONNECT_TIMEOUT_S, tasks)
+        peers = Peers(session, resolver, token(session), breakers, CONNECT_TIMEOUT_S, tasks)
         tasks.every("peers", PROBE_EVERY_S, peers.probe)
-        yield peers
+        try:
+            yield peers
+        finally:
+            peers.close()
