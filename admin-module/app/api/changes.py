@@ -15,7 +15,6 @@ from artstore.contracts.sagas import QueueChange, SagaKind
 from artstore.contracts.schemas import SAGA
 from artstore.errors import InvalidFields
 from artstore.failpoints import failpoint
-from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.openapi import UUID_SCHEMA, answer, object_schema, operation
@@ -32,7 +31,7 @@ MAX_REVISIONS = 64
 
 async def queue(request: Request) -> Response:
     context = context_of(request)
-    given = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), QueueChange)
+    given = await read_json(request, QueueChange, MAX_BODY_BYTES)
     change = _to_change_request(given)
     async with context.database.begin() as conn:
         # 1. with an Idempotency-Key: only while its row names this saga; a repeated request gets the stored

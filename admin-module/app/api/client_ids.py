@@ -10,7 +10,6 @@ from starlette.responses import Response
 from artstore.contracts.files import decode
 from artstore.contracts.sagas import AbortClaim, Claimed, UploadCommit, UploadSaga
 from artstore.errors import InvalidFields
-from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.openapi import TEXT_SCHEMA, answer, object_schema, operation
@@ -23,13 +22,13 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 async def claim(request: Request) -> Response:
-    saga = await read_json(_limited(request), UploadSaga)
+    saga = await read_json(request, UploadSaga, MAX_BODY_BYTES)
     check_subject(saga)
     return JsonResponse(Claimed(lease_s=await context_of(request).client_ids.claim(saga)))
 
 
 async def commit(request: Request) -> Response:
-    given = await read_json(_limited(request), UploadCommit)
+    given = await read_json(request, UploadCommit, MAX_BODY_BYTES)
     check_id("saga_id", given.saga_id)
     try:
         attributes = decode(bytes(given.attributes))
@@ -40,15 +39,11 @@ async def commit(request: Request) -> Response:
 
 
 async def abort(request: Request) -> Response:
-    given = await read_json(_limited(request), AbortClaim)
+    given = await read_json(request, AbortClaim, MAX_BODY_BYTES)
     check_subject(given.saga)
     reason = given.reason.replace("\x00", "")[:MAX_REASON_CHARS]
     await context_of(request).client_ids.abort(given.saga, reason)
     return Response(status_code=204)
-
-
-def _limited(request: Request) -> Request:
-    return Request(request.scope, limited_receive(request, MAX_BODY_BYTES))
 
 
 def _operation(operation_id: str, summary: str, body: dict[str, Any], responses: dict[str, Any]) -> dict[str, Any]:

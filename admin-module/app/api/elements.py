@@ -27,7 +27,7 @@ from artstore.contracts.elements import (
 )
 from artstore.contracts.tokens import Audience
 from artstore.errors import Forbidden, InvalidFields
-from artstore.http.json import JsonResponse, read_json
+from artstore.http.json import JsonResponse, parse_json
 from artstore.http.lists import DEFAULT_LIMIT
 from artstore.http.openapi import described
 from artstore.logs import get_logger
@@ -176,7 +176,7 @@ async def delete(request: Request, element_id: str) -> Response:
 async def report(request: Request, element_id: str) -> Response:
     """The reporting account must be the element's own: its client_id is the element's id."""
     context = context_of(request)
-    announced = await read_json(request, ElementReport)
+    announced = parse_json(await request.body(), ElementReport)
     if announced.id != element_id:
         raise InvalidFields("the report is for a different element", fields=["id"])
     if (caller := principal_of(request)).client_id != element_id:

@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from artstore.auth.links import LinkOrder, LinkOrderKey, SignedLink
 from artstore.contracts.idempotency import Answer
-from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.idempotency_key import fingerprint_of
 from artstore.http.json import JsonResponse, read_json
@@ -25,7 +24,7 @@ MAX_BODY_BYTES = 4096
 
 async def make(request: Request) -> Response:
     context = context_of(request)
-    order = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), LinkOrder)
+    order = await read_json(request, LinkOrder, MAX_BODY_BYTES)
     check_id("account", order.account)
     check_id("file_id", order.file_id)
     made = await _sign_once(context, order, order.key) if order.key is not None else await _sign(context, order)

@@ -32,7 +32,6 @@ from artstore.contracts.sagas import (
 from artstore.contracts.schemas import SAGA
 from artstore.contracts.tokens import Audience
 from artstore.errors import InvalidFields
-from artstore.http.body import limited_receive
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import DEFAULT_LIMIT
@@ -70,8 +69,7 @@ async def commit(request: Request) -> Response:
 
 
 async def commit_batch(request: Request) -> Response:
-    body = limited_receive(request, MAX_BATCH_BYTES)
-    given = await read_json(Request(request.scope, body), CommitBatch)
+    given = await read_json(request, CommitBatch, MAX_BATCH_BYTES)
     if not 1 <= len(given.sagas) <= MAX_BATCH_FILES:
         raise InvalidFields(f"a batch must hold 1 to {MAX_BATCH_FILES} sagas", fields=["sagas"])
     if len({saga.saga_id for saga in given.sagas}) < len(given.sagas):
@@ -130,7 +128,7 @@ async def show(request: Request, saga_id: UUID) -> Response:
 
 
 async def _read(request: Request, shape: type[T]) -> T:
-    return await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), shape)
+    return await read_json(request, shape, MAX_BODY_BYTES)
 
 
 async def _each(

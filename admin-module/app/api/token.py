@@ -13,7 +13,7 @@ from artstore.audit.access_denied import record_refused_login
 from artstore.contracts.schemas import component
 from artstore.contracts.tokens import INTERNAL_WRITES, Permission
 from artstore.errors import ArtStoreError, InvalidScope, Unavailable
-from artstore.http.body import limited_receive
+from artstore.http.body import read_body
 from artstore.http.data_routes import DataRoute
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import PROBLEM_RESPONSE, REQUEST_ID, TEXT_SCHEMA, answer, object_schema, operation
@@ -47,7 +47,7 @@ async def give_token(request: Request) -> Response:
     context = context_of(request)
     form = request.headers.get("content-type", "").lower().startswith(FORM)
     try:
-        body = await Request(request.scope, limited_receive(request, MAX_BODY_BYTES)).body()
+        body = await read_body(request, MAX_BODY_BYTES)
         credentials = parse_credentials(request.headers.get("content-type", ""), _authorization(request), body)
         account = await _login(request, context, credentials)
         permissions = narrow(account, credentials.scope)

@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from artstore.auth.access import principal_of
 from artstore.contracts.idempotency import REPLAYED
-from artstore.http.body import limited_receive
 from artstore.http.content_head import as_inline
 from artstore.http.data_routes import DataRoute, file_id_of
 from artstore.http.idempotency_key import key_of
@@ -26,7 +25,7 @@ MAX_BODY_BYTES = 4096
 async def make_link(request: Request) -> Response:
     context = context_of(request)
     file_id, origin, key = file_id_of(request), origin_of(request, context.public_url), key_of(request)
-    wanted = await read_json(Request(request.scope, limited_receive(request, MAX_BODY_BYTES)), LinkRequest)
+    wanted = await read_json(request, LinkRequest, MAX_BODY_BYTES)
     with context.files.operation("link"):
         found = await context.lookup.find(file_id)
         made = await context.links.make(found.record.attributes, principal_of(request), wanted, key)

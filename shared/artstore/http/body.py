@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from artstore.errors import LengthRequired, Malformed, TooLarge, TooSlow
+from artstore.http.request_cycle import RequestCycle
 
 RELAY_FACTOR = 2
 MAX_JSON_BYTES = 1 << 20
@@ -78,8 +79,11 @@ async def next_chunk(
     """The next bytes, and True if more follow. Raises Malformed (the body was cut off) and TooSlow."""
     began_s = now_s()
     try:
-        async with asyncio.timeout(limits.idle_timeout_s):
+        if _has_come(receive):
             message = await receive()
+        else:
+            async with asyncio.timeout(limits.idle_timeout_s):
+                message = await receive()
     except TimeoutError as error:
         raise TooSlow(f"no content was received for {limits.idle_timeout_s:g} s") from error
     if message["type"] == "http.disconnect":
@@ -127,8 +131,11 @@ def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_
     async def receive() -> Message:
         nonlocal seen
         try:
-            async with asyncio.timeout_at(deadline_s):
+            if _has_come(request.receive):
                 message = await request.receive()
+            else:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await request.receive()
         except TimeoutError as error:
             raise TooSlow(f"the body did not arrive within {JSON_TIMEOUT_S:g} s") from error
         seen += len(message.get("body", b""))
@@ -139,3 +146,22 @@ def limited_receive(request: Request, max_bytes: int = MAX_JSON_BYTES, *, takes_
         return message
 
     return receive
+
+
+async def read_body(request: Request, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """The whole body. Raises as `limited_receive`, and ClientDisconnect."""
+    receive = limited_receive(request, max_bytes)
+    pieces, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _has_come(receive: Receive) -> bool:
+    """`receive` returns without waiting, so it needs no timer."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestCycle) and cycle.message_event.is_set()

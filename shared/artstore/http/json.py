@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from artstore.errors import InvalidFields, Malformed
+from artstore.http.body import MAX_JSON_BYTES, read_body
 
 SHALLOW_BRACKETS = 500
 """A body with fewer is nested less deeply than any parser allows."""
@@ -42,9 +43,9 @@ def page(items: list[Any], next_cursor: str | None) -> JsonResponse:
     return JsonResponse({"items": items, "next_cursor": next_cursor}, headers={"cache-control": "no-store"})
 
 
-async def read_json(request: Request, shape: type[T]) -> T:
-    """The request's body as a msgspec struct. Raises as `parse_json`."""
-    return parse_json(await request.body(), shape)
+async def read_json(request: Request, shape: type[T], max_bytes: int = MAX_JSON_BYTES) -> T:
+    """The request's body as a msgspec struct. Raises as `read_body` and `parse_json`."""
+    return parse_json(await read_body(request, max_bytes), shape)
 
 
 def parse_json(body: bytes, shape: type[T]) -> T:

@@ -10,7 +10,6 @@ from starlette.responses import Response
 from artstore.contracts.files import Attributes, decode
 from artstore.contracts.storage import CopyOrder
 from artstore.errors import Malformed, Unavailable
-from artstore.http.body import limited_receive
 from artstore.http.data_routes import file_id_of
 from artstore.http.json import JsonResponse, read_json
 from artstore.modes import Operation
@@ -42,7 +41,7 @@ async def copy_file(request: Request) -> Response:
     with context.files.operation("put"):
         file_id = file_id_of(request)
         context.element.require(Operation.CREATE)
-        order = await read_json(Request(request.scope, limited_receive(request)), CopyOrder)
+        order = await read_json(request, CopyOrder)
         attributes = _attributes_in(order)
         if attributes.file_id != file_id or attributes.moving_to != context.store.element_id:
             raise Malformed("the record does not belong to a file that moves to this element")

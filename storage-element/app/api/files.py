@@ -26,7 +26,6 @@ from artstore.contracts.storage import (
     encode_reads,
 )
 from artstore.errors import ArtStoreError, Malformed, NotFound, RevisionMismatch, UnsupportedHeader
-from artstore.http.body import limited_receive
 from artstore.http.conditions import if_match, revisions_in
 from artstore.http.content_head import FieldsResponse
 from artstore.http.json import JsonResponse, read_json
@@ -90,7 +89,7 @@ async def patch_file(request: Request) -> Response:
     with context.files.operation("update"):
         file_id = _file_id(request)
         context.element.require(Operation.UPDATE)
-        changes = await read_json(Request(request.scope, limited_receive(request)), Changes)
+        changes = await read_json(request, Changes)
         attributes = await patch(
             context.store, file_id, changes, await _if_revision(request, context.store, file_id), _account(request)
         )

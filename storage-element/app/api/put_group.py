@@ -18,7 +18,7 @@ from artstore.contracts.storage import (
     encode_group,
 )
 from artstore.errors import ArtStoreError, InternalError, StorageFull
-from artstore.http.body import limited_receive
+from artstore.http.body import read_body
 from artstore.logs import get_logger, request_id, trace_id
 from artstore.modes import Operation
 from artstore.tracing import continue_trace, exports, server_span
@@ -34,8 +34,7 @@ log = get_logger("element.put_group")
 
 async def put_group(request: Request) -> Response:
     context = context_of(request)
-    received = Request(request.scope, limited_receive(request, MAX_PUT_GROUP_BYTES))
-    puts = decode_puts(await received.body())
+    puts = decode_puts(await read_body(request, MAX_PUT_GROUP_BYTES))
     try:
         context.element.require(Operation.CREATE)
         context.store.disk_health.require_writable()

@@ -23,7 +23,6 @@ from artstore.contracts.uploads import (
     parse_number,
 )
 from artstore.errors import Malformed, NotFound
-from artstore.http.body import limited_receive
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import Reader, flag, read_parameters
 from artstore.modes import Operation
@@ -111,7 +110,7 @@ def _account(request: Request) -> str:
 
 
 async def _read(request: Request, kind: type[Order]) -> Order:
-    return await read_json(Request(request.scope, limited_receive(request)), kind)
+    return await read_json(request, kind)
 
 
 def _state(upload: Upload, status: int = 200) -> Response:
