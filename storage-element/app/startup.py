@@ -118,7 +118,7 @@ class Startup:
         fd = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._opened.callback(os.close, fd)
         self._pinned = paths.pinned(fd)
-        self._serving.presence = Presence(paths.root, self._pinned, local_files=self._root.local_files)
+        self._serving.presence = Presence(paths.root, fd, self._pinned, local_files=self._root.local_files)
         self._element.take_root(identity, self._pinned)
         return self._pinned
 
