@@ -17,7 +17,7 @@ import yaml
 
 from artstore.config import ServiceSettings
 from artstore_cli.data_folder import GATEWAY_OFFSET, DataFolder
-from artstore_cli.fleet import ELEMENTS, Site, fleet
+from artstore_cli.fleet import ELEMENTS, SCALABLE, Site, fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 8000
@@ -53,7 +53,7 @@ def test_the_elements_are_those_of_up(services: dict[str, dict[str, Any]]) -> No
 
 def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[str, Any]]) -> None:
     local = fleet(Site(ROOT, DataFolder(Path("/data")), BASE))
-    published = {service["ports"][0].split(":")[-1] for service in services.values() if "ports" in service}
+    published = {port.split(":")[-1] for service in services.values() for port in service.get("ports", ())} - {"8443"}
     assert published == {str(BASE + offset) for offset in (*(service.port_offset for service in local), GATEWAY_OFFSET)}
     by_client = {
         service["environment"].get("SERVICE_CLIENT_ID"): service["environment"]
@@ -63,6 +63,13 @@ def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[st
     for service in local:
         if client_id := service.settings.get("SERVICE_CLIENT_ID"):
             assert set(service.settings) - {"STORAGE_BACKEND"} <= set(by_client[client_id])
+
+
+def test_a_service_that_can_be_scaled_publishes_no_port_of_the_host(services: dict[str, dict[str, Any]]) -> None:
+    assert not any("ports" in services[f"{name}-module"] for name in SCALABLE)
+    known = services["gateway"]["networks"]["default"]["ipv4_address"]
+    for name in SCALABLE:
+        assert services[f"{name}-module"]["environment"]["TRUSTED_PROXIES"].split(",")[0] == known
 
 
 def test_no_running_module_gets_the_login_that_owns_the_schema(services: dict[str, dict[str, Any]]) -> None:

@@ -79,7 +79,7 @@ def test_the_documentation_of_each_service_works_below_its_prefix(system: System
                 assert f"docs/{name}" in page.text
                 assert client.get(f"{system.address}/{service}/docs/{name}").status_code == 200
             described = client.get(f"{system.address}/{service}/docs/openapi.json").json()
-            assert described == client.get(f"{system.url(service)}/openapi.json").json()
+            assert described["paths"] == client.get(f"{system.url(service)}/openapi.json").json()["paths"]
 
 
 def test_one_document_describes_the_one_address(system: System) -> None:
