@@ -42,7 +42,7 @@ from .statements import (
     words_statement,
 )
 
-FEW_MATCHES = 2_000
+FEW_MATCHES = 5_000
 """So many are read and sorted: some 3 µs each."""
 WALK_ROWS = 8_000
 """So many rows are read in order: 1 to 3 µs each. In a wider window the matches are found through their index."""

@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -59,6 +60,7 @@ def terms_of(owner: str, content_type: str, tags: Iterable[str]) -> list[str]:
     return [term("owner", owner), term("type", essence_of(content_type)), *(term("tag", tag) for tag in tags)]
 
 
+@lru_cache(maxsize=4096)
 def term(kind: str, value: str) -> str:
     """Hashed, because an entry has a limited length; `=` is in no word, so no search by words finds it."""
     return f"={kind}={hashlib.md5(value.encode('utf-8', 'surrogatepass'), usedforsecurity=False).hexdigest()[:16]}"
