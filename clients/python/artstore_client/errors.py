@@ -408,6 +408,7 @@ BY_STATUS: dict[int, type[ArtStoreError]] = {
     429: RateLimited,
     431: TooManyHeaders,
     460: ChecksumMismatch,
+    499: BadGateway,  # a gateway took the client for gone
     500: InternalError,
     501: NotImplementedByServer,
     502: BadGateway,

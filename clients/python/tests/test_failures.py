@@ -25,9 +25,10 @@ Connect = Callable[..., Client]
         Fault(UPLOAD, times=2, request_cut=1000),
         Fault(UPLOAD, times=2, answer=problem(503, "unavailable", retry_after="0")),
         Fault(UPLOAD, times=2, answer=b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\noops"),
+        Fault(UPLOAD, times=2, answer=b"HTTP/1.1 499 Gone\r\ncontent-length: 0\r\n\r\n"),
         Fault(UPLOAD, times=2, answer=problem(500, "internal_error")),
     ],
-    ids=["lost answer", "cut", "503", "502 without a problem", "500"],
+    ids=["lost answer", "cut", "503", "502 without a problem", "499 of a gateway", "500"],
 )
 async def test_an_upload_that_fails_on_the_way_makes_one_file(store: Client, proxy: FaultyProxy, fault: Fault) -> None:
     mark = uuid.uuid4().hex

@@ -122,6 +122,13 @@ async def test_a_part_of_other_bytes_is_not_continued(store: Client, file_id: st
         assert os.listdir(tmp_path) == ["copy"]
 
 
+async def test_the_longest_name_leaves_space_for_that_of_the_part(store: Client, file_id: str, tmp_path: Path) -> None:
+    for name in ("n" * 255, "я" * 125 + ".docx"):
+        target = await store.download(file_id, tmp_path / name)
+        assert target.read_bytes() == CONTENT
+    assert len(os.listdir(tmp_path)) == 2
+
+
 async def test_two_downloads_to_one_file_do_not_mix(store: Client, file_id: str, tmp_path: Path) -> None:
     outcomes = await asyncio.gather(
         *(store.download(file_id, tmp_path / "copy") for _ in range(2)), return_exceptions=True
