@@ -13,6 +13,10 @@ SOURCE = "127.0.0.80"
 """The address that the gateway calls the services from. They believe its X-Forwarded-For, and not that of every program
 on the machine. Linux routes all of 127.0.0.0/8 to the loopback device."""
 
+THREADS = max(1, (os.cpu_count() or 1) // 2)
+"""The services need the other cores. On two cores one thread takes a quarter less CPU per small request than two; a
+GiB takes 0.4 s."""
+
 
 def command(folder: Path) -> list[str]:
     """`folder`: gateway/ of the source."""
@@ -26,6 +30,7 @@ def environment(folder: Path, data: Path, port: int, upstreams: Mapping[str, Seq
     return {
         "PATH": os.defpath,
         "HOME": str(data),
+        "GOMAXPROCS": str(THREADS),
         "XDG_DATA_HOME": str(data),
         "XDG_CONFIG_HOME": str(data),
         "GOGC": "25",  # collects garbage earlier, which saves 12 MB and costs no measurable time
