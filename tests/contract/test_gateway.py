@@ -260,3 +260,12 @@ def test_limits_count_the_client_of_the_gateway_and_not_what_it_claims(system: S
 
     assert left("127.0.0.5", "203.0.113.71") > left("127.0.0.5", "203.0.113.72") > left("127.0.0.5", "127.0.0.6, ::1")
     assert left("127.0.0.6", "203.0.113.71") >= 590
+
+
+def test_a_refusal_that_comes_before_the_content_ends_the_connection(system: System) -> None:
+    """Else the content would be taken for the end of the client, and each later request be answered 499."""
+    fields = ["content-length: 3", "connection: keep-alive"]
+    head, content = request("POST", "/api/files/upload?filename=a", "wrong", fields, b"abc")
+    next_head, _ = request("GET", "/health/live", None)
+    answers = exchange(system, "gateway", head, content, next_head)
+    assert [(answer.status, answer.headers["connection"]) for answer in answers] == [(401, "close")]
