@@ -33,7 +33,6 @@ def environment(folder: Path, data: Path, port: int, upstreams: Mapping[str, Seq
         "GOMAXPROCS": str(THREADS),
         "XDG_DATA_HOME": str(data),
         "XDG_CONFIG_HOME": str(data),
-        "GOGC": "25",  # collects garbage earlier, which saves 12 MB and costs no measurable time
         "GATEWAY_FOLDER": str(folder),
         "GATEWAY_BIND": LOOPBACK,
         "GATEWAY_PORT": str(port),
