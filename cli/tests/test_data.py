@@ -15,7 +15,7 @@ from artstore.local.ports import choose_ports, is_free
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.errors import CommandError, disk_error
 from artstore_cli.fleet import ELEMENTS, Site, fleet, merge_environment
-from artstore_cli.up import first_file, require_free
+from artstore_cli.up import require_free
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,11 +90,6 @@ def test_a_disk_error_is_reported_in_one_line(number: int, words: str) -> None:
     text = str(disk_error(OSError(number, "because"), Path("/d")))
     assert text.startswith(words)
     assert "\n" not in text
-
-
-def test_the_first_lines_to_paste_name_no_tool_but_curl_and_sed() -> None:
-    words = {line.split("$(")[-1].split()[0] for line in first_file(site())}
-    assert words == {"curl"}
 
 
 def test_the_example_of_settings_is_what_compose_reads() -> None:

@@ -99,8 +99,8 @@ def test_a_detached_system_is_ready_when_the_command_returns(detached: tuple[Pla
 
 def test_the_lines_to_paste_store_a_file_and_get_it_back(detached: tuple[Place, str]) -> None:
     _, printed = detached
-    lines = [line for line in printed.splitlines() if "curl" in line]
-    assert len(lines) == 3
+    lines = [line for line in printed.splitlines() if "--data" in line]
+    assert len(lines) == 2
     pasted = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
     assert pasted.stdout == "identical\n", pasted.stderr
 
