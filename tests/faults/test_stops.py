@@ -150,7 +150,7 @@ def stop_all(fleet: Fleet) -> dict[str, int]:
 
 def record_at(clients: Clients, file_id: str, revision: int) -> dict[str, Any] | None:
     """The file's record in the list, which PostgreSQL alone answers, once it has reached the revision."""
-    params = {"limit": "1000", "sort": "-updated_at"}
+    params = {"limit": "1000", "filename": "while it hangs"}  # by its new name: thousands have been uploaded since
     page = clients.fleet.call("GET", "query", "/api/files", clients.token, params=params).json()
     found = [one for one in page["items"] if one["file_id"] == file_id]
     return found[0] if found and found[0]["revision"] >= revision else None
