@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,43 @@ def test_a_file_that_is_changed_while_it_is_copied_is_copied_again(
     assert copy_element(root, target, None).damaged == []
     assert (target / path).read_bytes() == b"second"
     assert b'"revision":2' in (target / path).with_name(f"{path.name}.attr.json").read_bytes()
+
+
+def test_an_error_of_the_backups_disk_is_not_taken_for_damage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root, b"good")
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(element, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        copy_element(root, tmp_path / "backup" / "se-02", None)
+
+
+def test_without_hard_links_files_are_copied(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, first, second = put(root, b"same"), tmp_path / "1" / "se-02", tmp_path / "2" / "se-02"
+    copy_element(root, first, None)
+
+    def refused(source: Path, copy: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert copy_element(root, second, first).copied == 1
+    assert (second / path).read_bytes() == b"same"
+
+
+@pytest.mark.parametrize("lost", ["element.json", "files", "se-02"])
+def test_an_element_whose_disk_is_not_mounted_stops_the_backup(root: Path, tmp_path: Path, lost: str) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.elements.mkdir(parents=True)
+    mounted = root.rename(folder.elements / "se-02")
+    assert backup._roots(folder, ["se-02"]) == [mounted]
+    gone = mounted if lost == "se-02" else mounted / lost
+    gone.rename(tmp_path / "elsewhere")
+    with pytest.raises(CommandError, match="is its disk mounted"):
+        backup._roots(folder, ["se-02"])
 
 
 def test_keys_are_opened_by_their_passphrase_only(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ catalog's generations: docs/decisions/0008-generations.md), while a row without 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from .element import ElementCopy, copy_element
 
 MANIFEST, DUMP, ELEMENTS, KEYS = "manifest.json", "postgres.dump", "elements", "keys.enc"
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
+NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
+LOCK = ".lock"
 FORMAT_VERSION = 1
 
 
@@ -55,29 +59,45 @@ def back_up(folder: DataFolder, target: Path, passphrase: bytes | None, keep: in
         raise CommandError(f"{folder.path} holds no system: there is no database in {folder.postgres}")
     if target.resolve().is_relative_to(folder.path.resolve()):
         raise CommandError(f"{target} is inside the data folder: it would be lost together with it")
-    began = datetime.now(UTC)
-    made = target / began.strftime(TIME_FORMAT)
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for incomplete in _incomplete(target):
-            shutil.rmtree(incomplete)
-        before = max(complete(target), default=None)
-        made.mkdir(mode=0o700)
-        manifest = _fill(folder, made, before, passphrase, began)
-        for old in sorted(complete(target))[:-keep] if keep else ():
-            shutil.rmtree(old)
+        with (target / LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _back_up(folder, target, passphrase, keep)
+    except BlockingIOError:
+        raise CommandError(f"another backup to {target} is running") from None
     except OSError as error:
-        raise disk_error(error, made) from error
+        raise disk_error(error, target) from error
+
+
+def _back_up(folder: DataFolder, target: Path, passphrase: bytes | None, keep: int | None) -> tuple[Path, Manifest]:
+    """With the lock of `target` held. A backup that fails is removed: its half would only fill the disk."""
+    for incomplete in _incomplete(target):
+        shutil.rmtree(incomplete)
+    before, began = max(complete(target), default=None), datetime.now(UTC)
+    made = target / began.strftime(TIME_FORMAT)
+    made.mkdir(mode=0o700)
+    try:
+        manifest = _fill(folder, made, before, passphrase, began)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    for old in sorted(complete(target))[:-keep] if keep else ():
+        shutil.rmtree(old)
     return made, manifest
 
 
 def complete(target: Path) -> Iterator[Path]:
     """The complete backups below `target`; their names are in the order of time."""
-    return (path.parent for path in target.glob(f"*Z/{MANIFEST}"))
+    return (path for path in _backups(target) if (path / MANIFEST).exists())
 
 
 def _incomplete(target: Path) -> list[Path]:
-    return [path.parent for path in target.glob(f"*Z/{DUMP}") if not path.with_name(MANIFEST).exists()]
+    return [path for path in _backups(target) if not (path / MANIFEST).exists()]
+
+
+def _backups(target: Path) -> Iterator[Path]:
+    return (path for path in target.glob("*Z") if path.is_dir() and NAME.fullmatch(path.name))
 
 
 def _fill(folder: DataFolder, made: Path, before: Path | None, passphrase: bytes | None, began: datetime) -> Manifest:
@@ -87,12 +107,12 @@ def _fill(folder: DataFolder, made: Path, before: Path | None, passphrase: bytes
         keys.seal(folder.keys, made / KEYS, passphrase)
     elements: list[ElementCopy] = []
     elsewhere: list[str] = []
-    for root in _roots(folder):
-        if not (root / "files").is_dir():
+    held = {path.name: path for path in (before / ELEMENTS).iterdir()} if before is not None else {}
+    for root in _roots(folder, held):
+        if (root / "files").is_dir():
+            elements.append(copy_element(root, made / ELEMENTS / root.name, held.get(root.name)))
+        else:
             elsewhere.append(root.name)
-            continue
-        known = before / ELEMENTS / root.name if before is not None else None
-        elements.append(copy_element(root, made / ELEMENTS / root.name, known if known and known.is_dir() else None))
     manifest = Manifest(
         began_at=rfc3339(began),
         ended_at=rfc3339(datetime.now(UTC)),
@@ -132,8 +152,13 @@ def lines_of(made: Path, manifest: Manifest) -> Iterator[str]:
     yield str(made)
 
 
-def _roots(folder: DataFolder) -> list[Path]:
-    return [root for root in sorted(folder.elements.iterdir()) if (root / "element.json").exists()]
+def _roots(folder: DataFolder, held: Iterable[str] = ()) -> list[Path]:
+    """The folders of all elements. `held`: those whose files the backup before has. Raises CommandError when one is gone."""
+    roots = sorted(path for path in folder.elements.iterdir() if path.is_dir())
+    for root in sorted({*roots, *(folder.elements / name for name in held)}):
+        if not (root / "element.json").exists() or (root.name in held and not (root / "files").is_dir()):
+            raise CommandError(f"{root} does not hold the files of an element: is its disk mounted?")
+    return roots
 
 
 def sha256_of(path: Path) -> str:

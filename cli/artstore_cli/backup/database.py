@@ -75,7 +75,7 @@ def restore(folder: DataFolder, source: Path, make_room: Callable[[], None]) -> 
     The cluster is built elsewhere; when it is whole, `make_room` moves the present one away and it is renamed. Roles and
     their rights are not part of a dump: the next start of admin makes them again.
     """
-    building = DataFolder(folder.path / ".restoring")
+    building = DataFolder(folder.restoring)
     shutil.rmtree(building.path, ignore_errors=True)
     building.logs.mkdir(mode=0o711, parents=True)
     account = postgres.find_account(folder.postgres)

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,11 @@ ATTEMPTS = 3
 
 
 class Damaged(Exception):
-    """The bytes are not those that attr.json states, and no client has changed them meanwhile."""
+    """The file cannot be read, or its bytes are not those that attr.json states, and no client has changed them meanwhile."""
+
+
+class Deleted(Exception):
+    """The file was deleted since its folder was listed."""
 
 
 @dataclass(slots=True)
@@ -86,9 +91,9 @@ def _copy_folder(root: Path, target: Path, before: Path | None, folder: str) -> 
         source, copy = root / folder / file_id, target / folder / file_id
         try:
             done = _copy_file(source, copy, before / folder / file_id if before is not None else None)
-        except FileNotFoundError:
-            continue  # deleted since
-        except (OSError, ValueError, msgspec.MsgspecError, Damaged) as error:
+        except Deleted:
+            copy.unlink(missing_ok=True)
+        except (ValueError, msgspec.MsgspecError, Damaged) as error:
             copy.unlink(missing_ok=True)
             results.append((file_id, str(error)))
         else:
@@ -97,22 +102,47 @@ def _copy_folder(root: Path, target: Path, before: Path | None, folder: str) -> 
 
 
 def _copy_file(source: Path, copy: Path, before: Path | None) -> int:
-    """The bytes copied, or -1 when the file of the backup before was linked."""
+    """The bytes copied, or -1 when the file of the backup before was linked. An OSError is one of the backup's own disk."""
     for _ in range(ATTEMPTS):
-        encoded = _attributes_of(source).read_bytes()
-        if before is not None and _has(before, encoded):
-            copy.unlink(missing_ok=True)  # of the attempt before
-            os.link(before, copy)
-            os.link(_attributes_of(before), _attributes_of(copy))
+        encoded = _read_attributes(source)
+        if before is not None and _has(before, encoded) and _link(before, copy):
             return -1
         attributes = decode(encoded)
         size_bytes, checksum = _copy_bytes(source, copy)
         if (size_bytes, f"sha256:{checksum}") == (attributes.size_bytes, attributes.checksum):
             _write(_attributes_of(copy), encoded)
             return size_bytes
-        if _attributes_of(source).read_bytes() == encoded:
+        if _read_attributes(source) == encoded:
             raise Damaged(f"{size_bytes} bytes with SHA-256 {checksum}, which its attr.json does not state")
     raise Damaged(f"changed {ATTEMPTS} times while it was copied")
+
+
+def _link(before: Path, copy: Path) -> bool:
+    """False where the disk has no hard links, or no more of this file."""
+    copy.unlink(missing_ok=True)  # of the attempt before
+    try:
+        os.link(before, copy)
+        os.link(_attributes_of(before), _attributes_of(copy))
+    except OSError:
+        copy.unlink(missing_ok=True)
+        return False
+    return True
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tells the errors of the element's disk from those of the backup's."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Deleted from error
+    except OSError as error:
+        raise Damaged(str(error)) from error
+
+
+def _read_attributes(source: Path) -> bytes:
+    with _reading():
+        return _attributes_of(source).read_bytes()
 
 
 def _has(before: Path, encoded: bytes) -> bool:
@@ -128,16 +158,21 @@ def _attributes_of(data: Path) -> Path:
 
 def _copy_bytes(source: Path, copy: Path) -> tuple[int, str]:
     sha256, size_bytes = hashlib.sha256(), 0
-    with source.open("rb", buffering=0) as reader, copy.open("wb", buffering=0) as writer:
+    with _reading():
+        reader = source.open("rb", buffering=0)
+    with reader, copy.open("wb") as writer:  # buffered: a write on its own may be short
         os.fchmod(writer.fileno(), 0o600)
-        while piece := reader.read(PIECE_BYTES):
+        while True:
+            with _reading():
+                piece = reader.read(PIECE_BYTES)
+            if not piece:
+                return size_bytes, sha256.hexdigest()
             sha256.update(piece)
             size_bytes += len(piece)
             writer.write(piece)
-    return size_bytes, sha256.hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(content)

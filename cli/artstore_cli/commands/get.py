@@ -115,13 +115,17 @@ async def _get_one(
             return _show(session, record, path)
         if not force:
             raise CommandError(
-                f"{path} exists and is another file",
+                f"{path} exists with other content",
                 code="exists",
                 hint="replace it with --force, or choose another place with -o",
                 exit_code=ExitCode.CONFLICT,
             )
     with transfers.bars.bar(path.name, record.size_bytes) as bar:
-        await session.store.download(file_id, path, progress=bar.shown)
+        try:
+            await session.store.download(file_id, path, progress=bar.shown)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a failed write does not know its file
+            raise
     return _show(session, record, path)
 
 
