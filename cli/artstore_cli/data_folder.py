@@ -30,6 +30,11 @@ class DataFolder:
         return self.path / "postgres"
 
     @property
+    def restoring(self) -> Path:
+        """Where `restore` builds a database before it takes the place of the present one."""
+        return self.path / ".restoring"
+
+    @property
     def valkey(self) -> Path:
         return self.path / "valkey"
 

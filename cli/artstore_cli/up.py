@@ -105,6 +105,10 @@ def _hold(
 
 
 def _require_keys(folder: DataFolder) -> None:
+    if folder.restoring.exists() and not folder.postgres.exists():
+        raise CommandError(
+            "a restore of the database was interrupted; run it again: ./artstore restore DIR --only postgres"
+        )
     lost = [name for name in KEYS_OF_THE_DATABASE if not (folder.keys / name).exists()]
     if lost and (folder.postgres / "PG_VERSION").exists():
         raise CommandError(

@@ -184,6 +184,14 @@ def test_an_unusable_data_folder_is_refused_in_one_line(place: Place) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
+def test_a_restore_that_was_cut_off_before_its_end_is_not_taken_for_a_new_system(place: Place) -> None:
+    (place.folder.path / ".restoring" / "postgres").mkdir(parents=True)
+    refused = place.artstore("up")
+    assert refused.returncode != 0
+    assert "a restore of the database was interrupted" in refused.stderr
+    assert not place.folder.postgres.exists()
+
+
 def test_a_database_whose_keys_are_gone_is_refused_in_one_line(place: Place) -> None:
     (place.folder.postgres).mkdir(parents=True)
     (place.folder.postgres / "PG_VERSION").write_text("18\n")
