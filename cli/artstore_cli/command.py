@@ -4,7 +4,7 @@
     async def info(session: Session, file_id: Annotated[str, typer.Argument()]) -> None:
 
 Imports must stay cheap here and in `commands`: all commands are loaded for each run, `--help` and completion included.
-What a command needs beyond typer is imported when it runs.
+A command imports the rest, beyond typer, when it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONNECTION_OPTIONS = (("data", Data, None), ("profile", Profile, None))
 
 @dataclass(frozen=True)
 class Session:
-    """What a client command works with."""
+    """The means of a client command: the service, its output, and the connection."""
 
     store: Client
     out: Output

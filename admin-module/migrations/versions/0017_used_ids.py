@@ -1,4 +1,4 @@
-"""The id of a deleted file is never used again, whoever made it: the deletion of its row adds it to `claimed_ids`."""
+"""The id of a deleted file is never used again, whether a client or the service made it: a trigger adds it to `claimed_ids`."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a backup back into the data folder of a stopped system. What it replaces is kept in DATA/replaced-…/."""
+    """Put a backup back into the data folder of a stopped system. The replaced parts are kept in DATA/replaced-…/."""
     import msgspec
 
     from ..backup import keys

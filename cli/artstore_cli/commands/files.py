@@ -15,7 +15,7 @@ from ..output import Column, printable, size_text, time_text
 from ..values import parse_duration, parse_pairs, parse_size, parse_time
 
 MAX_TAG_ATTEMPTS = 4
-"""Somebody else may change the file between reading and writing it."""
+"""Another client may change the file between reading and writing it."""
 
 FILE_COLUMNS = (
     Column("ID", "file_id"),
@@ -175,7 +175,7 @@ async def link(
     ttl: Annotated[str, typer.Option(help="How long it works: 90s, 30m, 12h, 7d (the longest).")] = "1h",
     inline: Annotated[bool, typer.Option("--inline", help="Show the file in a browser instead of saving it.")] = False,
 ) -> None:
-    """Make a URL that reads one file without a login until it expires. Who has it can read the file."""
+    """Make a URL that reads one file without a login until it expires. Everyone who has it can read the file."""
     disposition = "inline" if inline else "attachment"
     made = await session.store.link(file_id, ttl_s=parse_duration(ttl), disposition=disposition)
     session.out.item(made.to_json(), printable(made.url))

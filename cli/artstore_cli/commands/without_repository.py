@@ -1,4 +1,4 @@
-"""What an installed `artstore` says to commands that need the source code."""
+"""The refusals of an installed `artstore`: commands that need the source code."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from artstore.errors import (
 )
 from artstore.logs import get_logger, request_id
 from artstore.peers.breaker import Breaker
-from artstore.peers.connections import READING, Connections, PeerAnswer
+from artstore.peers.connections import READING, PeerAnswer, PeerConnections
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
 from artstore.peers.liveness import LoopLag, PendingRequests, ResponseWait, UploadBody
 from artstore.peers.pools import Kind, Pools
@@ -76,7 +76,7 @@ class Peer:
     name: str
     url: str
     session: aiohttp.ClientSession
-    connections: Connections
+    connections: PeerConnections
     token: Token
     breaker: Breaker
     connect_timeout_s: float

@@ -44,7 +44,7 @@ class ConnectionLostError(ConnectionError):
     """The connection ended before the response did, or what came is not a response."""
 
 
-class Connections:
+class PeerConnections:
     """The connections to one origin. The caller limits how many requests are open."""
 
     def __init__(self, url: str, resolver: AbstractResolver, connect_timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from artstore.logs import get_logger
 from artstore.peers.addresses import GuardedResolver
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.peers.client import Peer, Token
-from artstore.peers.connections import KEEP_CONNECTION_S, Connections
+from artstore.peers.connections import KEEP_CONNECTION_S, PeerConnections
 from artstore.peers.faults import PeerFault
 from artstore.peers.liveness import LIVE_TIMEOUT_S, LoopLag, PendingRequests
 from artstore.peers.pools import Pools
@@ -37,7 +37,7 @@ class _PeerState:
 
     name: str
     url: str
-    connections: Connections
+    connections: PeerConnections
     breaker: Breaker
     pools: Pools
     pending: PendingRequests = field(default_factory=PendingRequests)
@@ -100,8 +100,8 @@ class Peers:
         for state in self._states.values():
             state.connections.close_idle()
 
-    def _connections_to(self, url: str) -> Connections:
-        return Connections(url, self._resolver, self._connect_timeout_s)
+    def _connections_to(self, url: str) -> PeerConnections:
+        return PeerConnections(url, self._resolver, self._connect_timeout_s)
 
     def refused(self) -> list[str]:
         """Names of the peers whose open breaker would refuse a call now."""

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from artstore.peers import connections
 from artstore.peers.addresses import GuardedResolver
-from artstore.peers.connections import ConnectionLostError, Connections, PeerAnswer
+from artstore.peers.connections import ConnectionLostError, PeerAnswer, PeerConnections
 from artstore.peers.liveness import PendingRequests
 
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nX-Name: value\r\n\r\nfine"
@@ -66,12 +66,12 @@ class Server:
 @asynccontextmanager
 async def serving(
     *answers: Sequence[bytes], tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-) -> AsyncIterator[tuple[Server, Connections]]:
+) -> AsyncIterator[tuple[Server, PeerConnections]]:
     server = Server(list(answers))
     listening = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     resolver = GuardedResolver()
-    opened = Connections(f"http{'s' if tls else ''}://{host}:{server.port}", resolver, connect_timeout_s=5)
+    opened = PeerConnections(f"http{'s' if tls else ''}://{host}:{server.port}", resolver, connect_timeout_s=5)
     try:
         yield server, opened
     finally:
@@ -81,7 +81,7 @@ async def serving(
 
 
 async def ask(
-    opened: Connections, method: str = "GET", body: bytes | None = None, timeout_s: float = 60, **headers: str
+    opened: PeerConnections, method: str = "GET", body: bytes | None = None, timeout_s: float = 60, **headers: str
 ) -> PeerAnswer:
     return await opened.ask(method, "/x", headers, body, timeout_s=timeout_s, pending=PendingRequests())
 
