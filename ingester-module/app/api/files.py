@@ -20,8 +20,7 @@ from artstore.http.request_headers import CONDITIONS, RANGES
 from ..changes.asked import AskedChanges
 from ..changes.change import Delete
 from ..changes.conditional import Precondition
-from ..changes.permanent import MakePermanent
-from ..changes.update import Patch, Replace
+from ..changes.update import MakePermanent, Patch, Replace
 from ..core.context import Context, context_of
 from ..idempotency.replay import run_or_replay
 from ..uploads.body import FORM, media_type, open_raw

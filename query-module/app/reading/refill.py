@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter
 
-from artstore.catalog.refill import refill, take_back
+from artstore.catalog.write import refill, take_back
 from artstore.database import Database
 
 from .attributes import AttributesLevel

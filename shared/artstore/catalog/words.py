@@ -56,7 +56,7 @@ def grams_of(name: str) -> list[int]:
 
 
 def terms_of(owner: str, content_type: str, tags: Iterable[str]) -> list[str]:
-    """What lists filter by, as entries of the index of words, so that words and filters are intersected there."""
+    """The filters of lists, as entries of the index of words, so that words and filters are intersected there."""
     return [term("owner", owner), term("type", essence_of(content_type)), *(term("tag", tag) for tag in tags)]
 
 

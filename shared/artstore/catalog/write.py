@@ -59,6 +59,10 @@ _UPSERT = "SELECT write_files($1::jsonb, $2::boolean, $3::text, $4::jsonb)"
 # For each row: a join with the ids would be planned once per connection, see artstore.catalog.find.
 _DELETE = text("DELETE FROM files WHERE file_id = CAST(:file_id AS uuid) AND storage_element_id = :storage_element_id")
 
+# For files that an element has just answered for.
+_REFILL = text("SELECT CAST(file_id AS text) FROM refill_files(CAST(:entries AS jsonb)) AS file_id")
+_TAKE_BACK = text("SELECT take_back_refilled(CAST(:gone AS jsonb))")
+
 _NOTIFY = text(
     """
     INSERT INTO outbox (channel, message)
@@ -170,3 +174,21 @@ def _normalize_type(content_type: str) -> str:
         return canonical_type(content_type)
     except InvalidFields:
         return content_type.lower()
+
+
+async def refill(connection: AsyncConnection, files: Sequence[Attributes]) -> set[str]:
+    """Adds missing rows, updates the date of existing ones, and raises those of a lower revision, each with
+    an event. Returns the ids of the added rows."""
+    entries = orjson.dumps([columns_of(attributes) for attributes in files]).decode()
+    return set((await connection.execute(_REFILL, {"entries": entries})).scalars())
+
+
+async def take_back(connection: AsyncConnection, files: Sequence[Attributes]) -> int:
+    """Removes rows that `refill` added in the last ten minutes and that were not changed since. Returns their
+    number."""
+    gone = [
+        {"file_id": one.file_id, "revision": one.revision, "storage_element_id": one.storage_element_id}
+        for one in files
+    ]
+    removed: int = await connection.scalar(_TAKE_BACK, {"gone": orjson.dumps(gone).decode()})
+    return removed

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from artstore.catalog.refill import refill, take_back
 from artstore.catalog.tables import metadata
-from artstore.catalog.write import FileEntry
+from artstore.catalog.write import FileEntry, refill, take_back
 from artstore.contracts.files import Attributes, encode
 from artstore.testing.services import PostgresServer
 
