@@ -1,4 +1,4 @@
-"""Which system a command talks to, and as whom.
+"""Finds the system that a command talks to, and the account it uses.
 
 The first of these that is given: `--data` or `--profile`, the ARTSTORE_… variables, the profile `default` that
 `artstore login` has stored, and the system that runs on ./.artstore.
@@ -29,7 +29,7 @@ class Connection:
     client_id: str
     client_secret: str = field(repr=False)
     source: str = ""
-    """Where address and credentials come from, for messages."""
+    """The origin of address and credentials, for messages."""
     folder: Path | None = None
     """The data folder of a local system."""
 

@@ -31,7 +31,7 @@ class DataFolder:
 
     @property
     def restoring(self) -> Path:
-        """Where `restore` builds a database before it takes the place of the present one."""
+        """`restore` builds a database here before it takes the place of the present one."""
         return self.path / ".restoring"
 
     @property

@@ -23,7 +23,7 @@ UNSAFE = re.compile(
 )
 """Control characters of terminals (C0, C1), separators of lines, controls of direction, half characters, tags."""
 LEAST_WIDTH = 8
-"""Of an elastic column; a narrower terminal breaks the lines."""
+"""The least width of an elastic column; a narrower terminal breaks the lines."""
 
 
 def printable(text: object) -> str:
@@ -184,7 +184,7 @@ class Output:
         return None
 
     def confirm(self, question: str, yes: bool) -> None:
-        """Returns when `yes` is given or the person agrees. Raises UsageError where nobody can be asked."""
+        """Returns when `yes` is given or the person agrees. Raises UsageError where no user can be asked."""
         if yes:
             return
         if not self.interactive:

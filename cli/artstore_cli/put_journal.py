@@ -1,4 +1,4 @@
-"""What a `put` has stored so far, so that the same command continues after an interruption instead of storing twice.
+"""Records what a `put` has stored so far, so that the same command continues after an interruption instead of storing twice.
 
 One file for each command (address, account, sources, attributes) in the user's state folder: first a random text, then a
 line of JSON for each stored file, appended after its answer. It is removed when all is stored. After a kill between the
@@ -25,7 +25,7 @@ from .connection import user_folder
 from .errors import CommandError, ExitCode, disk_error
 
 KEPT_S = 7 * 86400
-"""Older journals are not continued: nobody remembers them."""
+"""Older journals are not continued: their user has forgotten them."""
 
 
 @dataclass

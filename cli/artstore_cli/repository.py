@@ -1,4 +1,4 @@
-"""Where the source code of ArtStore is, for the commands that need it. An installed `artstore` has none."""
+"""Finds the source code of ArtStore, for the commands that need it. An installed `artstore` has none."""
 
 from __future__ import annotations
 

@@ -148,11 +148,11 @@ class Bars:
         return Bar(self._progress, self._advance, name, total)
 
     def skip(self, size_bytes: int) -> None:
-        """What need not be transferred."""
+        """Counts bytes that need not be transferred."""
         self._advance(size_bytes)
 
     def _advance(self, size_bytes: int) -> None:
-        """What was sent twice is subtracted again: `size_bytes` may be negative."""
+        """Bytes that were sent twice are subtracted again: `size_bytes` may be negative."""
         if self._progress and self._all is not None:
             self._progress.advance(self._all, size_bytes)
 

@@ -1,4 +1,4 @@
-"""What people write on a command line: sizes, times, durations, pairs."""
+"""Reads the values on a command line: sizes, times, durations, pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backup copies, links and refuses, and the encrypted keys. A whole system and its restore: tests/e2e/test_backup.py."""
+"""A backup copies, links and refuses what it should; keys are encrypted. Whole systems: tests/e2e/test_backup.py."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from artstore.testing.many_files import COMMON, fill_catalog, rare_words
 
 SAMPLES = 50_000
 REQUESTS = 20
-"""Of each class in each round."""
+"""Requests of each class in each round."""
 TARGET_MS = 50
 
 Ask = Callable[[], dict[str, Any]]
@@ -95,7 +95,7 @@ def _ask(client: httpx.Client, fleet: Fleet, ask: Ask, requests: int) -> Iterato
 
 
 def _cpu_ms(fleet: Fleet) -> float:
-    """Of query and the servers of PostgreSQL; that of its parallel workers is lost when they end."""
+    """CPU time of query and the servers of PostgreSQL; that of its parallel workers is lost when they end."""
     postgres = fleet.postgres.process.pid
     backends = map(int, Path(f"/proc/{postgres}/task/{postgres}/children").read_text().split())
     return sum(map(_of_process_ms, [fleet.processes["query"].pid, *backends]))

@@ -14,7 +14,7 @@ import pytest
 from support.system import ROOT, System
 
 PYTHON_PACKAGES = ["openapi-python-client==0.29.1", "jinja2==3.1.6", "markupsafe", "ruamel.yaml==0.19.1"]
-"""What .venv lacks of the generator. It is not part of the lock, because it demands an older typer than ./artstore."""
+"""The packages of the generator that .venv lacks. Not in the lock: it demands an older typer than ./artstore."""
 PYTHON_CONFIG = {"content_type_overrides": {"application/offset+octet-stream": "application/octet-stream"}}
 """The type of the bytes of a resumable upload, which the generator does not know."""
 TIMEOUT_S = 240

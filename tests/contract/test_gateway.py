@@ -252,7 +252,7 @@ def test_limits_count_the_client_of_the_gateway_and_not_what_it_claims(system: S
     """Addresses of the loopback network stand for clients."""
 
     def left(source: str, claimed: str) -> int:
-        """What the address may still ask without credentials."""
+        """The requests that the address may still make without credentials."""
         claims = {"x-forwarded-for": claimed, "forwarded": f"for={claimed}", "x-real-ip": claimed}
         with httpx.Client(transport=httpx.HTTPTransport(local_address=source), headers=claims) as one:
             answers = [one.get(f"{system.address}/.well-known/jwks.json") for _ in range(10)]

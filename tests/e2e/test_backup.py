@@ -16,7 +16,7 @@ PASSPHRASE = "correct horse battery staple"
 
 
 class Store:
-    """What clients have stored, by file id: the record and the bytes."""
+    """The files that clients have stored, by file id: the record and the bytes."""
 
     def __init__(self, system: System) -> None:
         self.system, self.files = system, dict[str, tuple[dict[str, Any], bytes]]()

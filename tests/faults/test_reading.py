@@ -115,7 +115,7 @@ def metric(fleet: Fleet, name: str, series: str) -> float:
 
 
 def source_of(fleet: Fleet, name: str) -> str:
-    """Where this process has its registry from, as an operator sees it."""
+    """The source of this process's registry, as an operator sees it."""
     return str(httpx.get(f"{fleet.url(name)}/health/ready").json()["checks"]["discovery"]["detail"])
 
 

@@ -70,7 +70,7 @@ class Fleet:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def front(self, name: str) -> str:
-        """Where callers reach it: in a wired fleet through a proxy."""
+        """The address at which callers reach it: in a wired fleet a proxy."""
         return f"http://127.0.0.1:{self._port(name, CALLERS, self.ports[name])}"
 
     def start(

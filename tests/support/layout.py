@@ -1,4 +1,4 @@
-"""Which processes a fleet has, what each of them is, and whom each of them speaks to."""
+"""Describes the processes of a fleet and the processes that each of them calls."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=600)
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Where one side has the files that are read."""
+    """The addresses of the files that are read, on one side."""
 
     small: str
     large: str

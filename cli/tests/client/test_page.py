@@ -17,7 +17,7 @@ from artstore_cli.errors import ExitCode
 from .conftest import TIMEOUT_S, Artstore
 
 ALL_TIMEOUT_S = 3 * TIMEOUT_S
-"""Of about forty commands."""
+"""There are about forty commands."""
 
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 

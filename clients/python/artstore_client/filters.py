@@ -38,7 +38,7 @@ class Filters(TypedDict, total=False):
 
 
 def filter_parameters(filters: Filters) -> Parameters:
-    """Of the query string. Raises ValueError."""
+    """The parameters of the query string. Raises ValueError."""
     found: list[tuple[str, str]] = []
     for name, value in filters.items():
         if name == "tags":

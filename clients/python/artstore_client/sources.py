@@ -1,4 +1,4 @@
-"""Where the bytes of an upload come from: memory, a file, or a stream that can be read only once."""
+"""The source of the bytes of an upload: memory, a file, or a stream that can be read only once."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ RENEW_AGAIN_S = 10
 
 
 class TokenProvider(Protocol):
-    """Where the client takes its access token from."""
+    """The source of the client's access token."""
 
     async def token(self, refused: str = "") -> str:
         """A valid token. `refused` was answered 401: return another one, or the same if there is none."""

@@ -42,7 +42,7 @@ class DataRoute:
     transfer: bool = False
     """The route carries a file's bytes, so the request counts as one of the account's transfers."""
     admit: Admit | None = None
-    """Of a public route whose path is the credential: checks it, and returns the account behind it."""
+    """Set for a public route whose path is the credential: checks it, and returns the account behind it."""
 
 
 def file_id_of(request: Request) -> str:

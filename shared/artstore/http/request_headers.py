@@ -15,7 +15,7 @@ DIGESTS = frozenset({"content-digest", "repr-digest", "content-md5"})
 CONDITIONS = frozenset({"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"})
 RANGES = frozenset({"range", "if-range"})
 RESUMABLE = frozenset({"tus-resumable", "upload-concat"})
-"""Of tus 1.0: the content is a part of a file, or none of it yet."""
+"""A request of tus 1.0: the content is a part of a file, or none of it yet."""
 
 NOTHING: frozenset[str] = frozenset()
 

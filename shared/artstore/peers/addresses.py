@@ -1,4 +1,4 @@
-"""Which addresses a service may connect to for a URL that it was given (OWASP: server-side request forgery).
+"""Decides to which addresses a service may connect for a URL that it was given (OWASP: server-side request forgery).
 
 An element's URL is only an origin. Elements run on loopback and private networks, so those are allowed.
 Link-local, multicast, unspecified and reserved addresses are not: clouds serve metadata and credentials

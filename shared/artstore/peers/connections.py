@@ -150,7 +150,7 @@ class _Connection(asyncio.Protocol):
         self.used_s = 0.0
         """When the last response was complete."""
         self.received_bytes = 0
-        """Of the last response."""
+        """Read from the last response."""
         self.waiting_since_s: float | None = None
         self._loop, self._lost = asyncio.get_running_loop(), lost
         self._parser = httptools.HttpResponseParser(self)

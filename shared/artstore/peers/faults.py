@@ -1,4 +1,4 @@
-"""Which failures of a call count against the peer's circuit breaker."""
+"""Decides which failures of a call count against the peer's circuit breaker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which connection is closed when there are too many."""
+"""When there are too many connections, the right one is closed."""
 
 from __future__ import annotations
 

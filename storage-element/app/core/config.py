@@ -27,7 +27,7 @@ class Settings(ModuleSettings, UploadSettings):
     storage_mode_force: bool = False
     """Take STORAGE_MODE even if it is further back than the mode on disk. For one start only."""
     storage_backend: Literal["local", "s3"] = "local"
-    """Where the files are: in STORAGE_ROOT, or in an S3 bucket."""
+    """The place of the files: STORAGE_ROOT or an S3 bucket."""
     storage_root: Path
     """Folder of the files. With S3 it holds the log, bodies on their way to S3, and `element.json`."""
     storage_priority: Annotated[int, Field(ge=0)] = DEFAULT_PRIORITY

@@ -28,7 +28,7 @@ ASK_AFTER_S = 0.1
 WRITE_AFTER_S = 1.0
 """The commit of a batch comes at the end of its body. A row that is written before its commit is written twice."""
 RECORD_BYTES = 256
-"""Of an intent in a checkpoint, beside its attributes: ids, temp, lengths; rounded up."""
+"""Size of an intent in a checkpoint, beside its attributes: ids, temp, lengths; rounded up."""
 MOST_BYTES = RECORD_BYTES + MAX_ATTRIBUTES_BYTES
 
 

@@ -147,7 +147,7 @@ class Store:
     late: dict[str, LateRow] = field(default_factory=dict)
     """Those of the unsettled files that are settled behind the answer of their put, the earliest first."""
     late_bytes: int = 0
-    """Of their intents in a checkpoint."""
+    """The size of their intents in a checkpoint."""
     late_waits: asyncio.Event = field(default_factory=asyncio.Event)
     stuck: set[str] = field(default_factory=set)
     """Unsettled files that cannot be read, or whose row the catalog refuses; each is logged once."""

@@ -1,7 +1,7 @@
 """Remembers which large data matched its checksum, when it was written or sent whole, so that not every download hashes it.
 
-SHA-256 costs about as much as sending. Data that anyone has written to since has another version and is hashed again. What a
-disk loses without a sign within VERIFIED_FOR_S is left to the first download afterwards, and to the scrub.
+SHA-256 costs about as much as sending. Data that anyone has written to since has another version and is hashed again. Damage
+that a disk hides within VERIFIED_FOR_S is left to the first download afterwards, and to the scrub.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .backends.base import Backend
 
 VERIFIED_FOR_S = 3600.0
 REMEMBER_FROM_BYTES = 8 << 20
-"""Smaller data is hashed each time: the times of a file tell two changes apart only when some milliseconds lie between."""
+"""Smaller data is hashed each time: the times of a file tell two changes apart only some milliseconds after each other."""
 MAX_REMEMBERED = 10_000
 
 

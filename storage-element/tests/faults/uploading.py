@@ -65,7 +65,7 @@ async def change(store: Store, journal: Journal, catalog: KeptCatalog, random: R
 
 
 class Offsets:
-    """What was answered of resumable uploads. The content of upload N is `content_of(N)`."""
+    """The answers to resumable uploads. The content of upload N is `content_of(N)`."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)

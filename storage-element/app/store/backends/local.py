@@ -242,7 +242,7 @@ class LocalBackend(LocalScan):
 
 
 def _number(folder: str) -> int:
-    """Of a second-level folder, whose path ends with four digits: `…/a1/f0`."""
+    """The prefix of the ids in a second-level folder, whose path ends with four digits: `…/a1/f0`."""
     return int(folder[-5:-3] + folder[-2:], 16)
 
 
