@@ -165,8 +165,6 @@ class Discovery:
         if snapshot.order < self._order:
             return False
         self._order = snapshot.order
-        for element in snapshot.elements:
-            self._runtime.files.space_used.labels(element.id).set(element.capacity.used_bytes)
         if source != self.source:
             log.info("registry adopted", source=source, before=self.source, version=snapshot.version)
         self._snapshot, self.source = snapshot, source

@@ -80,9 +80,12 @@ class FileMetrics:
         )
         """`result` is `ok`, `cancelled` or an error code."""
         self.space_used = Gauge(
-            "storage_space_used_bytes", "Bytes that files take on an element", ["storage_element_id"], registry=registry
+            "storage_space_used_bytes",
+            "Bytes that files take on the element; only elements have a value",
+            ["storage_element_id"],
+            registry=registry,
         )
-        """An element exports its own value, the other services the last announced one."""
+        """Only elements set it, so that a sum counts each file once."""
 
         self._bound: dict[str, _Operation] = {}
 

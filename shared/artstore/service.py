@@ -18,6 +18,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from prometheus_client import Gauge
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
@@ -110,8 +111,10 @@ def build_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Tasks.open() as tasks:
             audit = open_writer(settings, audience, clock, tasks, registry)
-            refuse = partial(_refuse_start, app)
-            runtime = Runtime(settings, clock, registry, files, Health(tasks), tasks, limits.limiter, audit, refuse)
+            refuse, health = partial(_refuse_start, app), Health(tasks)
+            readiness = Gauge("service_ready", "1 while /health/ready answers 200", registry=registry)
+            readiness.set_function(lambda: health.ready)
+            runtime = Runtime(settings, clock, registry, files, health, tasks, limits.limiter, audit, refuse)
             tasks.forever("load", load.watch)
             tasks.every("trim-memory", TRIM_MEMORY_EVERY_S, _trim_memory)
             async with open_context(runtime) as context:

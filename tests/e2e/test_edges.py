@@ -182,6 +182,9 @@ def test_every_service_reports_its_health_and_its_metrics(system: System, servic
     metrics = httpx.get(f"{system.url(service)}/metrics").text
     for name in METRIC_NAMES:
         assert f"# HELP {name}" in metrics.replace("_created", ""), name
+    assert "\nservice_ready 1.0\n" in metrics
+    # A sum over all services counts each file once.
+    assert ("\nstorage_space_used_bytes{" in metrics) is service.startswith("se-")
 
 
 @pytest.mark.parametrize("service", OFFSETS)

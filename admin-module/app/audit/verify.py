@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from artstore.audit.check import ADMIN_CHAIN, CHECKPOINTS, Checker, Finding
 from artstore.audit.event import Signed, fingerprint, hash_of, is_signed_by
 from artstore.database import Database
@@ -33,10 +35,16 @@ class Verification:
         checkpoints: Checkpoints,
         truncation: TruncationMonitor,
         seals: Seals,
+        registry: CollectorRegistry,
     ) -> None:
         self._database, self._auditor, self._checkpoints, self._truncation = database, auditor, checkpoints, truncation
         self._seals = seals
         self._turn = asyncio.Lock()
+        self._findings = Gauge(
+            "audit_verification_findings",
+            "Findings of the last verification of the audit log by this process; 0 before the first",
+            registry=registry,
+        )
 
     async def run(self, from_checkpoint: int | None = None) -> dict[str, Any]:
         """{"ok", "events", "chains", "checkpoints", "from_checkpoint", "from_seal", "last_checkpoint",
@@ -48,12 +56,17 @@ class Verification:
         checkpoint.
         """
         async with self._turn:
-            for _ in range(MAX_RUNS - 1):
-                verdict = await self._run(from_checkpoint)
-                newest, _ = await self._seals.newest()
-                if verdict["ok"] or verdict["from_seal"] == (None if newest is None else newest["number"]):
-                    return verdict
-            return await self._run(from_checkpoint)
+            verdict = await self._run_until_valid(from_checkpoint)
+            self._findings.set(len(verdict["findings"]))
+            return verdict
+
+    async def _run_until_valid(self, from_checkpoint: int | None) -> dict[str, Any]:
+        for _ in range(MAX_RUNS - 1):
+            verdict = await self._run(from_checkpoint)
+            newest, _ = await self._seals.newest()
+            if verdict["ok"] or verdict["from_seal"] == (None if newest is None else newest["number"]):
+                return verdict
+        return await self._run(from_checkpoint)
 
     async def _run(self, from_checkpoint: int | None) -> dict[str, Any]:
         # 1. read what is remembered outside PostgreSQL, before the rows that are compared with it

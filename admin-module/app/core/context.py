@@ -88,7 +88,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         cipher = KeyCipher(decode_key(settings.key_encryption_key))
         hasher = SecretHasher(decode_key(settings.secret_hash_key))
         auditor = Auditor(database, cipher, clock)
-        keyring = Keyring(database, redis, cipher, auditor, settings.key_schedule, clock)
+        keyring = Keyring(database, redis, cipher, auditor, settings.key_schedule, clock, registry)
         runtime.health.add("signing_keys", keyring.check)
         issuer = Issuer(database, hasher, keyring.signer, clock, uuid7, settings.access_token_lifetime_s)
 
@@ -124,7 +124,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             checkpoints=checkpoints,
             truncation=truncation,
             seals=seals,
-            verification=Verification(database, auditor, checkpoints, truncation, seals),
+            verification=Verification(database, auditor, checkpoints, truncation, seals, registry),
             cipher=cipher,
             hasher=hasher,
             keyring=keyring,

@@ -63,6 +63,7 @@ _GONE_SILENT = text(
     """UPDATE storage_elements SET status = 'away', away_reason = :reason
     WHERE status = 'online' AND last_seen_at < now() - make_interval(secs => :after_s) RETURNING element_id"""
 )
+_STATUS = text("SELECT element_id, status FROM storage_elements")
 
 
 async def register(conn: AsyncConnection, element_id: str, url: str, mode: Mode, priority: int) -> Element:
@@ -121,6 +122,11 @@ async def mark_away(conn: AsyncConnection, after_s: float) -> list[str]:
     if gone:
         await grow(conn)
     return gone
+
+
+async def find_status(conn: AsyncConnection) -> dict[str, str]:
+    """`online` or `away` of each element, by its id."""
+    return {row.element_id: row.status for row in await conn.execute(_STATUS)}
 
 
 async def load_element(conn: AsyncConnection, element_id: str) -> Element:

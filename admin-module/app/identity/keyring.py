@@ -7,6 +7,7 @@ import enum
 from collections.abc import Collection
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from prometheus_client import CollectorRegistry, Gauge
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -25,7 +26,7 @@ from ..audit.chain import Auditor
 from ..core.redis import announce_key_change, store_jwks
 from .links import LinkKey, load_link_key, rotate_link_key
 from .revocations import load_revocations, revoke_key
-from .rotation import KeyState, Plan, Schedule
+from .rotation import KeyAge, KeyState, Plan, Schedule, find_overdue_s
 from .secrets import KeyCipher
 from .signing import Signer, StoredKey, jwks, load_keys, make_keys, rotate, summary, to_signer
 
@@ -48,6 +49,7 @@ class Keyring:
         auditor: Auditor,
         schedule: Schedule,
         clock: Clock,
+        registry: CollectorRegistry,
     ) -> None:
         self._database, self._redis, self._cipher, self._auditor = database, redis, cipher, auditor
         self._schedule, self._clock = schedule, clock
@@ -60,6 +62,12 @@ class Keyring:
         self._loaded_s = float("-inf")
         self._link_key: LinkKey | None = None
         self.jwks = jwks([], {}, self._revoked)
+        overdue = Gauge(
+            "signing_key_overdue_seconds",
+            "Seconds for which the active signing key has been due for rotation; 0 while it is not due",
+            registry=registry,
+        )
+        overdue.set_function(lambda: find_overdue_s(self.ages, clock.now(), schedule))
 
     def signer(self) -> Signer:
         """The active key. Raises Unavailable before the first load."""
@@ -70,6 +78,10 @@ class Keyring:
     @property
     def keys(self) -> list[StoredKey]:
         return list(self._keys.values())
+
+    @property
+    def ages(self) -> list[KeyAge]:
+        return [KeyAge(key.kid, key.state, key.since) for key in self._keys.values()]
 
     @property
     def link_key(self) -> LinkKey | None:

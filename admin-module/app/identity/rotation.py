@@ -71,3 +71,9 @@ def plan(
     if due or force:
         return Plan(remove=gone, retire=active.kid, activate=following.kid, create=(KeyState.NEXT,))
     return Plan(remove=gone)
+
+
+def find_overdue_s(keys: Sequence[KeyAge], now: datetime, schedule: Schedule) -> float:
+    """Seconds since the active key should have been replaced; 0 before that, and without an active key."""
+    since = [key.since for key in keys if key.state is KeyState.ACTIVE]
+    return max((0.0, *((now - one - schedule.rotate_every).total_seconds() for one in since)))

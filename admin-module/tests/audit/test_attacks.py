@@ -108,6 +108,8 @@ async def attacked(client: Any) -> AsyncIterator[Callable[[str], Any]]:
 async def verified(client: Any) -> list[tuple[str, str, int]]:
     answer = (await client[0].get("/api/audit/verify")).json()
     assert answer["ok"] is (not answer["findings"])
+    page = (await client[0].get("/metrics")).text.splitlines()
+    assert f"audit_verification_findings {float(len(answer['findings']))}" in page
     return [(one["what"], one["chain"].partition(":")[0], one["seq"]) for one in answer["findings"]]
 
 

@@ -33,9 +33,15 @@ async def test_a_silent_element_is_away_until_it_announces_itself(own_admin: Any
     async def back() -> bool:
         return await published_status(admin) == "online"
 
+    async def shown(value: float) -> bool:
+        page = (await admin.client.get("/metrics")).text
+        return f'element_away{{storage_element_id="se-01"}} {value}' in page.splitlines()
+
     assert await eventually(away)
+    assert await eventually(lambda: shown(1.0))
     assert (await announce(admin))["status"] == "online"
     assert await eventually(back)
+    assert await eventually(lambda: shown(0.0))
 
 
 async def test_after_a_start_of_admin_every_element_has_the_whole_time_again(own_admin: Any, eventually: Any) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.identity.rotation import KeyAge, KeyState, Plan, Schedule, plan
+from app.identity.rotation import KeyAge, KeyState, Plan, Schedule, find_overdue_s, plan
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SCHEDULE = Schedule(rotate_every=timedelta(hours=24), publish_lead=timedelta(minutes=15), grace=timedelta(hours=1))
@@ -73,3 +73,15 @@ def test_a_revoked_key_is_removed_at_once(revoked: str, expected: Plan) -> None:
 
 def test_a_revocation_of_the_only_key_makes_new_ones() -> None:
     assert plan([key("a", ACTIVE, hours=1)], NOW, SCHEDULE, revoke="a") == Plan(remove=("a",), create=(ACTIVE, NEXT))
+
+
+@pytest.mark.parametrize(
+    ("keys", "overdue_s"),
+    [
+        pytest.param([], 0, id="no key yet"),
+        pytest.param([key("a", ACTIVE, hours=23), key("r", RETIRING, hours=30)], 0, id="not due"),
+        pytest.param([key("a", ACTIVE, hours=25), key("n", NEXT, hours=25)], 3600, id="due for an hour"),
+    ],
+)
+def test_an_active_key_that_was_not_replaced_is_overdue(keys: list[KeyAge], overdue_s: float) -> None:
+    assert find_overdue_s(keys, NOW, SCHEDULE) == overdue_s

@@ -45,7 +45,7 @@ from ..upkeep.journal import Journal
 from ..upkeep.rows import Rows
 from ..upkeep.upkeep import Upkeep, UpkeepSettings, allowed_in
 from .config import Settings
-from .metrics import show_serving, show_store, show_uploads
+from .metrics import show_element, show_serving, show_store, show_uploads
 from .s3 import open_bucket
 
 log = get_logger("element")
@@ -140,6 +140,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         startup = Startup(root_settings(settings), announced, element, serving, runtime.clock, runtime.refuse)
         opened.push_async_callback(startup.close)
         show_serving(serving, runtime)
+        show_element(element, runtime)
         await startup.begin(parts.open)
         runtime.health.add("root", serving.check_root, every_s=CHECK_ROOT_EVERY_S)
         runtime.health.add("recovery", serving.check_recovery)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import get_args
 
 from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from artstore.contracts.elements import Mode
 from artstore.runtime import Runtime
 
+from ..element import Element
 from ..serving import Serving
 from ..store.store import Store
 from ..store.unfinished import Uploads
@@ -79,6 +82,19 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "storage_available_bytes", "Bytes that puts may still take", value=store.space.available_bytes()
         )
+        yield GaugeMetricFamily(
+            "storage_total_bytes", "Size of the disk, or the quota", value=store.space.measure().total_bytes
+        )
+
+
+def show_element(element: Element, runtime: Runtime) -> None:
+    modes = Gauge("element_mode", "1 for the mode of the element", ["mode"], registry=runtime.registry)
+    for mode in Mode:
+        modes.labels(mode.value).set_function(partial(_is_in_mode, element, mode))
+
+
+def _is_in_mode(element: Element, mode: Mode) -> float:
+    return float(element.mode is mode)
 
 
 def show_serving(serving: Serving, runtime: Runtime) -> None:

@@ -292,6 +292,8 @@ async def test_a_mode_further_along_in_the_registry_is_adopted(neighbours: Neigh
         async with running_element(neighbours, tmp_path / "root", STORAGE_MODE="rw") as element:
             assert (await element.put(b"too late")).status in (409,)
             assert (await element.ask("GET", "/api/element")).json["mode"] == "ro"
+            metrics = (await element.ask("GET", "/metrics")).body.decode().splitlines()
+            assert {'element_mode{mode="ro"} 1.0', 'element_mode{mode="rw"} 0.0'} <= set(metrics)
     finally:
         neighbours.admin.mode = None
 
