@@ -116,6 +116,30 @@ def test_a_stop_is_longer_than_what_running_requests_get(services: dict[str, dic
         assert int(services[name]["stop_grace_period"].removesuffix("s")) >= 3 * limit_s
 
 
+def test_every_container_is_confined(services: dict[str, dict[str, Any]]) -> None:
+    """No capability but those that its image needs, nothing written outside volumes and memory, and a bound on what it takes."""
+    may = {
+        "keys": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
+        "postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
+        "s3": {"DAC_OVERRIDE"},
+        "gateway": {"NET_BIND_SERVICE", "DAC_READ_SEARCH"},
+    }
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert set(service.get("cap_add", ())) <= may.get(name, set()), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert {"mem_limit", "pids_limit", "cpus"} <= set(service), name
+        assert not any("docker.sock" in volume for volume in service.get("volumes", ())), name
+
+
+def test_a_signal_reaches_a_module_from_its_first_moment_on(services: dict[str, dict[str, Any]]) -> None:
+    """The kernel ignores a signal for process 1 that has not asked for it, which Python does only when it has started."""
+    for name, service in services.items():
+        if "build" in service and service["restart"] != "no":
+            assert service["init"] is True, name
+
+
 def test_no_log_grows_without_a_bound_or_keeps_its_writer_waiting(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         if name != "keys":
