@@ -12,23 +12,24 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 ADMIN_CLIENT_ID = "admin"
 ADMIN_RATE_PER_MINUTE = 600_000
 """The account that creates all others must not be limited to 100 requests a minute (docs/decisions)."""
+ELEMENTS = ("se-01", "se-02", "se-03")
+ELEMENT_PERMISSIONS = ["elements:report"]
+ELEMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SERVICE_PERMISSIONS = {
-    "se-01": ["elements:report"],
-    "se-02": ["elements:report"],
-    "se-03": ["elements:report"],
     "ingester": ["elements:read", "sagas:write", "storage:read", "storage:write"],
     "query": ["elements:read", "storage:read"],
 }
-"""The modules' own accounts, each with exactly what its calls need."""
+"""The accounts of the other modules, each with exactly what its calls need."""
 
 SHARED_GROUP, ADMIN_GROUP, ELEMENT_GROUP, INGESTER_GROUP, QUERY_GROUP = 10000, 10001, 10002, 10003, 10004
 MIGRATIONS_GROUP = 10005
@@ -133,12 +134,21 @@ def keep_admin(folder: Folder) -> dict[str, str]:
         raise Unusable(f"{folder.path / 'admin-client.json'} is damaged: {error}") from error
 
 
-def keep_accounts(folder: Folder) -> None:
+def elements_of(folder: Folder, more: Sequence[str]) -> list[str]:
+    """The default elements, those that have a secret already, and `more`."""
+    for element in more:
+        if not ELEMENT_ID.fullmatch(element) or element in (ADMIN_CLIENT_ID, *SERVICE_PERMISSIONS):
+            raise Unusable(f"{element!r} cannot be the id of an element: use a-z, 0-9 and -, as in se-04")
+    present = {path.name.removesuffix(".secret") for path in folder.path.glob("*.secret")}
+    return sorted({*ELEMENTS, *present, *more} - SERVICE_PERMISSIONS.keys())
+
+
+def keep_accounts(folder: Folder, elements: Sequence[str]) -> None:
     """The list from which admin creates its first accounts. Derived from the other files."""
     accounts: list[dict[str, object]] = [
         {**keep_admin(folder), "role": "ADMIN", "permissions": [], "rate_per_minute": ADMIN_RATE_PER_MINUTE}
     ]
-    for client_id, permissions in SERVICE_PERMISSIONS.items():
+    for client_id, permissions in {**dict.fromkeys(elements, ELEMENT_PERMISSIONS), **SERVICE_PERMISSIONS}.items():
         group = {"ingester": INGESTER_GROUP, "query": QUERY_GROUP}.get(client_id, ELEMENT_GROUP)
         secret = folder.keep(f"{client_id}.secret", partial(known_secret, folder, client_id), group=group)
         client = {"client_id": client_id, "client_secret": secret}
@@ -175,8 +185,8 @@ def keep_database(folder: Folder, address: str) -> None:
         folder.write(f"database-url-{kind}", f"postgresql+asyncpg://{login}@{address}/artstore", group=group)
 
 
-def generate(folder: Folder, *, database: str, redis: str) -> None:
-    keep_accounts(folder)
+def generate(folder: Folder, elements: Sequence[str], *, database: str, redis: str) -> None:
+    keep_accounts(folder, elements_of(folder, elements))
     folder.keep("key-encryption-key", key_text, group=ADMIN_GROUP)
     folder.keep("secret-hash-key", key_text, group=ADMIN_GROUP)
     keep_s3(folder)
@@ -191,12 +201,15 @@ def main() -> int:
     parser.add_argument("--database", default="postgres:5432", metavar="HOST:PORT", help="for database-url")
     parser.add_argument("--redis", default="redis:6379", metavar="HOST:PORT", help="for redis-url")
     parser.add_argument(
+        "--element", action="append", default=[], metavar="ID", help="an account for one more element; repeatable"
+    )
+    parser.add_argument(
         "--containers", action="store_true", help="give each file to the group of the image that reads it"
     )
     asked = parser.parse_args()
     try:
         folder = Folder(asked.folder, containers=asked.containers)
-        generate(folder, database=asked.database, redis=asked.redis)
+        generate(folder, asked.element, database=asked.database, redis=asked.redis)
     except Unusable as error:
         print(f"keys: {error}", file=sys.stderr)
         return 1

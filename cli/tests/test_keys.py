@@ -150,3 +150,25 @@ def test_an_unwritable_folder_is_refused_in_one_line(generate: Generate) -> None
     refused = generate(Path("/proc/artstore-keys"))
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_element_more_gets_an_account_and_keeps_it(tmp_path: Path, generate: Generate) -> None:
+    generate(tmp_path)
+    before = contents(tmp_path)
+    assert generate(tmp_path, "--element", "se-04").returncode == 0
+    after = contents(tmp_path)
+    assert set(after) - set(before) == {"se-04.secret"}
+    assert {name for name in before if before[name] != after[name]} == {"accounts.json"}
+    accounts = {one["client_id"]: one for one in json.loads(after["accounts.json"])}
+    assert accounts["se-04"]["permissions"] == accounts["se-01"]["permissions"] == ["elements:report"]
+    assert accounts["se-04"]["client_secret"] == after["se-04.secret"]
+    assert generate(tmp_path).returncode == 0
+    assert contents(tmp_path) == after
+
+
+@pytest.mark.parametrize("element", ["../se", "SE-04", "query", "admin", ""])
+def test_an_id_that_no_element_can_have_is_refused(tmp_path: Path, generate: Generate, element: str) -> None:
+    refused = generate(tmp_path, "--element", element)
+    assert refused.returncode == 1
+    assert "cannot be the id of an element" in refused.stderr
+    assert not list(tmp_path.glob("*.secret"))
