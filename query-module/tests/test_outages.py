@@ -195,4 +195,4 @@ async def _forbid(postgres: PostgresServer, database: str) -> None:
 
 
 async def _is_in_redis(rig: Rig, file_id: str, expected: str) -> bool:
-    return bool(await rig.redis.hget(record_key(file_id), "record") == expected)
+    return str(await rig.redis.get(record_key(file_id))).endswith(f" {expected}")

@@ -140,7 +140,7 @@ async def test_a_changed_file_leaves_the_cache_before_its_event_is_received(
     file_id = "0197aaaa-0000-7000-8000-000000000001"
     client = Redis.from_url(valkey.url(), decode_responses=True)
     await client.delete(record_key(file_id), floor_key(file_id))
-    await client.hset(record_key(file_id), mapping={"run": "any", "revision": 1, "record": "{}"})
+    await client.set(record_key(file_id), "any:epoch:1 {}")
     event = FileChanged(file_id=file_id, revision=1, change="delete", storage_element_id="se-01")
     async with relay(runtime, postgres, valkey) as (database, outbox), listening(valkey, FILES_CHANNEL) as heard:
         async with database.begin() as connection:

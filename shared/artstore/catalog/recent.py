@@ -8,6 +8,7 @@ this also covers changes that no query instance received. Old data cannot return
   FLUSHALL removes the lease, and it expires after FLOOR_S, so a reader that was overtaken stores nothing;
 - records and leases belong to one run of the server: a restarted server (perhaps with an old dump) or a promoted
   replica has none;
+- a record is one string, of the run, the epoch, the revision and attr.json: a hash takes 40 % more memory;
 - all keys have one hash tag, because one script takes the files of many readers: a cluster keeps them on one node;
 - records belong to an epoch: a query process that sees Redis accept writes again after an outage begins a new
   epoch, because changes may have been missed meanwhile. The others adopt it within a second.
@@ -27,9 +28,11 @@ EPOCH_KEY = "artstore:files:epoch"
 _BEGIN = """
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. ARGV[1] .. ':'
 local function load(key, floor_key)
-  local held = redis.pcall('HMGET', key, 'run', 'revision', 'record')
-  if held.err or held[1] ~= run or not tonumber(held[2]) or (held[3] or '') == '' then held = nil end
-  return held, tonumber(redis.call('GET', floor_key) or 0)
+  local held, revision, record = redis.pcall('GET', key), nil, nil
+  if type(held) == 'string' and string.sub(held, 1, #run) == run then
+    revision, record = string.match(held, '^(%d+) (.+)', #run + 1)
+  end
+  return tonumber(revision), record, tonumber(redis.call('GET', floor_key) or 0)
 end
 local answers = {}
 """
@@ -39,9 +42,9 @@ FIND = (
     + """
 for i = 1, #KEYS / 3 do
   local lease_key = KEYS[3 * i]
-  local held, floor = load(KEYS[3 * i - 2], KEYS[3 * i - 1])
-  if held and ARGV[3 + i] == 'record' then
-    answers[i] = {held[3], floor, ''}
+  local _, record, floor = load(KEYS[3 * i - 2], KEYS[3 * i - 1])
+  if record and ARGV[3 + i] == 'record' then
+    answers[i] = {record, floor, ''}
   else
     local lease = redis.call('GET', lease_key)
     if not lease then
@@ -65,13 +68,11 @@ KEEP = (
 for i = 1, #KEYS / 3 do
   local key, lease_key, at = KEYS[3 * i - 2], KEYS[3 * i], 3 * i
   local revision, record, lease = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2]
-  local held, floor = load(key, KEYS[3 * i - 1])
+  local held, _, floor = load(key, KEYS[3 * i - 1])
   answers[i] = 0
   if lease == run .. (redis.call('GET', lease_key) or '') and revision >= floor
-    and not (held and tonumber(held[2]) > revision) then
-    redis.call('DEL', key)
-    redis.call('HSET', key, 'run', run, 'revision', ARGV[at], 'record', record)
-    redis.call('EXPIRE', key, ARGV[2])
+    and not (held and held > revision) then
+    redis.call('SET', key, run .. ARGV[at] .. ' ' .. record, 'EX', ARGV[2])
     answers[i] = 1
   end
 end
@@ -84,8 +85,9 @@ lease. Returns for each file 1 if the record was stored."""
 DROP = """
 local floor = math.max(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0))
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local held = redis.pcall('HMGET', KEYS[1], 'run', 'revision')
-local alive = not held.err and held[1] and string.sub(held[1], 1, #run) == run and tonumber(held[2])
+local held = redis.pcall('GET', KEYS[1])
+local of_run = type(held) == 'string' and string.sub(held, 1, #run) == run
+local alive = of_run and tonumber(string.match(held, '^:[^:]*:(%d+) ', #run + 1))
 redis.call('DEL', KEYS[3])
 if not alive or alive < floor then redis.call('DEL', KEYS[1]) end
 local lasts = math.max(tonumber(ARGV[2]), redis.call('TTL', KEYS[2]))
