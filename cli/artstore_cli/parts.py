@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artstore.local import caddy, postgres, seaweedfs, valkey
+from artstore.local.fork_server import ForkServer
 from artstore.local.ports import LOOPBACK
 
 from .data_folder import GATEWAY_OFFSET, DataFolder
@@ -119,9 +120,13 @@ def port_names(s3: bool, scale: Mapping[str, int]) -> Sequence[str]:
     return (*STORES, *own, *(seaweedfs.PORTS if s3 else ()))
 
 
-def services(site: Site) -> list[Part]:
+def fork_server(site: Site) -> ForkServer:
+    return ForkServer(sorted({site.root / service.module for service in fleet(site)}))
+
+
+def services(site: Site, server: ForkServer) -> list[Part]:
     """The services, and the gateway in front of them."""
-    behind = [_service(site, service) for service in fleet(site)]
+    behind = [_service(site, service, server) for service in fleet(site)]
     port = site.port_base + GATEWAY_OFFSET
     gateway = Part(
         GATEWAY,
@@ -143,13 +148,13 @@ def serve_gateway(site: Site, port: int) -> Command:
     return Command(caddy.command(source), environment, folder, site.data.log(GATEWAY))
 
 
-def _service(site: Site, service: Service) -> Part:
+def _service(site: Site, service: Service, server: ForkServer) -> Part:
     port = service.own_port or site.port_base + service.port_offset
 
     def command() -> ForkCommand:
         environment = merge_environment(service.environment(site), os.environ)
         environment = allow_logins(site, service, trust_gateway(service, environment))
-        return ForkCommand(site.root / service.module, environment, site.data.log(service.name))
+        return ForkCommand(server, site.root / service.module, environment, site.data.log(service.name))
 
     return Part(
         service.name, command, lambda _: unready_checks(port), service.needs, site.url(service.port_offset), port

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from artstore.local import forking
+from artstore.local.fork_server import ForkServer
 from artstore.local.forking import PR_SET_PDEATHSIG
 from artstore.local.postgres import Account
 
@@ -35,8 +35,9 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ForkCommand:
-    """A service to fork from the launcher, which has preloaded its module."""
+    """A service to fork from a process that has imported its module."""
 
+    server: ForkServer
     module: Path
     environment: Mapping[str, str]
     log: Path
@@ -44,7 +45,7 @@ class ForkCommand:
 
 
 class Forked:
-    """The subset of subprocess.Popen that the launcher uses, for a service forked from it."""
+    """The subset of subprocess.Popen that the launcher uses, for a service that is not started from a program."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -101,7 +102,7 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
 def fork_service(command: ForkCommand) -> Forked:
     """Start the service in its own session, as `spawn` does."""
     with _open_log(command.log) as log:
-        return Forked(forking.fork(command.module, command.environment, log.fileno(), log.fileno()))
+        return Forked(command.server.fork(command.module, command.environment, log.fileno()))
 
 
 def _open_log(path: Path) -> BinaryIO:

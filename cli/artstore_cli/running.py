@@ -9,7 +9,7 @@ from pathlib import Path
 from .data_folder import DataFolder, find_record
 from .errors import CommandError
 from .fleet import POSTGRES, Site
-from .parts import Part, describe, services, unready_checks
+from .parts import Part, describe, fork_server, services, unready_checks
 from .system import STOP_TIMEOUT_S, stop_processes
 
 LAUNCHER_TIMEOUT_S = 5 * STOP_TIMEOUT_S
@@ -36,7 +36,7 @@ def status(root: Path, folder: DataFolder) -> list[PartStatus]:
     if record is None:
         return []
     site = Site(root, folder, record.port_base, own_ports=record.own_ports)
-    known = {part.name: part for part in services(site)}
+    known = {part.name: part for part in services(site, fork_server(site))}  # it starts nothing
     return [
         PartStatus(
             name,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from artstore.local.fork_server import reap_orphans
 
 from .data_folder import DataFolder, Record
 from .log_rotation import rotate
@@ -120,13 +122,11 @@ class System:
     _checked_s: float = 0.0
     _record_failed: bool = False
 
-    def start(self, parts: Sequence[Part], meanwhile: Callable[[], None] = lambda: None) -> list[str]:
+    def start(self, parts: Sequence[Part]) -> list[str]:
         """Returns when all parts are ready, or when the others make no progress. Returns those with their reasons.
-        `meanwhile` runs once, while the first parts start. Raises Interrupted and Misconfigured."""
+        Raises Interrupted and Misconfigured."""
         self._waiting = list(parts)
         self._began_s = self._progress_s = time.monotonic()
-        self._start_waiting()
-        meanwhile()
         while True:
             self._start_waiting()
             self._restart_dead()
@@ -150,6 +150,7 @@ class System:
             if time.monotonic() >= self._checked_s + CHECK_EVERY_S:
                 self._checked_s = time.monotonic()
                 self._check_unready()
+                reap_orphans({one.process.pid: one for one in self.running.values() if one.process is not None})
                 for name in ("artstore", *self.running):
                     rotate(self.folder.log(name))
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
-from artstore.local import forking
 from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
 from .data_folder import GATEWAY_OFFSET, DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
 from .fleet import GATEWAY, POSTGRES, VALKEY, Site, fleet, own_port_names
-from .parts import port_names, services, stores
+from .parts import fork_server, port_names, services, stores
 from .process_id import ProcessId, find_started
 from .reporting import PipeSafeConsole, Progress
 from .running import stop_leftovers
@@ -81,8 +80,9 @@ def _hold(
     system = System(folder, record, progress)
     started = False
     try:
-        modules = {site.root / service.module for service in fleet(site)}
-        unready = system.start([*stores(site, ports), *services(site)], lambda: forking.preload(sorted(modules)))
+        server = fork_server(site)
+        server.start()
+        unready = system.start([*stores(site, ports), *services(site, server)])
         started = record.ready = True
         with contextlib.suppress(OSError):
             record.save(folder)

@@ -138,3 +138,54 @@ try:
 except RuntimeError as error:
     print(error)
 """) == ["cannot fork a service: this process has more than one thread"]  # fmt: skip
+
+
+SERVER = """
+from artstore.local.fork_server import ForkServer, reap_orphans
+
+def ask(server, name):
+    with (here / f"{name}.log").open("ab") as log:
+        return server.fork(here / name, {}, log.fileno())
+
+"""
+
+
+def test_a_fork_server_gives_its_parent_the_services_as_children(tmp_path: Path) -> None:
+    """Also one that ends at once. The services outlive the server, which keeps no file open, and a new one takes its place."""
+    module(tmp_path, "fails", "sys.exit(2)")
+    module(tmp_path, "stays", "print(os.getppid(), NAME, flush=True)\ntime.sleep(600)")
+    lines = run(tmp_path, SERVER + """
+with (here / "lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    server = ForkServer([here / "fails", here / "stays"])
+    server.start()
+    print(end(ask(server, "fails")))
+    stays = ask(server, "stays")
+with (here / "lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+server.stop()
+print(end(ask(server, "fails")))
+while not (here / "stays.log").read_text():
+    time.sleep(0.02)
+server.stop()
+children = {stays: None}
+while Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() != f"{stays} ":
+    reap_orphans(children)  # the servers
+    time.sleep(0.02)
+os.kill(stays, signal.SIGTERM)
+print(end(stays), os.getpid())
+""")  # fmt: skip
+    pid = lines[2].split()[1]
+    assert lines == ["2", "2", f"-15 {pid}"]
+    assert (tmp_path / "stays.log").read_text() == f"{pid} stays\n"
+
+
+def test_a_fork_server_that_cannot_import_a_service_says_so(tmp_path: Path) -> None:
+    module(tmp_path, "broken", "pass")
+    (tmp_path / "broken" / "app" / "own.py").write_text("raise ValueError('a fault')\n")
+    assert run(tmp_path, SERVER + """
+try:
+    ask(ForkServer([here / "broken"]), "broken")
+except OSError as error:
+    print(error)
+""") == ["the services cannot be imported"]  # fmt: skip

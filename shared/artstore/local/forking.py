@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -24,6 +25,7 @@ from typing import NoReturn
 
 PACKAGE = "app"
 MAIN = "app.main"
+ADOPTION_POLL_S = 0.001
 PR_SET_PDEATHSIG = 1
 PR_SET_MM = 35
 PR_SET_MM_MAP = 14
@@ -59,9 +61,12 @@ def _import_what_starts_import() -> None:
         import_module(name)
 
 
-def fork(module: Path, environment: Mapping[str, str], stdout: int, stderr: int) -> int:
-    """Returns the pid of the service, a child in a session of its own, which gets SIGTERM when this process dies.
-    `module` is the folder of a preloaded `app`; `stdout` and `stderr` are open files."""
+def fork(
+    module: Path, environment: Mapping[str, str], stdout: int, stderr: int, *, adopted_by: int | None = None
+) -> int:
+    """Returns the pid of the service, a child in a session of its own, which gets SIGTERM when its parent dies.
+    `module` is the folder of a preloaded `app`; `stdout` and `stderr` are open files. `adopted_by`: the process that becomes
+    the parent when this one ends, as it has to at once; the service waits for that."""
     if len(os.listdir("/proc/self/task")) != 1:
         raise RuntimeError("cannot fork a service: this process has more than one thread")
     sys.stdout.flush()
@@ -71,16 +76,20 @@ def fork(module: Path, environment: Mapping[str, str], stdout: int, stderr: int)
     try:
         pid = os.fork()
         if pid == 0:
-            _become(module, environment, parent, stdout, stderr)
+            _become(module, environment, parent, adopted_by or parent, stdout, stderr)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _become(module: Path, environment: Mapping[str, str], parent: int, stdout: int, stderr: int) -> NoReturn:
+def _become(
+    module: Path, environment: Mapping[str, str], forked_by: int, parent: int, stdout: int, stderr: int
+) -> NoReturn:
     """Runs the service and exits as the interpreter does, but without unwinding the parent's stack."""
     status = 1
     try:
+        while parent != forked_by == os.getppid():
+            time.sleep(ADOPTION_POLL_S)
         _leave_parent(parent, stdout, stderr)
         _show_as([sys.executable, "-m", MAIN], environment)
         os.chdir(module)
