@@ -32,7 +32,7 @@ SERVICE_PERMISSIONS = {
 """The accounts of the other modules, each with exactly what its calls need."""
 
 SHARED_GROUP, ADMIN_GROUP, ELEMENT_GROUP, INGESTER_GROUP, QUERY_GROUP = 10000, 10001, 10002, 10003, 10004
-MIGRATIONS_GROUP = 10005
+MIGRATIONS_GROUP, BACKUP_GROUP = 10005, 10006
 """Group ids of the images' users; only used with --containers."""
 
 DATABASE_LOGINS = {
@@ -40,9 +40,10 @@ DATABASE_LOGINS = {
     "element": ELEMENT_GROUP,
     "ingester": INGESTER_GROUP,
     "query": QUERY_GROUP,
+    "backup": BACKUP_GROUP,
 }
-"""Each module kind has a PostgreSQL role of its own, artstore_<kind>, and the group that may read its
-login."""
+"""Each module kind, and the backup, has a PostgreSQL role of its own, artstore_<kind>, and the group that may
+read its login."""
 
 
 class Unusable(Exception):

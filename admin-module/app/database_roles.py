@@ -24,7 +24,10 @@ from artstore.logs import get_logger
 log = get_logger("admin.schema")
 
 ADMIN, ELEMENT, INGESTER, QUERY = "artstore_admin", "artstore_element", "artstore_ingester", "artstore_query"
-LOGINS = (ADMIN, ELEMENT, INGESTER, QUERY)
+BACKUP = "artstore_backup"
+"""Reads everything, for pg_dump, and records what ended well. Optional: an operator may dump as another role."""
+MODULES = (ADMIN, ELEMENT, INGESTER, QUERY)
+LOGINS = (*MODULES, BACKUP)
 PRUNER = "artstore_pruner"
 """Cannot log in. Admin assumes it (SET LOCAL ROLE) in the transactions that prune."""
 SCRAM_ITERATIONS = 4096
@@ -36,7 +39,7 @@ _SHIP_KEY = "INSERT (chain, public_key), SELECT (chain)"
 
 GRANTS: Mapping[str, Mapping[str, str]] = {
     "accounts": {ADMIN: CHANGE},
-    "alembic_version": dict.fromkeys(LOGINS, READ),
+    "alembic_version": dict.fromkeys(MODULES, READ),
     "audit_checkpoints": {ADMIN: "SELECT, INSERT", PRUNER: "SELECT, DELETE"},
     "audit_events": {
         ADMIN: "SELECT, INSERT",
@@ -47,6 +50,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     },
     "audit_keys": {ADMIN: "SELECT, INSERT", ELEMENT: _SHIP_KEY, INGESTER: _SHIP_KEY, QUERY: _SHIP_KEY},
     "audit_seals": {ADMIN: "SELECT, INSERT", PRUNER: READ},
+    "backups": {ADMIN: READ, BACKUP: "INSERT"},
     "claimed_ids": {ADMIN: CHANGE},
     "changes": {ADMIN: CHANGE, QUERY: READ},
     "changes_purged": {ADMIN: CHANGE, QUERY: READ},
@@ -63,7 +67,7 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
     "signing_keys": {ADMIN: CHANGE},
     "storage_elements": {ADMIN: CHANGE},
 }
-"""By table. A table that is not listed is admin's alone; a test keeps the list complete."""
+"""By table. A table that is not listed is admin's alone; a test keeps the list complete. BACKUP reads all of them."""
 
 TRIGGERS = ("record_change()", "use_id()")
 """Functions that run as the owner of the schema when a row of `files` changes."""
@@ -80,10 +84,10 @@ _VERIFIER = text("SELECT set_config('artstore.verifier', :verifier, true)")
 
 
 def read_passwords(path: Path) -> dict[str, str]:
-    """The logins' passwords by role name. Raises ValueError."""
+    """The logins' passwords by role name; that of BACKUP may be missing. Raises ValueError."""
     passwords = orjson.loads(path.read_bytes())
-    if not isinstance(passwords, dict) or set(passwords) != set(LOGINS):
-        raise ValueError(f"{path} must hold one password for each of {', '.join(LOGINS)}")
+    if not isinstance(passwords, dict) or not set(MODULES) <= set(passwords) <= set(LOGINS):
+        raise ValueError(f"{path} must hold one password for each of {', '.join(LOGINS)}, and nothing else")
     return {str(name): str(password) for name, password in passwords.items()}
 
 
@@ -94,10 +98,10 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
     known = set((await conn.execute(_KNOWN, {"names": [*LOGINS, PRUNER]})).scalars())
     if passwords:
         await _make_roles(conn, known, passwords)
-        known = {*LOGINS, PRUNER}
+        known |= {*passwords, PRUNER}
     if not known:
         return
-    if missing := {*LOGINS, PRUNER} - known:
+    if missing := {*MODULES, PRUNER} - known:
         log.warning("database roles are missing", missing=sorted(missing))
     schema = await conn.scalar(text("SELECT quote_ident(current_schema())"))
     everyone = ", ".join(sorted(known))
@@ -120,6 +124,9 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
         for role, privileges in GRANTS.get(table, {ADMIN: CHANGE}).items():
             if role in known:
                 await conn.execute(text(f'GRANT {privileges} ON "{table}" TO {role}'))
+    if BACKUP in known:
+        for kind in ("TABLES", "SEQUENCES"):
+            await conn.execute(text(f"GRANT SELECT ON ALL {kind} IN SCHEMA {schema} TO {BACKUP}"))
     if ADMIN in known:
         defaults = f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT"
         await conn.execute(text(f"{defaults} {CHANGE} ON TABLES TO {ADMIN}"))
@@ -128,10 +135,10 @@ async def apply_grants(conn: AsyncConnection, passwords: Mapping[str, str] | Non
 async def _make_roles(conn: AsyncConnection, known: set[str], passwords: Mapping[str, str]) -> None:
     """Needs CREATEROLE or superuser. Sends passwords as SCRAM verifiers, so that no server log contains
     one."""
-    for name in LOGINS:
+    for name, password in passwords.items():
         if name not in known:
             await conn.execute(text(f"CREATE ROLE {name} LOGIN"))
-        await conn.execute(_VERIFIER, {"verifier": scram_verifier(passwords[name])})
+        await conn.execute(_VERIFIER, {"verifier": scram_verifier(password)})
         alter = f"format('ALTER ROLE {name} PASSWORD %L', current_setting('artstore.verifier'))"
         await conn.exec_driver_sql(f"DO $$ BEGIN EXECUTE {alter}; END $$")
     if PRUNER not in known:

@@ -20,6 +20,7 @@ from artstore.runtime import Runtime
 from artstore.tasks import Tasks
 
 from .audit import truncation
+from .backups import BackupAge
 from .core.config import Settings
 from .core.context import Context, open_context
 from .elements import generations
@@ -77,6 +78,7 @@ def jobs(context: Context) -> list[Job]:
         Job("sweep-sagas", min(UNDO_ORPHANS_EVERY_S, settings.saga_lease_s), context.maintenance.undo_orphans),
         Job("index-files", INDEX_EVERY_S, partial(update_index, context.database)),
         Job("measure-index", COUNT_EVERY_S, partial(_measure_index, context, lag)),
+        Job("measure-backups", COUNT_EVERY_S, BackupAge(context.database, context.registry).measure),
         Job("purge-sagas", PURGE_EVERY_S, partial(_purge_sagas, context)),
         Job("purge-changes", PURGE_EVERY_S, partial(_purge_changes, context)),
         Job("purge-idempotency-keys", PURGE_EVERY_S, partial(_purge_keys, context)),

@@ -123,7 +123,8 @@ def test_new_addresses_rewrite_the_urls_and_nothing_else(tmp_path: Path, generat
     generate(tmp_path, "--database", "127.0.0.1:7001", "--redis", "127.0.0.1:7002")
     after = contents(tmp_path)
     urls = {name for name in after if name.startswith("database-url")}
-    assert urls == {"database-url", *(f"database-url-{kind}" for kind in ("admin", "element", "ingester", "query"))}
+    kinds = ("admin", "backup", "element", "ingester", "query")
+    assert urls == {"database-url", *(f"database-url-{kind}" for kind in kinds)}
     assert {name for name in after if after[name] != before[name]} == {*urls, "redis-url"}
     roles = json.loads(after["database-roles.json"])
     for kind in ("admin", "element", "ingester", "query"):

@@ -66,9 +66,17 @@ FORBIDDEN_BUT_TO_ADMIN = [
     INSERT_AUDIT.format("admin"),
     "SET ROLE artstore_pruner",
 ]
+FORBIDDEN_TO_BACKUP = [
+    *(one for one in FORBIDDEN_BUT_TO_ADMIN if not one.startswith("SELECT")),
+    "DELETE FROM backups",
+    "UPDATE backups SET ended_at = now()",
+    "UPDATE files SET owner = 'x'",
+    "INSERT INTO outbox (channel, message) VALUES ('storage-elements:config', '{}')",
+]
 REFILL = ["SELECT refill_files('[]')", "SELECT take_back_refilled('[]')"]
 FORBIDDEN_TO = {
     "admin": REFILL,
+    "backup": [*FORBIDDEN_TO_BACKUP, *REFILL],
     "element": ["SELECT 1 FROM idempotency_keys", "UPDATE outbox SET message = 'x'", *REFILL],
     "ingester": [
         *REFILL,
@@ -92,7 +100,7 @@ FORBIDDEN_TO = {
     ],
 }
 CASES = [
-    *((kind, statement) for kind in KINDS for statement in FORBIDDEN_TO_ALL),
+    *((kind, statement) for kind in (*KINDS, "backup") for statement in FORBIDDEN_TO_ALL),
     *((kind, statement) for kind in KINDS[1:] for statement in FORBIDDEN_BUT_TO_ADMIN),
     *((kind, statement) for kind, statements in FORBIDDEN_TO.items() for statement in statements),
 ]
