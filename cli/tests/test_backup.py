@@ -5,14 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, encode
-from artstore_cli.backup import backup, element, keys, restore
-from artstore_cli.backup.element import copy_element
+from artstore_cli.backup import backup, element, keys, restore, schedule
+from artstore_cli.backup.containers import BackupSettings, ContainerSystem
+from artstore_cli.backup.element import ElementCopy
+from artstore_cli.backup.files import Files, LocalFiles
+from artstore_cli.backup.local import LocalSystem
 from artstore_cli.data_folder import DataFolder
 from artstore_cli.errors import CommandError
 
@@ -25,6 +31,10 @@ def root(tmp_path: Path) -> Path:
     (folder / "files").mkdir(parents=True)
     (folder / "element.json").write_text("{}")
     return folder
+
+
+def copy_element(root: Path, target: Path, before: Path | None) -> ElementCopy:
+    return element.copy_element(root, LocalFiles(root), target, before)
 
 
 def put(root: Path, content: bytes, file_id: str = "", revision: int = 1) -> Path:
@@ -95,10 +105,10 @@ def test_a_file_that_is_changed_while_it_is_copied_is_copied_again(
     path, target, copy_bytes = put(root, b"first"), tmp_path / "backup" / "se-02", element._copy_bytes
     changes = iter([b"second"])
 
-    def interrupted(source: Path, copy: Path) -> tuple[int, str]:
+    def interrupted(files: Files, source: str, copy: Path) -> tuple[int, str]:
         for content in changes:
             put(root, content, path.name, revision=2)
-        return copy_bytes(source, copy)
+        return copy_bytes(files, source, copy)
 
     monkeypatch.setattr(element, "_copy_bytes", interrupted)
     assert copy_element(root, target, None).damaged == []
@@ -131,16 +141,84 @@ def test_without_hard_links_files_are_copied(root: Path, tmp_path: Path, monkeyp
     assert (second / path).read_bytes() == b"same"
 
 
+def test_a_removal_that_is_cut_off_leaves_no_backup_that_looks_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "2026-01-01T00-00-00Z"
+    (old / "elements").mkdir(parents=True)
+    (old / "manifest.json").write_text("{}")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        backup._remove(old)
+    assert list(backup.complete(tmp_path)) == []
+    assert backup._incomplete(tmp_path) == [old]
+
+
+@pytest.mark.parametrize(
+    ("now", "newest", "due"),
+    [
+        ("2026-01-02T01:00", None, "2026-01-02T01:00"),
+        ("2026-01-02T01:00", "2026-01-01T02:30", "2026-01-02T02:30"),
+        ("2026-01-02T02:30", "2026-01-01T02:30", "2026-01-02T02:30"),
+        ("2026-01-02T03:00", "2026-01-02T02:30", "2026-01-03T02:30"),
+        ("2026-01-02T03:00", "2026-01-02T02:59", "2026-01-03T02:30"),
+        ("2026-01-05T09:00", "2026-01-02T02:30", "2026-01-05T09:00"),
+    ],
+)
+def test_a_backup_is_due_daily_and_at_once_after_one_was_missed(now: str, newest: str | None, due: str) -> None:
+    moments = [None if text is None else datetime.fromisoformat(f"{text}+00:00") for text in (now, newest, due)]
+    assert moments[0] is not None
+    assert schedule.due_at(moments[0], moments[1], "02:30") == moments[2]
+
+
+def test_a_restore_needs_space_for_what_it_puts_beside_the_present_files(
+    root: Path, tmp_path: Path, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root, b"x" * 1000)
+    made = tmp_path / "2026-01-01T00-00-00Z"
+    copy_element(root, made / "elements" / "se-02", None)
+    manifest = backup.Manifest(
+        began_at=AT,
+        ended_at=AT,
+        dump_sha256="",
+        dump_bytes=0,
+        elements=[ElementCopy("se-02")],
+        has_keys=False,
+        not_included=[],
+    )
+    full = shutil.disk_usage(tmp_path)._replace(free=restore.SPARE_BYTES)
+    (folder.elements / "se-02").mkdir()
+    work = restore.Restore(LocalSystem(folder), made, manifest, lambda _: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(CommandError, match="no space left on the disk of"):
+        work.run(["se-02"], None)
+    assert list((folder.elements / "se-02").iterdir()) == []
+    assert not list(folder.elements.glob(".*"))
+
+
+def test_a_restore_to_containers_names_an_element_that_has_no_volume(tmp_path: Path) -> None:
+    settings = BackupSettings(database_url=SecretStr("postgresql+asyncpg://a:b@c/d"))
+    system = ContainerSystem(settings, tmp_path)
+    (tmp_path / "se-01").mkdir()
+    assert system.place_of("se-01") == tmp_path / "se-01" / "store"
+    with pytest.raises(CommandError, match="se-09, which has no volume here"):
+        system.place_of("se-09")
+
+
 @pytest.mark.parametrize("lost", ["element.json", "files", "se-02"])
 def test_an_element_whose_disk_is_not_mounted_stops_the_backup(root: Path, tmp_path: Path, lost: str) -> None:
     folder = DataFolder(tmp_path / "data")
     folder.elements.mkdir(parents=True)
     mounted = root.rename(folder.elements / "se-02")
-    assert backup._roots(folder, ["se-02"]) == [mounted]
+    assert backup.check_roots(LocalSystem(folder).roots(), ["se-02"]) == {"se-02": mounted}
     gone = mounted if lost == "se-02" else mounted / lost
     gone.rename(tmp_path / "elsewhere")
     with pytest.raises(CommandError, match="is its disk mounted"):
-        backup._roots(folder, ["se-02"])
+        backup.check_roots(LocalSystem(folder).roots(), ["se-02"])
 
 
 def test_keys_are_opened_by_their_passphrase_only(tmp_path: Path) -> None:
@@ -183,4 +261,4 @@ def test_a_backup_inside_the_data_folder_is_refused(folder: DataFolder) -> None:
     folder.postgres.mkdir()
     (folder.postgres / "PG_VERSION").write_text("18")
     with pytest.raises(CommandError, match="inside the data folder"):
-        backup.back_up(folder, folder.path / "backups", None, None)
+        backup.back_up(LocalSystem(folder), folder.path / "backups", backup.Wanted())

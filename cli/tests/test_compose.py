@@ -79,6 +79,10 @@ def test_no_running_module_gets_the_login_that_owns_the_schema(services: dict[st
         environment = service.get("environment", {})
         if name == "migrations":
             assert environment["DATABASE_OWNER_URL_FILE"] == "/keys/database-url"
+        elif name == "restore":
+            assert (service["profiles"], service["restart"]) == (["restore"], "no"), "it runs only when it is called"
+        elif name == "backup":
+            assert environment["DATABASE_URL_FILE"] == "/keys/database-url-backup"
         elif "DATABASE_URL_FILE" in environment:
             assert "DATABASE_OWNER_URL_FILE" not in environment
             module = service["build"]["dockerfile"].partition("/")[0]
@@ -98,6 +102,24 @@ def test_an_image_runs_as_the_group_that_its_secrets_are_given_to(module: str, r
     group = getattr(generate, f"{reader}_GROUP")
     assert f"groupadd -g {generate.SHARED_GROUP} artstore && groupadd -g {group} {user[1]}" in text
     assert f"useradd -u {group} -g {user[1]} -G artstore" in text
+
+
+def test_a_backup_reads_every_element_and_may_write_to_none(services: dict[str, dict[str, Any]]) -> None:
+    elements = {
+        volume.partition(":")[0]
+        for service in services.values()
+        if "STORAGE_ELEMENT_ID" in service.get("environment", {})
+        for volume in service["volumes"]
+        if volume.endswith(":/data")
+    }
+    backup, restore = services["backup"], services["restore"]
+    assert {"backups:/backups", "./keys:/keys:ro", *(f"{name}:/elements/{name}:ro" for name in elements)} == set(
+        backup["volumes"]
+    )
+    assert {f"{name}:/elements/{name}" for name in elements} <= set(restore["volumes"])
+    assert backup["read_only"] is restore["read_only"] is True
+    text = (ROOT / "cli" / "Dockerfile").read_text()
+    assert all(f"/elements/{name}" in text for name in elements), "a new volume gets the owner of the image's folder"
 
 
 def test_only_the_keys_must_be_there_before_a_part_starts(services: dict[str, dict[str, Any]]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 from support.fleet import eventually
 from support.system import System, own_system, run
 
@@ -49,6 +51,17 @@ class Store:
         return {item["file_id"] for item in answer.json()["items"]}
 
 
+def newest_backup(system: System) -> float:
+    """As admin exports it; 0 without any."""
+    text = httpx.get(f"{system.url('admin')}/metrics").text
+    return max(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "backup_last_success_timestamp_seconds"
+    )
+
+
 def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None:
     backups, passphrase = tmp_path / "backups", tmp_path / "passphrase"
     passphrase.write_text(PASSPHRASE + "\n")
@@ -70,6 +83,7 @@ def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None
         store.ask("PATCH", "ingester", f"/api/files/{old[0]}", json={"tags": ["renamed"]})
         second = json.loads(run("backup", str(backups), "--data", data, "--json").stdout)
         assert [element["copied"] for element in second["elements"]] == [2, 1, 0], "what the first has is linked"
+        eventually(lambda: newest_backup(system) > datetime.fromisoformat(first["ended_at"]).timestamp())
         restored = store.put("temporary", 70, "new")
 
         refused = run("restore", str(backups), "--data", data, "--yes", check=False)
@@ -97,15 +111,30 @@ def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None
         assert store.put("permanent", 10, "after")
 
 
-def test_what_a_restore_replaces_is_kept(tmp_path: Path) -> None:
-    with own_system() as system:
+def test_what_a_restore_replaces_is_kept_and_files_in_s3_are_added(tmp_path: Path) -> None:
+    with own_system("--s3") as system:
         assert system.data is not None
         data, store = str(system.data), Store(system)
         store.put("permanent", 100, "kept")
+        assert store.ask("POST", "admin", "/api/storage-elements/se-02/mode", json={"mode": "ro"}).status_code == 200
+        eventually(lambda: store.ask("GET", "admin", "/api/storage-elements").json()["items"][1]["mode"] == "ro")
+        in_s3 = eventually_on(store, "se-03")
         run("backup", str(tmp_path), "--data", data)
         run("down", "--data", data)
+        shutil.rmtree(system.data / "seaweedfs")
+        stopped = json.loads(run("backup", str(tmp_path / "2"), "--data", data, "--no-s3", "--json").stdout)
+        assert stopped["not_included"] == ["se-03: s3://artstore/se-03"]
         done = json.loads(run("restore", str(tmp_path), "--data", data, "--yes", "--json").stdout)
         assert done["restored"] == ["postgres", "se-01", "se-02", "se-03"]
-        assert all((Path(done["replaced"]) / part).is_dir() for part in [*done["restored"], "valkey"])
-        run("up", "--data", data, "--port-base", str(system.base), "--detach")
-        assert all(store.has(file_id) for file_id in store.files)
+        assert all((Path(done["replaced"]) / part).is_dir() for part in ["postgres", "se-01", "se-02", "valkey"])
+        run("up", "--data", data, "--port-base", str(system.base), "--detach", "--s3")
+        eventually(lambda: all(store.has(file_id) for file_id in [*store.files, in_s3]))
+
+
+def eventually_on(store: Store, element: str) -> str:
+    """Store files until one is on this element: the ingester hears of a changed mode a moment later."""
+    for _ in range(100):
+        file_id = store.put("permanent", 200_000, "in-s3")
+        if file_id in store.on(element):
+            return file_id
+    raise AssertionError(f"no file was put on {element}")

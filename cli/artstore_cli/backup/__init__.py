@@ -1,1 +1,1 @@
-"""`backup` and `restore` of a local system: PostgreSQL, the elements' files, and on request the keys."""
+"""`backup` and `restore` of a whole system: PostgreSQL, the elements' files, and on request the keys."""

@@ -1,9 +1,9 @@
-"""`backup`: one more backup of a local system in a folder, while the system runs.
+"""`backup`: one more backup of a system in a folder, while the system runs.
 
 A backup is the folder `<UTC time>/` with `postgres.dump`, `elements/<id>/`, on request `keys.enc`, and `manifest.json`, which
-is written last: a backup without it is incomplete, and is removed by the next one. PostgreSQL is dumped before the files are
-copied, so the files are never older than the catalog: what the dump does not know is kept at a restore (DESIGN.md of the
-catalog's generations: docs/decisions/0008-generations.md), while a row without its file is removed by the elements' check.
+is written last and removed first: a backup without it is incomplete, and is removed by the next one. PostgreSQL is dumped
+before the files are copied, so the files are never older than the catalog: what the dump does not know is kept at a restore
+(docs/decisions/0008-generations.md), while a row without its file is removed by the elements' check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,10 +24,12 @@ import msgspec
 from artstore import __version__
 from artstore.clock import rfc3339
 
-from ..data_folder import DataFolder, find_ports
 from ..errors import CommandError, disk_error
 from . import database, keys
-from .element import ElementCopy, copy_element
+from .element import IDENTITY, ElementCopy, copy_element
+from .files import Files, LocalFiles
+from .s3_files import BINDING, S3Access, S3Files, read_binding
+from .system import System
 
 MANIFEST, DUMP, ELEMENTS, KEYS = "manifest.json", "postgres.dump", "elements", "keys.enc"
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
@@ -46,31 +50,41 @@ class Manifest(msgspec.Struct, kw_only=True):
     elements: list[ElementCopy]
     has_keys: bool
     not_included: list[str]
-    """Elements whose files are elsewhere (S3): their bucket needs a backup of its own."""
+    """Elements whose files are in S3 and were not to be copied, each with its address."""
 
     @property
     def damaged(self) -> int:
         return sum(len(element.damaged) for element in self.elements)
 
 
-def back_up(folder: DataFolder, target: Path, passphrase: bytes | None, keep: int | None) -> tuple[Path, Manifest]:
-    """Make a backup below `target`, then remove all complete ones but the last `keep`. Raises CommandError."""
-    if not (folder.postgres / "PG_VERSION").exists():
-        raise CommandError(f"{folder.path} holds no system: there is no database in {folder.postgres}")
-    if target.resolve().is_relative_to(folder.path.resolve()):
-        raise CommandError(f"{target} is inside the data folder: it would be lost together with it")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    passphrase: bytes | None = None
+    """Encrypts the keys; without it they are left out."""
+    keep: int | None = None
+    """Remove all complete backups but the last ones."""
+    s3: bool = True
+    """Also copy the files that are in S3."""
+
+
+def back_up(
+    system: System, target: Path, wanted: Wanted, warn: Callable[[str], None] = lambda _: None
+) -> tuple[Path, Manifest]:
+    """Make a backup below `target`, record it when it is whole, then remove the oldest ones. Raises CommandError."""
+    system.require_whole()
+    system.refuse_target(target)
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (target / LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return _back_up(folder, target, passphrase, keep)
+            return _back_up(system, target, wanted, warn)
     except BlockingIOError:
         raise CommandError(f"another backup to {target} is running") from None
     except OSError as error:
         raise disk_error(error, target) from error
 
 
-def _back_up(folder: DataFolder, target: Path, passphrase: bytes | None, keep: int | None) -> tuple[Path, Manifest]:
+def _back_up(system: System, target: Path, wanted: Wanted, warn: Callable[[str], None]) -> tuple[Path, Manifest]:
     """With the lock of `target` held. A backup that fails is removed: its half would only fill the disk."""
     for incomplete in _incomplete(target):
         shutil.rmtree(incomplete)
@@ -78,13 +92,31 @@ def _back_up(folder: DataFolder, target: Path, passphrase: bytes | None, keep: i
     made = target / began.strftime(TIME_FORMAT)
     made.mkdir(mode=0o700)
     try:
-        manifest = _fill(folder, made, before, passphrase, began)
+        manifest = _fill(system, made, before, wanted, began)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    for old in sorted(complete(target))[:-keep] if keep else ():
-        shutil.rmtree(old)
+    if not manifest.damaged:
+        _record(system, manifest, warn)
+    for old in sorted(complete(target))[: -wanted.keep] if wanted.keep else ():
+        _remove(old)
     return made, manifest
+
+
+def _record(system: System, manifest: Manifest, warn: Callable[[str], None]) -> None:
+    """A backup that cannot be recorded is as good as any, but its age is not known to admin."""
+    moments = (datetime.fromisoformat(moment) for moment in (manifest.began_at, manifest.ended_at))
+    try:
+        with system.database() as login:
+            database.record(login, *moments)
+    except CommandError as error:
+        warn(f"the backup is complete, but could not be recorded for the metric of its age: {error}")
+
+
+def _remove(backup: Path) -> None:
+    """The manifest first: a removal that is cut off leaves an incomplete backup."""
+    (backup / MANIFEST).unlink()
+    shutil.rmtree(backup)
 
 
 def complete(target: Path) -> Iterator[Path]:
@@ -100,26 +132,22 @@ def _backups(target: Path) -> Iterator[Path]:
     return (path for path in target.glob("*Z") if path.is_dir() and NAME.fullmatch(path.name))
 
 
-def _fill(folder: DataFolder, made: Path, before: Path | None, passphrase: bytes | None, began: datetime) -> Manifest:
-    dump = made / DUMP
-    database.dump(folder, dump)
-    if passphrase is not None:
-        keys.seal(folder.keys, made / KEYS, passphrase)
-    elements: list[ElementCopy] = []
-    elsewhere: list[str] = []
+def _fill(system: System, made: Path, before: Path | None, wanted: Wanted, began: datetime) -> Manifest:
     held = {path.name: path for path in (before / ELEMENTS).iterdir()} if before is not None else {}
-    for root in _roots(folder, held):
-        if (root / "files").is_dir():
-            elements.append(copy_element(root, made / ELEMENTS / root.name, held.get(root.name)))
-        else:
-            elsewhere.append(root.name)
+    roots = check_roots(system.roots(), held)
+    dump = made / DUMP
+    with system.database() as login:
+        database.dump(login, dump)
+    if wanted.passphrase is not None and system.keys is not None:
+        keys.seal(system.keys, made / KEYS, wanted.passphrase)
+    elements, elsewhere = _copy_elements(system, roots, made / ELEMENTS, held, s3=wanted.s3)
     manifest = Manifest(
         began_at=rfc3339(began),
         ended_at=rfc3339(datetime.now(UTC)),
         dump_sha256=sha256_of(dump),
         dump_bytes=dump.stat().st_size,
         elements=elements,
-        has_keys=passphrase is not None,
+        has_keys=(made / KEYS).exists(),
         not_included=elsewhere,
     )
     os.sync()  # everything that the manifest speaks of is on the disk before it
@@ -133,32 +161,49 @@ def _fill(folder: DataFolder, made: Path, before: Path | None, passphrase: bytes
     return manifest
 
 
-def what_to_copy(folder: DataFolder) -> Iterator[str]:
-    """Paths and commands for another backup program."""
-    port = find_ports(folder).get("postgres", 5432)
-    yield f"pg_dump -Fc -h 127.0.0.1 -p {port} -U artstore artstore   # password: {folder.keys / 'postgres-password'}"
-    for root in _roots(folder):
-        yield f"{root}   # without tmp/ and uploads/" if (root / "files").is_dir() else f"the bucket of {root.name}"
-    yield f"{folder.keys}   # apart from the rest: it opens the database"
+def _copy_elements(
+    system: System, roots: Mapping[str, Path], target: Path, held: Mapping[str, Path], *, s3: bool
+) -> tuple[list[ElementCopy], list[str]]:
+    """The copies, and the addresses of what was not to be copied."""
+    elements: list[ElementCopy] = []
+    elsewhere: list[str] = []
+    target.mkdir()
+    with ExitStack() as stack:
+        access: S3Access | None = None
+        for name, root in roots.items():
+            files: Files = LocalFiles(root)
+            if (root / BINDING).exists():
+                binding = read_binding(root)
+                if not s3:
+                    elsewhere.append(f"{name}: {binding.url}")
+                    continue
+                access = access or stack.enter_context(system.s3())
+                files = S3Files(access, binding)
+                files.require_owner(name)
+            elements.append(copy_element(root, files, target / name, held.get(name)))
+    return elements, elsewhere
 
 
 def lines_of(made: Path, manifest: Manifest) -> Iterator[str]:
     for element in manifest.elements:
         yield f"{element.element_id}: {element.files} files, {element.copied} of them copied ({element.copied_bytes} bytes)"
         yield from (f"{element.element_id}: DAMAGED, not copied: {text}" for text in element.damaged)
-    yield from (f"{name}: its files are in S3 and not in this backup" for name in manifest.not_included)
+    yield from (f"not in this backup: {text}" for text in manifest.not_included)
     if not manifest.has_keys:
         yield "the keys are not in this backup: keep a copy of them elsewhere"
     yield str(made)
 
 
-def _roots(folder: DataFolder, held: Iterable[str] = ()) -> list[Path]:
-    """The folders of all elements. `held`: those whose files the backup before has. Raises CommandError when one is gone."""
-    roots = sorted(path for path in folder.elements.iterdir() if path.is_dir())
-    for root in sorted({*roots, *(folder.elements / name for name in held)}):
-        if not (root / "element.json").exists() or (root.name in held and not (root / "files").is_dir()):
+def check_roots(roots: Mapping[str, Path], held: Iterable[str]) -> dict[str, Path]:
+    """All of them, when each holds an element. `held`: those that the backup before has. Raises CommandError."""
+    for name in sorted({*roots, *held}):
+        root = roots.get(name)
+        if root is None:
+            raise CommandError(f"{name} is in the backup before and is gone: is its disk mounted?")
+        in_s3 = (root / BINDING).exists()
+        if not (root / IDENTITY).exists() or not (in_s3 or (root / "files").is_dir()):
             raise CommandError(f"{root} does not hold the files of an element: is its disk mounted?")
-    return roots
+    return dict(roots)
 
 
 def sha256_of(path: Path) -> str:

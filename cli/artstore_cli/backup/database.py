@@ -1,108 +1,150 @@
-"""PostgreSQL in a backup: pg_dump of the running server, and a new cluster from such a dump."""
+"""PostgreSQL's side of a backup: pg_dump, pg_restore beside the present database, and the record of a backup that ended well."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import asyncpg
 
 from artstore.local import postgres
-from artstore.local.ports import LOOPBACK, choose_ports
+from artstore.local.ports import LOOPBACK
 
-from ..data_folder import DataFolder, find_ports, find_record
 from ..errors import CommandError
-from ..fleet import POSTGRES
-from ..parts import serve_postgres
-from ..processes import identify, spawn
-from ..system import stop_processes
 
-PASSWORD = "postgres-password"
-READY_TIMEOUT_S = 120
-POLL_S = 0.1
-
-
-@contextmanager
-def running_postgres(folder: DataFolder) -> Iterator[int]:
-    """The port of the folder's PostgreSQL, which is started for the time being when it does not run."""
-    record = find_record(folder)
-    running = record.processes.get(POSTGRES) if record is not None else None
-    if running is not None and running.alive():
-        yield find_ports(folder)[POSTGRES]
-        return
-    with folder.locked(), _started(folder) as port:
-        yield port
+CONNECT_TIMEOUT_S = 10
+WAIT_S = 60
+POLL_S = 1.0
+RESTORING = "artstore_restoring"
+MAINTENANCE = "postgres"
+"""The database that every cluster has, in which others can be created and renamed."""
 
 
-@contextmanager
-def _started(folder: DataFolder) -> Iterator[int]:
-    """Call with the folder locked."""
-    port = choose_ports([POSTGRES], {})[POSTGRES]
-    account = postgres.find_account(folder.postgres)
-    process = spawn(serve_postgres(folder, postgres.load_program(account), account, port))
-    identity = identify(process)
-    try:
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while not postgres.is_ready(folder.postgres, process.pid):
-            if process.poll() is not None or time.monotonic() > deadline_s:
-                raise CommandError(f"PostgreSQL does not start on {folder.postgres}; see {folder.log(POSTGRES)}")
-            time.sleep(POLL_S)
-        yield port
-    finally:
-        stop_processes([(identity, signal.SIGINT)], [process])
+@dataclass(frozen=True, slots=True)
+class Login:
+    url: str
+    """A libpq URI without the password, which a command line would show."""
+    password: str = field(repr=False)
+
+    @property
+    def database(self) -> str:
+        return urlsplit(self.url).path.lstrip("/")
+
+    def of(self, database: str) -> Login:
+        return Login(urlunsplit(urlsplit(self.url)._replace(path=f"/{database}")), self.password)
 
 
-def dump(folder: DataFolder, target: Path) -> None:
+def parse_login(text: str) -> Login:
+    """From `postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE`, as in keys/database-url."""
+    parts = urlsplit(text.strip().replace("+asyncpg", "", 1))
+    user, at, hosts = parts.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    return Login(urlunsplit(parts._replace(netloc=name + at + hosts)), unquote(password))
+
+
+def local_login(port: int, password: str) -> Login:
+    return Login(f"postgresql://{postgres.ROLE}@{LOOPBACK}:{port}/{postgres.DATABASE}", password)
+
+
+def dump(login: Login, target: Path) -> None:
     """All of the database as of one moment, in pg_dump's own compressed format. Raises CommandError."""
-    with running_postgres(folder) as port, target.open("wb") as out:
+    with target.open("wb") as out:
         os.fchmod(out.fileno(), 0o600)
-        _run(
-            (folder.keys / PASSWORD).read_text(),
-            port,
-            "pg_dump",
-            ["--format=custom", "--dbname", postgres.DATABASE],
-            stdout=out,
-        )
+        # Without this option pg_dump refuses tables with row security; their policies let every login read every row.
+        _run(login, "pg_dump", ["--format=custom", "--enable-row-security"], stdout=out)
 
 
-def restore(folder: DataFolder, source: Path, make_room: Callable[[], None]) -> None:
-    """A new `folder.postgres` with the content of the dump. The folder is locked. Raises CommandError.
+def fill(login: Login, source: Path) -> None:
+    """Restore the dump into an empty database. Roles and their rights are not part of it: migrations make them again."""
+    options = ["--exit-on-error", "--no-owner", "--no-privileges"]
+    with source.open("rb") as dumped:
+        _run(login, "pg_restore", options, stdin=dumped)
 
-    The cluster is built elsewhere; when it is whole, `make_room` moves the present one away and it is renamed. Roles and
-    their rights are not part of a dump: the next start of admin makes them again.
+
+def record(login: Login, began: datetime, ended: datetime) -> None:
+    """Admin exports the newest of these as a metric. Raises CommandError."""
+
+    async def insert(connection: asyncpg.Connection) -> None:
+        await connection.execute("INSERT INTO backups (began_at, ended_at) VALUES ($1, $2)", began, ended)
+
+    _on(login, insert)
+
+
+def restore_beside(owner: Login, source: Path, replaced: str) -> None:
+    """Restore the dump into a new database, then give both their names in one transaction. Raises CommandError.
+
+    The present database is kept as `replaced`. A restore that is cut off leaves it as it was.
     """
-    building = DataFolder(folder.restoring)
-    shutil.rmtree(building.path, ignore_errors=True)
-    building.logs.mkdir(mode=0o711, parents=True)
-    account = postgres.find_account(folder.postgres)
-    password = (folder.keys / PASSWORD).read_text()
+    server = owner.of(MAINTENANCE)
+    retried(lambda: _on(server, lambda connection: connection.execute("SELECT 1")))
+    _on(server, lambda connection: _require_unused(connection, owner.database))
+    _on(server, _make_empty)
+    fill(owner.of(RESTORING), source)
+
+    async def swap(connection: asyncpg.Connection) -> None:
+        await _require_unused(connection, owner.database)
+        async with connection.transaction():
+            await connection.execute(f'ALTER DATABASE "{owner.database}" RENAME TO "{replaced}"')
+            await connection.execute(f'ALTER DATABASE {RESTORING} RENAME TO "{owner.database}"')
+
+    _on(server, swap)
+
+
+async def _make_empty(connection: asyncpg.Connection) -> None:
+    await connection.execute(f"DROP DATABASE IF EXISTS {RESTORING}")
+    await connection.execute(f"CREATE DATABASE {RESTORING} TEMPLATE template0")
+
+
+async def _require_unused(connection: asyncpg.Connection, database: str) -> None:
+    users = await connection.fetchval(
+        "SELECT string_agg(DISTINCT usename, ', ') FROM pg_stat_activity WHERE datname = $1", database
+    )
+    if users:
+        raise CommandError(f"the database is in use by {users}: stop the modules first")
+
+
+def retried(attempt: Callable[[], None]) -> None:
+    """For a server that has only just been started."""
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return attempt()
+        except CommandError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(POLL_S)
+
+
+def _on(login: Login, work: Callable[[asyncpg.Connection], Awaitable[object]]) -> None:
+    async def connect() -> None:
+        connection = await asyncpg.connect(login.url, password=login.password, timeout=CONNECT_TIMEOUT_S)
+        try:
+            await work(connection)
+        finally:
+            await connection.close()
+
     try:
-        postgres.create_cluster(building.postgres, postgres.load_program(account), account, password)
-    except postgres.CannotRun as error:
-        raise CommandError(str(error)) from None
-    options = ["--exit-on-error", "--no-owner", "--no-privileges", "--dbname", postgres.DATABASE]
-    with _started(building) as port, source.open("rb") as dumped:
-        _run(password, port, "pg_restore", options, stdin=dumped)
-    make_room()
-    building.postgres.rename(folder.postgres)
-    shutil.rmtree(building.path)
+        asyncio.run(connect())
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(f"PostgreSQL: {error or type(error).__name__}") from error
 
 
-def _run(password: str, port: int, program: str, options: list[str], **streams: object) -> None:
-    command = [str(postgres.load_program(None) / "bin" / program), "-h", LOOPBACK, "-p", str(port), "-U", postgres.ROLE]
-    environment = {**postgres.ENVIRONMENT, "PGPASSWORD": password}
+def _run(login: Login, program: str, options: list[str], **streams: object) -> None:
+    command = [str(postgres.load_program(None) / "bin" / program), "--no-password", *options, "--dbname", login.url]
     done = subprocess.run(
-        [*command, "--no-password", *options],
-        env=environment,
+        command,
+        env={**postgres.ENVIRONMENT, "PGPASSWORD": login.password, "PGCONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S)},
         stderr=subprocess.PIPE,
         text=True,
         **streams,  # type: ignore[call-overload]
     )
     if done.returncode != 0:
-        raise CommandError(
-            f"{program} failed: {done.stderr.strip().splitlines()[-1] if done.stderr else done.returncode}"
-        )
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise CommandError(f"{program} failed: {next((one for one in lines if 'error:' in one), lines[-1])}")

@@ -9,31 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from artstore.contracts.files import decode, is_id
+from artstore.contracts.files import decode
 
-ATTRIBUTES = ".attr.json"
+from .files import ATTRIBUTES, FIRST_FOLDERS, Damaged, Deleted, Files
+from .s3_files import BINDING
+
 IDENTITY = "element.json"
-PIECE_BYTES = 1 << 20
-THREADS = 4
 ATTEMPTS = 3
 """Each repeats only when a client changed the file during the attempt before."""
-
-
-class Damaged(Exception):
-    """The file cannot be read, or its bytes are not those that attr.json states, and no client has changed them meanwhile."""
-
-
-class Deleted(Exception):
-    """The file was deleted since its folder was listed."""
 
 
 @dataclass(slots=True)
@@ -47,10 +37,10 @@ class ElementCopy:
     damaged: list[str] = field(default_factory=list)
     """File ids that could not be copied, with the reason."""
 
-    def add(self, name: str, done: int | str) -> None:
+    def add(self, file_id: str, done: int | str) -> None:
         """`done`: the bytes that were copied, or -1 for a link, or the reason of a failure."""
         if isinstance(done, str):
-            self.damaged.append(f"{name}: {done}")
+            self.damaged.append(f"{file_id}: {done}")
             return
         self.files += 1
         if done >= 0:
@@ -58,61 +48,53 @@ class ElementCopy:
             self.copied_bytes += done
 
 
-def copy_element(root: Path, target: Path, before: Path | None) -> ElementCopy:
+def copy_element(root: Path, files: Files, target: Path, before: Path | None) -> ElementCopy:
     """`before`: this element in the last complete backup on the same file system. Nothing of `target` exists yet."""
     copy = ElementCopy(target.name)
-    for first in _folders(root / "files"):  # also empty ones: a root without any looks like a disk that is not mounted
+    for first in FIRST_FOLDERS:  # also empty ones: a root without any looks like a disk that is not mounted
         (target / "files" / first).mkdir(parents=True)
-    with ThreadPoolExecutor(THREADS) as threads:
-        for results in threads.map(partial(_copy_folder, root, target, before), _leaf_folders(root)):
-            for name, done in results:
-                copy.add(name, done)
-    shutil.copyfile(root / IDENTITY, target / IDENTITY)
+    threads = ThreadPoolExecutor(files.threads)
+    try:
+        for results in threads.map(partial(_copy_unit, files, target, before), files.units()):
+            for file_id, done in results:
+                copy.add(file_id, done)
+    finally:
+        threads.shutdown(cancel_futures=True)  # one that failed ends the backup: the rest need not be copied
+    for name in (IDENTITY, BINDING):
+        if (root / name).exists():
+            shutil.copyfile(root / name, target / name)
     return copy
 
 
-def _leaf_folders(root: Path) -> Iterator[str]:
-    for first in _folders(root / "files"):
-        for second in _folders(root / "files" / first):
-            yield f"files/{first}/{second}"
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-
-
-def _copy_folder(root: Path, target: Path, before: Path | None, folder: str) -> list[tuple[str, int | str]]:
-    names = [name.removesuffix(ATTRIBUTES) for name in os.listdir(root / folder) if name.endswith(ATTRIBUTES)]
-    file_ids = [name for name in names if is_id(name)]
-    if file_ids:
-        (target / folder).mkdir()
+def _copy_unit(files: Files, target: Path, before: Path | None, unit: str) -> list[tuple[str, int | str]]:
     results: list[tuple[str, int | str]] = []
-    for file_id in file_ids:
-        source, copy = root / folder / file_id, target / folder / file_id
+    for path in files.paths_in(unit):
+        copy = target / path
+        copy.parent.mkdir(exist_ok=True)
         try:
-            done = _copy_file(source, copy, before / folder / file_id if before is not None else None)
+            done = _copy_file(files, path, copy, before / path if before is not None else None)
         except Deleted:
             copy.unlink(missing_ok=True)
         except (ValueError, msgspec.MsgspecError, Damaged) as error:
             copy.unlink(missing_ok=True)
-            results.append((file_id, str(error)))
+            results.append((copy.name, str(error)))
         else:
-            results.append((file_id, done))
+            results.append((copy.name, done))
     return results
 
 
-def _copy_file(source: Path, copy: Path, before: Path | None) -> int:
+def _copy_file(files: Files, path: str, copy: Path, before: Path | None) -> int:
     """The bytes copied, or -1 when the file of the backup before was linked. An OSError is one of the backup's own disk."""
     for _ in range(ATTEMPTS):
-        encoded = _read_attributes(source)
+        encoded = files.read_attributes(path)
         if before is not None and _has(before, encoded) and _link(before, copy):
             return -1
         attributes = decode(encoded)
-        size_bytes, checksum = _copy_bytes(source, copy)
+        size_bytes, checksum = _copy_bytes(files, path, copy)
         if (size_bytes, f"sha256:{checksum}") == (attributes.size_bytes, attributes.checksum):
             _write(_attributes_of(copy), encoded)
             return size_bytes
-        if _read_attributes(source) == encoded:
+        if files.read_attributes(path) == encoded:
             raise Damaged(f"{size_bytes} bytes with SHA-256 {checksum}, which its attr.json does not state")
     raise Damaged(f"changed {ATTEMPTS} times while it was copied")
 
@@ -129,25 +111,11 @@ def _link(before: Path, copy: Path) -> bool:
     return True
 
 
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Tells the errors of the element's disk from those of the backup's."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise Deleted from error
-    except OSError as error:
-        raise Damaged(str(error)) from error
-
-
-def _read_attributes(source: Path) -> bytes:
-    with _reading():
-        return _attributes_of(source).read_bytes()
-
-
 def _has(before: Path, encoded: bytes) -> bool:
     try:
-        return _attributes_of(before).read_bytes() == encoded and before.exists()
+        if _attributes_of(before).read_bytes() != encoded:
+            return False
+        return before.stat().st_size == decode(encoded).size_bytes
     except OSError:
         return False
 
@@ -156,20 +124,15 @@ def _attributes_of(data: Path) -> Path:
     return data.with_name(data.name + ATTRIBUTES)
 
 
-def _copy_bytes(source: Path, copy: Path) -> tuple[int, str]:
+def _copy_bytes(files: Files, path: str, copy: Path) -> tuple[int, str]:
     sha256, size_bytes = hashlib.sha256(), 0
-    with _reading():
-        reader = source.open("rb", buffering=0)
-    with reader, copy.open("wb") as writer:  # buffered: a write on its own may be short
+    with copy.open("wb") as writer:  # buffered: a write on its own may be short
         os.fchmod(writer.fileno(), 0o600)
-        while True:
-            with _reading():
-                piece = reader.read(PIECE_BYTES)
-            if not piece:
-                return size_bytes, sha256.hexdigest()
+        for piece in files.read(path):
             sha256.update(piece)
             size_bytes += len(piece)
             writer.write(piece)
+    return size_bytes, sha256.hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -25,6 +25,7 @@ def back_up(
     data: Data = DEFAULT_DATA,
     passphrase_file: Passphrase = None,
     keep: Annotated[int | None, typer.Option(min=1, help="Remove all backups but the last N.")] = None,
+    s3: Annotated[bool, typer.Option(" /--no-s3", help="Do not copy files that are in S3: name their bucket.")] = True,
     list_only: Annotated[
         bool, typer.Option("--list", help="Print only what there is to copy, for another backup program.")
     ] = False,
@@ -36,16 +37,17 @@ def back_up(
     """
     import msgspec
 
-    from ..backup import backup, keys
+    from ..backup import backup, keys, local
     from ..data_folder import DataFolder
 
     folder = DataFolder(data.absolute())
     try:
         if list_only:
-            print("\n".join(backup.what_to_copy(folder)))
+            print("\n".join(local.what_to_copy(folder)))
             return
         passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
-        made, manifest = backup.back_up(folder, target.absolute(), passphrase, keep)
+        wanted = backup.Wanted(passphrase, keep, s3)
+        made, manifest = backup.back_up(local.LocalSystem(folder), target.absolute(), wanted, say)
     except CommandError as error:
         raise refuse(error, as_json) from None
     if as_json:
@@ -70,7 +72,7 @@ def restore(
     """Put a backup back into the data folder of a stopped system. The replaced parts are kept in DATA/replaced-…/."""
     import msgspec
 
-    from ..backup import keys
+    from ..backup import keys, local
     from ..backup import restore as restoring
     from ..data_folder import DataFolder
 
@@ -79,25 +81,26 @@ def restore(
         passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
         backup, manifest = restoring.find_backup(source.absolute())
         parts = restoring.parts_of(manifest, only or [], with_keys=passphrase is not None)
-        print(
-            f"{backup}, made at {manifest.began_at}, is restored to {folder.path}: {', '.join(parts)}", file=sys.stderr
-        )
+        say(f"{backup}, made at {manifest.began_at}, is restored to {folder.path}: {', '.join(parts)}")
         if not yes and not typer.confirm("Go on?", err=True):
             raise typer.Exit(1)
-        aside = restoring.restore(
-            folder, backup, manifest, parts, passphrase, lambda text: print(text, file=sys.stderr)
-        )
+        work = restoring.Restore(local.LocalSystem(folder), backup, manifest, say)
+        work.run(parts, passphrase)
     except CommandError as error:
         raise refuse(error, as_json) from None
     if as_json:
-        done = {"backup": str(backup), "restored": parts, "replaced": str(aside) if aside else None}
+        done = {"backup": str(backup), "restored": parts, "replaced": next(iter(work.replaced), None)}
         print(msgspec.json.encode(done).decode())
         return
-    if aside is not None:
-        print(f"what was there is in {aside}")
+    for place in work.replaced:
+        print(f"what was there is in {place}")
     print(
         "next: ./artstore up; an element that is then fenced needs `accept-root` (docs/operations/backup-and-restore.md)"
     )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def add_to(app: typer.Typer) -> None:
