@@ -38,8 +38,8 @@ def examine(
 
     from ..connection import find_connection
     from ..data_folder import DataFolder
-    from ..doctor.checks import Verdict
     from ..doctor.checks import examine as findings_of
+    from ..doctor.finding import Verdict
     from ..doctor.system import Examined, addresses_of
 
     connection = find_connection(data, profile)
