@@ -23,6 +23,7 @@ from artstore.http.body import BodyLimits, BodyRateLimits
 from artstore.http.connections import MAX_CONNECTIONS
 from artstore.limits.settings import LimitSettings
 from artstore.log_sink import write_last
+from artstore.redis_cluster import ClusterUrl, is_cluster
 from artstore.safe_secrets import check_private
 from artstore.setting_names import SETTING_NAMES
 
@@ -189,9 +190,20 @@ class RedisSettings(BaseSettings):
     model_config = BEHAVIOUR
 
     redis_url: SecretStr
-    """`redis://`, `rediss://` or `redis+cluster://`, with the password."""
+    """`redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE]`, with TLS `rediss://`. A Redis Cluster:
+    `redis+cluster://[[USER]:PASSWORD@]HOST[:PORT][,HOST…]` (`rediss+cluster://`) with some of its nodes, best all."""
     redis_timeout_s: Seconds = 1
     """Limit for one command, tried twice, and for a free connection of the pool."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr) -> SecretStr:
+        value = url.get_secret_value()
+        if is_cluster(value):
+            ClusterUrl(value)
+        elif not value.startswith(("redis://", "rediss://")):
+            raise ValueError("must begin with redis://, rediss://, redis+cluster:// or rediss+cluster://")
+        return url
 
 
 class AdminClientSettings(BaseSettings):

@@ -19,10 +19,11 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter
 from redis.exceptions import RedisError
 
-from artstore.catalog.recent import DROP, FLOOR_S, UNSETTLED_FLOOR_S, floor_of, keys_of
+from artstore.catalog.recent import ANNOUNCE, FLOOR_S, UNSETTLED_FLOOR_S, floor_of, keys_of
 from artstore.contracts.events import ACK_CHANNEL, FILES_CHANNEL, Change, FileChanged
 from artstore.logs import get_logger
 from artstore.redis import TRUST_S, CountedRedis
+from artstore.redis_cluster import HOME
 
 log = get_logger("artstore.invalidate")
 
@@ -47,6 +48,7 @@ class Invalidation:
         is_unsettled: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._redis, self._element_id, self._is_unsettled = redis, element_id, is_unsettled
+        self._announce = redis.register_script(ANNOUNCE)
         self._results = Counter(
             "readers_told_total", "Changes by how readers were invalidated first", ["result"], registry=registry
         )
@@ -67,13 +69,15 @@ class Invalidation:
             if time.monotonic() >= min(began_s, failing_since_s or began_s) + TRUST_S:
                 break
             await asyncio.sleep(RETRY_EVERY_S)
+        if (moved_s := self._redis.moved_s + TRUST_S - time.monotonic()) > 0:
+            await asyncio.sleep(moved_s)  # a reader that does not know yet listens at the node before
         self._results.labels(result).inc()
 
     async def _try(self, event: FileChanged) -> str:
         result = "away"
         try:
             async with asyncio.timeout(ACKNOWLEDGE_WAIT_S):
-                key = f"artstore:heard:{secrets.token_hex(8)}"
+                key = f"{HOME}heard:{secrets.token_hex(8)}"
                 readers = await self._publish(event, key)
                 result = "silent"
                 for _ in range(readers):
@@ -87,9 +91,6 @@ class Invalidation:
         """Returns how many readers will push to `key`. The event is published after Redis has dropped the
         file."""
         floor_s = UNSETTLED_FLOOR_S if self._is_unsettled(event.file_id) else FLOOR_S
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.eval(DROP, 3, *keys_of(event.file_id), floor_of(event), floor_s)
-            pipeline.publish(FILES_CHANNEL, msgspec.json.encode(event).decode())
-            pipeline.publish(ACK_CHANNEL, key)
-            answers = await pipeline.execute()
-        return int(answers[-1])
+        message = msgspec.json.encode(event)
+        messages = (FILES_CHANNEL, message, ACK_CHANNEL, key)
+        return int(await self._announce(keys_of(event.file_id), (floor_of(event), floor_s, *messages)))

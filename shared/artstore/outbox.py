@@ -14,7 +14,6 @@ import asyncio
 import msgspec
 from prometheus_client import Gauge
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 
 from artstore.catalog.recent import DROP, FLOOR_S, floor_of, keys_of
 from artstore.contracts.events import FILES_CHANNEL, FileChanged
@@ -31,6 +30,8 @@ GATHER_S = 0.01
 """After a wake: what is committed in this time goes along, so that a stream of changes does not pay for each event."""
 POLL_EVERY_S = 2.0
 """How often each process looks for messages of crashed processes."""
+DROPS_AT_ONCE = 64
+"""Files in one script, which runs for about 10 µs each."""
 OWN_FOR_S = 1.0
 """Younger messages are left to the process that wrote them."""
 
@@ -38,12 +39,15 @@ _TAKE = """SELECT id, channel, message FROM outbox WHERE created_at <= now() - m
     ORDER BY id LIMIT $2::integer"""
 _DONE = f"""DELETE FROM outbox USING {ASYNC_COMMIT} WHERE id = ANY($1::bigint[]) AND async_commit.level IS NOT NULL"""
 
+_PUBLISH_ALL = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end"
+
 
 class Outbox:
     """The relay. `wake()` after a commit publishes at once; without it the next poll does."""
 
     def __init__(self, runtime: Runtime, database: Database, redis: Redis) -> None:
         self._database, self._redis = database, redis
+        self._drop, self._publish = redis.register_script(DROP), redis.register_script(_PUBLISH_ALL)
         self._woken = asyncio.Event()
         self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
         runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
@@ -67,22 +71,19 @@ class Outbox:
         self._waiting.set(len(rows))
         if not rows:
             return 0
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for _, channel, message in rows:
-                if channel == FILES_CHANNEL:
-                    _drop_from_cache(pipeline, message)
-            await (
-                pipeline.execute()
-            )  # separately: in one pipeline the messages would be published although the drops were refused
-            for _, channel, message in rows:
-                pipeline.publish(channel, message)
-            await pipeline.execute()
+        drops = [drop for _, channel, message in rows if channel == FILES_CHANNEL for drop in _drops_of(message)]
+        for first in range(0, len(drops), DROPS_AT_ONCE):
+            some = drops[first : first + DROPS_AT_ONCE]
+            keys = [key for keys, _ in some for key in keys]
+            await self._drop(keys, [number for _, floor in some for number in (floor, FLOOR_S)])
+        # A command of its own: nothing is published if the drops were refused.
+        await self._publish([], [part for _, channel, message in rows for part in (channel, message)])
         await self._database.fetch(_DONE, [row["id"] for row in rows])
         return len(rows)
 
 
-def _drop_from_cache(pipeline: Pipeline, message: str) -> None:
+def _drops_of(message: str) -> list[tuple[tuple[str, str, str], int]]:
+    """The keys and the lowest valid revision of a changed file; none for a new one, which no cache can hold."""
     event = msgspec.json.decode(message, type=FileChanged)
     floor = floor_of(event)
-    if floor > 1:  # no revision is lower than 1
-        pipeline.eval(DROP, 3, *keys_of(event.file_id), floor, FLOOR_S)
+    return [(keys_of(event.file_id), floor)] if floor > 1 else []  # no revision is lower than 1

@@ -3,7 +3,7 @@ costs no waiting.
 
 A server that refuses writes (a replica, MISCONF, OOM, NOPERM …) counts as unavailable for every use. Each
 process probes it every second with a write over a new connection, so it also notices a name that resolves to
-another server.
+another server. Of a cluster (redis_cluster.py) the master of the keys under HOME is probed.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from prometheus_client import Counter
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import Pipeline
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    MovedError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -40,6 +46,7 @@ from artstore.config import RedisSettings
 from artstore.errors import REDIS, Unavailable
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
+from artstore.redis_cluster import HOME, HOME_SLOT, Cluster, ClusterUrl, is_cluster
 from artstore.runtime import Runtime
 from artstore.tasks import until_tick
 
@@ -53,7 +60,7 @@ PROBE_TIMEOUT_S = 2.0
 PROBE_EXPIRES_S = 10
 CONNECT_TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 50
-"""In the pool of one process; a command beyond waits for one as long as a command may take."""
+"""In the pool of one process, to one server; a command beyond waits for one as long as a command may take."""
 TRUST_S = 3.0
 """A process stops trusting Redis and its events this long after its last accepted write began. A change that
 could not be announced is acknowledged after the same time, when no process trusts its cache any more."""
@@ -65,9 +72,12 @@ _WORDS: Mapping[type[BaseException], str] = {
     NoPermissionError: "Redis denies this service a permission",
     OutOfMemoryError: "Redis has no memory left",
     ReadOnlyError: "Redis is a read-only replica",
+    MovedError: "Redis does not know yet which node has the data",
+    AskError: "Redis is moving the data to another node",
+    TryAgainError: "Redis is moving the data to another node",
 }
-_REFUSED_BY_CODE = re.compile(r"(?:^|caused error: )(MISCONF|NOREPLICAS|BUSY) ")
-"""Error codes without a class in redis-py, alone or in a pipeline."""
+_REFUSED_BY_CODE = re.compile(r"^(MISCONF|NOREPLICAS|BUSY) ")
+"""Error codes without a class in redis-py."""
 
 
 def refusal_of(error: BaseException) -> str | None:
@@ -80,7 +90,7 @@ def refusal_of(error: BaseException) -> str | None:
 
 
 class CommandRunner:
-    """Runs every command and pipeline: counts it, and refuses it immediately while the breaker is open."""
+    """Runs every command: counts it, and refuses it immediately while the breaker is open."""
 
     def __init__(self, operations: Counter, breaker: Breaker) -> None:
         self._operations, self.breaker = operations, breaker
@@ -113,20 +123,27 @@ async def _raise_refusals(send: Awaitable[Any]) -> Any:
         raise RedisConnectionError(refusal) from error
 
 
-class CountedPipeline(Pipeline):
-    runner: CommandRunner
+class TextScript(AsyncScript):
+    """A Lua script, sent by its hash. A server that does not know it is sent the text, which needs no other command and so
+    works the same on each node of a cluster."""
 
-    async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        answers: list[Any] = await self.runner.run("pipeline", super().execute(raise_on_error))
-        return answers
+    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        given = (len(keys or ()), *(keys or ()), *(args or ()))
+        try:
+            return await self.registered_client.execute_command("EVALSHA", self.sha, *given)
+        except NoScriptError:
+            return await self.registered_client.execute_command("EVAL", self.script, *given)
 
 
 class CountedRedis(Redis):
-    def __init__(self, *, runner: CommandRunner, **options: Any) -> None:
+    """The client of one server, or of a cluster. All keys of one command must have the same slot."""
+
+    def __init__(self, *, runner: CommandRunner, cluster: Cluster | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._send: Callable[..., Awaitable[Any]] = super().execute_command  # untyped in the library
+        self._cluster = cluster
+        self._send: Callable[..., Awaitable[Any]] = cluster.send if cluster else super().execute_command
         self._runner = runner
-        self._probe_key = f"artstore:probe:{{{secrets.token_hex(8)}}}"
+        self._probe_name, self._probes = f"{HOME}probe:{secrets.token_hex(8)}", 0
         self._confirm: Callable[[bool], Awaitable[None]] | None = None
         self._server: str | None = None
         self._kept_probe: Any = None
@@ -141,10 +158,16 @@ class CountedRedis(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         return await self._runner.run(str(args[0]).split(" ", 1)[0].lower(), self._send(*args, **options))
 
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
-        made = CountedPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        made.runner = self._runner
-        return made
+    def register_script(self, script: Any) -> TextScript:  # type: ignore[override]  # typed for both kinds of client
+        return TextScript(self, script)
+
+    def pubsub(self, **options: Any) -> PubSub:
+        return self._cluster.home.pubsub(**options) if self._cluster else super().pubsub(**options)
+
+    @property
+    def moved_s(self) -> float:
+        """When this process learned that another node of the cluster has the home's keys now; -inf if never."""
+        return self._cluster.home_moved_s if self._cluster else float("-inf")
 
     async def check(self) -> None:
         """The health check: one write, every other time over a new connection. It bypasses the breaker, and opens and closes
@@ -198,29 +221,40 @@ class CountedRedis(Redis):
     async def _drop_idle_connections(self) -> None:
         """Closes the idle connections, because the name may resolve to another server now. Connections in use
         fail by themselves."""
-        with contextlib.suppress(RedisError, OSError):
-            await self.connection_pool.disconnect(inuse_connections=False)
+        for client in self._cluster.clients if self._cluster else [self]:
+            with contextlib.suppress(RedisError, OSError):
+                await client.connection_pool.disconnect(inuse_connections=False)
 
     async def _write(self) -> str:
         """Tries a second connection if the first one is lost, which says little about the server."""
         try:
-            return await self._write_once()
+            return await self._write_at_home()
         except RedisConnectionError as error:
             if refusal_of(error):
                 raise
-            return await self._write_once()
+            return await self._write_at_home()
 
-    async def _write_once(self) -> str:
+    async def _write_at_home(self) -> str:
+        if self._cluster is None:
+            return await self._write_once(self)
+        return str(await self._cluster.follow(HOME_SLOT, self._write_once))
+
+    async def _write_once(self, client: Redis) -> str:
         """Writes the probe key and returns the server's run id, which changes with a restart or another
-        server. Each connection serves two probes, because opening one costs more than the probe."""
+        server. Each connection serves two probes, because opening one costs more than the probe.
+
+        Each probe has a key of its own: while the home's keys are moved one by one, a new key is refused from the
+        beginning.
+        """
         connection, self._kept_probe = self._kept_probe, None
         server, used_before = self._server, connection is not None
         keep = False
+        self._probes += 1
         try:
             if not used_before:
-                connection = self.connection_pool.make_connection()
+                connection = client.connection_pool.make_connection()
                 await connection.connect()
-            await connection.send_command("SET", self._probe_key, "1", "EX", PROBE_EXPIRES_S)
+            await connection.send_command("SET", f"{self._probe_name}:{self._probes}", "1", "EX", PROBE_EXPIRES_S)
             await connection.read_response()
             if not used_before:
                 await connection.send_command("INFO", "server")
@@ -261,8 +295,32 @@ class _LostConnection:
 @asynccontextmanager
 async def open_redis(settings: RedisSettings, runtime: Runtime, breakers: Breakers) -> AsyncIterator[CountedRedis]:
     """Opens the pool without connecting. Adds the health check `redis`, which is not required."""
+    url = settings.redis_url.get_secret_value()
+    cluster = Cluster(ClusterUrl(url), partial(_open_node, settings)) if is_cluster(url) else None
+    pool = cluster.home.connection_pool if cluster else _open_pool(settings, url)
+    operations = Counter(
+        "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
+    )
+    runner = CommandRunner(operations, breakers.to(REDIS, AWAY))
+    redis = CountedRedis(runner=runner, cluster=cluster, connection_pool=pool)
+    timeout_s = PROBE_TIMEOUT_S + settings.redis_timeout_s * 2
+    runtime.health.add(REDIS, redis.check, required=False, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
+    runtime.limiter.connect(redis)
+    try:
+        yield redis
+    finally:
+        await redis.close_probe()
+        await redis.aclose()
+        await (cluster.aclose() if cluster else pool.disconnect())
+
+
+def _open_node(settings: RedisSettings, url: str) -> Redis:
+    return Redis(connection_pool=_open_pool(settings, url))
+
+
+def _open_pool(settings: RedisSettings, url: str) -> Any:
     pool: Any = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
+        url,
         max_connections=MAX_CONNECTIONS,
         timeout=settings.redis_timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -274,19 +332,7 @@ async def open_redis(settings: RedisSettings, runtime: Runtime, breakers: Breake
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     pool.connection_class = type("RetryingConnection", (_LostConnection, pool.connection_class), {})
-    operations = Counter(
-        "redis_operations_total", "Commands sent to Redis", ["operation", "result"], registry=runtime.registry
-    )
-    redis = CountedRedis(runner=CommandRunner(operations, breakers.to(REDIS, AWAY)), connection_pool=pool)
-    timeout_s = PROBE_TIMEOUT_S + settings.redis_timeout_s * 2
-    runtime.health.add(REDIS, redis.check, required=False, every_s=PROBE_EVERY_S, timeout_s=timeout_s)
-    runtime.limiter.connect(redis)
-    try:
-        yield redis
-    finally:
-        await redis.close_probe()
-        await redis.aclose()
-        await pool.disconnect()
+    return pool
 
 
 Handler = Callable[[str], Awaitable[object]]

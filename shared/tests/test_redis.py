@@ -58,7 +58,7 @@ async def test_a_probe_whose_connection_is_lost_on_the_way_is_tried_once_more(va
         nonlocal losses
         answers, questions = await asyncio.open_connection("127.0.0.1", valkey.port)
         while asked := await reader.read(65536):
-            if losses and b"artstore:probe" in asked:
+            if losses and b":probe:" in asked:
                 losses -= 1
                 break
             questions.write(asked)

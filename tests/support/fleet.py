@@ -31,6 +31,7 @@ from artstore.testing.services import (
     start_valkey,
     temporary_folder,
 )
+from artstore.testing.valkey_cluster import ValkeyCluster
 
 from .layout import ADMIN, CALLERS, EDIT, MODULES, POSTGRES, REDIS, SMALL, Wiring, account_of, kind_of, wire
 
@@ -64,6 +65,8 @@ class Fleet:
     """Settings of single processes."""
     standby_port: int | None = None
     """The port of a second host in each DATABASE_URL; its server need not run yet."""
+    cluster: ValkeyCluster | None = None
+    """Used instead of `valkey`, past all proxies."""
 
     def url(self, name: str) -> str:
         """Past all proxies."""
@@ -169,7 +172,7 @@ class Fleet:
             "DATABASE_URL": self._database_url(name, DATABASE_ROLES[kind_of(name)]),
             "DATABASE_POOL_SIZE": "8",
             "DATABASE_MAX_OVERFLOW": "4",
-            "REDIS_URL": self.valkey.url(port=self._port(name, REDIS, self.valkey.port)),
+            "REDIS_URL": self._redis_url(name),
             "AUDIT_FOLDER": str(self.folder / f"{name}-audit"),
             "TRUSTED_PROXIES": caddy.SOURCE,
             **UNLIMITED,
@@ -191,6 +194,11 @@ class Fleet:
         mode = "edit" if name in EDIT else "rw"
         return {**client, "STORAGE_ELEMENT_ID": name, "STORAGE_MODE": mode, "STORAGE_BACKEND": "local",
                 "STORAGE_ROOT": str(self.folder / name), "ELEMENT_URL": self.front(name)}  # fmt: skip
+
+    def _redis_url(self, name: str) -> str:
+        if self.cluster is not None:
+            return self.cluster.url()
+        return self.valkey.url(port=self._port(name, REDIS, self.valkey.port))
 
     def _database_url(self, name: str, role: str) -> str:
         """The server trusts whom it hears from; the role decides what the process may do."""
@@ -215,12 +223,13 @@ def running_fleet(
     network: Network | None = None,
     own_settings: dict[str, dict[str, str]] | None = None,
     standby_port: int | None = None,
+    cluster: ValkeyCluster | None = None,
 ) -> Iterator[Fleet]:
     """All of it ready; `settings` go to every process that knows them. With a network every edge passes a proxy of it."""
     with temporary_folder("artstore-fleet-") as folder, ExitStack() as stopped_last:
         postgres, valkey = start_postgres(folder, lasting_port()), start_valkey(folder, lasting_port())
         fleet = Fleet(folder, postgres, valkey, "artstore_" + secrets.token_hex(4), dict(settings or {}), names)
-        fleet.own_settings, fleet.standby_port = own_settings or {}, standby_port
+        fleet.own_settings, fleet.standby_port, fleet.cluster = own_settings or {}, standby_port, cluster
         stopped_last.callback(lambda: fleet.postgres.discard())
         stopped_last.callback(lambda: fleet.valkey.stop())
         subprocess.run([sys.executable, ROOT / "keys" / "generate.py", folder / "keys"], check=True)

@@ -1,7 +1,7 @@
 """A whole system under test: one of its own from `./artstore up`, or one that runs already (compose).
 
 ARTSTORE_SYSTEM_KEYS names the folder with admin-client.json of a running system; its services and its gateway then are
-looked for on the default ports of 127.0.0.1.
+looked for on the default ports of 127.0.0.1. ARTSTORE_TEST_REDIS=cluster gives a system of its own a Valkey Cluster.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
 from artstore.local.ports import is_free
+from artstore.testing.valkey_cluster import running_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFSETS = {"admin": 0, "se-01": 10, "se-02": 11, "se-03": 12, "ingester": 20, "query": 30, "gateway": 80}
@@ -76,9 +77,12 @@ def running_system(*options: str) -> Iterator[System]:
 @contextmanager
 def own_system(*options: str, **settings: str) -> Iterator[System]:
     """Always one of this test's own; `settings` are environment variables for all of its services."""
-    with tempfile.TemporaryDirectory(prefix="artstore-e2e-") as folder:
+    with tempfile.TemporaryDirectory(prefix="artstore-e2e-") as folder, ExitStack() as started:
         Path(folder).chmod(0o711)
         data, base = Path(folder) / "data", free_port_base()
+        if os.environ.get("ARTSTORE_TEST_REDIS") == "cluster":
+            cluster = started.enter_context(running_cluster(Path(folder)))
+            settings = {"REDIS_URL": cluster.url(), **settings}
         run("up", "--data", str(data), "--port-base", str(base), "--detach", *options, settings=settings)
         try:
             yield System(base, data / "keys", data)

@@ -16,12 +16,15 @@ from .redis import RedisLevel
 
 log = get_logger("query.invalidation")
 
+_PUSH = "redis.call('RPUSH', KEYS[1], 1) return redis.call('EXPIRE', KEYS[1], ARGV[1])"
+
 
 class Invalidation:
     """The subscription to `files:changed`. While `subscribed` is false, lookups do not trust memory."""
 
     def __init__(self, redis: Redis, level: RedisLevel, lookup: Lookup, tasks: Tasks) -> None:
         self._redis, self._level, self._lookup = redis, level, lookup
+        self._push = redis.register_script(_PUSH)
         tasks.forever("files-changed", self._listen)
 
     @property
@@ -57,7 +60,4 @@ class Invalidation:
 
     async def _acknowledge(self, key: str) -> None:
         """The module that changed the file answers its client only after this."""
-        async with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.rpush(key, 1)
-            pipeline.expire(key, ACK_KEY_EXPIRES_S)
-            await pipeline.execute()
+        await self._push([key], [ACK_KEY_EXPIRES_S])

@@ -17,13 +17,14 @@ this also covers changes that no query instance received. Old data cannot return
 from __future__ import annotations
 
 from artstore.contracts.events import FileChanged
+from artstore.redis_cluster import HOME
 
 FLOOR_S = 60
 """How long a change keeps older revisions out, and how long a lease lasts: longer than any lookup."""
 UNSETTLED_FLOOR_S = 24 * 3600
 """The floor after a change that could not be written to the catalog, whose row still has the revision before.
 """
-EPOCH_KEY = "artstore:files:epoch"
+EPOCH_KEY = f"{HOME}epoch"
 
 _BEGIN = """
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ':' .. ARGV[1] .. ':'
@@ -82,20 +83,36 @@ return answers
 """ARGV: the epoch, time to live in seconds, and for each file its revision, attr.json and
 lease. Returns for each file 1 if the record was stored."""
 
-DROP = """
-local floor = math.max(tonumber(ARGV[1]), tonumber(redis.call('GET', KEYS[2]) or 0))
+_DROP_FILES = """
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local held = redis.pcall('GET', KEYS[1])
-local of_run = type(held) == 'string' and string.sub(held, 1, #run) == run
-local alive = of_run and tonumber(string.match(held, '^:[^:]*:(%d+) ', #run + 1))
-redis.call('DEL', KEYS[3])
-if not alive or alive < floor then redis.call('DEL', KEYS[1]) end
-local lasts = math.max(tonumber(ARGV[2]), redis.call('TTL', KEYS[2]))
-redis.call('SET', KEYS[2], string.format('%.0f', floor), 'EX', lasts)
-return 1
+local refused
+for i = 1, #KEYS / 3 do
+  local key, floor_key, lease_key = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+  local floor = math.max(tonumber(ARGV[2 * i - 1]), tonumber(redis.call('GET', floor_key) or 0))
+  local held = redis.pcall('GET', key)
+  local of_run = type(held) == 'string' and string.sub(held, 1, #run) == run
+  local alive = of_run and tonumber(string.match(held, '^:[^:]*:(%d+) ', #run + 1))
+  redis.call('DEL', lease_key)
+  if not alive or alive < floor then redis.call('DEL', key) end
+  local lasts = math.max(tonumber(ARGV[2 * i]), redis.call('TTL', floor_key))
+  local set = redis.pcall('SET', floor_key, string.format('%.0f', floor), 'EX', lasts)
+  if set.err then refused = set end
+end
+if refused then return refused end
 """
-"""ARGV: the lowest revision that is still valid, FLOOR_S or longer. Deletes first, because a Redis that is
+DROP = _DROP_FILES + "return 1"
+"""ARGV, for each file: the lowest revision that is still valid, FLOOR_S or longer. Deletes first, because a Redis that is
 out of memory allows only that."""
+
+ANNOUNCE = (
+    _DROP_FILES
+    + """
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return redis.call('PUBLISH', ARGV[5], ARGV[6])
+"""
+)
+"""DROP of one file, then two messages: ARGV[3] and on are channel, message, channel, message. Returns how many processes have
+received the second one."""
 
 
 def keys_of(file_id: str) -> tuple[str, str, str]:
@@ -105,7 +122,7 @@ def keys_of(file_id: str) -> tuple[str, str, str]:
 
 
 def record_key(file_id: str) -> str:
-    return f"artstore:{{files}}:{file_id}"
+    return f"{HOME}{file_id}"
 
 
 def floor_key(file_id: str) -> str:

@@ -25,7 +25,8 @@ from artstore.tasks import OutageLog
 
 log = get_logger("artstore.limits")
 
-PREFIX = "artstore:limit:"
+PREFIX = "artstore:{limit}:"
+"""One hash tag, because one script takes several callers."""
 LEASE_S = 0.5
 """An unused lease is given back after this time, with the next round trip."""
 MAX_LEASE = 1024
