@@ -30,6 +30,7 @@ log = get_logger("artstore.invalidate")
 ACKNOWLEDGE_WAIT_S = 0.5
 """The longest that a change waits for readers. A reader that hangs delays each change this long."""
 RETRY_EVERY_S = 0.25
+RESULTS = ("heard", "silent", "away")
 
 
 class Invalidation:
@@ -52,6 +53,8 @@ class Invalidation:
         self._results = Counter(
             "readers_told_total", "Changes by how readers were invalidated first", ["result"], registry=registry
         )
+        for result in RESULTS:
+            self._results.labels(result)
 
     async def invalidate(self, file_id: str, revision: int, change: Change, *, element_id: str = "") -> None:
         """Returns once every query instance has dropped the file, or after ACKNOWLEDGE_WAIT_S: the outbox

@@ -97,7 +97,7 @@ def check_metrics(system: Examined) -> Iterator[Answer]:
     }
     unseen = sorted(system.services.keys() - scraped)
     if unseen:
-        yield warn(f"nothing seems to scrape {', '.join(unseen)}", "Prometheus: docs/operations.md, docs/alerts.yml")
+        yield warn(f"nothing seems to scrape {', '.join(unseen)}", "Prometheus: docs/operations/monitoring.md")
     else:
         yield good("all services are scraped")
 
