@@ -53,7 +53,8 @@ def test_the_elements_are_those_of_up(services: dict[str, dict[str, Any]]) -> No
 
 def test_ports_accounts_and_settings_are_those_of_up(services: dict[str, dict[str, Any]]) -> None:
     local = fleet(Site(ROOT, DataFolder(Path("/data")), BASE))
-    published = {port.split(":")[-1] for service in services.values() for port in service.get("ports", ())} - {"8443"}
+    ours = [service for service in services.values() if "profiles" not in service]
+    published = {port.split(":")[-1] for service in ours for port in service.get("ports", ())} - {"8443"}
     assert published == {str(BASE + offset) for offset in (*(service.port_offset for service in local), GATEWAY_OFFSET)}
     by_client = {
         service["environment"].get("SERVICE_CLIENT_ID"): service["environment"]
@@ -145,6 +146,7 @@ def test_every_container_is_confined(services: dict[str, dict[str, Any]]) -> Non
         "postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
         "s3": {"DAC_OVERRIDE"},
         "gateway": {"NET_BIND_SERVICE", "DAC_READ_SEARCH"},
+        **{watcher: {"DAC_READ_SEARCH"} for watcher in ("prometheus", "alertmanager", "grafana")},
     }
     for name, service in services.items():
         assert service["cap_drop"] == ["ALL"], name
@@ -153,6 +155,31 @@ def test_every_container_is_confined(services: dict[str, dict[str, Any]]) -> Non
         assert service["read_only"] is True, name
         assert {"mem_limit", "pids_limit", "cpus"} <= set(service), name
         assert not any("docker.sock" in volume for volume in service.get("volumes", ())), name
+
+
+def test_the_pages_of_the_observability_profile_are_published_on_an_address_of_their_own() -> None:
+    """They ask for no login, so PUBLISH_ADDRESS, which may open the system to the network, does not apply to them."""
+    described = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    pages = {name: one for name, one in described.items() if one.get("profiles") == ["observability"]}
+    assert set(pages) == {"prometheus", "alertmanager", "grafana", "jaeger"}
+    for name, page in pages.items():
+        (port,) = page["ports"]
+        assert port.startswith("${OBSERVABILITY_ADDRESS:-127.0.0.1}:"), name
+
+
+def test_prometheus_scrapes_every_service_of_compose(services: dict[str, dict[str, Any]]) -> None:
+    jobs = yaml.safe_load((ROOT / "observability" / "prometheus.yml").read_text())["scrape_configs"]
+    found = {(name, job["port"]) for one in jobs for job in one.get("dns_sd_configs", ()) for name in job["names"]}
+    assert {name for name, _ in found} == {f"{name}-module" for name in SCALABLE}, "every container of a scaled service"
+    fixed = {target for one in jobs for job in one.get("static_configs", ()) for target in job["targets"]}
+    addresses = {f"{name}:{port}" for name, port in found} | fixed
+    expected = {"admin-module:8000", "ingester-module:8020", "query-module:8030", "gateway:9180"}
+    expected |= {
+        service["environment"]["ELEMENT_URL"].removeprefix("http://")
+        for service in services.values()
+        if "STORAGE_ELEMENT_ID" in service.get("environment", {})
+    }
+    assert addresses == expected
 
 
 def test_a_signal_reaches_a_module_from_its_first_moment_on(services: dict[str, dict[str, Any]]) -> None:
