@@ -43,8 +43,9 @@ RECYCLE_S = 3600
 PING_AFTER_IDLE_S = 10.0
 """A pooled connection that was idle for this long is pinged before it is used. One that the server has closed is
 noticed without a ping, and the health check notices within seconds that PostgreSQL does not answer."""
-HELD_S = 1.0
-"""`fetch` takes a connection out of the pool once in this time: that and its return cost as much as a statement."""
+HELD_S = 5.0
+"""`fetch` takes a connection out of the pool once in this time: that and its return cost as much as a statement. Less than
+PING_AFTER_IDLE_S, because the connection is not pinged meanwhile, and longer than the pauses of the periodic tasks."""
 CHECK_TIMEOUT_S = 1.5
 REFUSAL_HOLDS_S = 5.0
 """How long a refused write keeps the service not ready, because only the next write shows whether a full disk
