@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from artstore.contracts.elements import Fill
 from artstore.errors import StorageFull
 
-from .paths import folder_of
+from .paths import FAN_OUT, folder_of
 
 STATVFS_EVERY_S = 0.05
 """The reserve must hold what other programs write to the same disk in this time."""
@@ -61,25 +61,30 @@ class Recount:
     folders already added, so that each change is counted exactly once.
     """
 
-    __slots__ = ("_folders", "bytes_used", "files")
+    __slots__ = ("_added", "bytes_used", "files")
 
     def __init__(self) -> None:
         self.files = 0
         self.bytes_used = 0
-        self._folders: set[str] = set()
+        self._added = bytearray(len(FAN_OUT) ** 2)  # a set of names would take 7 MB, which the process keeps
 
     def change(self, file_id: str, files: int, size_bytes: int) -> None:
-        if folder_of(file_id) in self._folders:
+        if self.has(folder_of(file_id)):
             self.files += files
             self.bytes_used += size_bytes
 
     def has(self, folder: str) -> bool:
-        return folder in self._folders
+        return bool(self._added[_number_of(folder)])
 
     def add_folder(self, folder: str, files: int, size_bytes: int) -> None:
-        self._folders.add(folder)
+        self._added[_number_of(folder)] = True
         self.files += files
         self.bytes_used += size_bytes
+
+
+def _number_of(folder: str) -> int:
+    """Of a folder as `folder_of` names it."""
+    return int(folder.replace("/", ""), 16)
 
 
 class Usage:
