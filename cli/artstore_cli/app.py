@@ -9,7 +9,7 @@ import typer
 
 from .command import usage_failure
 from .commands import audit, backup, doctor, files, get, local, login, operators, put, without_repository
-from .errors import ExitCode
+from .errors import ClosedPipe, ExitCode
 from .repository import IN_REPOSITORY
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ def main() -> None:
         code = typer.main.get_command(app).main(prog_name="artstore", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED
+    except ClosedPipe:
+        code = ExitCode.CLOSED_PIPE
     except typer.TyperException as error:
         code = usage_failure(error, sys.argv)
     raise SystemExit(int(code or 0))

@@ -55,8 +55,8 @@ class AdminClient:
             raise CommandError(f"{self._url} cannot be reached: {error}") from error
 
 
-def write_archive(admin: AdminClient, file: Path, before_days: int) -> str:
-    """Write the file atomically, then request the seal."""
+def write_archive(admin: AdminClient, file: Path, before_days: int) -> dict[str, Any]:
+    """Write the file atomically, then request the seal. Returns `seal`, `events`, `checkpoint` and `file`."""
     if file.exists():
         number = int(json.loads(_first_line(file))["until"])
     else:
@@ -68,11 +68,12 @@ def write_archive(admin: AdminClient, file: Path, before_days: int) -> str:
             os.fsync(out.fileno())
         partial.replace(file)
     seal = admin.call("POST", "/api/audit/seals", {"checkpoint": number, "sha256": _sha256(file)})
-    return f"seal {seal['number']}: {seal['archive']['events']} events up to checkpoint {number} are in {file}"
+    events = seal["archive"]["events"]
+    return {"seal": seal["number"], "events": events, "checkpoint": number, "file": str(file)}
 
 
-def prune_sealed(admin: AdminClient, file: Path) -> str:
-    """Deletes nothing unless `file` is the sealed archive."""
+def prune_sealed(admin: AdminClient, file: Path) -> dict[str, Any]:
+    """Deletes nothing unless `file` is the sealed archive. Returns `seal`, `deleted` and `file`."""
     seals = admin.call("GET", "/api/audit/seals?limit=1")["items"]
     if not seals or seals[0]["archive"]["sha256"] != _sha256(file):
         raise CommandError(f"{file} is not the archive of the newest seal; nothing was deleted")
@@ -80,7 +81,7 @@ def prune_sealed(admin: AdminClient, file: Path) -> str:
     while left:
         answer = admin.call("POST", "/api/audit/prune", {"seal": seals[0]["number"]})
         deleted, left = deleted + answer["deleted"], answer["left"]
-    return f"{deleted} rows below seal {seals[0]['number']} were deleted; keep {file}"
+    return {"seal": seals[0]["number"], "deleted": deleted, "file": str(file)}
 
 
 def _find_checkpoint(admin: AdminClient, moment: datetime) -> int:

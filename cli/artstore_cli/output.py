@@ -120,6 +120,11 @@ class Output:
         """One line of a result. Text from elsewhere must be `printable`."""
         self._write(sys.stdout, text + "\n")
 
+    def progress(self, text: str) -> None:
+        """A line on the way to the result; programs do not get it."""
+        if not self.as_json:
+            self.line(text)
+
     def note(self, text: str) -> None:
         """A remark for people on standard error."""
         if not self.as_json:

@@ -1,10 +1,10 @@
-"""The output of `up`: a spinner on a terminal, plain lines elsewhere."""
+"""The output of `up`: a spinner on a terminal, plain lines elsewhere, JSON for programs."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
 
+from .errors import ClosedPipe, CommandError
+from .failures import describe
+from .output import Output
 from .system import MAX_DEATHS, Death
 
 SAY_WAITING_EVERY_S = 10.0
@@ -87,12 +90,43 @@ class Progress:
     def say(self, text: str) -> None:
         self.console.say(text)
 
-    def error(self, text: str) -> None:
+    def started(self, text: str, document: Mapping[str, Any]) -> None:
+        """The system runs. `document`: the same for programs."""
+        if not document["not_ready"]:
+            self.say(text)
+
+    def error(self, error: CommandError) -> None:
         self.end()
-        self.errors.say(f"artstore: {text}", style="red", markup=False)
+        self.errors.say(f"artstore: {error}", style="red", markup=False)
 
     def end(self) -> None:
         """Remove the spinner."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+class JsonProgress(Progress):
+    """One object on standard output when the system has started; warnings and errors on standard error."""
+
+    def __init__(self, out: Output) -> None:
+        super().__init__(PipeSafeConsole(quiet=True), PipeSafeConsole(quiet=True, stderr=True))
+        self._out = out
+
+    def restarting(self, death: Death) -> None:
+        self.warning(f"{death}; starting it again in {death.pause_s:.0f} s", "restarted")
+
+    def not_ready(self, parts: Sequence[str]) -> None:
+        self.warning(f"started, but not ready: {', '.join(parts)}", "not_ready")
+
+    def warning(self, text: str, code: str = "warning") -> None:
+        with contextlib.suppress(OSError, ClosedPipe):
+            self._out.warning(text, code)
+
+    def started(self, text: str, document: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError, ClosedPipe):
+            self._out.item(document, text)
+
+    def error(self, error: CommandError) -> None:
+        with contextlib.suppress(OSError, ClosedPipe):
+            self._out.error(describe(error).shown())

@@ -12,9 +12,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .checks import FLEETS, OLDER, Check, environment, plan
 from .errors import CommandError
+from .output import Output
 from .process_id import POLL_S
 
 MAX_RUNNING = 5
@@ -61,8 +63,9 @@ class Chaos:
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def test(root: Path, wanted: Sequence[str], *, long: bool, repeat: bool, chaos: Chaos) -> int:
+def test(root: Path, wanted: Sequence[str], out: Output, *, long: bool, repeat: bool, chaos: Chaos) -> int:
     """Run checks; print each outcome, then all failures, and the totals as the last line. Returns the exit code.
+    As JSON, each outcome holds its output if it failed.
 
     `long`: test every fault, and print the output of all checks. `repeat`: run failed tests' checks a second time,
     which decides; the output of the first time is printed as well.
@@ -75,20 +78,21 @@ def test(root: Path, wanted: Sequence[str], *, long: bool, repeat: bool, chaos: 
         known = sorted({check.part for check in plan(root, [])})
         raise CommandError(f"no checks are called {', '.join(wanted)}; there are: {', '.join(known)}")
     with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
-        outcomes = _run_all(checks, root, Path(scratch))
+        outcomes = _run_all(checks, root, Path(scratch), out)
     failed_once = [outcome for outcome in outcomes if outcome.failed and outcome.check.counted] if repeat else []
     if failed_once:
-        print(f"repeating {len(failed_once)} of {len(outcomes)} checks", flush=True)
+        out.progress(f"repeating {len(failed_once)} of {len(outcomes)} checks")
         with tempfile.TemporaryDirectory(prefix="artstore-test-") as scratch:
-            repeated = _run_all([outcome.check for outcome in failed_once], root, Path(scratch))
+            repeated = _run_all([outcome.check for outcome in failed_once], root, Path(scratch), out)
         outcomes = [outcome for outcome in outcomes if outcome not in failed_once] + repeated
     for outcome in failed_once:
-        print(f"\n===== {outcome.check.name}, the first time =====\n{outcome.output}")
+        out.progress(f"\n===== {outcome.check.name}, the first time =====\n{outcome.output}")
     failures = [outcome for outcome in outcomes if outcome.failed]
     for outcome in outcomes if long else failures:
-        print(f"\n===== {outcome.check.name} =====\n{outcome.output}")
+        out.progress(f"\n===== {outcome.check.name} =====\n{outcome.output}")
     passed, failed, skipped = (sum(getattr(one, what) for one in outcomes) for what in ("passed", "failed", "skipped"))
-    print(f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+    totals = {"passed": passed, "failed": failed, "skipped": skipped}
+    out.item(totals, f"\n{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failures else 0
 
 
@@ -112,7 +116,7 @@ def test_named(root: Path, wanted: Sequence[str], keyword: str) -> int:
     return 1 if types.returncode or set(statuses) - {0, NOTHING_SELECTED} else 0
 
 
-def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome]:
+def _run_all(checks: Sequence[Check], root: Path, scratch: Path, out: Output) -> list[Outcome]:
     waiting, running, outcomes = list(checks), list[_Started](), list[Outcome]()
     try:
         while waiting or running:
@@ -121,7 +125,7 @@ def _run_all(checks: Sequence[Check], root: Path, scratch: Path) -> list[Outcome
             for one in [one for one in running if _has_ended(one)]:
                 running.remove(one)
                 outcomes.append(_outcome(one))
-                _show(outcomes[-1])
+                _show(outcomes[-1], out)
             time.sleep(POLL_S)
     finally:
         for one in running:
@@ -182,10 +186,13 @@ def _counted(report: Path) -> tuple[int, int, int]:
     return max(0, total - failed - skipped), failed, skipped
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, out: Output) -> None:
     word = "FAILED" if outcome.failed else "ok"
     counted = f"{outcome.passed} passed" if outcome.check.counted else ""
     failed = f", {outcome.failed} failed" if outcome.check.counted and outcome.failed else ""
-    print(f"{word:<7} {outcome.check.name:<28} {outcome.took_s:6.1f} s  {counted}{failed}", flush=True)
+    document: dict[str, Any] = {"check": outcome.check.name, "part": outcome.check.part}
+    document |= {name: getattr(outcome, name) for name in ("passed", "failed", "skipped")}
+    document |= {"took_s": round(outcome.took_s, 1)} | ({"output": outcome.output} if outcome.failed else {})
+    out.item(document, f"{word:<7} {outcome.check.name:<28} {outcome.took_s:6.1f} s  {counted}{failed}")
     if outcome.check.hints and outcome.output:
-        print(outcome.output, flush=True)
+        out.progress(outcome.output)

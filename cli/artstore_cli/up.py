@@ -8,18 +8,20 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from artstore.local.ports import LOOPBACK, choose_ports, is_free
 
 from .data_folder import GATEWAY_OFFSET, DataFolder, Record, find_ports, keep_ports
 from .errors import CommandError, disk_error
 from .fleet import GATEWAY, POSTGRES, VALKEY, Site, fleet, own_port_names
+from .output import Output
 from .parts import fork_server, port_names, services, stores
 from .process_id import ProcessId, find_started
-from .reporting import PipeSafeConsole, Progress
+from .reporting import JsonProgress, PipeSafeConsole, Progress
 from .running import stop_leftovers
 from .system import Interrupted, Misconfigured, System
 
@@ -35,10 +37,11 @@ def up(
     port_base: int,
     s3: bool,
     scale: Mapping[str, int],
+    out: Output,
     on_started: Callable[[bool], None] = lambda ready: None,
 ) -> int:
     """Run the system until it is interrupted. Returns the exit code. `on_started` is called once, with whether all is ready."""
-    progress = Progress(PipeSafeConsole(), PipeSafeConsole(stderr=True))
+    progress = JsonProgress(out) if out.as_json else Progress(PipeSafeConsole(), PipeSafeConsole(stderr=True))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -46,11 +49,11 @@ def up(
         with folder.locked():
             return _hold(root, folder, port_base, s3, scale, progress, on_started)
     except CommandError as error:
-        progress.error(str(error))
+        progress.error(error)
     except Interrupted:
-        progress.error("interrupted")
+        progress.error(CommandError("interrupted", code="interrupted"))
     except OSError as error:
-        progress.error(str(disk_error(error, folder.path)))
+        progress.error(disk_error(error, folder.path))
     return 1
 
 
@@ -88,8 +91,7 @@ def _hold(
             record.save(folder)
         if unready:
             progress.not_ready(unready)
-        else:
-            progress.say(welcome(site))
+        progress.started(welcome(site), summary(site, unready))
         on_started(not unready)
         system.watch()
     except Interrupted:
@@ -132,6 +134,17 @@ def require_free(wanted: Mapping[str, int]) -> None:
             raise CommandError(f"port {port} for {name} does not exist; choose another --port-base")
         if not is_free(port):
             raise CommandError(f"port {port} for {name} is taken by another program; choose another --port-base")
+
+
+def summary(site: Site, unready: Sequence[str]) -> dict[str, Any]:
+    """What `up --json` prints. `unready`: parts that are not ready, with their reasons."""
+    return {
+        "address": site.url(GATEWAY_OFFSET),
+        "ready": not unready,
+        "not_ready": list(unready),
+        "credentials": str(site.data.keys / "admin-client.json"),
+        "logs": str(site.data.logs),
+    }
 
 
 def welcome(site: Site) -> str:

@@ -101,16 +101,17 @@ def test_an_interrupt_ends_both_systems_and_removes_their_data(tmp_path: Path) -
 
 def test_a_system_that_does_not_start_is_named_with_its_reason(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path / "data"),
+        command(tmp_path / "data", "--json"),
         capture_output=True,
         text=True,
         timeout=COMMAND_TIMEOUT_S,
         env={**os.environ, "LOG_LEVEL": "loud"},
     )
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("artstore: ArtStore did not start")
-    assert "LOG_LEVEL" in done.stderr
+    assert done.stdout == ""
+    message = json.loads(done.stderr)["error"]["message"]
+    assert message.startswith("ArtStore did not start")
+    assert "LOG_LEVEL" in message
     assert not list((tmp_path / "data").iterdir())
 
 

@@ -129,13 +129,17 @@ def test_a_service_that_dies_is_named_with_its_last_lines_and_comes_back(detache
 
 
 def test_an_interrupt_stops_everything_beside_another_system(detached: tuple[Place, str], place: Place) -> None:
-    with subprocess.Popen(place.command("up"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
-        assert ready(started)
+    command = place.command("up", "--json")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+        assert started.stdout is not None
+        told = json.loads(started.stdout.readline())
+        assert (told["address"], told["ready"], told["not_ready"]) == (f"http://127.0.0.1:{place.base + 80}", True, [])
+        assert Path(told["credentials"]).exists()
         processes = list(place.processes().values())
         assert len(processes) == len(NAMES)
         started.send_signal(signal.SIGINT)
-        started.communicate(timeout=COMMAND_TIMEOUT_S)
-    assert started.returncode == 0
+        rest, _ = started.communicate(timeout=COMMAND_TIMEOUT_S)
+    assert (started.returncode, rest) == (0, "")
     assert not any(process.alive() for process in processes)
     assert detached[0].artstore("status").returncode == 0
 
@@ -182,6 +186,11 @@ def test_an_unusable_data_folder_is_refused_in_one_line(place: Place) -> None:
     assert refused.returncode != 0
     assert str(place.folder.path) in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+    error = json.loads(place.artstore("up", "--json").stderr)["error"]
+    assert str(place.folder.path) in error["message"]
+    assert (error["code"], error["exit_code"]) == ("failed", 1)
+    wrong = place.artstore("up", "--scale", "se-01=2", "--json")
+    assert "--scale se-01=2" in json.loads(wrong.stderr)["error"]["message"]
 
 
 def test_a_restore_that_was_cut_off_before_its_end_is_not_taken_for_a_new_system(place: Place) -> None:

@@ -49,16 +49,20 @@ def test_the_audit_log_of_a_running_system_is_archived_sealed_and_pruned(
 ) -> None:
     archive, export = str(tmp_path / "archive.ndjson"), tmp_path / "now.ndjson"
     make_events(system, client)
-    archived = audit(system, "archive", archive, "--before-days", "0")
+    archived = audit(system, "archive", archive, "--before-days", "0", "--json")
     assert archived.returncode == 0, archived.stderr
+    told = json.loads(archived.stdout)
+    assert (told["seal"], told["file"], told["events"] > 0, told["checkpoint"] > 0) == (1, archive, True, True)
     assert run("audit", "verify", archive, check=False).returncode == 0
     assert verify(system, client)["findings"] == []
     pruned = audit(system, "prune", archive)
     assert (pruned.returncode, pruned.stdout.startswith("0 rows")) == (0, False), pruned.stdout + pruned.stderr
     verdict = verify(system, client)
     assert (verdict["findings"], verdict["from_seal"]) == ([], 1)
-    again = audit(system, "prune", archive)
-    assert (again.returncode, again.stdout.startswith("0 rows")) == (0, True), again.stdout + again.stderr
+    again = audit(system, "prune", archive, "--json")
+    assert (again.returncode, json.loads(again.stdout)) == (0, {"seal": 1, "deleted": 0, "file": archive}), again.stderr
+    wrong = audit(system, "prune", str(tmp_path / "none"), "--json")
+    assert (wrong.returncode, json.loads(wrong.stderr)["error"]["code"]) == (1, "failed")
     make_events(system, client)
     assert verify(system, client)["findings"] == []
     answer = client.get(f"{system.url('admin')}/api/audit", params={"format": "ndjson"})

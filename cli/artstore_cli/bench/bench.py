@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import CommandError, disk_error
+from ..output import Output
 from . import machine
 from .fill import MIB, Paths, fill_artstore, fill_seaweedfs, make_big_file
 from .load import NAME, Outcome, run
@@ -57,9 +58,9 @@ class Systems:
         return {"ArtStore": self.artstore.memory_mb(), "SeaweedFS": self.seaweedfs.memory_mb()}
 
 
-def bench(root: Path, plan: Plan, data: Path, output: Path | None) -> None:
-    """Prints the table and writes the JSON document. Ends what it has started, also when it is interrupted.
-    Raises CommandError, and KeyboardInterrupt also for SIGTERM and SIGHUP."""
+def bench(root: Path, plan: Plan, data: Path, output: Path | None, out: Output) -> None:
+    """Prints the table, or the JSON document, which is also written to `output`. Ends what it has started, also when it
+    is interrupted. Raises CommandError, and KeyboardInterrupt also for SIGTERM and SIGHUP."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if output is not None and not output.absolute().parent.is_dir():
@@ -71,14 +72,14 @@ def bench(root: Path, plan: Plan, data: Path, output: Path | None) -> None:
     with _own_folder(data, plan) as folder:
         report = Report(plan=asdict(plan), machine=asdict(machine.Machine.of(folder)), versions=machine.versions(root))
         _touch_memory(plan)
-        print("starting ArtStore and SeaweedFS", flush=True)
+        out.progress("starting ArtStore and SeaweedFS")
         with (
             running_artstore(root, folder / "artstore") as artstore,
             running_seaweedfs(folder / "seaweedfs") as seaweedfs,
         ):
-            _measure(plan, folder, Systems(artstore, seaweedfs), report)
-            print("stopping", flush=True)
-    print("\n".join(report.lines()))
+            _measure(plan, folder, Systems(artstore, seaweedfs), report, out)
+            out.progress("stopping")
+    out.item(report.document(), "\n".join(report.lines()))
     if output is not None:
         output.write_text(json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n")
 
@@ -114,10 +115,10 @@ def _touch_memory(plan: Plan) -> None:
             memory[page] = 1
 
 
-def _measure(plan: Plan, folder: Path, systems: Systems, report: Report) -> None:
-    print(f"both are ready; {plan.idle_seconds:g} s without requests", flush=True)
+def _measure(plan: Plan, folder: Path, systems: Systems, report: Report, out: Output) -> None:
+    out.progress(f"both are ready; {plan.idle_seconds:g} s without requests")
     report.idle_cpu = _idle(plan, systems.artstore)
-    print(f"storing {plan.many} files on both sides", flush=True)
+    out.progress(f"storing {plan.many} files on both sides")
     big = make_big_file(folder, plan.big_mib * MIB)
     our_paths = asyncio.run(fill_artstore(systems.artstore, folder, big, plan.many, plan.rounds))
     their_paths = asyncio.run(fill_seaweedfs(systems.seaweedfs, folder, big, plan.many, plan.rounds))
@@ -130,7 +131,7 @@ def _measure(plan: Plan, folder: Path, systems: Systems, report: Report) -> None
         send(systems.seaweedfs.filer_port, "PUT", first, b"first")  # creates the volumes of the collection
         for row in rows(ours, theirs, big, number):
             if re.search(plan.only, row.title):
-                _measure_row(plan, row, number, systems, report)
+                _measure_row(plan, row, number, systems, report, out)
         send(systems.seaweedfs.master_port, "POST", f"/col/delete?collection={collection}")  # gives the space back
     report.memory_after_mb = systems.memory_mb()
 
@@ -155,7 +156,7 @@ def _their_side(seaweedfs: SeaweedFS, paths: Paths, collection: str) -> Side:
     return Side("PUT", seaweedfs.filer_port, path, seaweedfs.filer_port, {}, paths)
 
 
-def _measure_row(plan: Plan, row: Row, number: int, systems: Systems, report: Report) -> None:
+def _measure_row(plan: Plan, row: Row, number: int, systems: Systems, report: Report, out: Output) -> None:
     """One side after the other; in every second round the other one is first."""
     for side in SIDES if number % 2 else reversed(SIDES):
         os.sync()
@@ -164,7 +165,7 @@ def _measure_row(plan: Plan, row: Row, number: int, systems: Systems, report: Re
         outcome = run(row.ours if side == OURS else row.theirs, row.concurrency, plan.seconds)
         sample = before.sample(Used.now(systems), side, outcome)
         report.add(row.key, side, sample)
-        print(f"round {number + 1}: {row.title:<44} {side:<7} {sample}", flush=True)
+        out.progress(f"round {number + 1}: {row.title:<44} {side:<7} {sample}")
 
 
 @dataclass(frozen=True, slots=True)

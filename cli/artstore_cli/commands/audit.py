@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..command import AsJson
 from ..errors import CommandError, ExitCode
-from ..output import Output, to_json
+from ..output import Output, printable, to_json
 from ..repository import IN_REPOSITORY
 from .local import refuse
 
@@ -64,36 +63,40 @@ def archive(
     before_days: Annotated[int, typer.Option(help="Archive events older than this many days.")] = 90,
     url: Annotated[str, typer.Option(help="The gateway, or admin.")] = "http://127.0.0.1:8080",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
+    as_json: AsJson = False,
 ) -> None:
     """Export the oldest part of the log and have admin verify and seal it. Deletes nothing; run it again after a failure."""
     from ..audit_archive import AdminClient, write_archive
 
-    _run(lambda: write_archive(AdminClient(url, credentials), file, before_days))
+    text = "seal {seal}: {events} events up to checkpoint {checkpoint} are in {file}"
+    _run(lambda: write_archive(AdminClient(url, credentials), file, before_days), text, as_json)
 
 
 def prune(
     file: Annotated[Path, typer.Argument(help="The archive of the newest seal, which contains all that is deleted.")],
     url: Annotated[str, typer.Option(help="The gateway, or admin.")] = "http://127.0.0.1:8080",
     credentials: Annotated[Path, typer.Option(help="admin-client.json of an ADMIN.")] = CREDENTIALS,
+    as_json: AsJson = False,
 ) -> None:
     """Delete from PostgreSQL the events below the newest seal, after checking that FILE is the archive of that seal."""
     from ..audit_archive import AdminClient, prune_sealed
 
-    _run(lambda: prune_sealed(AdminClient(url, credentials), file))
+    text = "{deleted} rows below seal {seal} were deleted; keep {file}"
+    _run(lambda: prune_sealed(AdminClient(url, credentials), file), text, as_json)
 
 
-def _run(work: Callable[[], str]) -> None:
+def _run(work: Callable[[], dict[str, Any]], text: str, as_json: bool) -> None:
+    """`text` shows the result to people."""
     import http.client
     import json
 
     try:
-        print(work())
+        done = work()
     except CommandError as error:
-        print(f"artstore: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise refuse(error, as_json) from None
     except (OSError, http.client.HTTPException, json.JSONDecodeError) as error:
-        print(f"artstore: {error!r}; run the command again", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise refuse(CommandError(f"{error!r}; run the command again"), as_json) from None
+    Output(as_json).item(done, printable(text.format_map(done)))
 
 
 if IN_REPOSITORY:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..command import AsJson
-from ..errors import CommandError, ExitCode
+from ..errors import CommandError, ExitCode, UsageError
 from ..output import Output
 from ..repository import LOCAL_DATA, ROOT
 
@@ -54,6 +54,9 @@ def up(
             metavar="SERVICE=N", help="Run N processes of admin, ingester or query on its one port, for more cores."
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object when the system has started. Errors too.")
+    ] = False,
 ) -> None:
     """Start the whole system; Ctrl-C stops it."""
     from functools import partial
@@ -65,9 +68,10 @@ def up(
 
     folder = DataFolder(data.absolute())
     try:
-        run = partial(start, ROOT, folder, port_base=port_base, s3=s3, scale=parse_scale(scale or []))
+        counts = parse_scale(scale or [])
+        run = partial(start, ROOT, folder, port_base=port_base, s3=s3, scale=counts, out=Output(as_json))
     except CommandError as error:
-        raise refuse(error) from None
+        raise refuse(error, as_json) from None
     raise typer.Exit(detached(lambda started: run(on_started=started), folder.log("artstore")) if detach else run())
 
 
@@ -135,16 +139,22 @@ def check(
         int | None, typer.Option(help="Seed of the chaos run: the same seed gives the same faults.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="How long `test chaos --long` lasts.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object for each check, and the totals. Not with -k.")
+    ] = False,
 ) -> None:
     """Run the static checks and all tests."""
     from ..testing import Chaos, test, test_named
 
+    out = Output(as_json)
     try:
+        if keyword and as_json:
+            raise UsageError("-k shows the output of pytest, which is not JSON", "leave out -k or --json")
         if keyword:
             raise typer.Exit(test_named(ROOT, parts or [], keyword))
-        raise typer.Exit(test(ROOT, parts or [], long=long, repeat=repeat, chaos=Chaos(seed, minutes)))
+        raise typer.Exit(test(ROOT, parts or [], out, long=long, repeat=repeat, chaos=Chaos(seed, minutes)))
     except CommandError as error:
-        raise refuse(error) from None
+        raise refuse(error, as_json) from None
 
 
 def measure(
@@ -166,6 +176,7 @@ def measure(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write all results to this file, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all results as one JSON object.")] = False,
 ) -> None:
     """Measure this checkout beside SeaweedFS on the same disk at equal durability."""
     import tempfile
@@ -180,19 +191,22 @@ def measure(
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
     try:
-        benchmark.bench(ROOT, plan, (data or Path(tempfile.gettempdir())).absolute(), output)
+        folder = (data or Path(tempfile.gettempdir())).absolute()
+        benchmark.bench(ROOT, plan, folder, output, Output(as_json))
     except CommandError as error:
-        raise refuse(error) from None
+        raise refuse(error, as_json) from None
     except KeyboardInterrupt:
-        raise refuse(CommandError("interrupted")) from None
+        raise refuse(CommandError("interrupted", code="interrupted"), as_json) from None
 
 
-def write_documents() -> None:
+def write_documents(as_json: AsJson = False) -> None:
     """Write the generated documents: docs/settings.md, docs/errors.md, and the list of setting names."""
     from .. import documents
 
+    out = Output(as_json)
     for path in documents.write(ROOT):
-        print(f"wrote {path.relative_to(ROOT)}")
+        name = str(path.relative_to(ROOT))
+        out.item({"path": name}, f"wrote {name}")
 
 
 def verify_folder(

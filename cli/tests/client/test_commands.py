@@ -225,3 +225,18 @@ def test_the_shell_completes_commands_options_and_values(artstore: Artstore) -> 
     assert completed("artstore s", 1) == ["search", "status", "sagas"]
     assert completed("artstore mode se-02 ", 3) == ["ro", "ar"]
     assert "--temporary" in completed("artstore put --t", 2)
+
+
+def test_the_commands_for_developers_speak_json(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "artstore_cli", *arguments, "--json"]
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": SOURCES}, capture_output=True, text=True)
+
+    check, totals = map(json.loads, run("test", "ruff check").stdout.splitlines())
+    assert (check["check"], check["part"], check["failed"]) == ("ruff check", "static", 0)
+    assert totals == {"passed": 1, "failed": 0, "skipped": 0}
+    unknown = run("test", "nothing")
+    assert (unknown.returncode, json.loads(unknown.stderr)["error"]["exit_code"]) == (1, 1)
+    assert json.loads(run("test", "static", "-k", "x").stderr)["error"]["code"] == "usage"
+    nowhere = run("bench", "--output", str(tmp_path / "none" / "x"))
+    assert "does not exist" in json.loads(nowhere.stderr)["error"]["message"]
