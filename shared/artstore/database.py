@@ -52,6 +52,10 @@ REFUSAL_HOLDS_S = 5.0
 has space again."""
 RENEW_EVERY_S = 1.0
 """The pool is replaced at most this often."""
+TRANSACTION_S = 30
+"""PostgreSQL ends a transaction that lasts longer, or longer than three statements may take. A process that is frozen, or whose
+host is lost, would else keep its locks, and all other processes would wait for them. `idle_in_transaction_session_timeout` is
+not enough: between the parts of one statement asyncpg's session counts as active."""
 
 
 ASYNC_COMMIT = "(SELECT set_config('synchronous_commit', 'off', true) AS level) AS async_commit"
@@ -298,7 +302,11 @@ async def open_database(
             "async_creator_fn": HostConnector(),
             "timeout": settings.database_connect_timeout_s,
             "command_timeout": settings.database_command_timeout_s,
-            "server_settings": {"application_name": "artstore", "timezone": "UTC"},
+            "server_settings": {
+                "application_name": "artstore",
+                "timezone": "UTC",
+                "transaction_timeout": f"{max(TRANSACTION_S, 3 * settings.database_command_timeout_s):.3f}s",
+            },
         },
     )
     breaker = breakers.to(EDGE, (DatabaseUnavailable,), silent=(DatabaseBusy,), named=DATABASE)

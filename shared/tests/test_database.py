@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 
+from artstore import database as database_module
 from artstore.config import DatabaseSettings
 from artstore.database import SCHEMA_REVISION, Database, open_database
 from artstore.database_errors import DatabaseBusy, DatabaseRefusesWrites, DatabaseUnavailable, outage_of
@@ -194,6 +195,37 @@ async def test_a_fetch_without_an_answer_gives_its_connection_up(runtime: Runtim
         with pytest.raises(DatabaseUnavailable):
             await database.fetch("SELECT pg_terminate_backend(pg_backend_pid())")
         assert await pid(database) != last
+
+
+async def test_a_transaction_of_a_process_that_is_frozen_gives_its_locks_up(
+    runtime: Runtime, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await postgres.new_database()
+    await make_schema(postgres, name)
+    monkeypatch.setattr(database_module, "TRANSACTION_S", 1)
+    async with opened(runtime, postgres.url(name), database_command_timeout_s=1) as database:
+        other = await asyncpg.connect(postgres.url(name).replace("+asyncpg", ""))
+        locked = asyncio.Event()
+        frozen = asyncio.create_task(freeze_in_a_transaction(database, locked))
+        await locked.wait()
+        await other.execute("INSERT INTO t VALUES (1)", timeout=DEADLINE_S)
+        with pytest.raises(DatabaseUnavailable):
+            await frozen
+        assert await other.fetchval("SELECT count(*) FROM t") == 1
+        await other.close()
+
+
+async def freeze_in_a_transaction(database: Database, locked: asyncio.Event) -> None:
+    """Holds a lock and sends nothing, as if it were frozen, for longer than a transaction may last."""
+    async with database.begin() as frozen:
+        await frozen.execute(text("LOCK TABLE t"))
+        driver = (await frozen.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.prepare("SELECT 1")  # its session counts as active until the statement is sent
+        locked.set()
+        while not driver.is_closed():
+            await asyncio.sleep(0.1)
+        await frozen.execute(text("INSERT INTO t VALUES (2)"))
 
 
 async def test_fetches_keep_a_connection_until_the_pool_needs_it(runtime: Runtime, postgres: PostgresServer) -> None:

@@ -203,6 +203,28 @@ def test_an_admin_that_was_only_paused_changes_nothing_when_it_wakes(fleet: Flee
     come_back(fleet, "admin-1")
 
 
+def test_an_admin_that_freezes_in_a_transaction_keeps_the_other_from_nothing(fleet: Fleet, user: User) -> None:
+    """It holds the row of the change, and its lock, until PostgreSQL ends the transaction."""
+    file_id = user.upload()
+    fleet.stop("se-01", signal.SIGKILL)
+    first, second = user.patch(file_id, tags=["first"]), user.patch(file_id, tags=["second"])
+    for name in ("admin-1", "admin-2"):
+        fleet.stop(name)
+    fleet.start("admin-1", {"ARTSTORE_POINT": "admin.change_closing:pause"})
+    fleet.start("se-01")
+    paused = fleet.processes["admin-1"]
+    eventually(lambda: state_of(paused.pid) == "T")
+    fleet.start("admin-2")
+    fleet.ready("admin-2")
+    assert [user.follow(answer)["state"] for answer in (first, second)] == ["committed"] * 2
+    paused.send_signal(signal.SIGCONT)
+    fleet.ready("admin-1", "se-01")
+    record = user.record(file_id).json()
+    assert (record["revision"], record["tags"]) == (3, ["second"])
+    fleet.stop("admin-1")
+    come_back(fleet, "admin-1")
+
+
 def claims_lost(fleet: Fleet) -> int:
     return (fleet.folder / "admin-1.log").read_text().count("claim lost")
 

@@ -145,6 +145,7 @@ class QueuedChanges:
                 await record_mode(conn, saga.storage_element_id, Mode(saga.wanted["mode"]))
             if refusal is not None or saga.kind in (SagaKind.MODE, SagaKind.MOVE):  # an element records other changes
                 await self._auditor.record(conn, _event(saga, refusal))
+            failpoint("admin.change_closing")
         if saga.kind is SagaKind.MODE:
             self._mode_changed()
         return True
