@@ -27,6 +27,7 @@ from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.peers.client import Peer
 from artstore.tasks import Tasks
+from artstore.tracing import span
 
 log = get_logger("ingester.admin")
 
@@ -122,7 +123,8 @@ class Sagas:
 
     async def _begun(self, saga: UploadSaga) -> SagaResult:
         try:
-            return await self._begins.add(saga)
+            with span("saga.begin"):
+                return await self._begins.add(saga)
         except Conflict as refusal:
             raise given_up(saga.saga_id, refusal) from refusal
 
@@ -174,7 +176,8 @@ class Sagas:
         return (await self._admin.call("POST", "/api/sagas/changes", body=body, timeout_s=self._timeout_s)).body
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
-        await self._attempts.abort(saga, lambda: self._aborts.add((reason, saga)))
+        with span("saga.abort"):
+            await self._attempts.abort(saga, lambda: self._aborts.add((reason, saga)))
 
     async def _abort_all(self, sagas: list[UploadSaga], reason: str) -> None:
         await self._attempts.abort(sagas[0], lambda: self._abort_group([(reason, saga) for saga in sagas]))

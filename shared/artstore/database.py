@@ -32,6 +32,7 @@ from artstore.errors import DATABASE
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
 from artstore.runtime import Runtime
+from artstore.tracing import call_span
 
 log = get_logger("artstore.database")
 
@@ -121,7 +122,7 @@ class Database:
         Its parameters are $1, $2 …; JSON is passed as text. `timeout_s` and the outages are those of `begin`; other
         errors are asyncpg's.
         """
-        async with self._guarded(timeout_s):
+        async with self._guarded(timeout_s, statement=statement):
             return await self._fetch(statement, *values)
 
     async def _fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
@@ -167,22 +168,26 @@ class Database:
         await self.engine.dispose()
 
     @asynccontextmanager
-    async def _guarded(self, timeout_s: float | None = None, may_be_slow: bool = False) -> AsyncIterator[None]:
-        async with self._breaker.guard():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    if self._held is not None and self._is_exhausted:
-                        await self._give_back()
-                    yield
-            except Exception as error:
-                outage = outage_of(error)
-                if outage is None:
-                    raise
-                if may_be_slow and isinstance(error, TimeoutError):
-                    outage = DatabaseBusy("the statement took too long")
-                elif isinstance(outage, DatabaseRefusesWrites):
-                    self._note_refusal(outage, error)
-                raise outage from error
+    async def _guarded(
+        self, timeout_s: float | None = None, may_be_slow: bool = False, statement: str = "transaction"
+    ) -> AsyncIterator[None]:
+        attributes = {"db.system.name": EDGE, "db.query.text": statement}
+        with call_span(EDGE, attributes):
+            async with self._breaker.guard():
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        if self._held is not None and self._is_exhausted:
+                            await self._give_back()
+                        yield
+                except Exception as error:
+                    outage = outage_of(error)
+                    if outage is None:
+                        raise
+                    if may_be_slow and isinstance(error, TimeoutError):
+                        outage = DatabaseBusy("the statement took too long")
+                    elif isinstance(outage, DatabaseRefusesWrites):
+                        self._note_refusal(outage, error)
+                    raise outage from error
 
     def _note_refusal(self, refusal: DatabaseRefusesWrites, error: Exception) -> None:
         if self._refusal is None or self._refusal.detail != refusal.detail:

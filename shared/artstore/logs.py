@@ -22,6 +22,11 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that the current task serves; empty outside a request."""
 trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 """The id of the current trace, 32 hexadecimal digits; empty outside a trace."""
+joint_requests: ContextVar[tuple[str, ...]] = ContextVar("joint_requests", default=())
+"""The ids of all requests that share the current call or transaction, when there are several (groups.py)."""
+JOINT_HEADER = "x-artstore-request-ids"
+MAX_JOINT_CHARS = 16 << 10
+"""256 ids of our own fit, beside the other headers of a call."""
 
 SECRET_WORDS = ("secret", "password", "authorization", "token", "private")
 """The value of a field whose name contains one of these is masked."""
@@ -37,17 +42,10 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast(FilteringBoundLogger, structlog.get_logger(source=name))
 
 
-def log_request(method: str, route: str, status: int, complete: bool, took_s: float, client_id: str | None) -> None:
-    """Logs one answered request."""
-    fields = {
-        "source": "artstore.http.edge",
-        "method": method,
-        "route": route,
-        "status": status,
-        "complete": complete,
-        "took_ms": round(took_s * 1000, 2),
-        "client_id": client_id,
-    }
+def log_request(fields: dict[str, Any]) -> None:
+    """Logs one answered request. No field may hold a path, a query string or a header: they may be secrets."""
+    if joint := joint_requests.get():
+        fields["request_ids"] = joint
     if _request_line is None or not _request_line.write(fields):
         structlog.get_logger().info("request", **fields)
 
@@ -137,6 +135,8 @@ class _Context:
             event.setdefault("request_id", current)
         if current := trace_id.get():
             event["trace_id"] = current
+        if joint := joint_requests.get():
+            event.setdefault("request_ids", joint)
         return event
 
 

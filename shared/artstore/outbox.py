@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import msgspec
+from opentelemetry.trace import SpanContext
 from prometheus_client import Gauge
 from redis.asyncio import Redis
 
@@ -22,6 +24,7 @@ from artstore.logs import get_logger
 from artstore.redis import CountedRedis
 from artstore.runtime import Runtime
 from artstore.tasks import until_tick, wait_or_timeout
+from artstore.tracing import MAX_LINKS, current_link, root_span
 
 log = get_logger("artstore.outbox")
 
@@ -49,11 +52,15 @@ class Outbox:
         self._database, self._redis = database, redis
         self._drop, self._publish = redis.register_script(DROP), redis.register_script(_PUBLISH_ALL)
         self._woken = asyncio.Event()
+        self._wakers: list[SpanContext] = []
         self._waiting = Gauge("outbox_batch_messages", "Messages in the last batch", registry=runtime.registry)
         runtime.tasks.forever("outbox", self._relay, pause_s=0.0)
 
     def wake(self) -> None:
         self._woken.set()
+        waker = current_link()
+        if waker is not None and len(self._wakers) < MAX_LINKS:
+            self._wakers.append(waker)
 
     async def _relay(self) -> None:
         older_than_s = OWN_FOR_S
@@ -71,6 +78,12 @@ class Outbox:
         self._waiting.set(len(rows))
         if not rows:
             return 0
+        wakers, self._wakers = self._wakers, []
+        with root_span("outbox.publish", {"artstore.messages": len(rows)}, links=wakers):
+            await self._publish_rows(rows)
+        return len(rows)
+
+    async def _publish_rows(self, rows: list[asyncpg.Record]) -> None:
         drops = [drop for _, channel, message in rows if channel == FILES_CHANNEL for drop in _drops_of(message)]
         for first in range(0, len(drops), DROPS_AT_ONCE):
             some = drops[first : first + DROPS_AT_ONCE]
@@ -79,7 +92,6 @@ class Outbox:
         # A command of its own: nothing is published if the drops were refused.
         await self._publish([], [part for _, channel, message in rows for part in (channel, message)])
         await self._database.fetch(_DONE, [row["id"] for row in rows])
-        return len(rows)
 
 
 def _drops_of(message: str) -> list[tuple[tuple[str, str, str], int]]:

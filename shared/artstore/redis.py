@@ -49,6 +49,7 @@ from artstore.peers.breaker import Breaker, Breakers
 from artstore.redis_cluster import HOME, HOME_SLOT, Cluster, ClusterUrl, is_cluster
 from artstore.runtime import Runtime
 from artstore.tasks import until_tick
+from artstore.tracing import begin_work, call_span
 
 log = get_logger("artstore.redis")
 
@@ -98,8 +99,10 @@ class CommandRunner:
     async def run(self, operation: str, send: Awaitable[Any]) -> Any:
         """Raises only RedisError, also for an open breaker."""
         try:
-            async with self.breaker.guard():
-                answer = await _raise_refusals(send)
+            attributes = {"db.system.name": "redis", "db.operation.name": operation}
+            with call_span("redis", attributes):
+                async with self.breaker.guard():
+                    answer = await _raise_refusals(send)
         except Unavailable as error:
             self._operations.labels(operation, "refused").inc()
             raise RedisConnectionError(error.detail) from error
@@ -366,5 +369,6 @@ async def listen(redis: Redis, handlers: Mapping[str, Handler], *, subscribed: C
                 if active == len(handlers):
                     await subscribed()
             elif message["type"] == "message":
+                begin_work(message["channel"])
                 await handlers[message["channel"]](message["data"])
     raise RedisConnectionError(f"the subscription to {', '.join(handlers)} received no answer")

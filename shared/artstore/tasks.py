@@ -12,9 +12,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Any, TypeVar
 
-from artstore.logs import get_logger
+from artstore.logs import get_logger, request_id
+from artstore.tracing import begin_work
 
 log = get_logger("artstore.tasks")
 
@@ -77,10 +79,10 @@ class OutageLog:
             self._failures, self._reason = 0, ""
 
 
-def spawn(name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+def spawn(name: str, work: Coroutine[Any, Any, T], context: Context | None = None) -> asyncio.Task[T]:
     """Starts a task whose result is awaited, or which is cancelled, by its owner. If the owner is cancelled
     first, a failure is logged at debug level instead of asyncio's "exception was never retrieved"."""
-    task = asyncio.create_task(work, name=name)
+    task = asyncio.create_task(work, name=name, context=context)
     task.add_done_callback(_retrieve)
     return task
 
@@ -144,6 +146,8 @@ class Tasks:
             await asyncio.wait(self._running, timeout=CANCEL_AGAIN_S)
 
     async def _logged(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        if not request_id.get():  # else it continues the work of a request
+            begin_work(name)
         try:
             await work
         except Exception as error:  # the edge of the task: its exception is not retrieved
@@ -158,6 +162,7 @@ async def repeat(
     failures = 0
     outage = OutageLog(log, "task round failed")
     while True:
+        begin_work(name)
         try:
             await work()
             failures = 0

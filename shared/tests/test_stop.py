@@ -174,6 +174,25 @@ def test_a_collector_that_does_not_respond_neither_holds_up_a_stop_nor_fills_the
     assert len(lines) <= 2, lines
 
 
+def test_requests_do_not_wait_for_a_collector_that_accepts_spans_and_never_answers(tmp_path: Path) -> None:
+    """More spans than the queue holds: the oldest are dropped, without a line for each."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        silent.settimeout(TIMEOUT_S)
+        small = {"OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
+        with service(tmp_path / "log", silent.getsockname()[1], **small) as (process, client):
+            client.get("/nowhere")
+            exporting, _ = silent.accept()  # from here on the exporter waits
+            with exporting:
+                for _ in range(100):
+                    assert client.get("/nowhere").status_code in (404, 429)
+            assert stopped(process) == 0
+    log = (tmp_path / "log").read_text()
+    assert log.count('"event":"request"') == 101
+    assert "Queue full" not in log
+
+
 def test_an_outage_of_the_collector_is_one_line_in_the_log(tmp_path: Path) -> None:
     """Several exports fail meanwhile; the exporter's library would log each."""
     with service(tmp_path / "log", free_port(), OTEL_EXPORTER_OTLP_TIMEOUT="1") as (process, client):

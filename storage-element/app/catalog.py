@@ -16,6 +16,7 @@ from artstore.errors import InvalidFields, Unavailable
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.outbox import Outbox
+from artstore.tracing import span
 
 from .store.catalog import CatalogEntry, RowRefused
 
@@ -54,12 +55,13 @@ class PostgresCatalog:
         return self._answers
 
     async def note(self, attributes: Attributes, *, saga_id: str | None, change: Change) -> None:
-        await self._group.add(FileEntry(attributes, change, saga_id))
+        with span("catalog.write"):
+            await self._group.add(FileEntry(attributes, change, saga_id))
 
     async def forget(self, file_id: str, *, revision: int) -> None:
-        await self._group.add(
-            FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
-        )
+        change = FileChanged(file_id=file_id, revision=revision, change="delete", storage_element_id=self._element_id)
+        with span("catalog.write"):
+            await self._group.add(change)
 
     async def find_available(self, file_ids: Sequence[str]) -> set[str]:
         try:

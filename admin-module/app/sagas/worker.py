@@ -18,7 +18,7 @@ from artstore.logs import get_logger
 from artstore.peers.client import Peer
 from artstore.peers.session import Peers
 from artstore.tasks import until_tick, wait_or_timeout
-from artstore.tracing import span
+from artstore.tracing import root_span
 
 from ..audit.chain import Auditor
 from ..elements.generations import Generations
@@ -103,7 +103,7 @@ class SagaWorker:
 
     async def _try(self, saga: ClaimedSaga, urls: Mapping[str, str], reconciled: Collection[str]) -> None:
         try:
-            with span("saga.resume", saga_id=saga.saga_id):
+            with root_span("saga.resume", {"artstore.saga_id": saga.saga_id, "artstore.file_id": saga.file_id or ""}):
                 if saga.state is SagaState.QUEUED:
                     await self._changes.apply(saga, self._peer_of(saga, urls))
                 elif saga.state is SagaState.BEGUN:

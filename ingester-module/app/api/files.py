@@ -10,7 +10,7 @@ from artstore.auth.access import principal_of
 from artstore.contracts.media_type import canonical_type
 from artstore.contracts.schemas import MEDIA_TYPE, RECORD
 from artstore.errors import InvalidFields, NotFound, UnsupportedMediaType
-from artstore.http.data_routes import file_id_of
+from artstore.http.data_routes import file_id_of, note_file
 from artstore.http.idempotency_key import IDEMPOTENCY_KEY, key_of, keyed
 from artstore.http.json import parse_json
 from artstore.http.lists import read_parameters
@@ -47,7 +47,10 @@ async def upload_file(request: Request) -> Response:
     key = key_of(request)
     with context.files.operation("put"):
         upload = await UploadOperation.open(context, request)
-        return await run_or_replay(context.keys, key, upload)
+        try:
+            return await run_or_replay(context.keys, key, upload)
+        finally:
+            note_file(request, upload.file_id)
 
 
 async def create_file(request: Request) -> Response:

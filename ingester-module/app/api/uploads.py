@@ -12,7 +12,7 @@ from artstore.auth.access import principal_of
 from artstore.contracts.schemas import component
 from artstore.contracts.uploads import MAX_OFFSET, UPLOADS_PATH, UploadState
 from artstore.errors import ArtStoreError, MethodNotAllowed, NotFound, UnsupportedHeader
-from artstore.http.data_routes import Handler
+from artstore.http.data_routes import Handler, note_file
 from artstore.http.json import JsonResponse
 from artstore.http.openapi import BYTES_SCHEMA, answer, header, object_schema, route
 from artstore.http.problems import problem_response
@@ -79,7 +79,7 @@ async def create_upload(request: Request) -> Response:
             await _remove_quietly(request, place)
             raise
     state = await finish(context, place, state)
-    return _answer(state, 201, {"location": f"{UPLOADS_PATH}/{place.public_id}"})
+    return _answer(request, state, 201, {"location": f"{UPLOADS_PATH}/{place.public_id}"})
 
 
 @_tus
@@ -88,7 +88,7 @@ async def append_upload(request: Request) -> Response:
     require_content_type(request)
     state = await receive.append(context, request, place, number_in(request, "Upload-Offset"))
     state = await finish(context, place, state)
-    return _answer(state, 204)
+    return _answer(request, state, 204)
 
 
 @_tus
@@ -145,7 +145,9 @@ def _place(request: Request) -> Place:
     return find_place(context_of(request).discovery, request.path_params["upload_id"], subject)
 
 
-def _answer(state: UploadState, status: int, headers: Mapping[str, str] | None = None) -> Response:
+def _answer(request: Request, state: UploadState, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    if state.file_id is not None:
+        note_file(request, state.file_id)
     return Response(status_code=status, headers={**describe(state), **(headers or {})})
 
 

@@ -23,6 +23,7 @@ from artstore.failpoints import failpoint
 from artstore.http.idempotency_key import fingerprint_of
 from artstore.logs import get_logger
 from artstore.modes import Operation, require
+from artstore.tracing import span
 
 from ..core.context import Context
 from ..idempotency.keys import HeldKey
@@ -91,12 +92,14 @@ class Change(ABC):
     async def run(self) -> Answer:
         # 1. The element, and whether changes of the file are queued for it: then this one is queued behind
         #    them.
-        location = await locate(self.context, self.file_id)
+        with span("change.locate"):
+            location = await locate(self.context, self.file_id)
         while not location.queued and location.element.status != AWAY:
             try:
                 # 2. The element's answer is the answer. A crash before it leaves the outcome unknown: the
                 #    client repeats.
-                answer = await self.ask(location)
+                with span("change.make"):
+                    answer = await self.ask(location)
                 failpoint("change.made")
                 return answer
             except NotFound:
@@ -131,7 +134,8 @@ class Change(ABC):
             if_revisions=None if revisions is None else list(revisions),
             keyed=self.key is not None,
         )
-        return accepted(self.saga_id, await self.context.sagas.queue(change))
+        with span("change.queue", {"artstore.saga_id": self.saga_id}):
+            return accepted(self.saga_id, await self.context.sagas.queue(change))
 
 
 class Delete(Change):

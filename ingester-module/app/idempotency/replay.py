@@ -24,9 +24,8 @@ class KeyedOperation(Protocol):
     @property
     def owner(self) -> str: ...
 
-    @property
-    def file_id(self) -> str:
-        """The file to change, or the id of the new file."""
+    file_id: str
+    """The file to change, or the id of the new file."""
 
     @property
     def body(self) -> Body | None:
@@ -53,6 +52,8 @@ async def run_or_replay(keys: Keys, key: str | None, operation: KeyedOperation) 
     if isinstance(acquired, Answer):
         if operation.body is not None:
             await _require_same(operation, operation.body, acquired)
+        if acquired.status == 201:
+            operation.file_id = acquired.headers["location"].rpartition("/")[2]
         return response_of(acquired, replayed=True)
     async with keys.hold(acquired):
         return response_of(await operation.run_under(acquired))

@@ -18,7 +18,7 @@ from artstore.tracing import span
 
 from ..admin import GivenUp
 from ..core.context import Context
-from ..uploads.upload import under_lease
+from ..uploads.upload import saga_attributes, under_lease
 from .elements import Place
 
 log = get_logger("ingester.resumable")
@@ -53,14 +53,15 @@ async def _attempt(context: Context, place: Place, state: UploadState) -> Upload
         if not await sagas.begin_unless_committed(saga):
             failpoint("resumable.begun")
             # 2. The file, durable on its element. A crash from here on: the lease has it undone, unless a repeat comes first.
-            with span("upload.transfer", element=place.element.id):
+            with span("upload.transfer", saga_attributes(saga)):
                 record = await under_lease(lambda: sagas.begin(saga), context.uploads.complete(place, saga_id))
             stored = read_attributes(record, place.element.id)
             if (stored.file_id, stored.size_bytes) != (state.file_id, state.length):
                 raise BadGateway(f"{place.element.id} made another file than the upload's")
             failpoint("resumable.completed")
             # 3. Commit. A crash after it: a repeat finds the saga committed.
-            await sagas.commit(UploadCommit(saga_id=saga_id, attributes=msgspec.Raw(record)))
+            with span("upload.commit"):
+                await sagas.commit(UploadCommit(saga_id=saga_id, attributes=msgspec.Raw(record)))
             failpoint("resumable.committed")
     except GivenUp as error:
         return await _draw_again(context, place, saga_id, error.detail)

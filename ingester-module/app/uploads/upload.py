@@ -159,7 +159,7 @@ class UploadOperation:
             # 4. Begin at admin beside 5. the transfer, or with the commit when the transfer is short. While admin does
             #    not answer, the begin comes first, since it fails at once. A crash here: the element discards an
             #    incomplete body, and admin undoes a complete file when the lease has ended.
-            with span("upload.transfer", element=element.id):
+            with span("upload.transfer", saga_attributes(saga)):
                 record = await under_lease(
                     lambda: sagas.begin(saga), self._transfer(element, saga, new), begin_after_s=self._begin_after_s
                 )
@@ -219,6 +219,15 @@ class UploadOperation:
         new = self._request.new
         filename = new.filename if self._request.is_named else self.file_id
         return msgspec.structs.replace(new, filename=filename, owner=self.owner)
+
+
+def saga_attributes(saga: UploadSaga) -> dict[str, str]:
+    """Of a span: the undo of a saga, which is another trace, has the same."""
+    return {
+        "artstore.saga_id": saga.saga_id,
+        "artstore.file_id": saga.file_id,
+        "artstore.element": saga.storage_element_id,
+    }
 
 
 def find_places(context: Context, retention: Retention, size_bytes: int | None) -> list[Element]:

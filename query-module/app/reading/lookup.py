@@ -15,6 +15,7 @@ import msgspec
 from artstore.errors import NotFound, Unavailable
 from artstore.logs import get_logger
 from artstore.tasks import spawn
+from artstore.tracing import span
 
 from .catalog import CatalogEntry
 from .levels import Levels, Source
@@ -134,7 +135,8 @@ class Lookup:
     async def _ask_redis(self, file_id: str, freshness: Freshness, away: list[str]) -> RedisEntry:
         level = self._levels.redis
         try:
-            entry = await (level.find(file_id) if freshness == "cached" else level.lease(file_id))
+            with span("lookup.redis"):
+                entry = await (level.find(file_id) if freshness == "cached" else level.lease(file_id))
         except Unavailable:
             self._levels.metrics.count_away("redis")
             away.append("redis")
@@ -155,7 +157,8 @@ class Lookup:
 
     async def _ask_catalog(self, file_id: str, away: list[str]) -> CatalogEntry | None:
         try:
-            known = await self._levels.catalog.find(file_id)
+            with span("lookup.catalog"):
+                known = await self._levels.catalog.find(file_id)
         except Unavailable:
             self._levels.metrics.count_away("database")
             away.append("database")
@@ -167,7 +170,8 @@ class Lookup:
         self, file_id: str, known: CatalogEntry | None, entry: RedisEntry, away: list[str], with_content: bool
     ) -> Found:
         likely = known.storage_element_id if known else None
-        answers = await self._levels.attributes.find(file_id, likely, with_content=with_content)
+        with span("lookup.elements"):
+            answers = await self._levels.attributes.find(file_id, likely, with_content=with_content)
         self._levels.metrics.count("attributes", answers.record is not None)
         away.extend(answers.silent)
         row = known.record if known else None

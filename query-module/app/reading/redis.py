@@ -19,6 +19,7 @@ from artstore.contracts.files import decode
 from artstore.errors import REDIS, Unavailable
 from artstore.groups import Group
 from artstore.redis import CountedRedis
+from artstore.tracing import begin_work
 
 from .memory import Record
 
@@ -99,6 +100,7 @@ class RedisLevel:
             await self._offer_made.wait()
             await asyncio.sleep(FILL_PAUSE_S)
             self._offer_made.clear()
+            begin_work("redis-fill")
             while self._offered:
                 count = min(MAX_GROUP, len(self._offered))
                 await self._keep_all([self._offered.popitem(last=False)[1] for _ in range(count)])

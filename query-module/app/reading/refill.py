@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from artstore.catalog.write import refill, take_back
 from artstore.database import Database
+from artstore.tracing import begin_work
 
 from .attributes import AttributesLevel
 from .memory import Record
@@ -52,6 +53,7 @@ class Refill:
 
     async def _write(self, records: list[Record]) -> None:
         """Records are lost when the catalog is unavailable; the next read offers them again."""
+        begin_work("catalog-refill")
         async with self._database.begin(durable=False) as connection:
             added = await refill(connection, [record.attributes for record in records])
         self._rows.labels("noted").inc(len(records))

@@ -32,6 +32,7 @@ from artstore.failpoints import failpoint
 from artstore.groups import Group
 from artstore.logs import get_logger
 from artstore.tasks import Tasks, until_tick, wait_or_timeout
+from artstore.tracing import root_span
 
 log = get_logger("artstore.audit")
 
@@ -185,8 +186,9 @@ class AuditWriter:
         if not batch:
             return
         try:
-            async with database.begin() as connection:
-                displaced = await ship_events(connection, self.chain, self._public_key, batch)
+            with root_span("audit.ship", {"artstore.events": len(batch)}):
+                async with database.begin() as connection:
+                    displaced = await ship_events(connection, self.chain, self._public_key, batch)
         except SQLAlchemyError as error:
             # The tables are not there yet, or not any more: they come with admin's migrations.
             raise Unavailable("PostgreSQL refuses the audit events", away=DATABASE) from error

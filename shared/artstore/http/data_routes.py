@@ -20,6 +20,9 @@ from artstore.contracts.files import canonical_id
 from artstore.contracts.tokens import Permission
 from artstore.errors import MethodNotAllowed, NotFound
 
+FILE_ID = "file_id"
+"""Key in the request's state: the id of the file."""
+
 Handler = Callable[[Request], Awaitable[Response]]
 Admit = Callable[[Request], Awaitable[Principal]]
 
@@ -45,11 +48,17 @@ class DataRoute:
     """Set for a public route whose path is the credential: checks it, and returns the account behind it."""
 
 
+def note_file(request: Request, file_id: str) -> None:
+    """Names the request's file for the log and the trace, also where the path does not."""
+    request.scope["state"][FILE_ID] = file_id
+
+
 def file_id_of(request: Request) -> str:
     """The id in the path, in canonical form. Raises NotFound for anything but a UUID."""
     file_id = canonical_id(request.path_params["file_id"])
     if file_id is None:
         raise NotFound("no file has this id")
+    note_file(request, file_id)
     return file_id
 
 

@@ -18,17 +18,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from artstore.auth.access import authorize, principal_of
 from artstore.auth.guard import HEAD_ONLY
+from artstore.auth.tokens import Principal
 from artstore.clock import Clock, uuid7_hex
+from artstore.contracts.files import canonical_id
+from artstore.contracts.tokens import Role
 from artstore.errors import ArtStoreError, InternalError, MethodNotAllowed, NotFound, StartRefused, Unavailable
 from artstore.http import request_headers
-from artstore.http.data_routes import PlainHandler, RouteTable
+from artstore.http.data_routes import FILE_ID, PlainHandler, RouteTable
 from artstore.http.head import find_head_fault
-from artstore.http.problems import AllowedMethods, problem_response, too_deep, was_cut_off
+from artstore.http.problems import CODE, AllowedMethods, ProblemResponse, problem_response, too_deep, was_cut_off
 from artstore.http.request_cycle import RequestCycle
 from artstore.limits.gate import DECISION, FAILED, NEVER_LIMITED, PRINCIPAL, TOKEN_PATH, Limits
-from artstore.logs import get_logger, log_request, request_id
+from artstore.logs import JOINT_HEADER, get_logger, joint_requests, log_request, request_id
 from artstore.metrics import RequestMetrics
-from artstore.tracing import continue_trace, exports, name_span, server_span
+from artstore.tracing import UNMATCHED, continue_trace, describe_request, exports, server_span
 
 log = get_logger("artstore.http.edge")
 
@@ -36,6 +39,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/health/live", "/health/ready", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _EXCHANGE = "artstore.exchange"
+_NONE: Mapping[str, str] = {}
+_JOINT = JOINT_HEADER.encode()
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -45,6 +50,8 @@ SECURITY_HEADERS = [
 """Files are not trusted: a browser that opens one must not run scripts in it. A header set by the handler
 takes precedence."""
 _OWN_NAMES = frozenset({b"x-request-id", *(name for name, _ in SECURITY_HEADERS)})
+_WHOLE = (Response.__call__, ProblemResponse.__call__)
+"""The calls of responses that are in memory as a whole."""
 
 
 class Exchange:
@@ -54,14 +61,19 @@ class Exchange:
     that too many credentials of this address were invalid.
     """
 
-    __slots__ = ("_limits", "_presented", "_replaced", "_send", "complete", "fields", "request_id", "scope", "status")
+    __slots__ = (
+        *("_limits", "_presented", "_replaced", "_send", "admitted", "complete", "fields", "request_id", "scope"),
+        *("sent_bytes", "status"),
+    )
 
     def __init__(
         self, scope: Scope, send: Send, limits: Limits, fields: Mapping[bytes, bytes], request_id: str
     ) -> None:
         self.scope, self._send, self._limits, self.fields, self.request_id = scope, send, limits, fields, request_id
-        self.status, self.complete = 0, False
+        self.status, self.complete, self.sent_bytes = 0, False, 0
         self._presented = self._replaced = False
+        self.admitted: Principal | None = None
+        """The account behind a signed link, which has not authenticated."""
 
     def present_credentials(self) -> None:
         """From now on the response may show that the request's credentials are not valid."""
@@ -75,20 +87,34 @@ class Exchange:
                 return
             self.status = message["status"]
             message["headers"] = self._with_own_headers(message.get("headers", ()))
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.complete = True
+        elif message["type"] == "http.response.body":
+            self.sent_bytes += len(message.get("body", b""))
+            self.complete = self.complete or not message.get("more_body", False)
         await self._send(message)
 
     async def respond(self, response: Response, receive: Receive, send: Send) -> None:
         """Sends a response. A complete one is handed to our own server in one call."""
         cycle = getattr(self._send, "__self__", None)
-        whole = type(response).__call__ is Response.__call__ and response.background is None and send == self.send
+        if isinstance(response, ProblemResponse):
+            self.scope["state"][CODE] = response.code
+        whole = type(response).__call__ in _WHOLE and response.background is None and send == self.send
         if whole and isinstance(cycle, RequestCycle) and not self._may_show_failure(response.status_code):
             headers = self._with_own_headers(response.raw_headers)
             if cycle.respond(response.status_code, headers, response.body):
-                self.status, self.complete = response.status_code, True
+                self.status, self.complete, self.sent_bytes = response.status_code, True, len(response.body)
                 return
         await response(self.scope, receive, send)
+
+    @property
+    def received_bytes(self) -> int:
+        """Of the content; 0 under another server than ours."""
+        return getattr(getattr(self._send, "__self__", None), "received_bytes", 0)
+
+    def note_joint_requests(self) -> None:
+        """Names in the log the requests that a module makes this one for. Nobody else may fill the log with ids."""
+        principal = self.scope["state"].get(PRINCIPAL)
+        if principal is not None and principal.role is Role.SERVICE:
+            joint_requests.set(tuple(self.fields[_JOINT].decode("latin-1").split(",")))
 
     def _may_show_failure(self, status: int) -> bool:
         if not self._presented:
@@ -164,7 +190,7 @@ class Edge:
         exchange = Exchange(scope, send, self._limits, fields, current)
         marked = request_id.set(current)
         try:
-            if exports():
+            if exports() and scope["path"] not in _QUIET:
                 with server_span(scope["method"], Headers(scope=scope)):
                     await self._answer(exchange, receive)
             else:
@@ -251,9 +277,11 @@ class Edge:
         try:
             # 4. Token, the account's limits, permission, and the headers that the handler would ignore.
             if found.admit is not None:
-                principal = await found.admit(request)
+                principal = exchange.admitted = await found.admit(request)
             else:
                 await authorize(request, found.needed)
+                if _JOINT in exchange.fields:
+                    exchange.note_joint_requests()
             request_headers.check(scope["method"], scope["headers"], found.honours)
             # 5. The handler.
             if not found.transfer:
@@ -284,14 +312,30 @@ class Edge:
                 scope["route"] = reading["route"]
 
     def _record(self, exchange: Exchange, took_s: float) -> None:
-        scope, status = exchange.scope, exchange.status
-        route = getattr(scope.get("route"), "path", "unmatched")
+        scope, status, state = exchange.scope, exchange.status, exchange.scope["state"]
+        route = getattr(scope.get("route"), "path", UNMATCHED)
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        name_span(f"{method} {route}")
         self._metrics.count(method, route, status, took_s)
-        if route not in _QUIET:
-            principal = scope["state"].get(PRINCIPAL)
-            log_request(method, route, status, exchange.complete, took_s, principal.client_id if principal else None)
+        if route in _QUIET:
+            return
+        principal = state.get(PRINCIPAL) or exchange.admitted
+        fields = {
+            "source": "artstore.http.edge",
+            "method": method,
+            "route": route,
+            "status": status,
+            "code": state.get(CODE),
+            "complete": exchange.complete,
+            "took_ms": round(took_s * 1000, 2),
+            "received_bytes": exchange.received_bytes,
+            "sent_bytes": 0 if method == "HEAD" else exchange.sent_bytes,
+            "address": self._limits.client_address(scope, exchange.fields),
+            "client_id": principal.client_id if principal else None,
+            "file_id": state.get(FILE_ID) or canonical_id(scope.get("path_params", _NONE).get("file_id", "")),
+        }
+        if exports():
+            describe_request(fields)
+        log_request(fields)
 
 
 def _problem(error: ArtStoreError | ClientDisconnect | RecursionError) -> ArtStoreError:

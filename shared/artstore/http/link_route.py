@@ -12,7 +12,7 @@ from artstore.auth.links import Link, LinkVerifier
 from artstore.auth.tokens import Principal
 from artstore.contracts.tokens import Permission, Role
 from artstore.errors import LinkRefused
-from artstore.http.data_routes import DataRoute, Handler
+from artstore.http.data_routes import DataRoute, Handler, note_file
 from artstore.http.openapi import BYTES_CONTENT, answer, header, operation
 from artstore.http.request_headers import CONDITIONS, RANGES
 
@@ -90,6 +90,7 @@ async def admit_link(request: Request) -> Principal:
         await record_denied_link(request, error)
         raise
     request.scope["state"][_LINK] = link
+    note_file(request, link.file_id)
     return Principal(
         client_id=link.account,
         subject=link.account,

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import compile_path
+from starlette.types import Receive, Scope, Send
 
 from artstore.errors import (
     BY_STATUS,
@@ -26,6 +27,8 @@ from artstore.errors import (
 from artstore.logs import request_id
 
 MAX_FIELDS_NAMED = 20
+CODE = "error_code"
+"""Key in the request's state: the code of the problem that answers it."""
 
 
 class AllowedMethods:
@@ -55,10 +58,22 @@ def install_problem_handlers(app: FastAPI, allowed: AllowedMethods | None = None
     app.add_exception_handler(RecursionError, _answer_recursion)
 
 
+class ProblemResponse(Response):
+    """Leaves the error's code in the state of the request that it answers, for the log."""
+
+    code = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"][CODE] = self.code
+        await super().__call__(scope, receive, send)
+
+
 def problem_response(error: ArtStoreError) -> Response:
     """The error as a response, with the id of the current request."""
     body = error.to_wire(request_id.get())
-    return Response(body, error.status, headers=error.headers(), media_type=PROBLEM_JSON)
+    problem = ProblemResponse(body, error.status, headers=error.headers(), media_type=PROBLEM_JSON)
+    problem.code = error.code
+    return problem
 
 
 async def _answer_own(_request: Request, error: Exception) -> Response:

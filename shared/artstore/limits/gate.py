@@ -7,6 +7,9 @@ for accounts whose requests were counted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -14,7 +17,15 @@ from artstore.auth.tokens import Principal
 from artstore.clock import Clock
 from artstore.contracts.tokens import Role
 from artstore.errors import RateLimited
-from artstore.limits.addresses import Address, Network, as_caller, find_client, is_trusted, parse_networks
+from artstore.limits.addresses import (
+    UNKNOWN,
+    Address,
+    Network,
+    as_caller,
+    find_client,
+    is_trusted,
+    parse_networks,
+)
 from artstore.limits.gcra import Decision, Quota
 from artstore.limits.limiter import Limiter
 from artstore.limits.load import Load
@@ -30,6 +41,9 @@ FAILURES_OF_ACCOUNT = 5
 """Failed logins of one account may be this many times those of an address; more get 429, from every address.
 A correct login is never refused for that, or anybody who knows its name could lock an account out."""
 MAX_BLOCKED = 10_000
+REMEMBERED_CLIENTS = 1024
+MAX_REMEMBERED_BYTES = 256
+"""A longer X-Forwarded-For is parsed again for each request."""
 PRINCIPAL = "principal"
 """Key in the request's state: the authenticated Principal."""
 FAILED = "failed_login"
@@ -57,6 +71,7 @@ class Limits:
         self._failed_logins = Quota(
             "logins", FAILURES_OF_ACCOUNT * FAILURES_PER_MINUTE, FAILURES_OF_ACCOUNT * settings.ip_block_after_failures
         )
+        self._find_text = lru_cache(REMEMBERED_CLIENTS)(self._uncached_text)
         self._own: dict[int, Quota] = {}
         self._blocked_until_s: dict[str, float] = {}
 
@@ -89,6 +104,19 @@ class Limits:
         """The client's address, as reported by the trusted proxies; None for a peer without an address."""
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         return find_client((scope.get("client") or (None,))[0], forwarded, self._trusted)
+
+    def client_address(self, scope: Scope, fields: Mapping[bytes, bytes]) -> str:
+        """`find_client` as text, and cheaper; `fields` are the request's headers by name."""
+        peer = (scope.get("client") or (None,))[0]
+        if peer is not None and (not self._trusted or b"x-forwarded-for" not in fields):
+            return str(peer)
+        forwarded = b",".join([value for name, value in scope["headers"] if name == b"x-forwarded-for"])
+        if len(forwarded) > MAX_REMEMBERED_BYTES:
+            return str(self.find_client(scope) or UNKNOWN)
+        return self._find_text(peer, forwarded)
+
+    def _uncached_text(self, peer: str | None, forwarded: bytes) -> str:
+        return str(find_client(peer, [forwarded.decode("latin-1")], self._trusted) or UNKNOWN)
 
     def is_from_proxy(self, scope: Scope) -> bool:
         """True if a trusted proxy has sent the request."""

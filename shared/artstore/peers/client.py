@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
+from opentelemetry.trace import Span
 
 from artstore.clock import uuid7
 from artstore.errors import (
@@ -27,13 +28,13 @@ from artstore.errors import (
     Unavailable,
     from_wire,
 )
-from artstore.logs import get_logger, request_id
+from artstore.logs import JOINT_HEADER, MAX_JOINT_CHARS, get_logger, joint_requests, request_id
 from artstore.peers.breaker import Breaker
 from artstore.peers.connections import READING, PeerAnswer, PeerConnections
 from artstore.peers.faults import MAX_ANSWER_BYTES, PeerFault, failure_of, is_at_fault
 from artstore.peers.liveness import LoopLag, PendingRequests, ResponseWait, UploadBody
 from artstore.peers.pools import Kind, Pools
-from artstore.tracing import trace_headers
+from artstore.tracing import call_span, trace_headers
 
 log = get_logger("artstore.peers")
 
@@ -99,21 +100,22 @@ class Peer:
         content."""
         sent = {"content-type": "application/json"} if body is not None else {}
         sent |= headers or {}
-        sent["x-request-id"] = request_id.get() or str(uuid7())
-        sent |= trace_headers()
         target = f"{path}?{urlencode(params)}" if params else path
         pool = self.pools.of(kind)
-        await pool.take()
-        try:
-            answer = await self._call(method, target, sent, body, timeout_s)
-            if answer.status == Unauthenticated.status:
-                # Our token was revoked (a key was revoked, our account changed). It has been dropped, so try with a new one.
+        with self._span(method) as current:
+            sent |= _ids()
+            await pool.take()
+            try:
                 answer = await self._call(method, target, sent, body, timeout_s)
-        finally:
-            pool.release()
-        if answer.status >= 400:
-            raise self._refusal(answer.status, answer.body)
-        return answer
+                if answer.status == Unauthenticated.status:
+                    # Our token was revoked (a key was revoked, our account changed) and has been dropped.
+                    answer = await self._call(method, target, sent, body, timeout_s)
+            finally:
+                pool.release()
+            current.set_attribute("http.response.status_code", answer.status)
+            if answer.status >= 400:
+                raise self._refusal(answer.status, answer.body)
+            return answer
 
     async def upload(
         self,
@@ -171,14 +173,20 @@ class Peer:
 
     async def open(self, request: _Request) -> aiohttp.ClientResponse:
         """The response, once its status is known. Only the wait for the status counts at the breaker."""
-        request.headers["x-request-id"] = request_id.get() or str(uuid7())
-        request.headers |= trace_headers()
-        response = await self._authenticated(request)
-        if response.status == Unauthenticated.status and request.upload_body is None:
-            # Our token was revoked (a key was revoked, our account changed). It has been dropped, so try with a new one.
-            response.release()
+        with self._span(request.method) as current:
+            request.headers |= _ids()
             response = await self._authenticated(request)
-        return response
+            if response.status == Unauthenticated.status and request.upload_body is None:
+                # Our token was revoked (a key was revoked, our account changed) and has been dropped.
+                response.release()
+                response = await self._authenticated(request)
+            current.set_attribute("http.response.status_code", response.status)
+            return response
+
+    def _span(self, method: str) -> AbstractContextManager[Span]:
+        """Up to the head of the response, or to its end if it is in memory."""
+        attributes = {"http.request.method": method, "server.address": self.name}
+        return call_span(method, attributes)
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
         """Raises the peer's error."""
@@ -311,6 +319,14 @@ class _Answered:
         response.release() if response.content.at_eof() else response.close()
         if isinstance(error, aiohttp.ClientError | ConnectionError | TimeoutError):
             raise Unavailable(f"{self._peer.name} ended its answer early", away=self._peer.name) from error
+
+
+def _ids() -> dict[str, str]:
+    """The headers that name the request and its trace to the peer."""
+    ids = {"x-request-id": request_id.get() or str(uuid7()), **trace_headers()}
+    if joint := joint_requests.get():
+        ids[JOINT_HEADER] = ",".join(joint)[:MAX_JOINT_CHARS]
+    return ids
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,7 @@ from artstore.contracts.storage import (
 from artstore.errors import ArtStoreError, Malformed, NotFound, RevisionMismatch, UnsupportedHeader
 from artstore.http.conditions import if_match, revisions_in
 from artstore.http.content_head import FieldsResponse
+from artstore.http.data_routes import note_file
 from artstore.http.json import JsonResponse, read_json
 from artstore.http.lists import DEFAULT_LIMIT, Reader, limit, read_parameters
 from artstore.http.ranges import choose_range
@@ -167,6 +168,8 @@ async def get_contents(request: Request) -> Response:
     file_ids = [check_file_id(text) for text in _required(request, FILES_HEADER).lower().split(",")]
     if len(file_ids) > MAX_FILES_READ:
         raise Malformed(f"{FILES_HEADER} names {len(file_ids)} files, the limit is {MAX_FILES_READ}")
+    if len(file_ids) == 1:
+        note_file(request, file_ids[0])
     reads: list[FileRead | ReadRefused | None] = []
     for read in await read_whole_files(context.store, file_ids, SMALL_FILE_BYTES):
         error = context.serving.explain(read) if isinstance(read, NotFound) else read

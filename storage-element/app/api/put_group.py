@@ -19,9 +19,10 @@ from artstore.contracts.storage import (
 )
 from artstore.errors import ArtStoreError, InternalError, StorageFull
 from artstore.http.body import read_body
-from artstore.logs import get_logger, request_id, trace_id
+from artstore.http.data_routes import note_file
+from artstore.logs import get_logger, joint_requests, request_id, trace_id
 from artstore.modes import Operation
-from artstore.tracing import continue_trace, exports, server_span
+from artstore.tracing import begin_span, continue_trace, entered, exports
 
 from ..core.context import Context, context_of
 from ..store.put import PutOperation, PutOrder, PutResult
@@ -30,6 +31,8 @@ from ..store.receive import Body, Expected
 from .files import put_order
 
 log = get_logger("element.put_group")
+
+SPAN = "store.put"
 
 
 async def put_group(request: Request) -> Response:
@@ -41,12 +44,11 @@ async def put_group(request: Request) -> Response:
     except ArtStoreError as error:  # of the element, so it answers the request and counts at the caller's breaker
         context.files.operations.labels("put", error.code).inc(len(puts))
         raise
+    if len(puts) == 1:
+        note_file(request, puts[0].file_id)
     results = await context.store.complete(_put_all(context, puts))
     if any(result.status == StorageFull.status for result in results):
         await context.element.announce_full()
-    request_ids = {put.request_id: None for put in puts}
-    if list(request_ids) != [request_id.get()]:  # else the line of this request names it
-        log.info("files of a group put", request_ids=list(request_ids))
     return Response(encode_group(results), media_type=PUT_GROUP_TYPE)
 
 
@@ -54,8 +56,7 @@ async def _put_all(context: Context, puts: Sequence[GroupedPut]) -> Sequence[Gro
     """Those that were not put together, at once, so that they share the sync of the log and the group of the catalog."""
     if len(puts) == 1:
         return [await _put_one(context, puts[0])]
-    # A trace has a span for each file, which needs a task of its own.
-    results = [None] * len(puts) if exports() else await _put_together(context, puts)
+    results = await _put_together(context, puts)
     alone = [index for index, result in enumerate(results) if result is None]
     put_alone = await asyncio.gather(*(_put_one(context, puts[index]) for index in alone))
     done = dict(zip(alone, put_alone, strict=True))
@@ -70,7 +71,10 @@ async def _put_together(context: Context, puts: Sequence[GroupedPut]) -> list[Gr
             orders[index] = _order(put)
         except ArtStoreError as error:
             results[index] = _refused(context, put, error)
+    spans = [begin_span(SPAN, puts[index].trace, _described(puts[index])) for index in orders] if exports() else []
     outcomes = await put_together(context.store, [(order, puts[index].content) for index, order in orders.items()])
+    for one in spans:
+        one.end()
     created = 0
     for index, outcome in zip(orders, outcomes, strict=True):
         if isinstance(outcome, PutResult):
@@ -90,8 +94,9 @@ def _order(put: GroupedPut) -> PutOrder:
 async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
     """In a task of its own, so what is logged about the file names the client's request and trace."""
     request_id.set(put.request_id)
+    joint_requests.set(())
     try:
-        with _traced(put.trace):
+        with _traced(put):
             body = Body.whole(put.content, max_bytes=context.limits.max_file_bytes)
             result = await PutOperation(context.store, _order(put), body).run()
     except Exception as error:
@@ -102,15 +107,17 @@ async def _put_one(context: Context, put: GroupedPut) -> GroupedResult:
 
 def _refused(context: Context, put: GroupedPut, error: Exception) -> GroupedResult:
     if not isinstance(error, ArtStoreError):  # the edge of one file: a defect that it meets must not fail the others
-        log.error("put failed", file_id=put.file_id, error=repr(error), exc_info=error)
+        log.error("put failed", request_id=put.request_id, file_id=put.file_id, error=repr(error), exc_info=error)
         error = InternalError()
     context.files.operations.labels("put", error.code).inc()
     return GroupedResult(error.status, error.to_wire(put.request_id))
 
 
-def _traced(headers: dict[str, str]) -> AbstractContextManager[object]:
-    """As at the edge: a span only where it is exported."""
-    if exports():
-        return server_span("put", headers)
-    continue_trace(headers.get("traceparent", ""), headers.get("tracestate", ""), trace_id.get())
-    return nullcontext()
+def _traced(put: GroupedPut) -> AbstractContextManager[object]:
+    """In the trace of the file's upload, which may not be the one of this request."""
+    continue_trace(put.trace.get("traceparent", ""), put.trace.get("tracestate", ""), trace_id.get())
+    return entered(begin_span(SPAN, put.trace, _described(put))) if exports() else nullcontext()
+
+
+def _described(put: GroupedPut) -> dict[str, str]:
+    return {"artstore.file_id": put.file_id, "artstore.saga_id": put.saga_id, "artstore.request_id": put.request_id}

@@ -103,7 +103,7 @@ class DeleteOperation:
         intent = store.begin(record, partial(store.files.remove, file_id), copies=2)
         try:
             # 4 attr.json, then data, in the same thread hop
-            await intent.durable
+            await intent.logged()
             store.unconfirmed.pop(file_id, None)
             if attributes is not None:
                 store.usage.add(file_id, -1, -attributes.size_bytes)

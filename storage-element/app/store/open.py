@@ -13,6 +13,7 @@ from artstore.clock import Clock
 from artstore.errors import ArtStoreError
 from artstore.logs import get_logger
 from artstore.tasks import repeat, spawn
+from artstore.tracing import long_work
 
 from . import durable
 from .backends.base import Backend
@@ -90,9 +91,10 @@ async def open_store(
     store.record_change = record_change or store.record_change
     try:
         store.progress.begin("reading the log")
-        read = await asyncio.to_thread(read_log, paths.wal, clock.unix_s())
-        await store.wal.start(read.free, read.live, read.replay.next_number, read.replay.last_sequence)
-        await recover(store, read.replay)
+        with long_work("recovery"):
+            read = await asyncio.to_thread(read_log, paths.wal, clock.unix_s())
+            await store.wal.start(read.free, read.live, read.replay.next_number, read.replay.last_sequence)
+            await recover(store, read.replay)
     except BaseException:
         await _release(store)
         raise

@@ -13,6 +13,7 @@ from artstore.contracts.events import Change
 from artstore.errors import FileDamaged, Unavailable
 from artstore.failpoints import failpoint
 from artstore.logs import get_logger
+from artstore.tracing import span
 
 from .attributes import find_in
 from .catalog import RowRefused
@@ -86,7 +87,8 @@ async def _record(store: Store, opened: OpenIntent) -> None:
         if attributes is None:
             return
         change = FileChange("update", record.file_id, record.account, attributes.revision, attributes.size_bytes)
-    await store.record_change(change)
+    with span("audit.record"):
+        await store.record_change(change)
     opened.recorded = True
     failpoint("settle.recorded")
 

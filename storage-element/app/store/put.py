@@ -13,6 +13,7 @@ from artstore.contracts.files import Attributes, NewFile, encode
 from artstore.contracts.storage import GIVEN_UP_REASON
 from artstore.errors import Conflict, Unavailable
 from artstore.failpoints import failpoint
+from artstore.tracing import span
 
 from .attributes import ABOVE_DELETE, find_in, first_revision, moved_here
 from .get import find_attributes
@@ -159,22 +160,25 @@ class PutOperation(PutSteps):
         # 1 WAL: the intent, durable. A small file's frame carries bytes and attributes: once it is synced the file will exist.
         intent = self._begin_small() if self.body.is_small else self._begin_large()
         try:
-            await intent.durable
+            await intent.logged()
             if self.described is None:
                 failpoint("put.intended")
                 # 2 Temp: the bytes, hashed on the way
-                await self.body.write_to(store.files.temps.data(self.temp))
+                with span("put.receive"):
+                    await self.body.write_to(store.files.temps.data(self.temp))
                 size_bytes = self._describe().size_bytes
                 failpoint("put.staged")
                 # 3 and 4 fsync data and attr.json, rename both, fsync the folder: attr.json in its place is the commit point
                 self.body.require_wanted()
-                await store.in_thread(store.files.publish, self.file_id, self.temp, self.encoded)
+                with span("put.publish"):
+                    await store.in_thread(store.files.publish, self.file_id, self.temp, self.encoded)
                 if size_bytes >= REMEMBER_FROM_BYTES and store.files.nonblocking_reads:
                     await store.in_thread(store.verified.add_written, self.file_id, store.files)
             elif intent.work is not None:
                 # 2 to 4 from memory, where the frame does not carry the bytes: S3 answers when they are durable
                 failpoint("put.intended")
-                await store.in_thread(intent.work)
+                with span("put.publish"):
+                    await store.in_thread(intent.work)
             failpoint("put.published")
             attributes = self.count()
             self.body.require_wanted()

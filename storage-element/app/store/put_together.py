@@ -12,6 +12,7 @@ from typing import TypeAlias
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES
 from artstore.errors import StorageFull
 from artstore.failpoints import failpoint
+from artstore.tracing import span
 
 from .get import find_attributes_or_unreadable
 from .locks import Hold
@@ -44,7 +45,8 @@ async def put_together(store: Store, puts: Sequence[tuple[PutOrder, bytes]]) -> 
     try:
         with reserve_late(store, len(puts)):
             begun = [_begin(store, order, content) for order, content in puts]
-            return [await _finish(store, one) if isinstance(one, _Logged) else one for one in begun]
+            with span("wal.commit", {"artstore.files": len(begun)}):
+                return [await _finish(store, one) if isinstance(one, _Logged) else one for one in begun]
     finally:
         space.release()
 

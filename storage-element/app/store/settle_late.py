@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from artstore.contracts.files import MAX_ATTRIBUTES_BYTES
 from artstore.errors import Unavailable
 from artstore.failpoints import failpoint
+from artstore.tracing import MAX_LINKS, begin_work, current_link, root_span
 
 from .pending import settle_open
 from .store import LateRow, Store
@@ -52,7 +53,7 @@ def settle_late(store: Store, file_id: str, intent: OpenIntent) -> None:
     """Called with the file's lock held. A later operation of the file settles it too."""
     _forget(store, file_id)  # of a file that was removed since
     store.unsettled.setdefault(file_id, []).append(intent)
-    store.late[file_id] = LateRow(intent, asyncio.get_running_loop().time())
+    store.late[file_id] = LateRow(intent, asyncio.get_running_loop().time(), current_link())
     store.late_bytes += _size(intent)
     store.late_waits.set()
 
@@ -62,6 +63,7 @@ async def keep_settling(store: Store) -> None:
     while True:
         await store.late_waits.wait()
         await asyncio.sleep(ROUND_S)
+        begin_work("late rows")
         now_s = asyncio.get_running_loop().time()
         await settle_late_rows(store, ask_before_s=now_s - ASK_AFTER_S, write_before_s=now_s - WRITE_AFTER_S)
         if not store.late:
@@ -74,6 +76,12 @@ async def settle_late_rows(store: Store, *, ask_before_s: float = math.inf, writ
     due = dict(itertools.takewhile(lambda item: item[1].since_s <= ask_before_s, store.late.items()))
     if not due:
         return
+    puts = [row.put for row in due.values() if row.put is not None]
+    with root_span("put.settle", {"artstore.files": len(due)}, links=puts[:MAX_LINKS]):
+        await _settle_due(store, due, write_before_s)
+
+
+async def _settle_due(store: Store, due: dict[str, LateRow], write_before_s: float) -> None:
     try:
         available = await store.catalog.find_available(list(due))
     except Unavailable:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from opentelemetry.trace import SpanContext
 
 from artstore.clock import Clock, rfc3339
 from artstore.contracts.storage import SMALL_FILE_BYTES
@@ -110,10 +111,12 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class LateRow:
-    """A put whose row is settled behind its answer (settle_late.py). `since_s` is the event loop's time."""
+    """A put whose row is settled behind its answer (settle_late.py). `since_s` is the event loop's time, `put` the
+    span of the put."""
 
     intent: OpenIntent
     since_s: float
+    put: SpanContext | None
 
 
 def _confirmed_always() -> None:

@@ -16,6 +16,7 @@ import msgspec
 from artstore.contracts.files import Attributes, Changes, encode
 from artstore.errors import RevisionMismatch
 from artstore.failpoints import failpoint
+from artstore.tracing import span
 
 from .attributes import require_staying, with_changes, with_content
 from .get import load_attributes, open_file
@@ -74,7 +75,7 @@ class UpdateOperation:
         record = Intent(kind, self.file_id, None, encoded, self.temp, attributes.revision, replaced, self.account)
         intent = store.begin(record, work, data)
         try:
-            await intent.durable
+            await intent.logged()
             if intent.work is not None:
                 failpoint("update.intended")
                 await do_or_defer(store, intent, intent.work)
@@ -169,13 +170,15 @@ class RewriteOperation(UpdateOperation):
             )
         )
         try:
-            await intent.durable
+            await intent.logged()
             failpoint("update.intended")
             # 2 Temp and 3 fsync of the bytes and the attributes
-            await self.body.write_to(store.files.temps.data(self.temp))
+            with span("put.receive"):
+                await self.body.write_to(store.files.temps.data(self.temp))
             new = self._describe(old)
             encoded = encode(new)
-            await store.in_thread(store.files.temps.complete, self.temp, encoded)
+            with span("put.publish"):
+                await store.in_thread(store.files.temps.complete, self.temp, encoded)
             failpoint("update.synced")
             self.body.require_wanted()
         except BaseException as error:

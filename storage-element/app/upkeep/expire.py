@@ -15,6 +15,7 @@ from artstore.contracts.files import Attributes
 from artstore.errors import ArtStoreError, NotFound, RevisionMismatch
 from artstore.logs import get_logger
 from artstore.modes import Operation
+from artstore.tracing import root_span
 
 from ..store.delete import delete
 from ..store.get import load_attributes
@@ -71,7 +72,8 @@ async def _expire_one(store: Store, file_id: str, now: datetime) -> ExpireOutcom
         attributes, _ = await load_attributes(store, file_id)
         if not has_expired(attributes, now):
             return ExpireOutcome.NOT_DUE
-        await delete(store, file_id, attributes.revision, account=store.element_id)
+        with root_span("expire", {"artstore.file_id": file_id}):
+            await delete(store, file_id, attributes.revision, account=store.element_id)
     except (NotFound, RevisionMismatch):
         return ExpireOutcome.NOT_DUE
     except (ArtStoreError, OSError) as error:

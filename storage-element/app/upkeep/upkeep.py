@@ -16,6 +16,7 @@ from artstore.errors import Unavailable
 from artstore.logs import get_logger
 from artstore.modes import ALLOWED, Operation
 from artstore.tasks import Tasks
+from artstore.tracing import long_work
 
 from ..store.store import Store
 from .confirm import Confirm
@@ -191,7 +192,8 @@ class Upkeep:
     async def _failure_recorded(self, name: str, state: RebuildState | ScrubState | OrphanState) -> AsyncIterator[None]:
         """A task that fails records the error in its state, so that it does not look as if it still ran."""
         try:
-            yield
+            with long_work(name):
+                yield
         except Exception as error:  # the edge of the task: recorded, and raised again
             state.error, state.finished_at = f"{type(error).__name__}: {error}", self._store.now()
             if not isinstance(state, OrphanState):

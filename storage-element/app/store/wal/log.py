@@ -6,10 +6,12 @@ Records that wait at the same moment become durable together, by one sync (write
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from artstore.failpoints import failpoint
+from artstore.tracing import add_span, recording, span
 
 from ..disk_health import DiskHealth
 from .records import (
@@ -27,7 +29,7 @@ from .records import (
 )
 from .ring import Ring, WalLimits
 from .segment import Segment
-from .writer import QueuedRecord, Writer
+from .writer import QueuedRecord, Writer, WriteTimes
 
 UNCONFIRMED_BYTES = 128
 """Size of an unconfirmed file in a checkpoint: two ids of 36 characters, a time, msgpack's lengths; rounded up."""
@@ -43,7 +45,7 @@ class OpenIntent:
 
     number: int
     record: Intent
-    durable: asyncio.Future[None]
+    durable: asyncio.Future[WriteTimes | None]
     applied: bool = False
     aborted: bool = False
     decided: Mark | None = None
@@ -53,6 +55,10 @@ class OpenIntent:
     """The audit log has the change. Not known after a start: then it is recorded again."""
     work: Callable[[], None] | None = None
     """To be run by the operation once the intent is durable, unless the log's thread runs it."""
+
+    async def logged(self) -> None:
+        """Waits until the intent is durable, and `then` has run."""
+        await _logged(self.durable)
 
     def carried(self) -> CarriedIntent:
         return CarriedIntent(self.number, self.record, self.aborted, self.decided, self.confirmed, self.undone)
@@ -93,7 +99,7 @@ class Wal:
 
     def adopt(self, number: int, carried: CarriedIntent) -> OpenIntent:
         """Open an intent of an earlier run again, which still waits for the catalog."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[WriteTimes | None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         opened = OpenIntent(
             number,
@@ -218,7 +224,7 @@ class Wal:
     async def _add_and_wait(self, queued: QueuedRecord) -> None:
         assert queued.done is not None
         self._add(queued)
-        await queued.done
+        await _logged(queued.done)
 
     def _wake(self) -> None:
         self._waking = False
@@ -245,9 +251,21 @@ class Wal:
             if queued.done is None or queued.done.done():
                 continue
             if queued.error is None:
-                queued.done.set_result(None)
+                queued.done.set_result(queued.times)
             else:
                 queued.done.set_exception(queued.error)
+
+
+async def _logged(done: asyncio.Future[WriteTimes | None]) -> None:
+    if not recording():
+        await done
+        return
+    with span("wal.commit"):
+        times = await done
+        if times is not None:
+            add_span("wal.write", times.began_ns, times.written_ns)
+            add_span("wal.fsync", times.written_ns, times.synced_ns)
+            add_span("wal.apply", times.synced_ns, time.time_ns())
 
 
 def _mark_of(opened: OpenIntent, step: Step, attributes: bytes = b"", temp: str = "") -> Mark:
@@ -255,5 +273,5 @@ def _mark_of(opened: OpenIntent, step: Step, attributes: bytes = b"", temp: str 
     return Mark(step, opened.number, intent.kind, intent.file_id, attributes, temp, intent.replaced)
 
 
-def _new_future() -> asyncio.Future[None]:
+def _new_future() -> asyncio.Future[WriteTimes | None]:
     return asyncio.get_running_loop().create_future()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ REPORT_GROUP = 16
 """Completed records of a large batch are reported in groups: their operations continue while the others are still applied."""
 
 
+@dataclass(frozen=True, slots=True)
+class WriteTimes:
+    """Of one batch, in the nanoseconds of `time.time_ns`."""
+
+    began_ns: int
+    written_ns: int
+    synced_ns: int
+
+
 @dataclass(slots=True, eq=False)
 class QueuedRecord:
     """A record in the queue. `done` is None when no operation waits for it."""
@@ -35,7 +45,7 @@ class QueuedRecord:
     data: bytes = b""
     copies: int = 1
     then: Callable[[], None] | None = None
-    done: asyncio.Future[None] | None = None
+    done: asyncio.Future[WriteTimes | None] | None = None
     frees: bool = False
     """A checkpoint: is written first and alone, and may take the last free segment."""
     rotates: bool = False
@@ -43,6 +53,8 @@ class QueuedRecord:
     applied: bool = False
     """`then` has run, with or without success."""
     error: Exception | None = None
+    times: WriteTimes | None = None
+    """When it was written and synced, for the trace."""
 
     @property
     def size_bytes(self) -> int:
@@ -172,21 +184,24 @@ class Writer:
 
     def _flush(self, batch: list[QueuedRecord]) -> None:
         """One write, one sync, then the effects of the frames are applied to the files."""
-        segment = self._ring.current
+        segment, began_ns = self._ring.current, time.time_ns()
         pieces: list[bytes] = []
         for queued in batch:
             for _ in range(queued.copies):
                 pieces += build_frame(segment.nonce, queued.number, queued.record, queued.data)
         segment.position += durable.write_all(segment.fd, [b"".join(pieces)], segment.position)
         segment.end = batch[-1].number + 1
+        written_ns = time.time_ns()
         failpoint("wal.written")
         if any(queued.done is not None for queued in batch):
             durable.sync_data(segment.fd)
             self.syncs += 1
             failpoint("wal.synced")
+        times = WriteTimes(began_ns, written_ns, time.time_ns())
         for start in range(0, len(batch), REPORT_GROUP):
             some = batch[start : start + REPORT_GROUP]
             for queued in some:
+                queued.times = times
                 if queued.then is not None:
                     try:
                         queued.then()
