@@ -243,6 +243,16 @@ class DiscoverySettings(BaseSettings):
     """The registry as JSON, used while no other source has answered."""
 
 
+class ReadAuditSettings(BaseSettings):
+    """Of the services that answer reads."""
+
+    model_config = BEHAVIOUR
+
+    audit_reads: bool = False
+    """Record each download and each read of a file's attributes in the audit log, as `file:read`, before it is answered. A
+    read that cannot be recorded is refused."""
+
+
 class TransferSettings(BaseSettings):
     """How slowly the other side may send or read a file."""
 

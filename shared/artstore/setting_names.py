@@ -11,6 +11,7 @@ SETTING_NAMES = frozenset(
         "ADMIN_URL",
         "AUDIT_CHECKPOINT_EVERY_S",
         "AUDIT_FOLDER",
+        "AUDIT_READS",
         "BODY_IDLE_TIMEOUT_S",
         "BODY_MIN_RATE_BYTES_PER_S",
         "BOOTSTRAP_ACCOUNTS_FILE",

@@ -10,6 +10,8 @@ from functools import wraps
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.reads import part_of
+from artstore.auth.access import principal_of
 from artstore.errors import DATABASE, REDIS, ArtStoreError, InvalidFields
 from artstore.health import Health
 from artstore.http.content_head import DISPOSITIONS, FieldsResponse, as_inline
@@ -22,6 +24,7 @@ from artstore.http.request_headers import CONDITIONS, RANGES
 from ..core.context import context_of
 from ..reading.levels import SOURCES
 from ..reading.lookup import Found
+from ..reading.relay import Relay
 from ..search.feed import encode_position, parse_feed
 from ..search.parse import parse
 from ..search.search import search
@@ -48,7 +51,8 @@ async def get_file(request: Request) -> Response:
     context = context_of(request)
     with context.files.operation("read"):
         found = await context.lookup.find(file_id_of(request))
-    record = found.record
+    record, account = found.record, principal_of(request).subject
+    await context.reads.record(request, record.attributes, account, "attributes", by_link=False)
     fields = [(b"etag", b'"%d"' % record.revision), _REVALIDATE, *_origin(found)]
     conditions = conditions_in(request.scope["headers"])
     if conditions:
@@ -63,13 +67,15 @@ async def get_file(request: Request) -> Response:
 
 async def get_content(request: Request) -> Response:
     disposition = _disposition(request)
-    found, answer = await read_content(request, file_id_of(request))
+    found, answer = await read_content(request, file_id_of(request), principal_of(request).subject)
     if disposition == "inline":
         answer.raw_headers = as_inline(answer.raw_headers, found.record.attributes.content_type)
     return answer
 
 
-async def read_content(request: Request, file_id: str) -> tuple[Found, Response]:
+async def read_content(
+    request: Request, file_id: str, account: str, *, by_link: bool = False
+) -> tuple[Found, Response]:
     """The answer to a download, whatever allows it."""
     context = context_of(request)
     try:
@@ -77,6 +83,13 @@ async def read_content(request: Request, file_id: str) -> tuple[Found, Response]
         found, answer = await context.content.answer(file_id, request.method, conditions)
     except ArtStoreError as error:  # Content counts downloads whose answer has begun
         context.files.operations.labels("download", error.code).inc()
+        raise
+    try:
+        part = part_of(request.method, answer.status_code)
+        await context.reads.record(request, found.record.attributes, account, part, by_link=by_link)
+    except BaseException:
+        if isinstance(answer, Relay):
+            await answer.discard()
         raise
     answer.raw_headers += _origin(found)
     return found, answer

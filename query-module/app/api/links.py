@@ -37,7 +37,7 @@ async def make_link(request: Request) -> Response:
 async def read_link(request: Request) -> Response:
     """As a download with a token. The query string changes nothing."""
     link = link_of(request)
-    found, answer = await read_content(request, link.file_id)
+    found, answer = await read_content(request, link.file_id, link.account, by_link=True)
     if link.disposition == "inline":
         answer.raw_headers = as_inline(answer.raw_headers, found.record.attributes.content_type)
     return answer

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from artstore.config import Count, DiscoverySettings, ModuleSettings, Seconds, TransferSettings
+from artstore.config import Count, DiscoverySettings, ModuleSettings, ReadAuditSettings, Seconds, TransferSettings
 
 
-class Settings(ModuleSettings, DiscoverySettings, TransferSettings):
+class Settings(ModuleSettings, DiscoverySettings, TransferSettings, ReadAuditSettings):
     """The times to live bound the age of an answer when change events are lost."""
 
     cache_memory_entries: Count = 20_000

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from artstore.audit.reads import ReadAudit
 from artstore.auth.client import open_account
 from artstore.auth.links import LinkVerifier
 from artstore.auth.tokens import TokenVerifier
@@ -50,6 +51,7 @@ class Context:
     feed: Feed
     links: Links
     link_verifier: LinkVerifier
+    reads: ReadAudit
     public_url: str | None
 
 
@@ -126,5 +128,6 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             feed,
             Links(admin, runtime.audit, discovery, runtime.clock),
             LinkVerifier(keys, runtime.clock),
+            ReadAudit(runtime.audit, settings.audit_reads),
             settings.public_url,
         )

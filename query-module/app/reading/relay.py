@@ -85,6 +85,10 @@ class Relay(FieldsResponse):
         self._upstream, self._length, self._opened, self._metrics = upstream, length, opened, metrics
         self._limits, self._copy = limits, copy
 
+    async def discard(self) -> None:
+        """Closes the upstream connection of an answer that is not sent."""
+        await self._opened.aclose()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._opened:
             leaving = spawn("client-leaves", self._close_when_client_leaves(receive))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from artstore.audit.reads import part_of
 from artstore.contracts.files import Attributes
 from artstore.http.content_head import FieldsResponse, as_inline, head_of
 from artstore.http.link_route import link_of
@@ -22,6 +23,8 @@ async def read_link(request: Request) -> Response:
         opened = await open_file(context.store, link.file_id)
         try:
             chosen, fields = _decide(request, opened.attributes, link.disposition)
+            part = part_of(request.method, chosen.status)
+            await context.reads.record(request, opened.attributes, link.account, part, by_link=True)
         except BaseException:
             opened.close()
             raise

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from artstore.config import Count, ModuleSettings, PublicUrl, Seconds, UploadSettings
+from artstore.config import Count, ModuleSettings, PublicUrl, ReadAuditSettings, Seconds, UploadSettings
 from artstore.contracts.elements import ANNOUNCE_EVERY_S, DEFAULT_PRIORITY, Mode
 
 S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_access_key")
@@ -15,7 +15,7 @@ S3_NEEDED = ("s3_endpoint_url", "s3_bucket", "s3_access_key_id", "s3_secret_acce
 Bytes = Annotated[int, Field(ge=0)]
 
 
-class Settings(ModuleSettings, UploadSettings):
+class Settings(ModuleSettings, UploadSettings, ReadAuditSettings):
     """One element, one root."""
 
     database_pool_size: Count = 8

@@ -10,6 +10,7 @@ from functools import partial
 from starlette.requests import Request
 
 from artstore.audit.event import Event
+from artstore.audit.reads import ReadAudit
 from artstore.auth.client import open_account
 from artstore.auth.links import LinkVerifier
 from artstore.auth.tokens import TokenVerifier
@@ -68,6 +69,7 @@ class Parts:
 class Context:
     verifier: TokenVerifier
     link_verifier: LinkVerifier
+    reads: ReadAudit
     element: Element
     serving: Serving
     invalidation: Invalidation
@@ -123,6 +125,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         context = Context(
             verifier=TokenVerifier(keys, Audience.STORAGE, runtime.clock),
             link_verifier=LinkVerifier(keys, runtime.clock),
+            reads=ReadAudit(runtime.audit, settings.audit_reads),
             element=element,
             serving=serving,
             invalidation=Invalidation(
