@@ -155,12 +155,12 @@ class Sagas:
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
-        self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
+        self._tasks.complete(f"abort:{saga.saga_id}", self._abort(saga, reason))
 
     def abandon_all(self, sagas: Sequence[UploadSaga], reason: str) -> None:
         """As `abandon`, for the sagas of a batch."""
         for some in _groups_of(sagas):
-            self._tasks.start(f"abort:{some[0].saga_id}", self._abort_all(some, reason))
+            self._tasks.complete(f"abort:{some[0].saga_id}", self._abort_all(some, reason))
 
     async def queue(self, change: QueueChange) -> bytes:
         """Returns the saga as JSON, once it is durable. Raises admin's refusal, or Unavailable after a second attempt."""

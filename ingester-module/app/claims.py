@@ -53,7 +53,7 @@ class Claims:
 
     def abandon(self, saga: UploadSaga, reason: str) -> None:
         """Has admin undo the saga, in the background. A crash before that leaves it to the lease."""
-        self._tasks.start(f"abort:{saga.saga_id}", self._abort(saga, reason))
+        self._tasks.complete(f"abort:{saga.saga_id}", self._abort(saga, reason))
 
     async def _abort(self, saga: UploadSaga, reason: str) -> None:
         body = msgspec.json.encode(AbortClaim(saga=saga, reason=reason))

@@ -1,19 +1,16 @@
-"""Builds and runs a service: middlewares, error handlers, access control, health, metrics, lifespan and the
-uvicorn server."""
+"""Builds and runs a service: middlewares, error handlers, access control, health, metrics and lifespan."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -51,7 +48,8 @@ from artstore.limits.transfers import Transfers
 from artstore.logs import configure_logs, get_logger
 from artstore.metrics import FileMetrics, RequestMetrics, new_registry
 from artstore.runtime import Runtime
-from artstore.tasks import Tasks, until_tick, wait_or_timeout
+from artstore.server import Server
+from artstore.tasks import Tasks
 from artstore.tracing import close_tracing, configure_tracing
 
 log = get_logger("artstore.service")
@@ -80,11 +78,12 @@ cycles."""
 TRIM_MEMORY_EVERY_S = 10.0
 STARTUP_FAILURE = 3
 """uvicorn's exit status for a failed start."""
-DATE_EVERY_S = 1.0
-"""How often the server renews the Date header of its responses."""
 KEEP_ALIVE_S = 75
 """Longer than our own clients keep an idle connection, so that none is closed while a request is being sent.
 """
+OPEN_WITHIN_S = 1.0
+"""The port opens when the service is ready, or this long after its start if a dependency is away: a gateway that
+has not noticed a restart sends requests as soon as it can connect."""
 
 
 def build_app(
@@ -120,6 +119,7 @@ def build_app(
             async with open_context(runtime) as context:
                 app.state.runtime, app.state.context = runtime, context
                 _freeze_start_objects()
+                await runtime.health.wait_until_ready(OPEN_WITHIN_S)
                 log.info("started", version=__version__)
                 yield
                 log.info("stopping")
@@ -228,12 +228,13 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str, links_port: int
     provider = configure_tracing(service, settings.otel_exporter_otlp_endpoint, settings.otel_traces_sampler_arg)
     failpoints.arm(os.environ)
     allow_connections(settings.max_connections)
+    connections = Connections(settings.max_connections)
     config = uvicorn.Config(
         app.middleware_stack or app,  # the edge itself: FastAPI's own entrance has nothing to add
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=partial(Connection, open_connections=Connections(settings.max_connections)),  # type: ignore[arg-type]  # a factory, which uvicorn only calls
+        http=partial(Connection, open_connections=connections),  # type: ignore[arg-type]  # a factory, which uvicorn only calls
         ws="none",
         lifespan="on",
         log_config=None,
@@ -243,7 +244,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str, links_port: int
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    server = app.state.server = Server(config)
+    server = app.state.server = Server(config, connections, partial(_stop_being_ready, app))
     try:
         server.run(_own_sockets(settings, links_port))
     finally:
@@ -256,7 +257,7 @@ def serve(app: FastAPI, settings: ServiceSettings, service: str, links_port: int
 
 def _own_sockets(settings: ServiceSettings, links_port: int | None) -> list[socket.socket] | None:
     """Bound sockets for a port that is shared with other processes, and for the ports of this one alone; uvicorn listens on them
-    once the service has started, and closes them before it drains. None: uvicorn opens the only port itself."""
+    once the service has started. None: uvicorn opens the only port itself."""
     more = [port for port in (settings.own_port, links_port) if port is not None]
     if not more:
         return None
@@ -275,37 +276,12 @@ def _own_sockets(settings: ServiceSettings, links_port: int | None) -> list[sock
     return sockets
 
 
+def _stop_being_ready(app: FastAPI) -> None:
+    app.state.runtime.health.stopping.set()
+
+
 def _refuse_start(app: FastAPI, error: StartRefused) -> None:
     log.critical("start refused", reason=str(error))
     app.state.start_refused = True
     if hasattr(app.state, "server"):
         app.state.server.stop()
-
-
-class Server(uvicorn.Server):
-    """Returns from `run` after a signal. uvicorn would raise the signal again, which would end the process
-    before its last steps. Wakes once per second instead of ten times, and at once when it is to stop."""
-
-    _stopping: asyncio.Event
-    _loop: asyncio.AbstractEventLoop | None = None
-
-    async def main_loop(self) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        while not await self.on_tick(0):
-            await wait_or_timeout(self._stopping, until_tick(DATE_EVERY_S))
-
-    def stop(self) -> None:
-        """May be called from a signal handler."""
-        self.should_exit = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self.stop()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
-            yield
-            self._captured_signals.clear()

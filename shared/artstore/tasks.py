@@ -38,6 +38,9 @@ NEW_OUTAGE_AFTER_S = 120.0
 """A failure this long after the last one begins a new outage, because work that runs for hours does not
 report success meanwhile."""
 
+COMPLETE_S = 5.0
+"""The longest that a stop waits for tasks that are to complete."""
+
 T = TypeVar("T")
 
 
@@ -107,6 +110,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
+        self._completing: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -127,6 +131,14 @@ class Tasks:
         )  # a task that was cancelled before its first step never awaited it
         return task
 
+    def complete(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """As `start`, for short work that gives something back, such as a lease: `close` lets it end first,
+        for at most COMPLETE_S."""
+        task = self.start(name, work)
+        self._completing.add(task)
+        task.add_done_callback(self._completing.discard)
+        return task
+
     def every(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
         """Runs `work` every `seconds`, measured from end to start. After failures the pause grows up to
         MAX_PAUSE_S."""
@@ -140,6 +152,8 @@ class Tasks:
     async def close(self) -> None:
         """Cancels all tasks and waits until they have ended. Cancels repeatedly, because redis-py swallows a
         cancellation while it reconnects."""
+        if self._completing:
+            await asyncio.wait(self._completing, timeout=COMPLETE_S)
         while self._running:
             for task in self._running:
                 task.cancel()

@@ -161,7 +161,7 @@ class Keys:
         try:
             yield
         except BaseException as failure:
-            release = self._tasks.start(f"settle:{held.saga_id}", self._give_up(held, renewal, failure))
+            release = self._tasks.complete(f"settle:{held.saga_id}", self._give_up(held, renewal, failure))
             if isinstance(failure, Exception):
                 await asyncio.wait((release,))
             raise

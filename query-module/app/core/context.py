@@ -117,6 +117,7 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         )
         feed = Feed(database)
         runtime.tasks.every("changes-feed", POLL_INTERVAL_S, feed.poll)
+        runtime.tasks.start("changes-feed-end", feed.end_waits(runtime.health.stopping))
         yield Context(
             TokenVerifier(keys, Audience.QUERY, runtime.clock),
             database,

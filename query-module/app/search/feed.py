@@ -70,9 +70,11 @@ class Feed:
         self._newest = START
         self._waiting = 0
         self._moved = asyncio.Event()
+        self._stopping = False
 
     async def read(self, since: Position | None, limit: int, wait_s: float) -> ChangesPage:
-        """Changes after `since` (None: all that are kept), at most `limit`; waits up to `wait_s` seconds for the first.
+        """Changes after `since` (None: all that are kept), at most `limit`; waits up to `wait_s` seconds for the first,
+        unless the service stops.
 
         Raises CursorExpired, and Unavailable without the catalog.
         """
@@ -81,7 +83,7 @@ class Feed:
         page = await self._page(since, limit)
         self._waiting += 1
         try:
-            while not page.items and (left_s := until - loop.time()) > 0:
+            while not page.items and not self._stopping and (left_s := until - loop.time()) > 0:
                 if self._newest <= page.next:
                     await wait_or_timeout(self._moved, left_s)
                 else:  # purged meanwhile
@@ -90,6 +92,12 @@ class Feed:
         finally:
             self._waiting -= 1
         return page
+
+    async def end_waits(self, stopping: asyncio.Event) -> None:
+        """Answers the waiting readers when the service stops, because their waits are longer than a stop."""
+        await stopping.wait()
+        self._stopping = True
+        self._moved.set()
 
     async def poll(self) -> None:
         """Wakes the waiting readers when there is a newer change. Raises Unavailable."""

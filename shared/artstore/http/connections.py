@@ -51,6 +51,8 @@ class Connections:
         """Authenticated connections without a request in progress, longest idle first."""
         self._authenticated: set[Evictable] = set()
         self.waiting_bytes, self.max_waiting_bytes = 0, MAX_WAITING_BYTES
+        self.stopping = False
+        """The server stops: a new connection gets one response."""
 
     def __len__(self) -> int:
         return len(self._unauthenticated) + len(self._authenticated)

@@ -64,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self.address = host if host and ":" not in host else as_caller(find_client(host, (), ()))
         self._output = Output(transport, self.loop, self._finish)
         self._surplus = not self._open.add(self)
+        self._only_one_request = self._open.stopping
         self._close_after(SURPLUS_S if self._surplus else HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,16 +1,18 @@
 """One request and its response, as the ASGI application sees them.
 
-uvicorn's class with six additions: content that arrived before the client disconnected is given first, a complete
+uvicorn's class with seven additions: content that arrived before the client disconnected is given first, a complete
 response is written at once, 100 Continue is sent only if content is still to come, a response that leaves much content
-unread ends the connection, pipelined requests stay unread until their turn, and the connection decides how it closes.
+unread ends the connection, pipelined requests stay unread until their turn, the connection decides how it closes, and
+a request that a stop has cut off is not logged as a failure.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
 DRAINED_BYTES = 256 << 10
@@ -25,6 +27,19 @@ class RequestCycle(RequestResponseCycle):
 
     stated_bytes: int | None = None
     received_bytes = 0
+
+    async def run_asgi(self, app: ASGIApp) -> None:  # type: ignore[override]
+        """uvicorn would log a request that a stop has cut off with a traceback."""
+
+        async def until_cut_off(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.response_complete:
+                    self.disconnected = True
+                    self.transport.close()
+
+        await super().run_asgi(until_cut_off)  # type: ignore[arg-type]
 
     async def receive(self) -> Any:
         if not self.more_body:
