@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .command import usage_failure
-from .commands import audit, backup, doctor, files, get, local, login, operators, put, without_repository
+from .commands import audit, backup, bundle, doctor, files, get, local, login, operators, put, without_repository
 from .errors import ClosedPipe, ExitCode
 from .repository import IN_REPOSITORY
 
@@ -39,7 +39,7 @@ for topic in (login, put, get, files):
     topic.add_to(app)
 operators.add_to(app, audit.commands)
 app.add_typer(audit.commands, name="audit")
-for topic in (local, backup, doctor) if IN_REPOSITORY else (without_repository,):
+for topic in (local, backup, bundle, doctor) if IN_REPOSITORY else (without_repository,):
     topic.add_to(app)
 
 

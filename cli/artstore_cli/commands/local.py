@@ -57,6 +57,9 @@ def up(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object when the system has started. Errors too.")
     ] = False,
+    offline: Annotated[  # read by cli/install.py, before this program is there
+        bool, typer.Option("--offline", help="Install only from the bundle that was unpacked here.")
+    ] = False,
 ) -> None:
     """Start the whole system; Ctrl-C stops it."""
     from functools import partial

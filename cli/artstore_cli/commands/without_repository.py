@@ -9,7 +9,7 @@ import typer
 from ..errors import CommandError
 from ..output import Output
 
-NAMES = ("up", "down", "status", "test", "bench", "docs", "verify", "backup", "restore", "doctor")
+NAMES = ("up", "down", "status", "test", "bench", "docs", "verify", "backup", "restore", "bundle", "doctor")
 
 
 def add_to(app: typer.Typer) -> None:
