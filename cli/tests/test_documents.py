@@ -34,8 +34,9 @@ ROWS_MAY_BE_WIDE = {
     "storage-element/tests/faults/README.md",
     "storage-element/README.md",
     "storage-element/app/store/DESIGN.md",
+    "docs/production-readiness.md",
 }
-"""A row of their tables names a fault with all of its tests, or a crash with all of its effects."""
+"""A row of their tables names a fault or a feature with all of its tests, or a crash with all of its effects."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MENTION = re.compile(r"`((?:docs|tests|cli|shared|keys|[a-z]+-module|storage-element)/[\w./-]+\.(?:md|py|yml))`")
 
