@@ -244,13 +244,17 @@ def test_probes_ask_for_what_the_services_answer(rendered: Rendered, system: Sys
     assert {app for app, *_ in asked} == set(SERVICE_OF)
     for app, kind, path in asked:
         assert httpx.get(f"{system.url(SERVICE_OF[app])}{path}", timeout=60).status_code == 200, (app, path)
-        live = kind != "readinessProbe" or app == "gateway"
-        assert path == ("/health/live" if live else "/health/ready")
+        assert path == ("/health/ready" if kind == "readinessProbe" else "/health/live")
+    probe = rendered.named("Deployment", "gateway")["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
+    script = probe["exec"]["command"][-1]
+    assert script == "for path in ready live; do wget -qO /dev/null http://127.0.0.1:8080/health/$path; done"
+    for path in ("ready", "live"):
+        assert httpx.get(f"{system.url('gateway')}/health/{path}", timeout=60).status_code == 200
 
 
 def test_addresses_lead_to_services_of_the_namespace(rendered: Rendered) -> None:
     ports = {one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in rendered.of("Service")}
-    asked = set(re.findall(r"import ready (\S+) (\d+)", (ROOT / "gateway" / "Caddyfile").read_text()))
+    asked = set(re.findall(r"import ready \S+ (\S+) (\d+)", (ROOT / "gateway" / "Caddyfile").read_text()))
     for _, container, labels in containers(rendered):
         environment = environment_of(rendered, container, labels)
         for name in {"ADMIN_URL", "ELEMENT_URL"} & set(environment):
@@ -352,7 +356,9 @@ def test_the_gateway_has_its_files_and_speaks_tls_with_the_component(rendered: R
         assert set(environment) <= known
         assert (environment.get("GATEWAY_TLS") == "files") is tls
         ports = {port["targetPort"] for port in one.named("Service", "gateway")["spec"]["ports"]}
-        assert ports == {port["name"] for port in pod["containers"][0]["ports"]}
+        named = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+        assert ports == named.keys() - {"metrics"}
+        assert f"http://:{named['metrics']} {{" in (ROOT / "gateway" / "Caddyfile").read_text()
         assert ("https" in ports) is tls
 
 
