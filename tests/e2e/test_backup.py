@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from support.fleet import eventually
-from support.system import System, own_system, run
+from support.system import System, free_port_base, own_system, run
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -85,6 +85,8 @@ def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None
         assert [element["copied"] for element in second["elements"]] == [2, 1, 0], "what the first has is linked"
         eventually(lambda: newest_backup(system) > datetime.fromisoformat(first["ended_at"]).timestamp())
         restored = store.put("temporary", 70, "new")
+        change_a_copy(first["backup"], tmp_path / "copy", passphrase, old[0])
+        assert store.has(old[0]), "the copy has changed files of its own only"
 
         refused = run("restore", str(backups), "--data", data, "--yes", check=False)
         assert (refused.returncode, "already runs" in refused.stderr) == (1, True)
@@ -100,7 +102,7 @@ def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None
         run("up", "--data", data, "--port-base", str(system.base), "--detach")
 
         assert system.token(account["client_id"], account["client_secret"])
-        assert all(store.has(file_id) for file_id in [*old, newer[0], restored])
+        eventually(lambda: all(store.has(file_id) for file_id in [*old, newer[0], restored]))
         assert not store.has(newer[1]), "it was only on the disk that is gone"
         eventually(lambda: store.listed("new") == {newer[0], restored})
         assert store.listed("renamed") == {old[0]}
@@ -109,6 +111,20 @@ def test_a_system_that_lost_nearly_everything_comes_back(tmp_path: Path) -> None
         assert {element["id"]: element["mode"] for element in elements}["se-03"] == "ro"
         assert store.ask("GET", "admin", "/api/audit/verify").json()["ok"] is True
         assert store.put("permanent", 10, "after")
+
+
+def change_a_copy(backup: str, data: Path, passphrase: Path, file_id: str) -> None:
+    """Restore to another folder, start on other ports while the system still runs, and delete a file there."""
+    base = free_port_base()
+    run("restore", backup, "--data", str(data), "--yes", "--keys-passphrase-file", str(passphrase))
+    run("up", "--data", str(data), "--port-base", str(base), "--detach")
+    try:
+        copy = Store(System(base, data / "keys", data))
+        assert copy.ask("GET", "query", f"/api/files/{file_id}").status_code == 200
+        assert copy.ask("DELETE", "ingester", f"/api/files/{file_id}").status_code == 204
+        assert copy.ask("GET", "query", f"/api/files/{file_id}").status_code == 404
+    finally:
+        run("down", "--data", str(data))
 
 
 def test_what_a_restore_replaces_is_kept_and_files_in_s3_are_added(tmp_path: Path) -> None:

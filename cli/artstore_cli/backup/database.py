@@ -23,6 +23,10 @@ CONNECT_TIMEOUT_S = 10
 WAIT_S = 60
 POLL_S = 1.0
 RESTORING = "artstore_restoring"
+NOWHERE = "http://127.0.0.1:9"
+"""The discard port, where nothing answers."""
+_FORGET_ADDRESSES = f"""UPDATE storage_elements SET url = '{NOWHERE}', public_url = NULL, status = 'away',
+    away_reason = 'restored from a backup; it has not reported since'"""  # noqa: S608
 MAINTENANCE = "postgres"
 """The database that every cluster has, in which others can be created and renamed."""
 
@@ -62,10 +66,15 @@ def dump(login: Login, target: Path) -> None:
 
 
 def fill(login: Login, source: Path) -> None:
-    """Restore the dump into an empty database. Roles and their rights are not part of it: migrations make them again."""
+    """Restore the dump into an empty database. Roles and their rights are not part of it: migrations make them again.
+
+    The addresses of elements are forgotten until each reports its own: the system that was backed up may still run there,
+    and a copy of it, which has the same keys, must not change its files.
+    """
     options = ["--exit-on-error", "--no-owner", "--no-privileges"]
     with source.open("rb") as dumped:
         _run(login, "pg_restore", options, stdin=dumped)
+    _on(login, lambda connection: connection.execute(_FORGET_ADDRESSES))
 
 
 def record(login: Login, began: datetime, ended: datetime) -> None:
