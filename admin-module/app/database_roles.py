@@ -48,7 +48,12 @@ GRANTS: Mapping[str, Mapping[str, str]] = {
         QUERY: _SHIP_EVENTS,
         PRUNER: "SELECT, DELETE",
     },
-    "audit_keys": {ADMIN: "SELECT, INSERT", ELEMENT: _SHIP_KEY, INGESTER: _SHIP_KEY, QUERY: _SHIP_KEY},
+    "audit_keys": {
+        ADMIN: "SELECT, INSERT, UPDATE (private_sealed)",
+        ELEMENT: _SHIP_KEY,
+        INGESTER: _SHIP_KEY,
+        QUERY: _SHIP_KEY,
+    },
     "audit_seals": {ADMIN: "SELECT, INSERT", PRUNER: READ},
     "backups": {ADMIN: READ, BACKUP: "INSERT"},
     "claimed_ids": {ADMIN: CHANGE},

@@ -26,6 +26,7 @@ from .core.context import Context, open_context
 from .elements import generations
 from .elements.liveness import Liveness
 from .identity.bootstrap import make_first_accounts, read_first_accounts
+from .identity.reencrypt import reencrypt_keys
 from .identity.revocations import forget_revocations
 from .purge import KEEP_CHANGES_S, purge_changes
 from .sagas.idempotency import purge_keys
@@ -118,6 +119,9 @@ async def _prepare(context: Context) -> None:
             await context.schema.migrate()
             async with context.database.begin() as conn:
                 await context.auditor.load(conn)
+            if context.settings.key_encryption_key_previous is not None:
+                async with context.database.begin() as conn:
+                    await reencrypt_keys(conn, context.cipher, context.auditor)
             await context.generations.check()
             await make_first_accounts(
                 context.database, context.auditor, accounts, context.hasher, context.clock.now(), uuid7

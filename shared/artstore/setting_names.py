@@ -45,6 +45,7 @@ SETTING_NAMES = frozenset(
         "JWKS_REFRESH_S",
         "KEPT_TOKEN_FILE",
         "KEY_ENCRYPTION_KEY",
+        "KEY_ENCRYPTION_KEY_PREVIOUS",
         "LIMIT_LOOP_LAG_S",
         "LOG_FORMAT",
         "LOG_LEVEL",

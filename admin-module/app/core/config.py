@@ -60,6 +60,8 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
     key_encryption_key: SecretStr
     """Base64 of 32 bytes: encrypts the private signing keys (AES-256-GCM). If it is lost, new keys are
     needed; no file is lost."""
+    key_encryption_key_previous: SecretStr | None = None
+    """The value before a change of KEY_ENCRYPTION_KEY. A start with it encrypts all private keys anew; then remove it."""
     secret_hash_key: SecretStr
     """Base64 of 32 bytes: keys the hash of client secrets. If it is lost, every client secret becomes
     invalid."""
@@ -100,10 +102,11 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
             check_private(value, "BOOTSTRAP_ACCOUNTS_FILE")
         return value
 
-    @field_validator("key_encryption_key", "secret_hash_key")
+    @field_validator("key_encryption_key", "key_encryption_key_previous", "secret_hash_key")
     @classmethod
-    def _is_a_key(cls, value: SecretStr) -> SecretStr:
-        decode_key(value)
+    def _is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            decode_key(value)
         return value
 
 

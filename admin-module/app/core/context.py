@@ -85,7 +85,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         database = await stack.enter_async_context(open_database(settings, runtime, breakers))
         redis = await stack.enter_async_context(open_redis(settings, runtime, breakers))
 
-        cipher = KeyCipher(decode_key(settings.key_encryption_key))
+        previous = settings.key_encryption_key_previous
+        cipher = KeyCipher(decode_key(settings.key_encryption_key), decode_key(previous) if previous else None)
         hasher = SecretHasher(decode_key(settings.secret_hash_key))
         auditor = Auditor(database, cipher, clock)
         keyring = Keyring(database, redis, cipher, auditor, settings.key_schedule, clock, registry)

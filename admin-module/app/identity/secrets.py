@@ -64,10 +64,11 @@ class SecretHasher:
 
 class KeyCipher:
     """Encrypts private keys: AES-256-GCM under KEY_ENCRYPTION_KEY. Authenticates a name with each ciphertext,
-    so that one encrypted key cannot replace another."""
+    so that one encrypted key cannot replace another. With `previous` it also reads what that key encrypted."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, previous: bytes | None = None) -> None:
         self._aead = AESGCM(key)
+        self._previous = None if previous is None else AESGCM(previous)
 
     def encrypt(self, name: str, plain: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
@@ -75,9 +76,17 @@ class KeyCipher:
 
     def decrypt(self, name: str, sealed: bytes) -> bytes:
         """Raises ValueError when the key is wrong or the ciphertext was changed."""
+        for aead in filter(None, (self._aead, self._previous)):
+            try:
+                return aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+            except InvalidTag:
+                continue
+        raise ValueError(f"{name} cannot be decrypted: KEY_ENCRYPTION_KEY is not the key that encrypted it")
+
+    def renew(self, name: str, sealed: bytes) -> bytes | None:
+        """The same under the present key; None when it is already. Raises ValueError."""
         try:
-            return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
-        except InvalidTag as error:
-            raise ValueError(
-                f"{name} cannot be decrypted: KEY_ENCRYPTION_KEY is not the key that encrypted it"
-            ) from error
+            self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
+        except InvalidTag:
+            return self.encrypt(name, self.decrypt(name, sealed))
+        return None
