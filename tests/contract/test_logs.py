@@ -29,7 +29,7 @@ def sent(system: System, client: httpx.Client) -> set[str]:
     httpx.post(f"{admin}/api/auth/token", json={"client_id": wrong, "client_secret": wrong})
     httpx.post(f"{admin}/api/auth/token", content=b'{"client_secret": "' + wrong.encode() + b'"')
     httpx.post(f"{admin}/api/auth/token?client_secret={wrong}", json=account)
-    for service in ("admin", "se-01", "ingester", "query"):
+    for service in ("gateway", "admin", "se-01", "ingester", "query"):
         url = system.url(service)
         httpx.get(f"{url}/api/files", headers={"authorization": f"Bearer {token}"})
         httpx.get(f"{url}/api/files", headers={"authorization": f"Bearer {token}x"})
