@@ -14,10 +14,9 @@ from artstore.catalog.search_index import measure_lag_s, update_index
 from artstore.clock import uuid7
 from artstore.contracts.idempotency import KEEP_S
 from artstore.contracts.tokens import JWKS_CHANNEL
-from artstore.errors import Unavailable
+from artstore.errors import StartRefused, Unavailable
 from artstore.redis import listen
 from artstore.runtime import Runtime
-from artstore.tasks import Tasks
 
 from .audit import truncation
 from .backups import BackupAge
@@ -90,15 +89,22 @@ def jobs(context: Context) -> list[Job]:
 async def open_with_jobs(settings: Settings, runtime: Runtime) -> AsyncIterator[Context]:
     """The context with all its periodic tasks running."""
     async with open_context(settings, runtime) as context:
-        start_jobs(context, runtime.tasks)
+        start_jobs(context, runtime)
         yield context
 
 
-def start_jobs(context: Context, tasks: Tasks) -> None:
-    prepared = asyncio.Event()
+def start_jobs(context: Context, runtime: Runtime) -> None:
+    prepared, tasks = asyncio.Event(), runtime.tasks
 
     async def prepare() -> None:
-        await _prepare(context)
+        try:
+            await _prepare(context)
+        except StartRefused as error:
+            # An admin that runs already goes on beside the later version that migrates (a rolling upgrade).
+            if prepared.is_set():
+                raise
+            runtime.refuse(error)
+            return
         prepared.set()
 
     tasks.every("prepare", PREPARE_EVERY_S, prepare)

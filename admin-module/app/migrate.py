@@ -7,15 +7,18 @@ Waits until PostgreSQL is available, migrates, and ends.
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from artstore.config import load_settings
-from artstore.errors import Unavailable
+from artstore.errors import StartRefused, Unavailable
 from artstore.logs import configure_logs, get_logger
 
 from .core.config import MigrationSettings
 from .schema import Schema
 
 RETRY_S = 1.0
+REFUSED = 3
+"""Exit status, as of a service whose start is refused."""
 
 log = get_logger("admin.schema")
 
@@ -35,7 +38,11 @@ async def migrate(settings: MigrationSettings) -> None:
 def main() -> None:
     settings = load_settings(MigrationSettings)
     configure_logs("migrations", settings.log_level, settings.log_format)
-    asyncio.run(migrate(settings))
+    try:
+        asyncio.run(migrate(settings))
+    except StartRefused as error:
+        log.critical("migration refused", reason=str(error))
+        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from artstore.database_errors import outage_of
 from artstore.database_hosts import HostConnector, for_sqlalchemy
-from artstore.errors import DATABASE, Unavailable
+from artstore.errors import DATABASE, StartRefused, Unavailable
 from artstore.logs import get_logger
 
 from .database_roles import apply_grants, read_passwords
@@ -48,10 +48,16 @@ class Schema:
         self._granted = False
 
     async def migrate(self) -> None:
-        """Upgrade to the newest revision and apply its grants in one transaction. Raises Unavailable."""
+        """Upgrade to the newest revision and apply its grants in one transaction. Raises Unavailable, and StartRefused
+        if a later version has migrated the schema: it may not be used as what this version knows."""
         async with self._connect() as conn:
             await conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
             was, newest = await conn.run_sync(_revisions)
+            if was is not None and was > newest:
+                raise StartRefused(
+                    f"the schema is at revision {was}, but this version knows only {newest}: start the version that"
+                    " has migrated it, or restore a backup from before (docs/operations/upgrading.md)"
+                )
             if not await conn.scalar(_MAY_MIGRATE):
                 if was is None or was < newest:
                     raise Unavailable(

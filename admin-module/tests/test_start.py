@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
-from artstore.testing.services import ValkeyServer, free_port, start_postgres, temporary_folder
+from artstore.testing.services import PostgresServer, ValkeyServer, free_port, start_postgres, temporary_folder
 
 PATIENCE_S = 120
+MODULE = Path(__file__).parent.parent
 
 
 def wait_for(url: str, status: int) -> httpx.Response:
@@ -76,3 +81,30 @@ def test_a_missing_or_unsafe_setting_stops_the_start_with_one_line(
     assert ended.stderr.count("\n") == 1
     assert words in ended.stderr
     assert value == "" or value not in ended.stderr or name == "BOOTSTRAP_ACCOUNTS_FILE"
+
+
+async def test_a_schema_of_a_later_version_stops_the_start_and_the_migration_and_stays_as_it_is(
+    postgres: PostgresServer,
+    valkey: ValkeyServer,
+    tmp_path: Path,
+    start: Callable[..., Any],
+    run: Callable[..., Any],
+    given_environment: Callable[..., dict[str, str]],
+) -> None:
+    """After a downgrade. An admin that runs already goes on, beside the later version that has migrated."""
+    given = given_environment(postgres.url(await postgres.new_database()), valkey.url(1), tmp_path)
+    url, process = start(given)
+    assert wait_for(f"{url}/health/ready", 200).status_code == 200
+    connection = await asyncpg.connect(given["DATABASE_URL"].replace("+asyncpg", ""))
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    refused = run({**given, "PORT": str(free_port())})
+    assert (refused.returncode, "the schema is at revision 9999" in refused.stderr) == (3, True), refused.stderr
+    migrating = {**given, "DATABASE_OWNER_URL": given["DATABASE_URL"], "PATH": os.environ["PATH"]}
+    migration = subprocess.run(
+        [sys.executable, "-m", "app.migrate"], cwd=MODULE, env=migrating, capture_output=True, text=True, timeout=120
+    )
+    assert (migration.returncode, "the schema is at revision 9999" in migration.stderr) == (3, True), migration.stderr
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == "9999"
+    assert wait_for(f"{url}/health/ready", 200).status_code == 200
+    assert process.poll() is None
+    await connection.close()
