@@ -162,6 +162,27 @@ def test_a_request_that_outlasts_the_stop_is_answered_503_with_retry_after(tmp_p
         )
 
 
+def test_a_second_sigterm_changes_nothing_and_an_interrupt_ends_the_wait_for_requests(tmp_path: Path) -> None:
+    with (
+        collector() as (port, _),
+        service(tmp_path / "log", port, SHUTDOWN_TIMEOUT_S="600") as (process, client),
+        ThreadPoolExecutor() as threads,
+    ):
+        hanging = threads.submit(client.post, "/api/auth/token", content=b"", timeout=TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while "http_requests_in_flight 2.0" not in client.get("/metrics").text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        while client.get("/health/ready").status_code != 503:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        assert stopped(process, signal.SIGINT) == 0
+        assert hanging.result(TIMEOUT_S).status_code == 503
+
+
 def test_a_collector_that_does_not_respond_neither_holds_up_a_stop_nor_fills_the_log(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
