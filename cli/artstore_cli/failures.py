@@ -104,6 +104,9 @@ def describe(error: Exception) -> Failure:
     if isinstance(error, OSError):
         where = disk_error(error, Path(str(error.filename or "")))
         return Failure(str(where), ExitCode.FAILED, "file_error")
+    if isinstance(error, UnicodeEncodeError):
+        text = "an argument is not valid in the character set of this terminal"
+        return Failure(text, ExitCode.USAGE, "usage", "set the locale to one of UTF-8, such as LC_ALL=C.UTF-8")
     if isinstance(error, ValueError):
         return Failure(str(error), ExitCode.USAGE, "usage")
     raise error

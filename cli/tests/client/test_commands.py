@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def test_errors_have_codes_for_programs(artstore: Artstore, system: System) -> N
         ARTSTORE_CLIENT_ID=reader["client_id"], ARTSTORE_CLIENT_SECRET=reader["client_secret"]
     )
     assert asks.error("put", "x.txt", code=5)["code"] == "forbidden"
+
+
+def test_an_argument_that_is_not_unicode_is_refused_with_a_remedy(artstore: Artstore) -> None:
+    error = artstore.error("ls", "--tag", "\udcff", code=2)
+    assert (error["code"], "C.UTF-8" in error["hint"]) == ("usage", True)
 
 
 def test_tags_are_added_and_removed(artstore: Artstore) -> None:
@@ -200,14 +206,16 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
 
 
 def test_an_installed_command_needs_no_source_code(artstore: Artstore, tmp_path: Path) -> None:
-    """The packages of the wheel (cli/pyproject.toml), alone in a folder."""
+    """The wheel, alone in a folder. What it depends on is taken from .venv."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT / "cli", check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    site.mkdir()
-    for package in (ROOT / "cli" / "artstore_cli", ROOT / "clients" / "python" / "artstore_client"):
-        (site / package.name).symlink_to(package)
-    copied = site / "artstore_cli"
-    copied.unlink()
-    subprocess.run(["cp", "-r", str(ROOT / "cli" / "artstore_cli"), str(copied)], check=True)
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(site)
+    (script,) = site.glob("*.dist-info/entry_points.txt")
+    assert "artstore = artstore_cli.app:main" in script.read_text()
+    assert {path.name for path in site.iterdir()} == {"artstore_cli", "artstore_client", script.parent.name}
     installed = artstore.in_new_interpreter().with_environment(PYTHONPATH=str(site))
     text = installed.run("--help").stdout
     assert "elements" in text
@@ -215,6 +223,10 @@ def test_an_installed_command_needs_no_source_code(artstore: Artstore, tmp_path:
     refused: dict[str, Any] = json.loads(installed.run("up", "--detach", "--json", code=1).stderr)
     assert "source code" in refused["error"]["message"]
     assert [one["id"] for one in installed.items("elements")][:2] == ["se-01", "se-02"]
+    assert installed.run("--version").stdout.startswith("artstore ")
+    (installed.folder / "x.txt").write_text("x")
+    (stored,) = installed.items("put", "x.txt", "--temporary")
+    assert installed.run("get", stored["file"]["file_id"], "-o", "-").stdout == "x"
 
 
 def test_the_shell_completes_commands_options_and_values(artstore: Artstore) -> None:
