@@ -35,5 +35,10 @@ export function connect(baseUrl: string, credentials: ClientCredentials): Client
     return token
   }
 
-  return createClient(createConfig({ baseUrl, auth: currentToken }))
+  const client = createClient(createConfig({ baseUrl, auth: currentToken }))
+  client.interceptors.response.use((response) => {
+    if (response.status === 401) token = undefined // revoked before its time: the next request logs in again
+    return response
+  })
+  return client
 }
