@@ -27,7 +27,7 @@ from artstore.database_errors import (
     outage_of,
     sqlstate_of,
 )
-from artstore.database_hosts import HostConnector, for_sqlalchemy
+from artstore.database_hosts import HostConnector, for_sqlalchemy, has_several_hosts
 from artstore.errors import DATABASE
 from artstore.logs import get_logger
 from artstore.peers.breaker import Breaker, Breakers
@@ -163,6 +163,11 @@ class Database:
     def connections_in_use(self) -> int:
         return cast(QueuePool, self.engine.sync_engine.pool).checkedout() - (self._held is not None)
 
+    def leave_server(self) -> None:
+        """Another host has been promoted: every open connection is replaced at its next use."""
+        log.warning("another host of DATABASE_URL is the primary now")
+        self._pool.renew_now()
+
     async def close(self) -> None:
         await self._give_back()
         await self.engine.dispose()
@@ -255,10 +260,12 @@ class _PoolChecks:
         event.listen(engine, "checkout", self._require_fresh)
 
     def renew(self) -> None:
-        """Marks all open connections for replacement at their next use."""
-        now_s = time.monotonic()
-        if now_s - self._renewed_s >= RENEW_EVERY_S:
-            self._renewed_s = now_s
+        """Marks all open connections for replacement at their next use, unless it was just done."""
+        if time.monotonic() - self._renewed_s >= RENEW_EVERY_S:
+            self.renew_now()
+
+    def renew_now(self) -> None:
+        self._renewed_s = time.monotonic()
 
     def note_taken(self, pooled: PoolProxiedConnection) -> None:
         """It was checked now."""
@@ -296,6 +303,7 @@ async def open_database(
 ) -> AsyncIterator[Database]:
     """Opens the pool without connecting. Adds the health checks `database` and `clock`, and lets the audit
     writer ship its events."""
+    connector = HostConnector()
     engine = create_async_engine(
         for_sqlalchemy(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
@@ -304,7 +312,7 @@ async def open_database(
         pool_timeout=settings.database_command_timeout_s,
         pool_use_lifo=True,  # the connection used last is prepared, warm at the server, and needs no ping
         connect_args={
-            "async_creator_fn": HostConnector(),
+            "async_creator_fn": connector,
             "timeout": settings.database_connect_timeout_s,
             "command_timeout": settings.database_command_timeout_s,
             "server_settings": {
@@ -319,6 +327,9 @@ async def open_database(
     Gauge("database_connections_active", "Connections of the pool in use", registry=runtime.registry).set_function(
         lambda: database.connections_in_use
     )
+    connector.on_promoted = database.leave_server
+    if has_several_hosts(settings.database_url.get_secret_value()):
+        runtime.tasks.forever("database-hosts", connector.watch, pause_s=0.0)
     runtime.health.add(DATABASE, database.check, required=required)
     ClockCheck(runtime, database.autocommit)
     runtime.audit.ship_to(database)

@@ -2,25 +2,27 @@
 `//user@first:5432,second:5432/db?target_session_attrs=read-write`.
 
 asyncpg tries all hosts under one timeout, so a host that drops packets hides the next one. Here each host has
-its own timeout.
+its own timeout. An old primary that takes writes again after a failover is left and not used any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
-from artstore.tasks import spawn
+from artstore.tasks import spawn, until_tick
 
 DEFAULT_PORT = 5432
 CHOOSE_WITHIN_S = 0.5
 """How long a first connection waits for the other hosts once one has answered."""
 HISTORY_TIMEOUT_S = 3.0
+WATCH_EVERY_S = 5.0
+"""How often a process asks all hosts whether one of them has been promoted."""
 _SEVERAL = re.compile(r"^(?P<scheme>[^:/]+://)(?P<user>[^@/]*@)?(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>[/?].*)?$")
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 _HISTORY = """SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
@@ -39,6 +41,10 @@ class History:
     """Eight hexadecimal digits, so that they compare as text."""
 
 
+def has_several_hosts(url: str) -> bool:
+    return bool(_SEVERAL.match(url))
+
+
 def for_sqlalchemy(url: str) -> str:
     """The URL in SQLAlchemy's form, with several hosts as `?host=first:5432&host=second:5432`."""
     found = _SEVERAL.match(url)
@@ -52,10 +58,13 @@ def for_sqlalchemy(url: str) -> str:
 
 class HostConnector:
     """A replacement for asyncpg.connect that tries the host of the last success first, then the others in
-    order."""
+    order. `on_promoted` is called when a later timeline is seen: connections to the server before must be closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_promoted: Callable[[], None] = lambda: None) -> None:
+        self.on_promoted = on_promoted
         self._first: Host | None = None
+        self._hosts: list[Host] = []
+        self._options: Mapping[str, Any] = {}
         self._latest: dict[str, str] = {}
         """The latest timeline seen, by cluster: one made anew begins at the first."""
 
@@ -64,7 +73,8 @@ class HostConnector:
         if not isinstance(host, list):
             given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
             return await asyncpg.connect(**given, **options)
-        hosts: list[Host] = list(zip(host, port, strict=True))
+        hosts = self._hosts = list(zip(host, port, strict=True))
+        self._options = options
         if self._first is None:
             self._first = await self._choose(hosts, options)
         start = hosts.index(self._first)
@@ -82,6 +92,24 @@ class HostConnector:
                 self._first = one
                 return connection
         raise error
+
+    async def watch(self) -> None:
+        """One round, after WATCH_EVERY_S. Without it a process that could reach its server during a failover, or whose
+        server was only frozen, would never learn of the new primary."""
+        await asyncio.sleep(until_tick(WATCH_EVERY_S))
+        asked = await asyncio.gather(
+            *(self._ask_history(one, self._options) for one in self._hosts), return_exceptions=True
+        )
+        for found in asked:
+            if isinstance(found, History) and found.system in self._latest:
+                self._note(found)
+
+    def _note(self, found: History) -> None:
+        latest = self._latest.get(found.system)
+        if latest is None or found.timeline > latest:
+            self._latest[found.system] = found.timeline
+        if latest is not None and found.timeline > latest:
+            self.on_promoted()
 
     async def _choose(self, hosts: list[Host], options: Mapping[str, Any]) -> Host:
         """The host with the latest timeline of those that answer in time. Raises the last error when none
@@ -122,7 +150,7 @@ class HostConnector:
         except BaseException:
             connection.terminate()
             raise
-        self._latest[found.system] = max(latest, found.timeline)
+        self._note(found)
         return connection
 
 

@@ -16,7 +16,7 @@ from artstore.database_errors import DatabaseUnavailable
 from artstore.runtime import Runtime
 from artstore.testing.services import PostgresServer, start_postgres, temporary_folder
 
-from .test_database import make_schema, opened, read, run, until_ok, write
+from .test_database import DEADLINE_S, make_schema, opened, read, run, until_ok, write
 
 NAME = "failover"
 Servers = tuple[PostgresServer, PostgresServer]
@@ -98,8 +98,28 @@ async def test_an_old_primary_is_not_used_when_the_promoted_one_is_away(runtime:
     assert (await rows(old), await rows(promoted)) == (0, before + 2)
 
 
-async def test_readiness_finds_the_other_host_while_the_one_in_use_hangs(runtime: Runtime, servers: Servers) -> None:
+async def test_a_process_that_has_only_used_the_old_primary_leaves_it(
+    runtime: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took both hosts for available all the time, as after a short freeze of the old one."""
+    old, promoted = servers
+    monkeypatch.setattr("artstore.database_hosts.WATCH_EVERY_S", 0.2)
+    async with opened(runtime, url_of(servers), database_connect_timeout_s=0.5) as database:
+        async with paused(promoted):
+            before = await read(database)
+            assert before == await rows(old)
+        async with asyncio.timeout(DEADLINE_S):
+            while await read(database) == before:
+                await asyncio.sleep(0.05)
+        await write(database)
+    assert await rows(old) == before
+
+
+async def test_readiness_finds_the_other_host_while_the_one_in_use_hangs(
+    runtime: Runtime, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The check has less patience than one connection has, so it would never come to the other host."""
+    monkeypatch.setattr("artstore.database_hosts.WATCH_EVERY_S", 3600)
     old, promoted = servers
     async with opened(runtime, url_of(servers), database_connect_timeout_s=30) as database:
         async with paused(promoted):

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from artstore.local.postgres import find_account, load_program
+from artstore.local.postgres import ENVIRONMENT, HERE, find_account, load_program
 
 from .fleet import Fleet, make_database
 
@@ -59,6 +59,25 @@ def follow(data: Path, port: int) -> None:
     with (data / "postgresql.auto.conf").open("a") as file:
         file.write(conninfo)
     _give_to_its_user(data)
+
+
+def rewind(data: Path, port: int) -> None:
+    """The stopped server of this data folder becomes a standby of the one at `port`, and forgets what only it has
+    (pg_rewind)."""
+    account = find_account(data)
+    program = load_program(account) / "bin" / "pg_rewind"
+    source = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+    done = subprocess.run(
+        [program, "--target-pgdata", HERE, "--source-server", source, "--write-recovery-conf", "--no-sync"],
+        capture_output=True,
+        text=True,
+        cwd=data,
+        env=ENVIRONMENT,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"pg_rewind: {done.stderr}"
 
 
 def _run(fleet: Fleet, program: str, *arguments: str) -> None:
