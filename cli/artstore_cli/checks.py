@@ -20,9 +20,9 @@ CLIENT = "clients/python"
 PACKAGES = {**dict.fromkeys(MODULES, "app"), "shared": "artstore", "cli": "artstore_cli", CLIENT: "artstore_client"}
 TOGETHER = "tests"
 """Tests that need more than one module. Each subfolder is a check of its own."""
-PROOFS = "tests/faults"
+STORE_FAULTS = "tests/faults"
 """Fault tests of the storage element. They sample the faults; with ARTSTORE_FAULTS=long they test all of them."""
-FLEETS = "tests/faults"
+FLEET_FAULTS = "tests/faults"
 """Long tests with whole fleets: rotations, revocations, outages. They run only when named; CI runs them last."""
 CHAOS = "chaos"
 CHAOS_TEST = "faults/test_chaos.py"
@@ -60,13 +60,13 @@ class Check:
 
 
 def plan(root: Path, wanted: Sequence[str]) -> list[Check]:
-    """The checks of the named parts, in start order. Without names: all checks except FLEETS."""
+    """The checks of the named parts, in start order. Without names: all checks except FLEET_FAULTS."""
     every = sorted(
         [*_static(root), *_own_tests(root), *_on_older_postgres(root), *_tests_together(root)],
         key=lambda check: check.name not in LONGEST,
     )
     if not wanted:
-        return [check for check in every if check.part != FLEETS]
+        return [check for check in every if check.part != FLEET_FAULTS]
     return [check for check in every if check.part in wanted or check.name in wanted]
 
 
@@ -85,8 +85,11 @@ def _static(root: Path) -> list[Check]:
 
 def _own_tests(root: Path) -> list[Check]:
     return [
-        *(_tests_of(root, f"tests of {part}", part, *_pytest("tests", f"--ignore={PROOFS}")) for part in PACKAGES),
-        _tests_of(root, "faults", "storage-element", *_pytest(PROOFS), "--capture=no"),
+        *(
+            _tests_of(root, f"tests of {part}", part, *_pytest("tests", f"--ignore={STORE_FAULTS}"))
+            for part in PACKAGES
+        ),
+        _tests_of(root, "faults", "storage-element", *_pytest(STORE_FAULTS), "--capture=no"),
     ]
 
 
@@ -116,21 +119,21 @@ def _tests_of(root: Path, name: str, part: str, *arguments: str) -> Check:
 
 
 def _tests_together(root: Path) -> list[Check]:
-    """One check per folder; in FLEETS one per file or folder, because each starts its own fleet."""
+    """One check per folder; in FLEET_FAULTS one per file or folder, because each starts its own fleet."""
     folder = root / TOGETHER
-    fleets = root / FLEETS
+    fleets = root / FLEET_FAULTS
     names = {path.parent.relative_to(folder).parts[0] for path in folder.rglob("test_*.py") if path.parent != folder}
     found = {f"{TOGETHER}/{name}": name for name in sorted(names - {fleets.name, "bench"})}
     of_fleets = {fleets / path.relative_to(fleets).parts[0] for path in fleets.rglob("test_*.py")} - {
         folder / CHAOS_TEST
     }
     found |= {CHAOS: CHAOS_TEST} if (folder / CHAOS_TEST).exists() else {}
-    found |= {f"{FLEETS}/{path.stem}": str(path.relative_to(folder)) for path in sorted(of_fleets)}
+    found |= {f"{FLEET_FAULTS}/{path.stem}": str(path.relative_to(folder)) for path in sorted(of_fleets)}
     path = [folder, root / "shared", root / "cli", root / CLIENT]
     return [
         Check(
             name,
-            FLEETS if name.startswith(f"{FLEETS}/") else TOGETHER,
+            FLEET_FAULTS if name.startswith(f"{FLEET_FAULTS}/") else TOGETHER,
             [*_pytest(given), "--capture=no"],
             folder,
             path,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checks import FLEETS, OLDER, Check, environment, plan
+from .checks import FLEET_FAULTS, OLDER, Check, environment, plan
 from .errors import CommandError
 from .output import Output
 from .process_id import POLL_S
@@ -135,8 +135,8 @@ def _run_all(checks: Sequence[Check], root: Path, scratch: Path, out: Output) ->
 
 
 def _may_start(check: Check, running: Sequence[_Started]) -> bool:
-    fleets = sum(one.check.part == FLEETS for one in running)
-    return len(running) < MAX_RUNNING and (check.part != FLEETS or fleets < MAX_RUNNING_FLEETS)
+    fleets = sum(one.check.part == FLEET_FAULTS for one in running)
+    return len(running) < MAX_RUNNING and (check.part != FLEET_FAULTS or fleets < MAX_RUNNING_FLEETS)
 
 
 def _start(check: Check, root: Path, scratch: Path) -> _Started:

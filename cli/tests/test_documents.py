@@ -34,6 +34,7 @@ ROWS_MAY_BE_WIDE = {
     "storage-element/tests/faults/README.md",
     "storage-element/README.md",
     "storage-element/app/store/DESIGN.md",
+    "storage-element/app/store/DESIGN-S3.md",
     "docs/production-readiness.md",
 }
 """A row of their tables names a fault or a feature with all of its tests, or a crash with all of its effects."""

@@ -75,7 +75,7 @@ REDIRECT_ANSWERS = {"307": answer("The same path at query", headers={"Location":
 
 RECORD_ANSWER = answer("The file's attr.json", RECORD)
 QUEUED_ANSWER = answer(
-    "The file's element is unavailable, or earlier changes of the file are queued: this one is stored and made in order",
+    "Stored and made in order, because the file's element is unavailable, earlier changes are queued, or the file moves",
     SAGA,
     headers={"Location": "The saga of the change"},
 )

@@ -70,8 +70,8 @@ class Change(ABC):
         return True
 
     @abstractmethod
-    async def ask(self, location: Location) -> Answer:
-        """Has the element make the change."""
+    async def ask(self, location: Location) -> Answer | None:
+        """Has the element make the change. None: it must be queued instead."""
 
     @abstractmethod
     async def resume(self, key: HeldKey) -> Answer:
@@ -100,6 +100,8 @@ class Change(ABC):
                 #    client repeats.
                 with span("change.make"):
                     answer = await self.ask(location)
+                if answer is None:
+                    break
                 failpoint("change.made")
                 return answer
             except NotFound:

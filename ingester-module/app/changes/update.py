@@ -200,8 +200,8 @@ class MakePermanent(Change):
     def fingerprint(self) -> str:
         return fingerprint_of("PATCH", self.file_id, self.condition.revisions, "permanent")
 
-    async def ask(self, location: Location) -> Answer:
-        """The record of a file that is permanent already; else 202."""
+    async def ask(self, location: Location) -> Answer | None:
+        """The record of a file that is permanent already; else the move is always queued."""
         element = location.element
         record = await self.context.elements.load_attributes(element, self.file_id)
         now = read_attributes(record, element.id)
@@ -210,7 +210,7 @@ class MakePermanent(Change):
         if now.retention == "permanent" and now.moving_to is None:
             return changed(record, f'"{now.revision}"')
         self.size_bytes = now.size_bytes
-        return await self.queue(element)
+        return None
 
     async def resume(self, key: HeldKey) -> Answer:
         return await self.run()

@@ -1,4 +1,4 @@
-"""The permission that each endpoint of each service requires, and the function that checks it."""
+"""The permission that each endpoint of each service requires, and the function that checks it and the account's rate limit."""
 
 from __future__ import annotations
 

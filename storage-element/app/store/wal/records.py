@@ -1,4 +1,7 @@
-"""The records of the log. An intent opens an operation, marks record its progress, a checkpoint frees everything before it."""
+"""The records of the log. An intent opens an operation, marks record its progress, a checkpoint frees everything before it.
+
+Tags 1 to 5 are taken; a tag is never used again.
+"""
 
 from __future__ import annotations
 
