@@ -120,7 +120,7 @@ def test_every_manifest_is_valid_and_has_no_unknown_field(rendered: Rendered, sh
 
 
 def test_a_misspelt_field_would_be_found(rendered: Rendered) -> None:
-    broken = json.loads(json.dumps(rendered.named("Deployment", "query")))
+    broken = json.loads(json.dumps(rendered.named("StatefulSet", "query")))
     broken["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
@@ -228,7 +228,7 @@ def test_every_service_starts_with_its_settings_and_secrets(rendered: Rendered, 
         if cls == "Settings":
             read = json.loads(values)
             assert read["port"] == container["ports"][0]["containerPort"]
-            replicas = {"element": 1}.get(labels["app"], 3)  # two, and one more during a rollout
+            replicas = {"element": 1}.get(labels["app"], 2)
             connections += replicas * (read["database_pool_size"] + read["database_max_overflow"])
     server = rendered.named("StatefulSet", "postgres")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert connections <= int(server[-1].removeprefix("max_connections="))
@@ -335,15 +335,31 @@ def test_an_element_is_one_pod_on_its_own_volume(rendered: Rendered, shipped: Re
     assert shipped.elements() == ["se-01", "se-02"]
     assert rendered.elements() == ["se-01", "se-02", "se-03", "se-04"]
     for one in rendered.of("StatefulSet"):
-        assert one["spec"]["replicas"] == 1
         if "element" in labels_of(one):
+            assert one["spec"]["replicas"] == 1
             assert one["spec"]["serviceName"] == one["metadata"]["name"]
-            assert one["spec"]["persistentVolumeClaimRetentionPolicy"] == {
-                "whenDeleted": "Retain",
-                "whenScaled": "Retain",
-            }
-            assert [claim["metadata"]["name"] for claim in one["spec"]["volumeClaimTemplates"]] == ["data"]
-            assert one["spec"]["template"]["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_what_postgresql_has_not_received_outlives_the_pod(rendered: Rendered) -> None:
+    """Audit events wait in /data; in an emptyDir they would be lost with a pod while PostgreSQL is away."""
+    seen = set()
+    for one in rendered.workloads():
+        app, spec = labels_of(one)["app"], one["spec"]
+        if app not in OURS:
+            continue
+        seen.add(app)
+        assert one["kind"] == "StatefulSet"
+        assert spec["serviceName"] in {service["metadata"]["name"] for service in rendered.of("Service")}
+        assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+        assert [claim["metadata"]["name"] for claim in spec["volumeClaimTemplates"]] == ["data"]
+        pod = spec["template"]["spec"]
+        assert not [volume for volume in pod["volumes"] if "emptyDir" in volume]
+        assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+        assert environment_of(rendered, pod["containers"][0], labels_of(one))["AUDIT_FOLDER"] == "/data/audit"
+        if app != "element":
+            # With PostgreSQL away no pod is ready: each must start without waiting for the one before it.
+            assert spec["podManagementPolicy"] == "Parallel"
+    assert seen == set(OURS)
 
 
 def test_the_gateway_has_its_files_and_speaks_tls_with_the_component(rendered: Rendered, shipped: Rendered) -> None:
