@@ -200,11 +200,15 @@ def test_the_gateway_uses_every_process_that_is_ready(scaled: Scaled) -> None:
     with httpx.Client(
         headers={"Authorization": f"Bearer {scaled.token}"}, timeout=TIMEOUT_S, trust_env=False
     ) as client:
-        for _ in range(64):  # over one connection: of two that are as busy, chance decides
-            assert client.get(f"{gateway}/api/files?limit=1").status_code == 200
-    first, second = (now - then for now, then in zip(count(), before, strict=True))
-    assert first + second == 64
-    assert min(first, second) > 0
+
+        def both_have_answered() -> bool:
+            """Over one connection: of two that are as busy, chance decides. A process that was started again a moment ago
+            is noticed by the next health check."""
+            for _ in range(16):
+                assert client.get(f"{gateway}/api/files?limit=1").status_code == 200
+            return all(now > then for now, then in zip(count(), before, strict=True))
+
+        until(both_have_answered)
 
 
 @pytest.mark.parametrize(
