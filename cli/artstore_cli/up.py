@@ -137,7 +137,7 @@ def require_free(wanted: Mapping[str, int]) -> None:
 
 
 def summary(site: Site, unready: Sequence[str]) -> dict[str, Any]:
-    """What `up --json` prints. `unready`: parts that are not ready, with their reasons."""
+    """The object that `up --json` prints. `unready`: parts that are not ready, with their reasons."""
     return {
         "address": site.url(GATEWAY_OFFSET),
         "ready": not unready,

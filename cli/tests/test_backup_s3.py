@@ -47,7 +47,7 @@ class Bucket:
     folder: Path
 
     def write(self, path: Path) -> None:
-        """What `put` made below the folder."""
+        """The objects that `put` made below the folder."""
         for one in (path, path.with_name(f"{path.name}.attr.json")):
             obstore.put(self.store, str(one), (self.folder / one).read_bytes())
 

@@ -107,7 +107,7 @@ def change(path: Path) -> None:
 
 
 def state_new_sum(root: Path, name: str) -> None:
-    """What a careful forger would do after changing a file."""
+    """Does what a careful forger would do after changing a file."""
     sums = root / "bundle" / "SHA256SUMS"
     digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
     sums.write_text(re.sub(rf"^\w+(  {re.escape(name)})$", rf"{digest}\1", sums.read_text(), flags=re.MULTILINE))

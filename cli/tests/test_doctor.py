@@ -35,7 +35,7 @@ def element(name: str, mode: str) -> dict[str, Any]:
 
 
 class World:
-    """What the server answers. As it is made, a system of which nothing is to be complained but the missing TLS."""
+    """The answers of the server. As it is made, a system of which nothing is to be complained but the missing TLS."""
 
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder

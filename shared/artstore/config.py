@@ -244,7 +244,7 @@ class DiscoverySettings(BaseSettings):
 
 
 class ReadAuditSettings(BaseSettings):
-    """Of the services that answer reads."""
+    """A setting of the services that answer reads."""
 
     model_config = BEHAVIOUR
 

@@ -3,7 +3,7 @@ costs no waiting.
 
 A server that refuses writes (a replica, MISCONF, OOM, NOPERM …) counts as unavailable for every use. Each
 process probes it every second with a write over a new connection, so it also notices a name that resolves to
-another server. Of a cluster (redis_cluster.py) the master of the keys under HOME is probed.
+another server. In a cluster (redis_cluster.py) the master of the keys under HOME is probed.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         limit_s = self.config.timeout_graceful_shutdown or 0
         deadline_s = time.monotonic() + limit_s
-        # 1. Not ready, while connections are still accepted: whoever distributes requests chooses another instance.
+        # 1. Not ready, while connections are still accepted: a gateway chooses another instance.
         self._stop_being_ready()
         self._connections.stopping = True
         self._close_idle()

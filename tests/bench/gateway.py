@@ -24,7 +24,7 @@ UPLOAD = "/api/files/upload?retention=temporary&filename="
 
 
 def cpu_us(pids: Iterable[int]) -> float:
-    """Of all threads that run now. A process that ended counts no more."""
+    """CPU time of all threads that run now. A process that ended counts no more."""
     used_ns = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):

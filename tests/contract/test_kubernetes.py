@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(KUBECTL is None, reason="there is no kubectl for
 
 
 class Rendered:
-    """What kubectl makes of a copy of the folder, to which an operator has added the given changes."""
+    """The manifests that kubectl makes of a copy of the folder, to which an operator has added the given changes."""
 
     def __init__(self, folder: Path, *, whole: bool) -> None:
         for name in ("deploy", "gateway", "keys"):

@@ -29,7 +29,7 @@ def redis(system: System) -> Iterator[Redis]:
 
 @contextmanager
 def full(redis: Redis) -> Iterator[None]:
-    """Of records that live for an hour, as query writes them."""
+    """Redis is full of records that live for an hour, as query writes them."""
     limit = str(redis.config_get("maxmemory")["maxmemory"])
     redis.config_set("maxmemory", redis.info("memory")["used_memory"] + ROOM_BYTES)
     try:

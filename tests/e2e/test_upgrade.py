@@ -80,7 +80,7 @@ def running(root: Path, data: Path, base: int) -> Iterator[System]:
 
 @dataclass
 class Story:
-    """What a user did before the upgrade."""
+    """The things that a user stored before the upgrade."""
 
     contents: dict[str, bytes] = field(default_factory=dict)
     deleted: str = ""

@@ -192,7 +192,7 @@ def test_every_read_answers_while_the_catalog_is_emptied_and_redis_flushed(fleet
         eventually(partial(_all_from, user, query, file_ids, "memory"))
     for level in ("memory", "redis", "database", "attributes"):
         series = f'lookup_level_total{{level="{level}",result="hit"}}'
-        # Of both: one that always asks first fills Redis for the other, and finds nothing there itself.
+        # The sum of both: one that always asks first fills Redis for the other, and finds nothing there itself.
         assert sum(metric(fleet, query, series) for query in QUERIES) > 0, level
     redis.close()
 

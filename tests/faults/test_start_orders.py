@@ -17,7 +17,7 @@ from support.layout import SMALL
 PARTS = ("postgres", "valkey", *SMALL)
 RETENTIONS = ("permanent", "temporary")
 SEEDS = range(4)
-"""Of 40 320 orders; with those below each part is once the first and once the last."""
+"""A few of 40 320 orders; with those below each part is once the first and once the last."""
 LAST_FIRST = [PARTS[at:] + PARTS[:at] for at in range(len(PARTS))]
 ORDERS = [*LAST_FIRST, *(tuple(random.Random(seed).sample(PARTS, len(PARTS))) for seed in SEEDS)]
 

@@ -30,14 +30,14 @@ ANSWER_TIMEOUT_S = 10
 
 
 class BackupSettings(ServiceSettings):
-    """Of the services `backup` and `restore` of docker-compose.yml. Each secret may come as NAME_FILE."""
+    """Settings of the services `backup` and `restore` of docker-compose.yml. Each secret may come as NAME_FILE."""
 
     port: int = 0
     """Not used, because this program does not listen."""
     database_url: SecretStr
-    """Of a backup: a login that reads everything. Of a restore: the login that owns the database."""
+    """For a backup a login that reads everything. For a restore the login that owns the database."""
     redis_url: SecretStr | None = None
-    """Of a restore: Redis is emptied together with the database."""
+    """For a restore only: Redis is emptied together with the database."""
     s3_endpoint_url: str | None = None
     s3_access_key_id: SecretStr | None = None
     s3_secret_access_key: SecretStr | None = None
@@ -51,7 +51,7 @@ class BackupSettings(ServiceSettings):
 
 
 def _require_answer(url: str) -> None:
-    """Of any kind: who asks without a signature is refused."""
+    """A request of any kind: one without a signature is refused."""
     try:
         httpx.get(url, timeout=ANSWER_TIMEOUT_S)
     except httpx.HTTPError as error:

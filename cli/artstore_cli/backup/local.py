@@ -1,4 +1,4 @@
-"""The system of `./artstore up` on a data folder. What does not run is started for as long as it is needed."""
+"""The system of `./artstore up` on a data folder. A service that does not run is started for as long as it is needed."""
 
 from __future__ import annotations
 

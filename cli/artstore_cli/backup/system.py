@@ -37,7 +37,7 @@ class System(Protocol):
         """While no module runs on the data."""
 
     def place_of(self, element_id: str) -> Path:
-        """Where the root of this element must be put."""
+        """The place for the root of this element."""
 
     def aside(self, place: Path, moment: str) -> Path:
         """The folder on the same file system that keeps what a restore replaces."""

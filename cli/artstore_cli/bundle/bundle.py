@@ -32,7 +32,7 @@ IMAGE_LOCKS = ("services", "backup")
 ONLY_PYTHON = re.compile(r" ; python_(?:full_)?version [<>=!]+ '[\d.]+'(?= \\?$)", re.MULTILINE)
 """A marker about the version of Python alone. It is ignored: the other machine's may differ from this one's."""
 NEWEST_GLIBC = 2, 36
-"""Of Debian 12, the oldest that the images' Python is built on."""
+"""The C library of Debian 12, the oldest that the images' Python is built on."""
 
 
 @dataclass(frozen=True, slots=True)

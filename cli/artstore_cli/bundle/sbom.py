@@ -80,7 +80,7 @@ def _image(name: str, digest: str) -> dict[str, Any]:
 
 
 def _dependencies(read: Mapping[Path, Message]) -> list[dict[str, Any]]:
-    """What each package asks for, of what is in the bundle; optional parts (extras) left out."""
+    """The packages of the bundle that each package requires; optional parts (extras) are left out."""
     files: dict[str, list[str]] = {}
     for wheel, metadata in read.items():
         files.setdefault(_normal(metadata["Name"]), []).append(wheel.name)

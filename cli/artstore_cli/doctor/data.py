@@ -14,11 +14,11 @@ from .finding import Answer, fail, good, unseen, warn
 from .system import Examined
 
 ALMOST_FULL = 0.1
-"""Of an element's space: less free than this is a warning."""
+"""A share of an element's space: less free is a warning."""
 LEAST_FREE_BYTES = 1 << 30
-"""Of the disk with PostgreSQL and the logs."""
+"""Free bytes on the disk with PostgreSQL and the logs: less is a warning."""
 MANY_SEGMENTS = 12
-"""Of the write-ahead log of an element, which has at most 16."""
+"""Segments of the write-ahead log of an element, which has at most 16."""
 SAMPLE_FILES = 20
 """Files of each element that are compared with the catalog."""
 

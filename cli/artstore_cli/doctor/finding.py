@@ -23,7 +23,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a check found, before it has the check's name."""
+    """The result of a check, before it has the check's name."""
 
     verdict: Verdict
     detail: str

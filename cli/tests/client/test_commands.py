@@ -206,7 +206,7 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
 
 
 def test_an_installed_command_needs_no_source_code(artstore: Artstore, tmp_path: Path) -> None:
-    """The wheel, alone in a folder. What it depends on is taken from .venv."""
+    """The wheel, alone in a folder. Its dependencies are taken from .venv."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT / "cli", check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -222,7 +222,7 @@ class UploadOperation:
 
 
 def saga_attributes(saga: UploadSaga) -> dict[str, str]:
-    """Of a span: the undo of a saga, which is another trace, has the same."""
+    """An attribute of a span: the undo of a saga, which is another trace, has the same."""
     return {
         "artstore.saga_id": saga.saga_id,
         "artstore.file_id": saga.file_id,

@@ -43,5 +43,5 @@ class ReadAudit:
 
 
 def part_of(method: str, status: int) -> Part:
-    """What an answer about the bytes gives away: HEAD and 304 only that they are still the same."""
+    """The facts that an answer about the bytes shows: HEAD and 304 only that they are still the same."""
     return "attributes" if method == "HEAD" or status == 304 else "content"

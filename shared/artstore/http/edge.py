@@ -107,11 +107,11 @@ class Exchange:
 
     @property
     def received_bytes(self) -> int:
-        """Of the content; 0 under another server than ours."""
+        """Bytes of the content; 0 under another server than ours."""
         return getattr(getattr(self._send, "__self__", None), "received_bytes", 0)
 
     def note_joint_requests(self) -> None:
-        """Names in the log the requests that a module makes this one for. Nobody else may fill the log with ids."""
+        """Names in the log the requests that a module makes this one for. No other caller may fill the log with ids."""
         principal = self.scope["state"].get(PRINCIPAL)
         if principal is not None and principal.role is Role.SERVICE:
             joint_requests.set(tuple(self.fields[_JOINT].decode("latin-1").split(",")))

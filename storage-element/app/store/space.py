@@ -83,7 +83,7 @@ class Recount:
 
 
 def _number_of(folder: str) -> int:
-    """Of a folder as `folder_of` names it."""
+    """The number of a folder as `folder_of` names it."""
     return int(folder.replace("/", ""), 16)
 
 

@@ -29,7 +29,7 @@ REPORT_GROUP = 16
 
 @dataclass(frozen=True, slots=True)
 class WriteTimes:
-    """Of one batch, in the nanoseconds of `time.time_ns`."""
+    """The times of one batch, in the nanoseconds of `time.time_ns`."""
 
     began_ns: int
     written_ns: int
