@@ -18,7 +18,7 @@ from artstore.errors import StartRefused, Unavailable
 from artstore.redis import listen
 from artstore.runtime import Runtime
 
-from .audit import truncation
+from .audit import truncation, verify
 from .backups import BackupAge
 from .core.config import Settings
 from .core.context import Context, open_context
@@ -70,6 +70,11 @@ def jobs(context: Context) -> list[Job]:
         Job("forget-revocations", PURGE_EVERY_S, partial(_forget_revocations, context)),
         Job("audit-heads", truncation.CHECK_EVERY_S, context.truncation.check),
         Job("audit-checkpoints", settings.audit_checkpoint_every_s, context.checkpoints.write),
+        Job(
+            "verify-audit",
+            min(verify.DUE_CHECK_EVERY_S, settings.audit_verify_every_s),
+            context.periodic_verification.run_if_due,
+        ),
         Job("elements-away", min(AWAY_CHECK_EVERY_S, settings.element_away_after_s / 2), liveness.check),
         Job("publish-registry", None, context.publisher.run),
         Job("check-generation", generations.CHECK_EVERY_S, context.generations.check),

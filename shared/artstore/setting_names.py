@@ -12,6 +12,7 @@ SETTING_NAMES = frozenset(
         "AUDIT_CHECKPOINT_EVERY_S",
         "AUDIT_FOLDER",
         "AUDIT_READS",
+        "AUDIT_VERIFY_EVERY_S",
         "BODY_IDLE_TIMEOUT_S",
         "BODY_MIN_RATE_BYTES_PER_S",
         "BOOTSTRAP_ACCOUNTS_FILE",

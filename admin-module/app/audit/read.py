@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -147,8 +147,10 @@ async def _next_chain(database: Database, after: str) -> str:
         return await conn.scalar(_NEXT_CHAIN, {"after": after}) or ""
 
 
-async def count_events(database: Database, chain: str, after: int, until: int) -> int:
-    """The number of events of the chain with `seq` above `after`, up to `until`."""
+async def count_events(
+    database: Database, chain: str, after: int, until: int, rest: Callable[[], Awaitable[None]]
+) -> int:
+    """The number of events of the chain with `seq` above `after`, up to `until`. Awaits `rest` between batches."""
     total = 0
     while True:
         values = {"chain": chain, "after": after, "until": until, "limit": COUNT_BATCH_ROWS}
@@ -158,6 +160,7 @@ async def count_events(database: Database, chain: str, after: int, until: int) -
         if page.rows < COUNT_BATCH_ROWS:
             return total
         after = page.seq
+        await rest()
 
 
 async def find_event(conn: AsyncConnection, chain: str, seq: int) -> Signed | None:

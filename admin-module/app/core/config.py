@@ -74,6 +74,8 @@ class Settings(ServiceSettings, DatabaseSettings, SchemaSettings, RedisSettings)
     """Lifetime of an access token."""
     audit_checkpoint_every_s: Seconds = 60
     """Interval between signed checkpoints over all audit chains."""
+    audit_verify_every_s: Seconds = 24 * 3600
+    """Interval between verifications of the audit log, each by one of the admins, at a tenth of a core."""
     element_away_after_s: Seconds = AWAY_AFTER_S
     """Silence after which an element counts as away and receives no new files."""
     element_call_timeout_s: Seconds = 10

@@ -25,7 +25,8 @@ from ..audit.chain import Auditor
 from ..audit.checkpoints import Checkpoints
 from ..audit.seals import Seals
 from ..audit.truncation import TruncationMonitor
-from ..audit.verify import Verification
+from ..audit.verified import VerifiedStore
+from ..audit.verify import PeriodicVerification, Verification
 from ..elements.commands import ElementCommands
 from ..elements.generations import Generations
 from ..elements.publish import Publisher
@@ -55,6 +56,7 @@ class Context:
     truncation: TruncationMonitor
     seals: Seals
     verification: Verification
+    periodic_verification: PeriodicVerification
     cipher: KeyCipher
     hasher: SecretHasher
     keyring: Keyring
@@ -113,6 +115,8 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
         checkpoints = Checkpoints(database, redis, auditor, clock, settings.audit_checkpoint_every_s)
         truncation = TruncationMonitor(database, redis, auditor, registry)
         seals = Seals(database, auditor, clock)
+        verified = VerifiedStore(redis, auditor, clock, registry)
+        verification = Verification(database, auditor, checkpoints, truncation, seals, verified)
         outbox = Outbox(runtime, database, redis)
         context = Context(
             settings=settings,
@@ -125,7 +129,10 @@ async def open_context(settings: Settings, runtime: Runtime) -> AsyncIterator[Co
             checkpoints=checkpoints,
             truncation=truncation,
             seals=seals,
-            verification=Verification(database, auditor, checkpoints, truncation, seals, registry),
+            verification=verification,
+            periodic_verification=PeriodicVerification(
+                verification, verified, redis, clock, settings.audit_verify_every_s
+            ),
             cipher=cipher,
             hasher=hasher,
             keyring=keyring,

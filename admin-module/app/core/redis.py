@@ -1,5 +1,5 @@
-"""Admin's keys in Redis: the published registry, a copy of the JWKS, and the ends of the audit log. All of
-them may be lost."""
+"""Admin's keys in Redis: the published registry, a copy of the JWKS, the ends of the audit log and how far it
+is verified. All of them may be lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from artstore.contracts.tokens import JWKS_CHANNEL, JWKS_KEY
 
 CHECKPOINT_KEY = "artstore:audit:checkpoint"
 HEADS_KEY = "artstore:audit:heads:{}"
+VERIFIED_KEY = "artstore:audit:verified"
+VERIFYING_KEY = "artstore:audit:verifying"
 
 _PUBLISH = """
 local generation, version = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -74,3 +76,29 @@ async def load_chain_ends(redis: Redis, log_id: str) -> dict[str, int]:
     """Raises RedisError."""
     kept = await cast(Any, redis.hgetall(HEADS_KEY.format(log_id)))
     return {chain: int(seq) for chain, seq in kept.items() if seq.isascii() and seq.isdigit()}
+
+
+async def store_verified(redis: Redis, signed: bytes) -> None:
+    """Raises RedisError."""
+    await redis.set(VERIFIED_KEY, signed)
+
+
+async def load_verified(redis: Redis) -> bytes | str | None:
+    """Raises RedisError."""
+    kept: bytes | str | None = await redis.get(VERIFIED_KEY)
+    return kept
+
+
+async def take_verification(redis: Redis, lease_s: int) -> bool:
+    """True if no other admin has the lease of the periodic verification. Raises RedisError."""
+    return bool(await redis.set(VERIFYING_KEY, b"1", nx=True, ex=lease_s))
+
+
+async def renew_verification(redis: Redis, lease_s: int) -> None:
+    """Raises RedisError."""
+    await redis.set(VERIFYING_KEY, b"1", ex=lease_s)
+
+
+async def release_verification(redis: Redis) -> None:
+    """Raises RedisError."""
+    await redis.delete(VERIFYING_KEY)
