@@ -175,21 +175,25 @@ def test_a_backup_is_due_daily_and_at_once_after_one_was_missed(now: str, newest
     assert schedule.due_at(moments[0], moments[1], "02:30") == moments[2]
 
 
+def manifest_of(root: Path, made: Path) -> backup.Manifest:
+    """A backup of this element alone, in the folder `made`."""
+    return backup.Manifest(
+        began_at=AT,
+        ended_at=AT,
+        dump_sha256="",
+        dump_bytes=0,
+        elements=[copy_element(root, made / "elements" / root.name, None)],
+        has_keys=False,
+        not_included=[],
+    )
+
+
 def test_a_restore_needs_space_for_what_it_puts_beside_the_present_files(
     root: Path, tmp_path: Path, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(root, b"x" * 1000)
     made = tmp_path / "2026-01-01T00-00-00Z"
-    copy_element(root, made / "elements" / "se-02", None)
-    manifest = backup.Manifest(
-        began_at=AT,
-        ended_at=AT,
-        dump_sha256="",
-        dump_bytes=0,
-        elements=[ElementCopy("se-02")],
-        has_keys=False,
-        not_included=[],
-    )
+    manifest = manifest_of(root, made)
     full = shutil.disk_usage(tmp_path)._replace(free=restore.SPARE_BYTES)
     (folder.elements / "se-02").mkdir()
     work = restore.Restore(LocalSystem(folder), made, manifest, lambda _: None)
@@ -198,6 +202,29 @@ def test_a_restore_needs_space_for_what_it_puts_beside_the_present_files(
         work.run(["se-02"], None)
     assert list((folder.elements / "se-02").iterdir()) == []
     assert not list(folder.elements.glob(".*"))
+
+
+def test_the_folder_of_an_element_may_be_a_mount_point(
+    root: Path, tmp_path: Path, folder: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be renamed; a disk of its own for each element is what docs/operations/install.md asks for."""
+    data = put(root, b"content")
+    made = tmp_path / "2026-01-01T00-00-00Z"
+    manifest = manifest_of(root, made)
+    place = folder.elements / "se-02"
+    (place / "lost+found").mkdir(parents=True)
+    (place / "files").mkdir()
+    (place / "element.json").write_text("present")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == place)
+    number, work = place.stat().st_ino, restore.Restore(LocalSystem(folder), made, manifest, lambda _: None)
+    work.run(["se-02"], None)
+    assert place.stat().st_ino == number
+    assert (place / data).read_bytes() == b"content"
+    (replaced,) = map(Path, work.replaced)
+    assert replaced.parent == place
+    assert {one.name for one in replaced.iterdir()} == {"files", "element.json"}
+    assert (replaced / "element.json").read_text() == "present"
+    assert {one.name for one in place.iterdir()} == {"files", "element.json", "lost+found", replaced.name}
 
 
 def test_a_restore_to_containers_names_an_element_that_has_no_volume(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ from .s3_files import BINDING, NoBucket, Owner, S3Files, read_binding
 from .system import System
 
 POSTGRES, KEYS_PART = "postgres", "keys"
+UNFINISHED, REPLACED = ".restoring", "replaced-"
+STAYING = (REPLACED, "lost+found")
+"""What a restore leaves in a mount point: earlier replaced parts, and the folder of fsck, which belongs to root."""
 SPARE_BYTES = 64 << 20
 """Left free on a disk that is restored to."""
 
@@ -85,10 +88,14 @@ class Restore:
             self._replace(self._system.place_of(part), lambda new: _copy_tree(self._backup / ELEMENTS / part, new))
 
     def _replace(self, place: Path, build: Callable[[Path], None]) -> None:
-        unfinished = place.with_name(f".{place.name}.restoring")
+        mounted = os.path.ismount(place)
+        unfinished = place / UNFINISHED if mounted else place.with_name(f".{place.name}{UNFINISHED}")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             build(unfinished)
+            if mounted:
+                self._replace_content(place, unfinished)
+                return
             if place.exists():
                 aside = self._system.aside(place, self._moment)
                 aside.mkdir(mode=0o700, exist_ok=True)
@@ -98,6 +105,23 @@ class Restore:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+    def _replace_content(self, place: Path, unfinished: Path) -> None:
+        """A mount point cannot be renamed, so what is in it is.
+
+        element.json leaves first and comes last: the registry refuses a root without it, so after an interruption no
+        element serves a part of the files, and the restore can be repeated.
+        """
+        aside = place / f"{REPLACED}{self._moment}"
+        present = [one for one in place.iterdir() if one != unfinished and not one.name.startswith(STAYING)]
+        for one in sorted(present, key=lambda one: one.name != IDENTITY):
+            aside.mkdir(mode=0o700, exist_ok=True)
+            one.rename(aside / one.name)
+        for one in sorted(unfinished.iterdir(), key=lambda one: one.name == IDENTITY):
+            one.rename(place / one.name)
+        unfinished.rmdir()
+        if present:
+            self._note(str(aside))
 
     def _restore_s3(self, element_id: str) -> None:
         """A root that is there and is the one of the backup stays: its log is newer."""
@@ -138,7 +162,8 @@ class Restore:
         """The present files stay, so the disks need space for the restored ones besides."""
         needed: dict[int, int] = {}
         for element_id in elements:
-            place = self._system.place_of(element_id).parent
+            root = self._system.place_of(element_id)
+            place = root if os.path.ismount(root) else root.parent
             if not self._is_in_s3(element_id):
                 size_bytes = _size_of(self._backup / ELEMENTS / element_id)
                 disk = needed[place.stat().st_dev] = needed.get(place.stat().st_dev, SPARE_BYTES) + size_bytes
