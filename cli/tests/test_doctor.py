@@ -208,6 +208,7 @@ def test_a_trouble_is_named(
     change(world)
     found = [(str(one.verdict), one.detail) for one in examine(system) if one.check == check]
     assert any(verdict == one and detail in text for one, text in found), found
+    assert found[-1][0] != "pass"
 
 
 def test_every_check_has_a_trouble_here() -> None:

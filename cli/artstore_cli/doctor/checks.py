@@ -35,9 +35,14 @@ CHECKS: dict[str, Callable[[Examined], Iterator[Answer]]] = {
 
 
 def examine(system: Examined) -> Iterator[Finding]:
+    """A check that has found something is not also passed: its last answer says what is good without a finding."""
     for name, check in CHECKS.items():
+        found = False
         try:
             for answer in check(system):
+                if answer.verdict is Verdict.PASS and found:
+                    continue
+                found = answer.verdict is not Verdict.PASS
                 yield Finding(name, answer.verdict, answer.detail, answer.remedy)
         except (httpx.HTTPError, OSError, KeyError, ValueError) as error:
             text = f"cannot be checked: {error or type(error).__name__}"

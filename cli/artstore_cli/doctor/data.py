@@ -84,13 +84,17 @@ def check_quarantine(system: Examined) -> Iterator[Answer]:
     for service, labels, value in system.samples("upkeep_findings_total"):
         if value and labels["problem"] not in ("foreign",):
             yield fail(
-                f"{service} found {value:.0f} files: {labels['problem']}", "docs/operations/elements.md, quarantine"
+                f"{service} found {value:.0f} files: {labels['problem']}",
+                "docs/operations/alerts-data.md, FilesDamaged; then restore each: docs/operations/restore-a-file.md",
             )
     if system.total("element_failed"):
         yield fail("a disk has failed", "replace it: docs/operations/replace-an-element.md")
     for folder in sorted(system.folder.elements.glob("*/quarantine")) if system.folder is not None else ():
-        if held := sum(1 for _ in folder.iterdir()):
-            yield warn(f"{held} files are in {folder}", "restore each from a backup: docs/operations/restore-a-file.md")
+        if held := len({one.name.removesuffix(".attr.json") for one in folder.iterdir()}):
+            yield warn(
+                f"{held} files are in {folder}",
+                "restore each (docs/operations/restore-a-file.md), then move it out of there",
+            )
     yield good("no damaged files are known")
 
 
