@@ -77,7 +77,8 @@ def test_a_file_that_the_backup_before_has_is_linked(root: Path, tmp_path: Path)
 
 
 def test_damaged_and_foreign_files_are_named_or_left_out(root: Path, tmp_path: Path) -> None:
-    good, bad, torn = put(root, b"good"), put(root, b"as written"), put(root, b"x")
+    good, bad, torn, lost = (put(root, content) for content in (b"good", b"as written", b"x", b"lost"))
+    (root / lost).unlink()
     (root / bad).write_bytes(b"as decayed")
     (root / torn).with_name(f"{torn.name}.attr.json").write_bytes(b"{")
     (root / good).with_name(".DS_Store").write_bytes(b"")
@@ -85,7 +86,7 @@ def test_damaged_and_foreign_files_are_named_or_left_out(root: Path, tmp_path: P
     target = tmp_path / "backup" / "se-02"
     done = copy_element(root, target, None)
     assert done.files == 1
-    assert sorted(text.partition(":")[0] for text in done.damaged) == sorted([bad.name, torn.name])
+    assert sorted(text.partition(":")[0] for text in done.damaged) == sorted([bad.name, torn.name, lost.name])
     assert sorted(path.name for path in target.rglob("*") if path.is_file()) == sorted(
         [good.name, f"{good.name}.attr.json", "element.json"]
     )
@@ -114,6 +115,22 @@ def test_a_file_that_is_changed_while_it_is_copied_is_copied_again(
     assert copy_element(root, target, None).damaged == []
     assert (target / path).read_bytes() == b"second"
     assert b'"revision":2' in (target / path).with_name(f"{path.name}.attr.json").read_bytes()
+
+
+def test_a_file_that_is_deleted_while_it_is_copied_is_left_out(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target, copy_bytes = put(root, b"gone"), tmp_path / "backup" / "se-02", element._copy_bytes
+
+    def interrupted(files: Files, source: str, copy: Path) -> tuple[int, str]:
+        (root / path).with_name(f"{path.name}.attr.json").unlink()
+        (root / path).unlink()
+        return copy_bytes(files, source, copy)
+
+    monkeypatch.setattr(element, "_copy_bytes", interrupted)
+    done = copy_element(root, target, None)
+    assert (done.files, done.damaged) == (0, [])
+    assert not (target / path).exists()
 
 
 def test_an_error_of_the_backups_disk_is_not_taken_for_damage(

@@ -90,7 +90,13 @@ def _copy_file(files: Files, path: str, copy: Path, before: Path | None) -> int:
         if before is not None and _has(before, encoded) and _link(before, copy):
             return -1
         attributes = decode(encoded)
-        size_bytes, checksum = _copy_bytes(files, path, copy)
+        try:
+            size_bytes, checksum = _copy_bytes(files, path, copy)
+        except Deleted:
+            # A delete removes attr.json first, so a file that keeps it has lost its data.
+            if files.read_attributes(path) == encoded:
+                raise Damaged("its data is missing") from None
+            continue
         if (size_bytes, f"sha256:{checksum}") == (attributes.size_bytes, attributes.checksum):
             _write(_attributes_of(copy), encoded)
             return size_bytes
