@@ -27,6 +27,8 @@ HOME_SLOT = key_slot(HOME.encode())
 DEFAULT_PORT = 6379
 MAX_MOVES = 5
 """Redirections of one command. More than two of them mean that the nodes do not agree yet."""
+MAX_NODES = 64
+"""Addresses that a process remembers. A node that is replaced may come back under another address each time."""
 _URL = re.compile(r"(?P<scheme>rediss?)\+cluster://(?P<login>[^/?#]*@)?(?P<hosts>[^@/?#]+)(?:/0?)?(?P<query>\?.*)?")
 
 
@@ -85,7 +87,9 @@ class Cluster:
             try:
                 answer = await send(self._client(address))
             except MovedError as moved:
-                self._learn(slot, (str(moved.host) or address[0], moved.port))
+                master = (str(moved.host) or address[0], moved.port)
+                await self._make_room_for(master)
+                self._learn(slot, master)
             except (RedisConnectionError, RedisTimeoutError, OSError):
                 self._forget(address)
                 raise
@@ -117,6 +121,19 @@ class Cluster:
             if self._last_home is not None:
                 self.home_moved_s = time.monotonic()
             self._last_home = address
+
+    async def _make_room_for(self, address: Address) -> None:
+        """Drops the node that failed last, unless it is in use or named by the URL."""
+        if address in self._known or len(self._known) < MAX_NODES:
+            return
+        kept = {*self._url.seeds, *self._masters.values()}
+        gone = next((one for one in reversed(self._known) if one not in kept), None)
+        if gone is None:
+            return
+        self._known.remove(gone)
+        client = self._clients.pop(gone, None)
+        if client is not None:
+            await client.connection_pool.disconnect()
 
     def _forget(self, address: Address) -> None:
         """A node that does not answer may have a successor, which the other nodes know."""

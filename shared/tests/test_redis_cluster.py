@@ -20,7 +20,7 @@ from artstore.limits.gcra import Quota
 from artstore.limits.limiter import PREFIX
 from artstore.peers.breaker import Breakers
 from artstore.redis import CountedRedis, listen, open_redis
-from artstore.redis_cluster import HOME, HOME_SLOT, Cluster, ClusterUrl, slot_of
+from artstore.redis_cluster import HOME, HOME_SLOT, MAX_NODES, Cluster, ClusterUrl, slot_of
 from artstore.runtime import Runtime
 from artstore.testing.services import frozen, temporary_folder
 from artstore.testing.valkey_cluster import ValkeyCluster, running_cluster
@@ -201,3 +201,28 @@ async def test_nodes_that_point_at_each_other_are_given_up() -> None:
 
     with pytest.raises(RedisConnectionError, match="do not agree"):
         await Cluster(ClusterUrl("redis+cluster://127.0.0.1:1"), Pointing).send("GET", "key")  # type: ignore[arg-type]
+
+
+async def test_addresses_of_nodes_that_were_replaced_do_not_pile_up() -> None:
+    newest = 1
+    opened: set[int] = set()
+
+    class Node:
+        def __init__(self, url: str) -> None:
+            self.port = int(url.rsplit(":", 1)[1])
+            self.connection_pool = self
+            opened.add(self.port)
+
+        async def execute_command(self, *_args: Any) -> None:
+            if self.port != newest:
+                raise MovedError(f"1 127.0.0.1:{newest}")
+
+        async def disconnect(self) -> None:
+            opened.remove(self.port)
+
+    cluster = Cluster(ClusterUrl("redis+cluster://127.0.0.1:1"), Node)  # type: ignore[arg-type]
+    while newest < 3 * MAX_NODES:
+        newest += 1
+        await cluster.send("GET", "key")
+    assert {1, newest} <= opened
+    assert len(opened) == len(cluster.clients) == MAX_NODES
