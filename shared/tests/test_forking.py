@@ -189,3 +189,25 @@ try:
 except OSError as error:
     print(error)
 """) == ["the services cannot be imported"]  # fmt: skip
+
+
+def test_a_fork_server_that_does_not_answer_is_replaced_and_forks_nothing_later(tmp_path: Path) -> None:
+    module(tmp_path, "slow", "pass")
+    module(tmp_path, "ends", "print(NAME, flush=True)")
+    (tmp_path / "frozen").touch()
+    (tmp_path / "slow" / "app" / "own.py").write_text(
+        "import os, time\nNAME = 'slow'\nwhile os.path.exists(os.environ['FROZEN']):\n    time.sleep(0.02)\n"
+    )
+    assert run(tmp_path, SERVER + """
+from artstore.local import fork_server
+os.environ["FROZEN"] = str(here / "frozen")
+server = ForkServer([here / "slow", here / "ends"])
+fork_server.ANSWER_TIMEOUT_S = 0.2
+try:
+    ask(server, "ends")
+except TimeoutError:
+    print("no answer")
+fork_server.ANSWER_TIMEOUT_S = 60
+(here / "frozen").unlink()
+print(end(ask(server, "ends")), (here / "ends.log").read_text().strip())
+""") == ["no answer", "0 ends"]  # fmt: skip

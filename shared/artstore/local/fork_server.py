@@ -36,6 +36,7 @@ class ForkServer:
     def __init__(self, modules: Sequence[Path]) -> None:
         self._modules = modules
         self._socket: socket.socket | None = None
+        self._pid = 0
 
     def start(self) -> socket.socket:
         """Returns at once; the imports take about a second. Call from the main thread only, because the kernel ties the death
@@ -47,7 +48,8 @@ class ForkServer:
         ours.settimeout(ANSWER_TIMEOUT_S)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # our handlers must not run there
         try:
-            if os.fork() == 0:
+            self._pid = os.fork()
+            if self._pid == 0:
                 _run(self._modules, theirs, launcher)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -77,6 +79,11 @@ class ForkServer:
             return int(requests.recv(16) or 0)
         except (BrokenPipeError, ConnectionResetError):
             return 0
+        except TimeoutError:
+            # It must not fork later: its answer would be taken for that to the next request.
+            os.kill(self._pid, signal.SIGKILL)
+            self.stop()
+            raise
 
 
 def reap_orphans(children: Mapping[int, object]) -> None:
