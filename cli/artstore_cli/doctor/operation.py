@@ -95,9 +95,9 @@ def check_metrics(system: Examined) -> Iterator[Answer]:
         for service, labels, value in system.samples("http_requests_total")
         if labels.get("route") == "/metrics" and value >= SCRAPES
     }
-    unseen = sorted(system.services.keys() - scraped)
-    if unseen:
-        yield warn(f"nothing seems to scrape {', '.join(unseen)}", "Prometheus: docs/operations/monitoring.md")
+    silent = sorted(system.services.keys() - scraped)
+    if silent:
+        yield warn(f"nothing seems to scrape {', '.join(silent)}", "Prometheus: docs/operations/monitoring.md")
     else:
         yield good("all services are scraped")
 
