@@ -193,7 +193,7 @@ class Output:
         if yes:
             return
         if not self.interactive:
-            raise UsageError("this cannot be undone, and there is no terminal to ask on", "add --yes")
+            raise UsageError("this needs a confirmation, and there is no terminal to ask on", "add --yes")
         self._write(sys.stderr, f"{question} [y/N] ")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("not confirmed; nothing was changed", code="not_confirmed")

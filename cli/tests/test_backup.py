@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from artstore_cli.data_folder import DataFolder
 from artstore_cli.errors import CommandError
 
 AT = "2026-01-01T00:00:00.000000Z"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -242,6 +246,34 @@ def test_the_folder_of_an_element_may_be_a_mount_point(
     assert {one.name for one in replaced.iterdir()} == {"files", "element.json"}
     assert (replaced / "element.json").read_text() == "present"
     assert {one.name for one in place.iterdir()} == {"files", "element.json", "lost+found", replaced.name}
+
+
+def artstore(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("cli", "shared"))}
+    program = [sys.executable, "-m", "artstore_cli", *arguments]
+    return subprocess.run(
+        program, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_restore_that_nobody_can_confirm_is_refused_and_replaces_nothing(tmp_path: Path, folder: DataFolder) -> None:
+    made = tmp_path / "2026-01-01T00-00-00Z"
+    (made / "elements" / "se-02").mkdir(parents=True)
+    element_copy = {"element_id": "se-02", "files": 0, "copied": 0, "copied_bytes": 0, "damaged": []}
+    manifest = {"began_at": AT, "ended_at": AT, "dump_sha256": "", "dump_bytes": 0, "elements": [element_copy]}
+    (made / "manifest.json").write_text(json.dumps({**manifest, "has_keys": False, "not_included": []}))
+    for options in ([], ["--json"]):
+        refused = artstore("restore", str(made), "--data", str(folder.path), "--only", "se-02", *options)
+        assert (refused.returncode, "add --yes" in refused.stderr, refused.stdout) == (2, True, ""), refused.stderr
+    assert json.loads(refused.stderr.splitlines()[-1])["error"]["code"] == "usage"
+    assert not list(folder.path.glob("replaced-*"))
+
+
+def test_the_list_of_what_to_copy_is_also_json(tmp_path: Path, folder: DataFolder) -> None:
+    arguments = ("backup", str(tmp_path), "--data", str(folder.path), "--list")
+    plain, listed = artstore(*arguments), json.loads(artstore(*arguments, "--json").stdout)["to_copy"]
+    assert plain.stdout.splitlines() == [f"{one['what']}   # {one['note']}" for one in listed]
+    assert str(folder.keys) in {one["what"] for one in listed}
 
 
 def test_a_restore_to_containers_names_an_element_that_has_no_volume(tmp_path: Path) -> None:

@@ -151,14 +151,14 @@ def _started(command: Command, is_ready: Callable[[int], bool], name: str, log: 
         stop_processes([(identity, command.stop_signal)], [process])
 
 
-def what_to_copy(folder: DataFolder) -> Iterator[str]:
-    """Paths, addresses and commands for another backup program."""
+def what_to_copy(folder: DataFolder) -> Iterator[tuple[str, str]]:
+    """Paths, addresses and commands for another backup program, each with a note."""
     port = find_ports(folder).get(POSTGRES, 5432)
-    yield f"pg_dump -Fc -h {LOOPBACK} -p {port} -U artstore artstore   # password: {folder.keys / PASSWORD}"
+    yield f"pg_dump -Fc -h {LOOPBACK} -p {port} -U artstore artstore", f"password: {folder.keys / PASSWORD}"
     for root in check_roots(LocalSystem(folder).roots(), ()).values():
         if (root / BINDING).exists():
-            yield f"{read_binding(root).url}   # without quarantine/; the files of {root.name}"
-            yield f"{root / IDENTITY} {root / BINDING}   # beside them"
+            yield read_binding(root).url, f"without quarantine/; the files of {root.name}"
+            yield f"{root / IDENTITY} {root / BINDING}", "beside them"
         else:
-            yield f"{root}   # without tmp/ and uploads/"
-    yield f"{folder.keys}   # apart from the rest: it opens the database"
+            yield str(root), "without tmp/ and uploads/"
+    yield str(folder.keys), "apart from the rest: it opens the database"

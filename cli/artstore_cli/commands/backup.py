@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import CommandError
+from ..output import Output
 from .local import DEFAULT_DATA, Data, refuse
 
 DAMAGED = 2
@@ -43,7 +44,7 @@ def back_up(
     folder = DataFolder(data.absolute())
     try:
         if list_only:
-            print("\n".join(local.what_to_copy(folder)))
+            _show_list(list(local.what_to_copy(folder)), as_json)
             return
         passphrase = keys.read_passphrase(passphrase_file) if passphrase_file is not None else None
         wanted = backup.Wanted(passphrase, keep, s3)
@@ -82,8 +83,7 @@ def restore(
         backup, manifest = restoring.find_backup(source.absolute())
         parts = restoring.parts_of(manifest, only or [], with_keys=passphrase is not None)
         say(f"{backup}, made at {manifest.began_at}, is restored to {folder.path}: {', '.join(parts)}")
-        if not yes and not typer.confirm("Go on?", err=True):
-            raise typer.Exit(1)
+        Output(as_json).confirm("Go on?", yes)
         work = restoring.Restore(local.LocalSystem(folder), backup, manifest, say)
         work.run(parts, passphrase)
     except CommandError as error:
@@ -97,6 +97,16 @@ def restore(
     print(
         "next: ./artstore up; an element that is then fenced needs `accept-root` (docs/operations/backup-and-restore.md)"
     )
+
+
+def _show_list(copied: list[tuple[str, str]], as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        print(msgspec.json.encode({"to_copy": [{"what": what, "note": note} for what, note in copied]}).decode())
+        return
+    for what, note in copied:
+        print(f"{what}   # {note}")
 
 
 def say(text: str) -> None:

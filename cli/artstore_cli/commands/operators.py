@@ -1,4 +1,4 @@
-"""For operators: `elements`, `mode`, `accounts`, `sagas`, `audit list`."""
+"""For operators: `elements`, `mode`, `accept-root`, `rebuild`, `accounts`, `sagas`, `audit list`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from .files import Yes
 
 if TYPE_CHECKING:
     from artstore_client import Account
+
+REBUILD_RETRY_FOR_S = 30.0
+"""An element needs some seconds to begin after its root was accepted."""
 
 ELEMENT_COLUMNS = (
     Column("ID", "id"),
@@ -69,6 +72,7 @@ class NextMode(StrEnum):
     AR = "ar"
 
 
+ElementId = Annotated[str, typer.Argument(metavar="ELEMENT", help="The id of the element, as se-02.")]
 AccountId = Annotated[str, typer.Argument(metavar="CLIENT_ID", help="The client_id of the account, or its id.")]
 Save = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write client id and secret to this new file instead (mode 0600).")
@@ -78,6 +82,8 @@ Save = Annotated[
 def add_to(app: typer.Typer, audit: typer.Typer) -> None:
     client_command(app, "elements")(elements)
     client_command(app, "mode")(mode)
+    client_command(app, "accept-root")(accept_root)
+    client_command(app, "rebuild", retry_for_s=REBUILD_RETRY_FOR_S)(rebuild)
     accounts = typer.Typer(no_args_is_help=True, help="Accounts for programs and people.", rich_markup_mode=None)
     for name, handler in (
         ("list", list_accounts),
@@ -110,7 +116,7 @@ def _element_row(item: dict[str, Any]) -> dict[str, Any]:
 
 async def mode(
     session: Session,
-    element: Annotated[str, typer.Argument(metavar="ELEMENT", help="The id of the element, as se-02.")],
+    element: ElementId,
     to: Annotated[NextMode, typer.Argument(metavar="ro|ar", help="ro: no new files. ar: an archive.")],
     yes: Yes = False,
 ) -> None:
@@ -119,6 +125,31 @@ async def mode(
     changed = await session.store.elements.set_mode(element, to.value)
     item = changed.to_json()
     session.out.item(item, f"{printable(element)} is {item.get('mode')}")
+
+
+async def accept_root(session: Session, element: ElementId, yes: Yes = False) -> None:
+    """Accept the root (disk or bucket) that was refused last as the element's. The root before it is refused then."""
+    session.out.confirm(
+        f"Accept the root that was refused as that of {printable(element)}, and refuse its present one?", yes
+    )
+    accepted = await session.store.elements.accept_root(element)
+    session.out.item(accepted.to_json(), f"the root of {printable(element)} is accepted")
+
+
+async def rebuild(
+    session: Session,
+    element: ElementId,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when most of its rows in the catalog would be deleted.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Begin to bring the catalog in line with an element's disk: add files that it lacks, delete rows without a file."""
+    if force:
+        question = f"Delete the rows of all files that {printable(element)} does not have from the catalog?"
+        session.out.confirm(question, yes)
+    upkeep = await session.store.elements.rebuild(element, force=force)
+    session.out.item(upkeep, f"{printable(element)} rebuilds its part of the catalog")
 
 
 async def list_accounts(session: Session, limit: Limit = 0) -> None:

@@ -125,9 +125,7 @@ def check_pending(system: Examined) -> Iterator[Answer]:
 def check_catalog(system: Examined) -> Iterator[Answer]:
     """Files of the local elements, chosen at random, against what the one address says of them."""
     if system.folder is None:
-        yield warn(
-            "the elements' disks are not on this machine", "POST /api/storage-elements/{id}/rebuild compares all"
-        )
+        yield warn("the elements' disks are not on this machine", "artstore rebuild ELEMENT compares all")
         return
     compared = 0
     for element in system.elements:

@@ -74,6 +74,10 @@ def test_errors_have_codes_for_programs(artstore: Artstore, system: System) -> N
     assert artstore.error("ls", "--sort", "x", code=1)["status"] == 422
     assert artstore.error("ls", "--min-size", "x", code=2)["code"] == "usage"
     assert artstore.error("mode", "se-02", "ar", "--yes", code=7)["status"] == 409
+    assert artstore.error("accept-root", "se-02", code=2)["hint"] == "add --yes"
+    assert artstore.error("accept-root", "se-02", "--yes", code=7)["status"] == 409
+    assert artstore.error("rebuild", "se-02", "--force", code=2)["hint"] == "add --yes"
+    assert artstore.error("rebuild", "se-99", code=6)["status"] == 404
     assert artstore.error("accounts", "suspend", "nobody", code=6)["code"] == "not_found"
     reader = system.new_account("READONLY")
     asks = artstore.with_environment(

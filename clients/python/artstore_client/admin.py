@@ -196,7 +196,7 @@ class Elements:
     async def rebuild(self, element_id: str, *, force: bool = False) -> dict[str, Any]:
         """Begins to rebuild the catalog from the element's disk; the progress. `force`: also when most of the catalog's
         rows would be deleted."""
-        call = Call("POST", f"{_element(element_id)}/rebuild", False, json={"force": force})
+        call = Call("POST", f"{_element(element_id)}/rebuild", True, json={"force": force})
         return dict(await self._transport.json(call))
 
     async def accept_root(self, element_id: str) -> Element:
