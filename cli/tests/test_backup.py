@@ -196,6 +196,12 @@ def test_a_backup_is_due_daily_and_at_once_after_one_was_missed(now: str, newest
     assert schedule.due_at(moments[0], moments[1], "02:30") == moments[2]
 
 
+def test_a_backup_that_fails_is_repeated_soon_and_then_every_five_minutes() -> None:
+    """The first start of a system is over within seconds; a full disk is not."""
+    pauses = [schedule.pause_after(failures) for failures in (1, 2, 3, 6, 7, 10_000)]
+    assert pauses == [10, 20, 40, 300, 300, 300]
+
+
 def manifest_of(root: Path, made: Path) -> backup.Manifest:
     """A backup of this element alone, in the folder `made`."""
     return backup.Manifest(

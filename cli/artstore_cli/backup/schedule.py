@@ -20,8 +20,8 @@ from .backup import TIME_FORMAT, Wanted, back_up, complete
 from .containers import BACKUPS, BackupSettings, ContainerSystem
 from .restore import Restore, find_backup, parts_of
 
-RETRY_S = 300.0
-"""After a failure. A service that has only just been started also needs a while to be there."""
+RETRY_PAUSES_S = (10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+"""After each failure in a row; the last one repeats. At the first start the elements make their folders meanwhile."""
 STEP_S = 30.0
 """How long the schedule sleeps at most before it looks at the clock again, which may be set."""
 DAMAGED = 2
@@ -65,7 +65,13 @@ def make_backup(settings: BackupSettings) -> bool:
     return not manifest.damaged
 
 
+def pause_after(failures: int) -> float:
+    """Seconds until the next attempt, by the number of failures in a row."""
+    return RETRY_PAUSES_S[min(failures, len(RETRY_PAUSES_S)) - 1]
+
+
 def run_daily(settings: BackupSettings) -> None:
+    failures = 0
     while True:
         due = due_at(datetime.now(UTC), newest_below(BACKUPS), settings.backup_at)
         log.info("next backup", at=due.isoformat(timespec="seconds"))
@@ -73,9 +79,12 @@ def run_daily(settings: BackupSettings) -> None:
             time.sleep(min(remaining_s, STEP_S))
         try:
             make_backup(settings)
+            failures = 0
         except CommandError as error:
-            log.error("backup failed", reason=str(error))
-            time.sleep(RETRY_S)
+            failures += 1
+            pause_s = pause_after(failures)
+            log.error("backup failed", reason=str(error), retry_in_s=pause_s)
+            time.sleep(pause_s)
 
 
 def restore(settings: BackupSettings, moment: str | None, only: list[str]) -> None:
