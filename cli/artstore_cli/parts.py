@@ -145,6 +145,7 @@ def serve_gateway(site: Site, port: int) -> Command:
     folder.mkdir(mode=0o700, exist_ok=True)
     source = site.root / "gateway"
     environment = caddy.environment(source, folder, port, gateway_upstreams(site))
+    environment["GATEWAY_TRUSTED_PROXIES"] = os.environ.get("GATEWAY_TRUSTED_PROXIES", "")
     return Command(caddy.command(source), environment, folder, site.data.log(GATEWAY))
 
 

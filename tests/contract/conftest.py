@@ -15,6 +15,7 @@ ORIGIN = "https://desk.example"
 def system() -> Iterator[System]:
     settings = {
         "TRUSTED_PROXIES": "127.0.0.1",
+        "GATEWAY_TRUSTED_PROXIES": "127.0.0.9",
         "CORS_ALLOWED_ORIGINS": ORIGIN,
         "IP_BLOCK_S": "3",
         "LIMIT_LOOP_LAG_S": "5",

@@ -278,6 +278,10 @@ def test_limits_count_the_client_of_the_gateway_and_not_what_it_claims(system: S
 
     assert left("127.0.0.5", "203.0.113.71") > left("127.0.0.5", "203.0.113.72") > left("127.0.0.5", "127.0.0.6, ::1")
     assert left("127.0.0.6", "203.0.113.71") >= 590
+    # GATEWAY_TRUSTED_PROXIES names this one, so each client behind it is counted for itself.
+    assert left("127.0.0.9", "203.0.113.73") >= 590
+    assert left("127.0.0.9", "203.0.113.74") >= 590
+    assert left("127.0.0.9", "203.0.113.73") <= 580
 
 
 def test_a_refusal_that_comes_before_the_content_ends_the_connection(system: System) -> None:
