@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from artstore.http.connections import Connections
+from artstore.http.protocol import Connection
 from artstore.logs import get_logger
 from artstore.tasks import until_tick, wait_or_timeout
 
@@ -24,8 +26,10 @@ log = get_logger("artstore.server")
 DATE_EVERY_S = 1.0
 """How often the server renews the Date header of its responses."""
 NOTICED_WITHIN_S = 2.0
-"""While requests run, a stop accepts connections for this time: twice the interval in which the gateway asks
-whether an instance is ready. Without running requests it refuses them at once."""
+"""While requests come, a stop accepts connections for this time: twice the interval in which the gateway asks
+whether an instance is ready."""
+QUIET_S = 0.1
+"""Without a request for this time, a stop accepts no connections any more."""
 FIRST_BYTES_S = 0.1
 """For a request that was sent before the connection was refused or closed."""
 UNDO_S = 5.0
@@ -67,17 +71,18 @@ class Server(uvicorn.Server):
         deadline_s = time.monotonic() + limit_s
         # 1. Not ready, while connections are still accepted: a gateway chooses another instance.
         self._stop_being_ready()
+        # Idle ones stay open meanwhile: a request that is on its way would be lost with its connection.
         self._connections.stopping = True
-        self._close_idle()
-        await self._wait_while(
-            lambda: bool(self.server_state.tasks), min(deadline_s, time.monotonic() + NOTICED_WITHIN_S)
-        )
+        for connection in self._open():
+            connection.end_after_response()
+        await self._wait_until_unused(min(deadline_s, time.monotonic() + NOTICED_WITHIN_S))
         # 2. No connections any more.
         for server in self.servers:
             server.close()
         for each in sockets or ():
             each.close()
-        self._close_idle()
+        for connection in self._open():
+            connection.shutdown()  # closes idle ones
         await asyncio.sleep(FIRST_BYTES_S)
         # 3. Running requests end.
         await self._wait_while(lambda: bool(self.server_state.connections or self.server_state.tasks), deadline_s)
@@ -89,10 +94,21 @@ class Server(uvicorn.Server):
             await asyncio.wait(running, timeout=UNDO_S)
         await self.lifespan.shutdown()
 
-    def _close_idle(self) -> None:
-        """The others are closed after their response."""
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
+    def _open(self) -> list[Connection]:
+        return cast(list[Connection], list(self.server_state.connections))
+
+    async def _wait_until_unused(self, deadline_s: float) -> None:
+        """Between two requests of a busy client no request runs either, so a single look is not enough."""
+        used_s = time.monotonic()
+        served = self.server_state.total_requests
+
+        def is_used() -> bool:
+            nonlocal used_s, served
+            if self.server_state.tasks or self.server_state.total_requests != served:
+                used_s, served = time.monotonic(), self.server_state.total_requests
+            return time.monotonic() < used_s + QUIET_S
+
+        await self._wait_while(is_used, deadline_s)
 
     async def _wait_while(self, running: Callable[[], bool], deadline_s: float) -> None:
         while running() and not self.force_exit and time.monotonic() < deadline_s:  # noqa: ASYNC110  (no event says so)

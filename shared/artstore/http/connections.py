@@ -52,7 +52,7 @@ class Connections:
         self._authenticated: set[Evictable] = set()
         self.waiting_bytes, self.max_waiting_bytes = 0, MAX_WAITING_BYTES
         self.stopping = False
-        """The server stops: a new connection gets one response."""
+        """The server stops: each connection gets one more response at the most."""
 
     def __len__(self) -> int:
         return len(self._unauthenticated) + len(self._authenticated)

@@ -44,7 +44,6 @@ class Connection(HttpToolsProtocol):
     _draining = False
     """The last response was sent; input is discarded until the client closes."""
     _surplus = False
-    _only_one_request = False
     _timer: asyncio.TimerHandle | None = None
 
     cycle: RequestCycle
@@ -64,7 +63,6 @@ class Connection(HttpToolsProtocol):
         self.address = host if host and ":" not in host else as_caller(find_client(host, (), ()))
         self._output = Output(transport, self.loop, self._finish)
         self._surplus = not self._open.add(self)
-        self._only_one_request = self._open.stopping
         self._close_after(SURPLUS_S if self._surplus else HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,11 +87,16 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
         return True
 
-    def shutdown(self) -> None:
-        """The server stops. A connection that was accepted just before gets its first request answered."""
+    def end_after_response(self) -> None:
+        """The server stops: the request in progress is the last one. An idle connection may bring one more."""
         self._keep_unparsed(b"")
+        if self._is_busy:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server accepts nothing more. A connection that was accepted just before gets its first request answered."""
+        self.end_after_response()
         if self.cycle is None and not self.transport.is_closing():
-            self._only_one_request = True
             self._close_after(FIRST_REQUEST_S)
         else:
             super().shutdown()
@@ -186,7 +189,7 @@ class Connection(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=head.expects_100,
-            keep_alive=head.keep_alive and not self._only_one_request,
+            keep_alive=head.keep_alive and not self._open.stopping,
             on_response=self.on_response_complete,
         )
         self.cycle.stated_bytes = head.stated_bytes
