@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from artstore.clock import uuid7
 from artstore.contracts.files import Attributes, encode
+from artstore.testing.valkey_cluster import MASTERS, running_cluster
 from artstore_cli.backup import backup, element, keys, restore, schedule
 from artstore_cli.backup.containers import BackupSettings, ContainerSystem
 from artstore_cli.backup.element import ElementCopy
@@ -280,6 +281,17 @@ def test_the_list_of_what_to_copy_is_also_json(tmp_path: Path, folder: DataFolde
     plain, listed = artstore(*arguments), json.loads(artstore(*arguments, "--json").stdout)["to_copy"]
     assert plain.stdout.splitlines() == [f"{one['what']}   # {one['note']}" for one in listed]
     assert str(folder.keys) in {one["what"] for one in listed}
+
+
+def test_a_restore_to_containers_empties_all_servers_of_a_cluster(tmp_path: Path) -> None:
+    with running_cluster(tmp_path) as cluster:
+        for number in range(50):
+            cluster.master_of(str(number)).run("SET", str(number), "x")
+        # one seed is enough to find the others
+        url = SecretStr(f"redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[0].port}")
+        settings = BackupSettings(database_url=SecretStr("postgresql://tests@127.0.0.1:1/tests"), redis_url=url)
+        ContainerSystem(settings)._on_redis("FLUSHALL")
+        assert [int(node.run("DBSIZE")) for node in cluster.nodes[:MASTERS]] == [0] * MASTERS
 
 
 def test_a_restore_to_containers_names_an_element_that_has_no_volume(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Wanted:
     passphrase: bytes | None = None
     """Encrypts the keys; without it they are left out."""
     keep: int | None = None
-    """Remove all complete backups but the last ones."""
+    """Remove all complete backups but the last ones, unless this one found damaged files."""
     s3: bool = True
     """Also copy the files that are in S3."""
 
@@ -70,7 +70,7 @@ class Wanted:
 def back_up(
     system: System, target: Path, wanted: Wanted, warn: Callable[[str], None] = lambda _: None
 ) -> tuple[Path, Manifest]:
-    """Make a backup below `target`, record it when it is whole, then remove the oldest ones. Raises CommandError."""
+    """Make a backup below `target`, record it and remove the oldest ones when it is whole. Raises CommandError."""
     system.require_whole()
     system.refuse_target(target)
     try:
@@ -96,8 +96,9 @@ def _back_up(system: System, target: Path, wanted: Wanted, warn: Callable[[str],
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    if not manifest.damaged:
-        _record(system, manifest, warn)
+    if manifest.damaged:
+        return made, manifest  # an older backup may hold what is damaged now: none is removed
+    _record(system, manifest, warn)
     for old in sorted(complete(target))[: -wanted.keep] if wanted.keep else ():
         _remove(old)
     return made, manifest
@@ -109,7 +110,7 @@ def _record(system: System, manifest: Manifest, warn: Callable[[str], None]) -> 
     try:
         with system.database() as login:
             database.record(login, *moments)
-    except CommandError as error:
+    except (CommandError, OSError) as error:
         warn(f"the backup is complete, but could not be recorded for the metric of its age: {error}")
 
 

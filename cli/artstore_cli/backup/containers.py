@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 from pydantic import Field, SecretStr
@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from artstore.config import ServiceSettings
+from artstore.redis_cluster import ClusterUrl
 
 from ..errors import CommandError
 from .database import Login, parse_login, restore_beside, retried
@@ -116,13 +117,36 @@ class ContainerSystem:
     def _on_redis(self, command: str) -> None:
         if self._settings.redis_url is None:
             raise CommandError("a restore needs REDIS_URL: Redis is emptied together with the database")
-        url = self._settings.redis_url.get_secret_value()
-
-        async def run() -> None:
-            async with Redis.from_url(url, socket_timeout=ANSWER_TIMEOUT_S) as redis:
-                await redis.execute_command(command)
-
         try:
-            asyncio.run(run())
+            asyncio.run(_on_each_server(self._settings.redis_url.get_secret_value(), command))
         except (OSError, RedisError) as error:
             raise CommandError(f"Redis does not answer: {error}") from None
+
+
+async def _on_each_server(url: str, command: str) -> None:
+    """A cluster has its keys at all of its masters."""
+    urls = await _masters_of(ClusterUrl(url)) if "+cluster://" in url else [url]
+    for one in urls:
+        async with Redis.from_url(one, socket_timeout=ANSWER_TIMEOUT_S) as redis:
+            await redis.execute_command(command)
+
+
+async def _masters_of(cluster: ClusterUrl) -> list[str]:
+    """Raises the error of the last seed when none answers."""
+    failure: Exception = OSError("no server is named")
+    for seed in cluster.seeds:
+        try:
+            async with Redis.from_url(cluster.of_node(seed), socket_timeout=ANSWER_TIMEOUT_S) as redis:
+                nodes = await redis.execute_command("CLUSTER NODES")
+        except (OSError, RedisError) as error:
+            failure = error
+            continue
+        return [cluster.of_node(address) for address in _masters_in(nodes)]
+    raise failure
+
+
+def _masters_in(nodes: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    for address, node in nodes.items():
+        if "master" in str(node["flags"]):
+            host, _, port = address.rpartition(":")
+            yield host, int(port)

@@ -1,8 +1,8 @@
 """`restore`: puts PostgreSQL, elements or keys of a backup back into a stopped system.
 
-Present parts are kept aside, never removed. Each part is built beside its place and renamed, so a restore that is interrupted
-leaves the part as it was, or as it is in the backup. Files in S3 are added to those in the bucket instead: what the bucket
-has in the same or a higher revision stays.
+Present parts are kept, never removed. Each part is built beside its place and renamed, so a restore that is interrupted
+leaves the part as it was, or as it is in the backup, or (between two renames) only under `replaced-…`; it is repeated then.
+Files in S3 are added to those in the bucket instead: what the bucket has in the same or a higher revision stays.
 """
 
 from __future__ import annotations
