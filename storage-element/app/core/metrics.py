@@ -49,6 +49,11 @@ class StoreCollector(Collector):
             damaged.add_metric([problem], self._upkeep.findings.counts.get(problem, 0))
         yield damaged
         yield GaugeMetricFamily(
+            "element_quarantined_files",
+            "Files in the quarantine; counted at the start, by each sweep and verification, and as they are moved",
+            value=store.findings.quarantined_files,
+        )
+        yield GaugeMetricFamily(
             "element_usage_exact", "0 while files and bytes are being counted after a crash", value=store.usage.exact
         )
         yield GaugeMetricFamily(

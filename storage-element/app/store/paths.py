@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from artstore.contracts.files import is_id
@@ -26,9 +27,19 @@ def folder_of(file_id: str) -> str:
     return f"{file_id[-4:-2]}/{file_id[-2:]}"
 
 
+ID_CHARS = 36
+"""The length of a UUID in canonical form."""
+
+
 def belongs(name: str, first: str, second: str) -> bool:
     """True if the name is a file id in the right folder. Any other name there is a stray and left alone."""
     return is_id(name) and name[-4:] == first + second
+
+
+def count_quarantined(names: Iterable[str]) -> int:
+    """The files that these names in the quarantine belong to. A file has two, and more after it came back and was
+    quarantined again."""
+    return len({name[:ID_CHARS] for name in names if is_id(name[:ID_CHARS])})
 
 
 def printable(name: str) -> str:

@@ -107,6 +107,8 @@ class Findings:
     """Reads of a file or folder that the disk refused."""
     put_back: int = 0
     """Files restored by a person where the log had deleted or changed one. They stay."""
+    quarantined_files: int = 0
+    """Files in the quarantine now: goes down when a person removes them and they are counted again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ..store.get import find_attributes_or_unreadable, has_data
 from ..store.paths import ATTRIBUTES_SUFFIX, FAN_OUT, printable
 from ..store.store import Store
 from .journal import Problem
-from .quarantine import Action, FindingLog, quarantine_file
+from .quarantine import Action, FindingLog, count_quarantined, quarantine_file
 from .rows import Rows
 
 log = get_logger("element.upkeep")
@@ -66,6 +66,7 @@ class OrphanSweep:
                     except OSError as error:  # concerns this file only
                         log.warning("orphan not swept", file_id=entry.file_id, error=str(error))
             await asyncio.sleep(PAUSE_S)
+        await count_quarantined(self._store)
         state.finished_at = self._store.now()
         if state.orphans or state.temps:
             log.warning("orphans swept", orphans=state.orphans, temps=state.temps, dry_run=state.dry_run)

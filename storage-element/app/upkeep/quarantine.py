@@ -9,6 +9,7 @@ from typing import Literal
 
 from artstore.logs import get_logger
 
+from ..store.backends.base import Backend
 from ..store.store import Store
 from .journal import Finding, Journal, Problem
 
@@ -45,7 +46,7 @@ async def quarantine_file(store: Store, file_id: str, counted_bytes: int | None)
     if store.disk_health.failure is not None:
         return "kept"
     try:
-        await store.in_thread(store.files.quarantine, file_id)
+        store.findings.quarantined_files += await store.in_thread(_move, store.files, file_id)
     except OSError as error:
         log.error("file not quarantined", file_id=file_id, error=store.disk_health.explain(error).detail)
         return "kept"
@@ -53,3 +54,15 @@ async def quarantine_file(store: Store, file_id: str, counted_bytes: int | None)
     if counted_bytes is not None:
         store.usage.add(file_id, -1, -counted_bytes)
     return "quarantined"
+
+
+async def count_quarantined(store: Store) -> None:
+    """Count the files in the quarantine again. Raises Unavailable."""
+    store.findings.quarantined_files = await store.scan_in_thread(store.files.count_quarantined)
+
+
+def _move(files: Backend, file_id: str) -> int:
+    """By how many files the quarantine has grown: 0 for one that it has already, or that does not exist."""
+    known = files.is_quarantined(file_id)
+    files.quarantine(file_id)
+    return int(files.is_quarantined(file_id) and not known)

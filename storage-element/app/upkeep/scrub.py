@@ -26,7 +26,7 @@ from ..store.get import open_file
 from ..store.paths import printable
 from ..store.store import Store
 from .journal import Journal
-from .quarantine import FindingLog, quarantine_file
+from .quarantine import FindingLog, count_quarantined, quarantine_file
 from .reconcile import GROUP, Reconciler
 
 log = get_logger("element.upkeep")
@@ -99,6 +99,7 @@ class Scrub:
                 state.after = file_id
                 if self._clock.monotonic_s() - self._saved_s > SAVE_EVERY_S:
                     await self._save(state)
+        await count_quarantined(self._store)
         strays = await self._store.scan_in_thread(lambda: list(self._store.files.walk_strays()))
         while self._store.files.unreadable_folders:
             folder = printable(self._store.files.unreadable_folders.pop())

@@ -24,7 +24,7 @@ from .expire import expire
 from .generation import CatalogGeneration
 from .journal import Journal
 from .orphans import OrphanState, OrphanSweep
-from .quarantine import FindingLog
+from .quarantine import FindingLog, count_quarantined
 from .rebuild import TASK as REBUILD
 from .rebuild import Rebuild, RebuildState
 from .reconcile import Reconciler
@@ -91,6 +91,7 @@ class Upkeep:
             self._start(SCRUB, self._scrub(self.scrub))
         if not self._store.usage.exact:
             self._start("count", _until_available(partial(recount, self._store)))
+        self._tasks.start("count-quarantine", _until_available(partial(count_quarantined, self._store)))
         self._tasks.every("confirm", CONFIRM_EVERY_S, self.confirm.round)
         self.generation.changed.set()
         self._tasks.forever("reconcile", self._reconcile)

@@ -11,7 +11,7 @@ import pytest
 
 from artstore.clock import uuid7
 
-from ..running import Neighbours, eventually, running_element
+from ..running import Neighbours, RunningElement, eventually, running_element
 from .catalog import all_confirmed, attributes_path, catalog_of, data_path, upkeep_of, verified
 
 
@@ -50,6 +50,7 @@ async def test_a_flipped_bit_is_found(own_neighbours: Neighbours, tmp_path: Path
         assert {file_id: attributes_path(root, file_id).read_bytes() for file_id in sound} == attributes_before
         metrics = (await element.ask("GET", "/metrics")).body.decode()
         assert 'upkeep_findings_total{problem="hash_differs"} 2.0' in metrics
+        assert "element_quarantined_files 2.0" in metrics
         used = sum(len(content) for content in contents[2:])
         assert f'storage_space_used_bytes{{storage_element_id="se-01"}} {float(used)}' in metrics
         found = [msgspec.json.decode(line) for line in (root / "upkeep" / "findings.jsonl").read_bytes().splitlines()]
@@ -58,6 +59,25 @@ async def test_a_flipped_bit_is_found(own_neighbours: Neighbours, tmp_path: Path
             (large, "hash_differs", "quarantined"),
         }
         assert (await verified(element))["damaged"] == 0
+        assert await quarantined_files(element) == 2
+        element.stop()
+    async with running_element(own_neighbours, root) as element:
+
+        async def both_are_counted() -> bool:
+            return await quarantined_files(element) == 2
+
+        await eventually(both_are_counted)
+        for file_id in (small, large):
+            (root / "quarantine" / file_id).unlink()
+            (root / "quarantine" / f"{file_id}.attr.json").unlink()
+        assert (await verified(element))["damaged"] == 0
+        assert await quarantined_files(element) == 0
+
+
+async def quarantined_files(element: RunningElement) -> float:
+    page = (await element.ask("GET", "/metrics")).body.decode()
+    [value] = [line.split()[1] for line in page.splitlines() if line.startswith("element_quarantined_files ")]
+    return float(value)
 
 
 async def test_a_file_that_cannot_be_opened_is_quarantined_too(own_neighbours: Neighbours, tmp_path: Path) -> None:

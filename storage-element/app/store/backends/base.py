@@ -122,6 +122,9 @@ class Backend(Protocol):
     def is_quarantined(self, file_id: str) -> bool:
         """True if attr.json or data of this file is in the quarantine."""
 
+    def count_quarantined(self) -> int:
+        """The number of files in the quarantine. Lists it."""
+
     def identify(self, file_id: str) -> tuple[FileIdentity, ...]:
         """The identities of attr.json and data, for the log; empty where nothing is replayed."""
 

@@ -15,7 +15,7 @@ from artstore.logs import get_logger
 
 from .. import durable
 from ..disk_health import NAME_REFUSED
-from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths
+from ..paths import ATTRIBUTES_SUFFIX, FAN_OUT, Paths, count_quarantined
 from ..temps import Temps
 from .local_scan import LocalScan
 
@@ -152,6 +152,9 @@ class LocalBackend(LocalScan):
     def is_quarantined(self, file_id: str) -> bool:
         target = f"{self.paths.quarantine}/{file_id}"
         return os.path.exists(target) or os.path.exists(target + ATTRIBUTES_SUFFIX)
+
+    def count_quarantined(self) -> int:
+        return count_quarantined(self._names(self.paths.quarantine))
 
     def identify(self, file_id: str) -> tuple[durable.FileIdentity, ...]:
         found = (durable.identify(self.paths.attributes(file_id)), durable.identify(self.paths.data(file_id)))

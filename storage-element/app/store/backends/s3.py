@@ -17,7 +17,7 @@ from artstore.contracts.files import Attributes, is_id
 from artstore.failpoints import failpoint
 
 from .. import durable
-from ..paths import ATTRIBUTES_SUFFIX, Paths
+from ..paths import ATTRIBUTES_SUFFIX, Paths, count_quarantined
 from ..temps import Temps
 from .base import FileEntry
 from .local import LocalData
@@ -106,6 +106,11 @@ class S3Backend:
     def is_quarantined(self, file_id: str) -> bool:
         target = f"{QUARANTINE}/{file_id}"
         return any(self.objects.find_meta(key) is not None for key in (target + ATTRIBUTES_SUFFIX, target))
+
+    def count_quarantined(self) -> int:
+        return count_quarantined(
+            meta["path"].rpartition("/")[2] for meta in self.objects.list_objects(f"{QUARANTINE}/")
+        )
 
     def identify(self, file_id: str) -> tuple[durable.FileIdentity, ...]:
         return ()

@@ -209,8 +209,10 @@ def test_a_survey_shows_whole_files_with_their_size(files: Backend) -> None:
 
 def test_a_quarantined_file_is_neither_read_nor_listed(files: Backend) -> None:
     attributes = published(files, b"rotten")
+    assert files.count_quarantined() == 0
     files.quarantine(attributes.file_id)
     files.quarantine(attributes.file_id)
+    assert files.count_quarantined() == 1
     assert files.find_attributes(attributes.file_id) is None
     assert list(files.walk()) == []
     assert seen_ids(files) == set()
