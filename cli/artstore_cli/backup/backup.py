@@ -29,7 +29,7 @@ from . import database, keys
 from .element import IDENTITY, ElementCopy, copy_element
 from .files import Files, LocalFiles
 from .s3_files import BINDING, S3Access, S3Files, read_binding
-from .system import System
+from .system import BackedUpSystem
 
 MANIFEST, DUMP, ELEMENTS, KEYS = "manifest.json", "postgres.dump", "elements", "keys.enc"
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%SZ"
@@ -68,7 +68,7 @@ class Wanted:
 
 
 def back_up(
-    system: System, target: Path, wanted: Wanted, warn: Callable[[str], None] = lambda _: None
+    system: BackedUpSystem, target: Path, wanted: Wanted, warn: Callable[[str], None] = lambda _: None
 ) -> tuple[Path, Manifest]:
     """Make a backup below `target`, record it and remove the oldest ones when it is whole. Raises CommandError."""
     system.require_whole()
@@ -84,7 +84,9 @@ def back_up(
         raise disk_error(error, target) from error
 
 
-def _back_up(system: System, target: Path, wanted: Wanted, warn: Callable[[str], None]) -> tuple[Path, Manifest]:
+def _back_up(
+    system: BackedUpSystem, target: Path, wanted: Wanted, warn: Callable[[str], None]
+) -> tuple[Path, Manifest]:
     """With the lock of `target` held. A backup that fails is removed: its half would only fill the disk."""
     for incomplete in _incomplete(target):
         shutil.rmtree(incomplete)
@@ -104,7 +106,7 @@ def _back_up(system: System, target: Path, wanted: Wanted, warn: Callable[[str],
     return made, manifest
 
 
-def _record(system: System, manifest: Manifest, warn: Callable[[str], None]) -> None:
+def _record(system: BackedUpSystem, manifest: Manifest, warn: Callable[[str], None]) -> None:
     """A backup that cannot be recorded is as good as any, but its age is not known to admin."""
     moments = (datetime.fromisoformat(moment) for moment in (manifest.began_at, manifest.ended_at))
     try:
@@ -133,7 +135,7 @@ def _backups(target: Path) -> Iterator[Path]:
     return (path for path in target.glob("*Z") if path.is_dir() and NAME.fullmatch(path.name))
 
 
-def _fill(system: System, made: Path, before: Path | None, wanted: Wanted, began: datetime) -> Manifest:
+def _fill(system: BackedUpSystem, made: Path, before: Path | None, wanted: Wanted, began: datetime) -> Manifest:
     held = {path.name: path for path in (before / ELEMENTS).iterdir()} if before is not None else {}
     roots = check_roots(system.roots(), held)
     dump = made / DUMP
@@ -163,7 +165,7 @@ def _fill(system: System, made: Path, before: Path | None, wanted: Wanted, began
 
 
 def _copy_elements(
-    system: System, roots: Mapping[str, Path], target: Path, held: Mapping[str, Path], *, s3: bool
+    system: BackedUpSystem, roots: Mapping[str, Path], target: Path, held: Mapping[str, Path], *, s3: bool
 ) -> tuple[list[ElementCopy], list[str]]:
     """The copies, and the addresses of what was not to be copied."""
     elements: list[ElementCopy] = []

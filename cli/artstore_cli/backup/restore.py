@@ -20,7 +20,7 @@ from .backup import DUMP, ELEMENTS, KEYS, MANIFEST, TIME_FORMAT, Manifest, compl
 from .element import IDENTITY
 from .files import LocalFiles
 from .s3_files import BINDING, NoBucket, Owner, S3Files, read_binding
-from .system import System
+from .system import BackedUpSystem
 
 POSTGRES, KEYS_PART = "postgres", "keys"
 UNFINISHED, REPLACED = ".restoring", "replaced-"
@@ -56,7 +56,7 @@ def parts_of(manifest: Manifest, wanted: Sequence[str], *, with_keys: bool) -> l
 class Restore:
     """One restore of some parts. `replaced` lists where the parts that were there are."""
 
-    def __init__(self, system: System, backup: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
+    def __init__(self, system: BackedUpSystem, backup: Path, manifest: Manifest, say: Callable[[str], None]) -> None:
         self._system, self._backup, self._manifest, self._say = system, backup, manifest, say
         self._moment = datetime.now(UTC).strftime(TIME_FORMAT)
         self.replaced: list[str] = []

@@ -11,7 +11,7 @@ from .database import Login
 from .s3_files import S3Access
 
 
-class System(Protocol):
+class BackedUpSystem(Protocol):
     """Methods raise CommandError."""
 
     @property

@@ -36,7 +36,7 @@ NEWEST_GLIBC = 2, 36
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class BundleManifest:
     """bundle/bundle.json. cli/install.py compares machine and Python with it."""
 
     version: str
@@ -64,7 +64,7 @@ class Options:
     images: bool
 
 
-def make_bundle(root: Path, target: Path, options: Options, say: Callable[[str], None]) -> Manifest:
+def make_bundle(root: Path, target: Path, options: Options, say: Callable[[str], None]) -> BundleManifest:
     """Writes `target`, atomically. Raises CommandError."""
     if target.exists():
         raise CommandError(f"{target} exists", code="exists", exit_code=ExitCode.CONFLICT, hint="give another name")
@@ -81,7 +81,7 @@ def make_bundle(root: Path, target: Path, options: Options, say: Callable[[str],
     return manifest
 
 
-def _collect(root: Path, folder: Path, options: Options, say: Callable[[str], None]) -> Manifest:
+def _collect(root: Path, folder: Path, options: Options, say: Callable[[str], None]) -> BundleManifest:
     """Fills `folder`, the bundle's own part."""
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder.parent) as place:
         pip = _find_pip(Path(place))
@@ -101,7 +101,9 @@ def _collect(root: Path, folder: Path, options: Options, say: Callable[[str], No
     bill = bill_of_materials(VERSION, now, wheels, images)
     (folder / "sbom.cdx.json").write_text(json.dumps(bill, indent=1) + "\n")
     made_at = now.isoformat(timespec="seconds")
-    manifest = Manifest(VERSION, _commit(root), platform_of(), options.pythons, LOCKS, image_python, images, made_at)
+    manifest = BundleManifest(
+        VERSION, _commit(root), platform_of(), options.pythons, LOCKS, image_python, images, made_at
+    )
     (folder / "bundle.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
 
