@@ -28,7 +28,15 @@ CHAOS = "chaos"
 CHAOS_TEST = "faults/test_chaos.py"
 """Short by default; `test chaos --long --seed N --minutes M` sets its length."""
 LONGEST = frozenset(
-    {"faults", "tests of storage-element", "tests of admin-module", "tests of shared", "tests/contract"}
+    {
+        "faults",
+        "tests of storage-element",
+        "tests of admin-module",
+        "tests of shared",
+        "tests of cli",
+        "tests/contract",
+        "tests/e2e",
+    }
 )
 """Started first, so that the run does not end with one long check."""
 OLDER_POSTGRES = "17"

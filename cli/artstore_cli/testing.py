@@ -19,7 +19,7 @@ from .errors import CommandError
 from .output import Output
 from .process_id import POLL_S
 
-MAX_RUNNING = 6
+MAX_RUNNING = 5
 """For two cores: a check uses about a fifth of one, and waits for disks, leases and starting processes."""
 MAX_RUNNING_FLEETS = 2
 """Each fleet has a dozen processes."""

@@ -269,19 +269,19 @@ def test_a_location_leads_on_at_the_gateway(system: System, client: httpx.Client
 def test_limits_count_the_client_of_the_gateway_and_not_what_it_claims(system: System) -> None:
     """Addresses of the loopback network stand for clients."""
 
-    def left(source: str, claimed: str) -> int:
+    def left(source: str, claimed: str, requests: int = 30) -> int:
         """The requests that the address may still make without credentials."""
         claims = {"x-forwarded-for": claimed, "forwarded": f"for={claimed}", "x-real-ip": claimed}
         with httpx.Client(transport=httpx.HTTPTransport(local_address=source), headers=claims) as one:
-            answers = [one.get(f"{system.address}/.well-known/jwks.json") for _ in range(10)]
+            answers = [one.get(f"{system.address}/.well-known/jwks.json") for _ in range(requests)]
         return int(re.findall(r"r=(\d+)", answers[-1].headers["ratelimit"])[0])
 
     assert left("127.0.0.5", "203.0.113.71") > left("127.0.0.5", "203.0.113.72") > left("127.0.0.5", "127.0.0.6, ::1")
-    assert left("127.0.0.6", "203.0.113.71") >= 590
+    assert left("127.0.0.6", "203.0.113.71") >= 570
     # GATEWAY_TRUSTED_PROXIES names this one, so each client behind it is counted for itself.
-    assert left("127.0.0.9", "203.0.113.73") >= 590
-    assert left("127.0.0.9", "203.0.113.74") >= 590
-    assert left("127.0.0.9", "203.0.113.73") <= 580
+    assert left("127.0.0.9", "203.0.113.73") >= 570
+    assert left("127.0.0.9", "203.0.113.74") >= 570
+    assert left("127.0.0.9", "203.0.113.73", requests=100) <= 560  # 10 come back in a second
 
 
 def test_a_refusal_that_comes_before_the_content_ends_the_connection(system: System) -> None:
