@@ -33,7 +33,14 @@ class User:
         self.token = fleet.token({name: account[name] for name in ("client_id", "client_secret")})
 
     def upload(self) -> str:
-        stored = self.fleet.upload(self.token, retention="temporary", ttl_days="1")
+        """Waits for an element whose last report went to an admin that was frozen."""
+
+        def store() -> httpx.Response | None:
+            stored = self.fleet.upload(self.token, retention="temporary", ttl_days="1")
+            return None if stored.status_code == 503 else stored
+
+        stored = eventually(store)
+        assert stored is not None
         assert stored.status_code == 201, stored.text
         return str(stored.json()["file_id"])
 
