@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -147,17 +147,23 @@ def _accepts(address: tuple[str, int | None]) -> bool:
     return True
 
 
+def begin_hanging(client: httpx.Client, threads: ThreadPoolExecutor) -> Future[httpx.Response]:
+    """A request that has no answer before the service stops."""
+    hanging = threads.submit(client.post, "/api/auth/token", content=b"", timeout=TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    while "http_requests_in_flight 2.0" not in client.get("/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return hanging
+
+
 def test_a_request_that_outlasts_the_stop_is_answered_503_with_retry_after(tmp_path: Path) -> None:
     with (
         collector() as (port, _),
         service(tmp_path / "log", port, SHUTDOWN_TIMEOUT_S="1") as (process, client),
         ThreadPoolExecutor() as threads,
     ):
-        hanging = threads.submit(client.post, "/api/auth/token", content=b"", timeout=TIMEOUT_S)
-        deadline = time.monotonic() + TIMEOUT_S
-        while "http_requests_in_flight 2.0" not in client.get("/metrics").text:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        hanging = begin_hanging(client, threads)
         assert stopped(process) == 0
         answer = hanging.result(TIMEOUT_S)
         assert (answer.status_code, answer.json()["code"], "retry-after" in answer.headers) == (
@@ -173,12 +179,9 @@ def test_a_second_sigterm_changes_nothing_and_an_interrupt_ends_the_wait_for_req
         service(tmp_path / "log", port, SHUTDOWN_TIMEOUT_S="600") as (process, client),
         ThreadPoolExecutor() as threads,
     ):
-        hanging = threads.submit(client.post, "/api/auth/token", content=b"", timeout=TIMEOUT_S)
-        deadline = time.monotonic() + TIMEOUT_S
-        while "http_requests_in_flight 2.0" not in client.get("/metrics").text:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        hanging = begin_hanging(client, threads)
         process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + TIMEOUT_S
         while client.get("/health/ready").status_code != 503:
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGTERM)

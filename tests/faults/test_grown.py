@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 from support.buckets import Bucket, running_bucket
-from support.fleet import eventually
+from support.fleet import eventually, repeating
 from support.layout import LARGE
 from support.restores import rewind
 from support.standby import Pair, running_pair, wait_for_standby
@@ -57,23 +55,8 @@ class Grown:
         self.elements[answer.json()["file_id"]] = answer.json()["storage_element_id"]
         return True
 
-    @contextmanager
-    def uploading(self) -> Iterator[None]:
-        ended = threading.Event()
-
-        def run() -> None:
-            while not ended.is_set():
-                if not self.upload():
-                    ended.wait(0.1)
-
-        with ThreadPoolExecutor(UPLOADERS) as threads:
-            running = [threads.submit(run) for _ in range(UPLOADERS)]
-            try:
-                yield
-            finally:
-                ended.set()
-            for one in running:
-                one.result()
+    def uploading(self) -> AbstractContextManager[None]:
+        return repeating(self.upload, UPLOADERS)
 
     def goes_on(self) -> None:
         """Uploads are acknowledged again."""

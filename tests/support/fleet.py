@@ -9,8 +9,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -298,6 +300,27 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@contextmanager
+def repeating(action: Callable[[], bool], at_once: int) -> Iterator[None]:
+    """`action` in so many threads, again and again until the end of the block; after False with a pause. Raises what it
+    raised."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            if not action():
+                ended.wait(0.1)
+
+    with ThreadPoolExecutor(at_once) as threads:
+        running = [threads.submit(run) for _ in range(at_once)]
+        try:
+            yield
+        finally:
+            ended.set()
+        for one in running:
+            one.result()
 
 
 def eventually(question: Callable[[], T | None], wait_s: float = WAIT_S) -> T:

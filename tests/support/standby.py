@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ import httpx
 from artstore.testing.services import PostgresServer, lasting_port, start_postgres
 from artstore.testing.valkey_cluster import ValkeyCluster
 
-from .fleet import Fleet, eventually, running_fleet
+from .fleet import Fleet, eventually, repeating, running_fleet
 from .layout import SMALL
 from .restores import copy_for_standby
 
@@ -77,23 +75,8 @@ class Pair:
             self.refused.append(answer)
         return answer.status_code
 
-    @contextmanager
-    def uploading(self) -> Iterator[None]:
-        ended = threading.Event()
-
-        def run() -> None:
-            while not ended.is_set():
-                if self.upload() != 201:
-                    ended.wait(0.1)
-
-        with ThreadPoolExecutor(UPLOADERS) as threads:
-            running = [threads.submit(run) for _ in range(UPLOADERS)]
-            try:
-                yield
-            finally:
-                ended.set()
-            for one in running:
-                one.result()
+    def uploading(self) -> AbstractContextManager[None]:
+        return repeating(lambda: self.upload() == 201, UPLOADERS)
 
     def has_acknowledged(self, count: int) -> bool:
         return len(self.acknowledged) >= count
