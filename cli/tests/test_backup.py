@@ -255,6 +255,22 @@ def test_the_folder_of_an_element_may_be_a_mount_point(
     assert {one.name for one in place.iterdir()} == {"files", "element.json", "lost+found", replaced.name}
 
 
+def test_the_folder_of_an_element_may_be_a_symbolic_link(root: Path, tmp_path: Path, folder: DataFolder) -> None:
+    """It leads to the disk that the files must stay on."""
+    data = put(root, b"content")
+    made = tmp_path / "2026-01-01T00-00-00Z"
+    manifest = manifest_of(root, made)
+    disk, place = tmp_path / "disk", folder.elements / "se-02"
+    (disk / "files").mkdir(parents=True)
+    folder.elements.mkdir(exist_ok=True)
+    place.symlink_to(disk)
+    work = restore.Restore(LocalSystem(folder), made, manifest, lambda _: None)
+    work.run(["se-02"], None)
+    assert place.is_symlink()
+    assert (disk / data).read_bytes() == b"content"
+    assert [Path(one).name.startswith("replaced-") for one in work.replaced] == [True]
+
+
 def artstore(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("cli", "shared"))}
     program = [sys.executable, "-m", "artstore_cli", *arguments]

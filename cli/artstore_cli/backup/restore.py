@@ -71,6 +71,7 @@ class Restore:
                 for part in parts:
                     self._say(f"restoring {part}")
                     self._restore_part(part, passphrase)
+                os.sync()  # also the names, before it is said to be done
         except OSError as error:
             raise disk_error(error, self._backup) from error
 
@@ -88,12 +89,12 @@ class Restore:
             self._replace(self._system.place_of(part), lambda new: _copy_tree(self._backup / ELEMENTS / part, new))
 
     def _replace(self, place: Path, build: Callable[[Path], None]) -> None:
-        mounted = os.path.ismount(place)
-        unfinished = place / UNFINISHED if mounted else place.with_name(f".{place.name}{UNFINISHED}")
+        stays = _stays(place)
+        unfinished = place / UNFINISHED if stays else place.with_name(f".{place.name}{UNFINISHED}")
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             build(unfinished)
-            if mounted:
+            if stays:
                 self._replace_content(place, unfinished)
                 return
             if place.exists():
@@ -107,7 +108,7 @@ class Restore:
             raise
 
     def _replace_content(self, place: Path, unfinished: Path) -> None:
-        """A mount point cannot be renamed, so what is in it is.
+        """A mount point cannot be renamed, and a symbolic link leads to the disk that is meant: what is in them is.
 
         element.json leaves first and comes last: the registry refuses a root without it, so after an interruption no
         element serves a part of the files, and the restore can be repeated.
@@ -163,7 +164,7 @@ class Restore:
         needed: dict[int, int] = {}
         for element_id in elements:
             root = self._system.place_of(element_id)
-            place = root if os.path.ismount(root) else root.parent
+            place = root if _stays(root) else root.parent
             if not self._is_in_s3(element_id):
                 size_bytes = _size_of(self._backup / ELEMENTS / element_id)
                 disk = needed[place.stat().st_dev] = needed.get(place.stat().st_dev, SPARE_BYTES) + size_bytes
@@ -176,6 +177,10 @@ class Restore:
     def _note(self, replaced: str) -> None:
         if replaced not in self.replaced:
             self.replaced.append(replaced)
+
+
+def _stays(place: Path) -> bool:
+    return os.path.ismount(place) or place.is_symlink()
 
 
 def _copy_root(source: Path, target: Path) -> None:

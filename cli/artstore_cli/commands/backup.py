@@ -25,7 +25,9 @@ def back_up(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the backups, best on another machine.")],
     data: Data = DEFAULT_DATA,
     passphrase_file: Passphrase = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="Remove all backups but the last N.")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="When no file is damaged, remove all backups but the last N.")
+    ] = None,
     s3: Annotated[bool, typer.Option(" /--no-s3", help="Do not copy files that are in S3: name their bucket.")] = True,
     list_only: Annotated[
         bool, typer.Option("--list", help="Print only what there is to copy, for another backup program.")
@@ -94,6 +96,8 @@ def restore(
         return
     for place in work.replaced:
         print(f"what was there is in {place}")
+    if work.replaced and {*parts} - {restoring.POSTGRES, restoring.KEYS_PART}:
+        print(f"an element that was restored has no file stored since {manifest.began_at}: those are only there")
     print(
         "next: ./artstore up; an element that is then fenced needs `accept-root` (docs/operations/backup-and-restore.md)"
     )

@@ -218,6 +218,10 @@ class Rebuild:
                 corrections.remove(row, store.element_id)
             await self._rows.correct(corrections)
         state.forgotten += len(corrections.gone)
+        if corrections.gone:
+            # Deleted since the catalog's dump, or lost with what the disk held before: an operator must be able to tell.
+            ids = [event.file_id for event in corrections.gone]
+            log.warning("rows without a file removed", files=len(ids), file_ids=ids)
 
     def _is_mounted(self) -> bool:
         """True if the root's path still leads to the folder that was opened, with an element's files in
