@@ -57,7 +57,7 @@ class World:
             'http_requests_total{route="/metrics"}': 9.0,
             "backup_last_success_timestamp_seconds": time.time() - 60,
         }
-        folder.log("admin").write_text('{"event": "x"}\n')
+        folder.log("admin").write_text('{"event": "x"}\n{"event')  # cut off by a full disk
         (folder.elements / "se-01").mkdir(parents=True)
         (folder.elements / "se-01" / "element.json").write_text('{"root_id": "root-se-01"}')
         leaf = folder.elements / "se-01" / "files" / "a1" / "b2"

@@ -148,12 +148,13 @@ def _check_newest(backups: Path) -> Iterator[Answer]:
 
 
 def _last_line(log: Path) -> str:
+    """The last whole one: a full disk cuts a line off."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_LINES_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return lines[-1] if lines else ""
+        whole, end, _ = file.read().decode(errors="replace").rpartition("\n")
+    return whole.rpartition("\n")[2] if end else ""
 
 
 def _is_json(line: str) -> bool:
